@@ -1,0 +1,37 @@
+"""stable-SSL: a minimal, researcher-first trainer for self-supervised learning."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="stable-ssl",
+    version="0.1.0",
+    description=__doc__.partition(": ")[2].strip(),
+    long_description=Path(__file__).with_name("README.rst").read_text(encoding="utf-8"),
+    long_description_content_type="text/x-rst",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["stable_ssl*"]), "stable_ssl.recipes"],
+    package_dir={"stable_ssl.recipes": "runs/configs"},
+    package_data={"stable_ssl.recipes": ["*.yaml", "*/*.yaml"]},
+    install_requires=[
+        "torch>=2.5",
+        "torchvision",
+        "hydra-core>=1.3,<1.4",  # composition goes through its internals
+        "omegaconf>=2.3",
+        "submitit",
+        "hydra-submitit-launcher",
+        "wandb",
+        "matplotlib",
+        "pandas",
+        "rich",
+        "scikit-learn",
+    ],
+    extras_require={
+        "timm": ["timm"],
+        "test": ["pytest", "ruff"],
+        "dev": ["pytest", "ruff", "pre-commit", "timm", "docutils"],
+    },
+    entry_points={"console_scripts": ["stable-ssl=stable_ssl.launch:main"]},
+)

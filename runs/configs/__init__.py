@@ -1,0 +1,1 @@
+"""The shipped recipes, installed as the package `stable_ssl.recipes`."""

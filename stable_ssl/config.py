@@ -1,0 +1,439 @@
+"""The configuration: five groups as dataclasses, composed by Hydra, checked in words.
+
+Every default and every unit of the library stands here; a method's own keys stand in
+a dataclass beside the method and extend `Model`. Ranges and choices are part of the
+field, so that a value out of range is refused before anything is built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+RECIPES = "stable_ssl.recipes"  # the package that holds the shipped YAML recipes
+SECRET = re.compile(r"(^|_)(key|token|secret|password|credentials?)$", re.IGNORECASE)
+
+
+class ConfigError(ValueError):
+    """A wrong input of the user; the text says what was found, expected and to do."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return "; did you mean 'x'?" with the nearest known name, or an empty string."""
+    folded = {str(k).lower(): str(k) for k in known}
+    match = difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.6)
+    return f"; did you mean '{folded[match[0]]}'?" if match else ""
+
+
+# --- the five groups ------------------------------------------------------------------
+
+
+def key(default: Any, **limits: Any) -> Any:
+    """Make a dataclass field with limits: low, above, high (numbers) or choices."""
+    return field(default=default, metadata=limits)
+
+
+def node(cls: type) -> Any:
+    """Make a dataclass field that holds a nested group."""
+    return field(default_factory=cls)
+
+
+@dataclass
+class Data:
+    """What is trained and evaluated on."""
+
+    root: str = "${oc.env:DATA_ROOT,./data}"  # parent of relative dataset roots
+    num_classes: int | None = key(None, low=1)  # null: ask the dataset
+    batch_size: int | None = key(None, low=1)  # samples a step, over all processes
+    batch_size_per_gpu: int | None = key(None, low=1)  # or samples a process
+    eval_batch_size: int | None = key(None, low=1)  # null: as in training
+    num_workers: int = key(0, low=0)  # processes that decode; 0: in the main process
+    download: bool = False  # fetch a missing torchvision dataset
+    transforms: dict[str, Any] = field(default_factory=dict)  # free pool of op lists
+    train: Any = None  # loader node: {dataset: {name, ...}, DataLoader keys}
+    val: Any = None
+    test: Any = None
+    bank: Any = None  # kNN neighbours; null: the train split, seen as in val
+
+
+@dataclass
+class Model:
+    """What is trained; a method's own dataclass extends this one."""
+
+    name: str | None = None  # a method's name or a trainer's dotted path
+    backbone: Any = field(default_factory=dict)  # name or {name, provider, ...}
+
+
+@dataclass
+class Schedule:
+    """The learning rate as a function of the step; warm-up, then decay."""
+
+    name: str | None = key(
+        "cosine", choices=("cosine", "polynomial", "step", "constant")
+    )
+    warmup_epochs: float = key(0.0, low=0)  # epochs, fractions allowed
+    warmup_lr: float = key(0.0, low=0)  # learning rate of the first step
+    min_lr: float = key(0.0, low=0)  # learning rate after the last step
+    power: float = key(1.0, above=0)  # of polynomial
+    milestones: list[float] = field(default_factory=list)  # of step, in epochs
+    gamma: float = key(0.1, above=0)  # of step: factor at each milestone
+
+
+@dataclass
+class Optim:
+    """How it is trained."""
+
+    optimizer: Any = "sgd"  # a torch.optim name, lars, or {_target_: ...}
+    lr: float = key(0.1, low=0)
+    scale_lr_by: int | None = key(None, low=1)  # lr * batch_size / this; null: lr
+    weight_decay: float = key(0.0, low=0)  # not on biases and norms
+    momentum: float = key(0.9, low=0, high=1)
+    nesterov: bool = False
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    grad_max_norm: float | None = key(None, above=0)  # clip the gradient's 2-norm
+    accumulate: int = key(1, low=1)  # micro-batches a step; batch_size is one of them
+    epochs: int | None = key(None, low=1)  # passes over the train data ...
+    steps: int | None = key(None, low=1)  # ... or optimizer steps
+    steps_per_epoch: int | None = key(None, low=1)  # null: the whole train data
+    groups: list[Any] = field(default_factory=list)  # {pattern, lr, weight_decay, ...}
+    scheduler: Schedule = node(Schedule)
+
+
+@dataclass
+class Hardware:
+    """Where it is trained."""
+
+    seed: int = key(0, low=0, high=2**63 - 1)
+    accelerator: str = key("auto", choices=("auto", "cpu", "gpu", "mps"))
+    gpus: Any = (
+        None  # count, list or "0,1" of ids, -1: all, 0: CPU; null: what there is
+    )
+    precision: str = key("float32", choices=("float32", "bfloat16", "float16"))
+    channels_last: bool = True
+    compile: bool = False  # torch.compile the loss
+    deterministic: bool = False  # torch.use_deterministic_algorithms
+
+
+@dataclass
+class Checkpoint:
+    """When the state is saved, and how much of it is kept."""
+
+    every_n_epochs: int | None = key(1, low=1)
+    every_n_steps: int | None = key(None, low=1)
+    every_n_minutes: float | None = key(None, above=0)
+    top_k: int = key(1, low=0)  # best checkpoints by log.monitor to keep
+    last: bool = True
+
+
+@dataclass
+class Knn:
+    """Weighted nearest neighbours, Wu et al. 2018, https://arxiv.org/abs/1805.01978."""
+
+    k: int = key(20, low=1)
+    temperature: float = key(0.07, above=0)
+
+
+@dataclass
+class Linear:
+    """The online linear probe: trained on detached features beside the method."""
+
+    optimizer: Any = "adamw"  # its own, never the method's
+    lr: float = key(1e-3, above=0)
+    weight_decay: float = key(0.0, low=0)
+
+
+@dataclass
+class Eval:
+    """What is evaluated, and when."""
+
+    every_n_epochs: int | None = key(1, low=1)
+    every_n_steps: int | None = key(None, low=1)
+    sanity_steps: int = key(0, low=0)  # val batches seen before training, not recorded
+    untrained: bool = False  # evaluate val and test before the first step too
+    test_at_end: bool = True  # on the weights of the last step
+    knn: Knn | None = field(default_factory=Knn)  # null: off
+    linear: Linear | None = field(default_factory=Linear)  # null: off
+    few_labels: list[int] = field(default_factory=list)  # labels a class, test split
+
+
+@dataclass
+class Log:
+    """What is written, and where."""
+
+    folder: str = "${oc.env:OUTPUT_ROOT,./logs}"
+    experiment: str = "default"
+    run: str | None = None  # null: time and job number, fixed before submission
+    tags: list[str] = field(default_factory=list)
+    level: str = key("info", choices=("debug", "info", "warning", "error"))
+    every_n_steps: int = key(
+        50, low=1
+    )  # a row of metrics.jsonl, the mean since the last
+    monitor: str | None = None  # metric that ranks checkpoints and is returned
+    monitor_mode: str = key("max", choices=("max", "min"))
+    checkpoint: Checkpoint = node(Checkpoint)
+    resume: str | None = "auto"  # auto | null: a fresh run | path: its full state
+    load_from: str | None = None  # checkpoint whose weights alone are loaded
+    eval: Eval = node(Eval)
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    mode: str = key("fit", choices=("fit", "validate", "test"))
+    fast_dev_run: bool = False  # one batch of everything, nothing kept
+    data: Data = node(Data)
+    model: Any = field(default_factory=dict)  # checked by the method's dataclass
+    optim: Optim = node(Optim)
+    hardware: Hardware = node(Hardware)
+    log: Log = node(Log)
+
+
+# --- composition ----------------------------------------------------------------------
+
+
+def hydra_app(folders: Sequence[str | Path] = ()) -> Any:
+    """Return a Hydra that finds recipes in `folders`, then among the shipped ones."""
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.config_search_path import SearchPathQuery
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+
+    version.setbase("1.3")
+    ConfigStore.instance().store(name="stable_ssl", node=Config, provider="stable_ssl")
+    path = create_config_search_path(None)
+    before_schema = SearchPathQuery(provider="schema")
+    for place in [
+        *(f"file://{Path(f).absolute()}" for f in folders),
+        f"pkg://{RECIPES}",
+    ]:
+        path.prepend("stable-ssl", place, anchor=before_schema)
+    GlobalHydra.instance().clear()
+    return Hydra.create_main_hydra2("stable-ssl", path)
+
+
+def compose(
+    name: str, overrides: Sequence[str] = (), folders: Sequence[str | Path] = ()
+) -> DictConfig:
+    """Compose a recipe, Hydra's own node `hydra` included, without running anything.
+
+    Args:
+        name: recipe without `.yaml`, found in `folders` or among the shipped ones.
+        overrides: as on the command line: "optim.lr=2", "++log.tags=[a]".
+        folders: searched before the shipped recipes.
+
+    Raises:
+        ConfigError: no such recipe or group option, an unknown key, a wrong type.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+
+    running = GlobalHydra.instance().hydra
+    try:
+        return hydra_app(folders).compose_config(
+            name,
+            quoted(overrides),
+            run_mode=RunMode.RUN,
+            from_shell=False,
+            with_log_configuration=False,
+        )
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_in_words(error)) from error
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def quoted(overrides: Sequence[str]) -> list[str]:
+    """Quote the value of `log.run`: 20261120_154400_0 would be read as a number."""
+    return [re.sub(r"^(\+{0,2}log\.run=)([\w.-]+)$", r"\1'\2'", o) for o in overrides]
+
+
+def load_config(
+    name: str = "base",
+    overrides: Sequence[str] = (),
+    folders: Sequence[str | Path] = (),
+) -> DictConfig:
+    """Compose and check a recipe without a running Hydra, e.g. in a notebook.
+
+    Args and errors are those of `compose`; the keys under `model` are checked when a
+    trainer receives the config.
+    """
+    return complete(compose(name, overrides, folders))
+
+
+def complete(config: Mapping | None = None, model: type | None = None) -> DictConfig:
+    """Fill a config with the defaults and check every key and value of it.
+
+    Args:
+        config: any part of the five groups; other top-level groups are the user's own.
+        model: dataclass of the keys under `model`; None accepts any.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, a value out of range, keys that
+            contradict each other.
+    """
+    given = OmegaConf.create(config if config is not None else {})
+    given = OmegaConf.create(OmegaConf.to_container(given))  # plain: forced keys show
+    given.pop("hydra", None)
+    schema = OmegaConf.structured(Config)
+    known = [f.name for f in dataclasses.fields(Config)]
+    for group in given:
+        close = difflib.get_close_matches(str(group), known, n=1, cutoff=0.75)
+        if group not in known and close:
+            raise ConfigError(f"{group} is not a group{nearest(str(group), known)}")
+    if model is not None:
+        with open_dict(schema):
+            schema.model = OmegaConf.structured(model)
+    _check_keys(given, Config, model)
+    OmegaConf.set_struct(schema, False)
+    try:
+        full = OmegaConf.merge(schema, given)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_in_words(error)) from error
+    _check_limits(full, full, "")
+    _check_together(full)
+    return full
+
+
+def _check_keys(given: DictConfig, cls: type, model: type | None, at: str = "") -> None:
+    """Refuse keys that neither the dataclass nor the method's dataclass knows."""
+    types = {f.name: _nested(f.type) for f in dataclasses.fields(cls)}
+    for name in given:
+        path = f"{at}{name}"
+        if name not in types:
+            if cls is Config:
+                continue  # a group of the user's own
+            raise ConfigError(
+                f"{path} is not a key of the configuration{nearest(str(name), list(types))}"
+                f" ({at.rstrip('.')} knows {', '.join(types)})"
+            )
+        child = model if path == "model" else types[name]
+        value = given._get_node(name)
+        if child is not None and isinstance(value, DictConfig) and not value._is_none():
+            if not value._is_interpolation():
+                _check_keys(value, child, None, f"{path}.")
+
+
+def _nested(annotation: str | type) -> type | None:
+    """Return the dataclass that a field's annotation names, or None."""
+    text = annotation if isinstance(annotation, str) else annotation.__name__
+    cls = globals().get(re.sub(r"^Optional\[(.*)\]$", r"\1", text))
+    return cls if isinstance(cls, type) and dataclasses.is_dataclass(cls) else None
+
+
+def _check_limits(full: DictConfig, group: DictConfig, at: str) -> None:
+    """Refuse values outside the limits that their fields state."""
+    cls = OmegaConf.get_type(group)
+    for f in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+        path = f"{at}{f.name}"
+        try:
+            value = group[f.name]
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{path}: {_first_line(error)}") from error
+        if isinstance(value, DictConfig):
+            _check_limits(full, value, f"{path}.")
+        if value is None:
+            continue
+        limits = f.metadata
+        if "choices" in limits and value not in limits["choices"]:
+            options = ", ".join(limits["choices"])
+            raise ConfigError(
+                f"{path}={value} is not one of {options}{nearest(value, limits['choices'])}"
+            )
+        for word, fits in (
+            ("at least", "low" not in limits or value >= limits["low"]),
+            ("more than", "above" not in limits or value > limits["above"]),
+            ("at most", "high" not in limits or value <= limits["high"]),
+        ):
+            if not fits:
+                bound = {"at least": "low", "more than": "above", "at most": "high"}[
+                    word
+                ]
+                raise ConfigError(f"{path}={value} must be {word} {limits[bound]}")
+
+
+def _check_together(full: DictConfig) -> None:
+    """Refuse keys that contradict each other."""
+    for a, b in (
+        ("optim.epochs", "optim.steps"),
+        ("data.batch_size", "data.batch_size_per_gpu"),
+    ):
+        x, y = OmegaConf.select(full, a), OmegaConf.select(full, b)
+        if x is not None and y is not None:
+            raise ConfigError(f"{a}={x} contradicts {b}={y}; set one of them to null")
+
+
+def _in_words(error: Exception) -> str:
+    """Turn an error of Hydra or OmegaConf into one line that a person can act on."""
+    from hydra.errors import MissingConfigException
+
+    if isinstance(error, MissingConfigException):
+        missing = error.missing_cfg_file or ""
+        group, _, name = missing.rpartition("/")
+        options = error.options if group else recipes()
+        kind = f"'{name}' of the group '{group}'" if group else f"recipe '{name}'"
+        return (
+            f"there is no {kind}{nearest(name, options or [])}"
+            f" (there are: {', '.join(options or []) or 'none'})"
+        )
+    text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
+    unknown = re.search(r"Key '(\w+)' (?:is not in struct|not in '(\w+)')", text)
+    path = re.search(r"full_key: (\S+)", text)
+    if unknown:
+        path = path.group(1) if path else unknown.group(1)
+        parent = path.rpartition(".")[0]
+        cls = _nested(unknown.group(2) or "")
+        known = [f.name for f in dataclasses.fields(cls)] if cls else []
+        return (
+            f"{path} is not a key of the configuration"
+            f"{nearest(unknown.group(1), known)}"
+            + (f" ({parent} knows {', '.join(known)})" if known else "")
+            + (f"; a new key is added with ++{path}=..." if not known else "")
+        )
+    lines = [line for line in text.splitlines() if line.strip()]
+    if path and "could not be converted" in text:
+        wrong = next(line for line in lines if "could not be converted" in line)
+        return f"{path.group(1)}: {wrong.strip()}"
+    return "; ".join(line.strip() for line in lines[:4])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def recipes(folders: Sequence[str | Path] = ()) -> list[str]:
+    """Return the names of the recipes in `folders` and of the shipped ones."""
+    from importlib.resources import files
+
+    shipped = [p.name for p in files(RECIPES).iterdir()]
+    own = [p.name for folder in folders for p in Path(folder).glob("*.yaml")]
+    return sorted({n[: -len(".yaml")] for n in own + shipped if n.endswith(".yaml")})
+
+
+def to_yaml(config: DictConfig) -> str:
+    """Return the resolved config as YAML with the values of secret keys masked."""
+    return OmegaConf.to_yaml(OmegaConf.create(masked(config)))
+
+
+def masked(config: DictConfig) -> dict:
+    """Return the resolved config as a plain dict with the values of secrets masked."""
+
+    def mask(value: Any, name: str = "") -> Any:
+        if isinstance(value, dict):
+            return {k: mask(v, str(k)) for k, v in value.items()}
+        if isinstance(value, list):
+            return [mask(v) for v in value]
+        return "***" if value and SECRET.search(name) else value
+
+    return mask(OmegaConf.to_container(config, resolve=True))

@@ -1,0 +1,103 @@
+"""The configuration: composition, defaults, and every wrong input in words."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from stable_ssl.config import ConfigError, complete, load_config, recipes, to_yaml
+from stable_ssl.methods.simclr import SimCLRConfig
+
+
+def test_overrides_as_on_the_command_line():
+    config = load_config("simclr", ["++optim.lr=2", "optim.epochs=3"])
+    assert config.optim.lr == 2.0
+    assert config.optim.epochs == 3
+    assert config.data.train.dataset.name == "digits"
+
+
+def test_a_new_group_is_the_users_own():
+    assert load_config("simclr", ["+mine.a=3"]).mine.a == 3
+
+
+@pytest.mark.parametrize("recipe", recipes())
+def test_every_shipped_recipe_composes(recipe):
+    assert load_config(recipe).data.train is not None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["++optim.lrr=2"], ["optim.lrr", "did you mean 'lr'"]),
+        (["optim.lrr=2"], ["optim.lrr", "did you mean 'lr'"]),
+        (["optim.lr=abc"], ["optim.lr", "'abc'", "Float"]),
+        (["++optim.lr=abc"], ["optim.lr", "'abc'", "Float"]),
+        (["++optim.lr=-1"], ["optim.lr=-1", "at least 0"]),
+        (["++optim.grad_max_norm=0"], ["optim.grad_max_norm=0", "more than 0"]),
+        (["optim.momentum=1.5"], ["optim.momentum=1.5", "at most 1"]),
+        (["data=nosuch"], ["nosuch", "digits"]),
+        (["data=digit"], ["did you mean 'digits'"]),
+        (["++optim.steps=3"], ["optim.epochs=", "contradicts optim.steps=3", "null"]),
+        (["data.batch_size_per_gpu=3"], ["contradicts", "batch_size_per_gpu=3"]),
+        (["++optimm.lr=3"], ["optimm", "did you mean 'optim'"]),
+        (["++log.eval.knn.kk=3"], ["log.eval.knn.kk", "did you mean 'k'"]),
+        (["hardware.precision=bf16"], ["bf16", "did you mean 'bfloat16'"]),
+        (["optim.scheduler.name=cosin"], ["cosin", "did you mean 'cosine'"]),
+        (["mode=traim"], ["mode=traim", "fit, validate, test"]),
+        (["optim.lr=1=2"], ["mismatched input"]),
+        (["optim.lr=1,2"], ["optim.lr=1,2", "--multirun"]),
+    ],
+)
+def test_wrong_input_is_refused_in_words(overrides, words):
+    with pytest.raises(ConfigError) as error:
+        load_config("simclr", overrides)
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_recipe_names_the_known_ones():
+    with pytest.raises(ConfigError, match="did you mean 'simclr'.*base.*simclr"):
+        load_config("simclrr")
+
+
+def test_a_plain_mapping_is_completed_without_hydra():
+    config = complete({"optim": {"lr": "0.5", "epochs": 2}})
+    assert config.optim.lr == 0.5
+    assert config.log.every_n_steps == 50
+    with pytest.raises(ConfigError, match="optim.lrr"):
+        complete({"optim": {"lrr": 1}})
+
+
+def test_the_methods_dataclass_checks_model():
+    assert (
+        complete({"model": {"temperature": 1}}, SimCLRConfig).model.temperature == 1.0
+    )
+    assert complete({"model": {"mine": 1}}).model.mine == 1
+    for wrong, words in [
+        ({"temperatur": 1}, "model.temperatur .*did you mean 'temperature'"),
+        ({"temperature": 0}, "model.temperature=0.0 must be more than 0"),
+        ({"temperature": "hot"}, "model.temperature: Value 'hot'"),
+    ]:
+        with pytest.raises(ConfigError, match=words):
+            complete({"model": wrong}, SimCLRConfig)
+
+
+def test_a_run_name_of_digits_stays_a_name():
+    assert load_config("simclr", ["log.run=20261120_154400_0"]).log.run == (
+        "20261120_154400_0"
+    )
+
+
+def test_the_written_config_reproduces_the_run():
+    config = load_config("simclr", ["optim.lr=0.3", "log.run=20261120_154400_0"])
+    again = complete(OmegaConf.create(to_yaml(config)))
+    assert OmegaConf.to_container(again, resolve=True) == OmegaConf.to_container(
+        config, resolve=True
+    )
+
+
+def test_secrets_are_masked(monkeypatch):
+    monkeypatch.setenv("API_KEY", "hush")
+    config = load_config("simclr", ["+mine.api_key=${oc.env:API_KEY}", "+mine.keys=3"])
+    assert config.mine.api_key == "hush"
+    assert "hush" not in to_yaml(config)
+    assert "keys: 3" in to_yaml(config)

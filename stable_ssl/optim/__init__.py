@@ -1,0 +1,7 @@
+"""Optimization: parameter groups from a config, LARS, learning-rate schedules."""
+
+from stable_ssl.optim.build import base_lr, build_optimizer
+from stable_ssl.optim.lars import LARS
+from stable_ssl.optim.schedules import Scheduler, build_schedule
+
+__all__ = ["LARS", "Scheduler", "base_lr", "build_optimizer", "build_schedule"]

@@ -1,0 +1,223 @@
+"""From the words of the config to an optimizer with its parameter groups."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+
+from stable_ssl.config import ConfigError, Optim, nearest
+from stable_ssl.optim.lars import LARS
+
+GROUP_KEYS = ("pattern", "lr", "weight_decay", "schedule")
+
+
+def build_optimizer(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    config: Any,
+    batch_size: int | None = None,
+) -> Optimizer:
+    """Build the optimizer of the trainable parameters.
+
+    Biases and norms (one dimension or none) never decay, and LARS does not adapt them.
+    Each group carries `base_lr`, the rate its schedule multiplies, and `schedule`,
+    whether one does; `optimizer.defaults["lr"]` is the scaled `config.lr`.
+
+    Args:
+        named_parameters: as `module.named_parameters()` gives them.
+        config: `config.Optim` or its like. optimizer: a torch.optim name or lars in any
+            case, or {_target_: dotted path, its own arguments}. lr, weight_decay,
+            momentum, nesterov and betas are passed to an optimizer that takes them.
+            scale_lr_by: see `base_lr`; scales the groups' lr too. groups: a list of
+            {pattern, lr, weight_decay, schedule}; the first regular expression found in
+            a parameter's name wins, absent keys are the optimizer's, and
+            `schedule: false` keeps the rate constant. Missing keys are not set.
+        batch_size: samples an optimizer step, over all processes.
+
+    Raises:
+        ConfigError: nothing to train, an unknown optimizer, a value that it does not
+            take, a pattern that finds no parameter.
+    """
+    parameters = [(name, p) for name, p in named_parameters if p.requires_grad]
+    if not parameters:
+        raise ConfigError(
+            "found no trainable parameters; assign a module to the trainer in "
+            "initialize_modules, or unfreeze one"
+        )
+    name, cls, options = _resolve(getattr(config, "optimizer", None) or Optim.optimizer)
+    accepted = inspect.signature(cls).parameters
+    options = {**_hyperparameters(config, name, accepted, options), **options}
+    options["lr"] = base_lr(config, batch_size)
+    groups = _groups(parameters, config, batch_size, name, accepted)
+    try:
+        return cls(groups, **options)
+    except (TypeError, ValueError) as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None and isinstance(error, TypeError):
+            raise
+        hint = nearest(unknown.group(1), accepted) if unknown else ""
+        raise ConfigError(f"optim.optimizer={name} refuses: {error}{hint}") from error
+
+
+def base_lr(
+    config: Any, batch_size: int | None = None, lr: float | None = None
+) -> float:
+    """Return `lr`, config.lr if None, times batch_size / scale_lr_by where that is set.
+
+    The linear scaling rule of Goyal et al. 2017, https://arxiv.org/abs/1706.02677.
+
+    Raises:
+        ConfigError: scale_lr_by is set and the batch size is not known.
+    """
+    lr = config.lr if lr is None else lr
+    scale_lr_by = getattr(config, "scale_lr_by", None)
+    if scale_lr_by is None:
+        return lr
+    if batch_size is None:
+        raise ConfigError(
+            f"optim.scale_lr_by={scale_lr_by} needs a batch size and found none; "
+            "set data.batch_size, or scale_lr_by to null"
+        )
+    return lr * batch_size / scale_lr_by
+
+
+# --- which optimizer ------------------------------------------------------------------
+
+
+def _resolve(spec: str | Mapping) -> tuple[str, Callable[..., Optimizer], dict]:
+    """Return the optimizer's name, its constructor and the arguments of its own."""
+    if isinstance(spec, str):
+        known = _by_name()
+        if spec.lower() not in known:
+            raise ConfigError(
+                f"optim.optimizer={spec} is neither lars nor in torch.optim"
+                f"{nearest(spec, known)}; for another one use {{_target_: dotted.path}}"
+            )
+        return spec, known[spec.lower()], {}
+    if isinstance(spec, DictConfig):
+        spec = OmegaConf.to_container(spec, resolve=True)
+    options = dict(spec)
+    path = options.pop("_target_", None)
+    if not isinstance(path, str):
+        raise ConfigError(
+            f"optim.optimizer={spec} has no _target_; expected a name, or "
+            "{_target_: dotted.path, its own arguments}"
+        )
+    for key in ("lr", "weight_decay"):
+        if key in options:
+            raise ConfigError(
+                f"optim.optimizer sets {key}={options[key]}; set optim.{key} instead"
+            )
+    module, _, attribute = path.rpartition(".")
+    try:
+        return path, getattr(importlib.import_module(module), attribute), options
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"optim.optimizer._target_={path} cannot be imported: {error}"
+        ) from error
+
+
+def _by_name() -> dict[str, type[Optimizer]]:
+    """Return torch.optim's classes by lower-case name, and LARS.
+
+    LBFGS is not among them: it needs a closure and takes no parameter groups.
+    """
+    found = {
+        name.lower(): cls
+        for name, cls in vars(torch.optim).items()
+        if inspect.isclass(cls) and issubclass(cls, Optimizer)
+    }
+    del found["optimizer"], found["lbfgs"]
+    return {**found, "lars": LARS}
+
+
+def _hyperparameters(
+    config: Any, name: str, accepted: Mapping, own: Mapping
+) -> dict[str, Any]:
+    """Return the config's values that the optimizer takes; refuse those set in vain."""
+    values = {}
+    defaults = Optim()
+    for key in ("weight_decay", "momentum", "nesterov", "betas"):
+        value = getattr(config, key, None)
+        if value is None or key in own:
+            continue
+        if key == "betas":
+            value = list(value)
+        if key in accepted:
+            values[key] = value
+        elif value != getattr(defaults, key):
+            raise ConfigError(
+                f"optim.{key}={value} is set and {name} does not take it; "
+                f"remove it, or choose an optimizer with {key}"
+            )
+    return values
+
+
+# --- parameter groups -----------------------------------------------------------------
+
+
+def _groups(
+    parameters: list[tuple[str, nn.Parameter]],
+    config: Any,
+    batch_size: int | None,
+    name: str,
+    accepted: Mapping,
+) -> list[dict[str, Any]]:
+    """Split the parameters by the first pattern found and by whether they decay."""
+    own = getattr(config, "groups", None) or ()
+    rules = [_rule(rule, name, accepted) for rule in (*own, {"pattern": ""})]
+    split: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for path, parameter in parameters:
+        i = next(i for i, rule in enumerate(rules) if rule["pattern"].search(path))
+        decay = rules[i].get("weight_decay", getattr(config, "weight_decay", 0))
+        alike = not decay and "adapt" not in accepted  # one group costs less a step
+        split.setdefault((i, alike or parameter.ndim > 1), []).append(parameter)
+    matched = {i for i, _ in split}
+    for i in range(len(own)):
+        if i not in matched:
+            raise ConfigError(
+                f"optim.groups: pattern={own[i]['pattern']} finds no trainable "
+                "parameter that an earlier one has not taken; their names are like "
+                f"{parameters[0][0]}, {parameters[-1][0]}"
+            )
+    groups = []
+    for (i, decays), members in split.items():
+        rule = rules[i]
+        lr = base_lr(config, batch_size, rule.get("lr"))
+        scheduled = rule.get("schedule") is not False
+        group = {"params": members, "lr": lr, "base_lr": lr, "schedule": scheduled}
+        if not decays and "weight_decay" in accepted:
+            group["weight_decay"] = 0.0
+        elif rule.get("weight_decay") is not None:
+            group["weight_decay"] = rule["weight_decay"]
+        if not decays and "adapt" in accepted:
+            group["adapt"] = False
+        groups.append(group)
+    return groups
+
+
+def _rule(rule: Mapping, name: str, accepted: Mapping) -> dict[str, Any]:
+    """Check one entry of `groups` and compile its pattern."""
+    for key in rule:
+        if key not in GROUP_KEYS:
+            raise ConfigError(
+                f"optim.groups: {key} is not a key{nearest(str(key), GROUP_KEYS)} "
+                f"(a group knows {', '.join(GROUP_KEYS)})"
+            )
+    if rule.get("weight_decay") and "weight_decay" not in accepted:
+        raise ConfigError(
+            f"optim.groups: weight_decay={rule['weight_decay']} is set and {name} does "
+            "not take it; remove it"
+        )
+    try:
+        return {**rule, "pattern": re.compile(rule["pattern"])}
+    except (KeyError, TypeError, re.error) as error:
+        raise ConfigError(
+            f"optim.groups: found pattern={rule.get('pattern')} ({error}), expected a "
+            "regular expression that is searched in the parameters' names"
+        ) from error

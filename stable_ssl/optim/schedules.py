@@ -1,0 +1,190 @@
+"""Learning-rate schedules: pure functions, optimizer step -> factor of the base rate.
+
+All of them climb linearly from `start` at step 0 to exactly 1 at step `warmup_steps`.
+The first update uses factor(0) and the last one factor(total_steps - 1); what decays
+to `end` is there at step `total_steps` and stays.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch.optim import Optimizer
+
+from stable_ssl.config import ConfigError, Schedule, nearest
+
+Factor = Callable[[int], float]
+
+
+def cosine(
+    step: int,
+    total_steps: int,
+    warmup_steps: int = 0,
+    start: float = 0.0,
+    end: float = 0.0,
+) -> float:
+    """Decay along half a cosine, Loshchilov and Hutter 2017, arXiv:1608.03983, (5)."""
+    if step < warmup_steps:
+        return _warmup(step, warmup_steps, start)
+    weight = (1 + math.cos(math.pi * _progress(step, total_steps, warmup_steps))) / 2
+    return weight + (1 - weight) * end
+
+
+def polynomial(
+    step: int,
+    total_steps: int,
+    warmup_steps: int = 0,
+    start: float = 0.0,
+    end: float = 0.0,
+    power: float = 1.0,
+) -> float:
+    """Decay as (1 - progress) ** power; a straight line by default."""
+    if step < warmup_steps:
+        return _warmup(step, warmup_steps, start)
+    weight = (1 - _progress(step, total_steps, warmup_steps)) ** power
+    return weight + (1 - weight) * end
+
+
+def multistep(
+    step: int,
+    milestones: Sequence[int],
+    gamma: float = 0.1,
+    warmup_steps: int = 0,
+    start: float = 0.0,
+    end: float = 0.0,
+) -> float:
+    """Multiply by gamma at each milestone, a step counted from 0; not below `end`."""
+    if step < warmup_steps:
+        return _warmup(step, warmup_steps, start)
+    return max(gamma ** bisect_right(milestones, step), end)
+
+
+def constant(step: int, warmup_steps: int = 0, start: float = 0.0) -> float:
+    """Stay at 1 once warm."""
+    return _warmup(step, warmup_steps, start) if step < warmup_steps else 1.0
+
+
+def _warmup(step: int, warmup_steps: int, start: float) -> float:
+    return start + (1 - start) * step / warmup_steps
+
+
+def _progress(step: int, total_steps: int, warmup_steps: int) -> float:
+    """Return the share of the decay that is over, in [0, 1]."""
+    return min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
+
+
+def build_schedule(
+    config: Any, base_lr: float, steps_per_epoch: int, total_steps: int
+) -> Factor | None:
+    """Turn the words of `optim.scheduler` into a function step -> factor of base_lr.
+
+    Args:
+        config: `config.Schedule` or its like: name, warmup_epochs, warmup_lr, min_lr,
+            power, milestones (epochs), gamma. Missing keys take its defaults.
+        base_lr: the rate that warmup_lr and min_lr, absolute values, are shares of;
+            parameter groups with a rate of their own keep the same factor.
+        steps_per_epoch: optimizer steps an epoch; fractions of epochs are rounded.
+        total_steps: optimizer steps of the whole training.
+
+    Returns:
+        None where the config or its name is null: the rate stays as it is.
+
+    Raises:
+        ConfigError: an unknown name, `step` without milestones, min_lr above base_lr.
+    """
+    name = getattr(config, "name", None)
+    if name is None:
+        return None
+
+    defaults = Schedule()
+
+    def key(attribute: str) -> Any:
+        value = getattr(config, attribute, None)
+        return getattr(defaults, attribute) if value is None else value
+
+    def steps(epochs: float) -> int:
+        return round(epochs * steps_per_epoch)
+
+    def share(lr: float) -> float:
+        return lr / base_lr if base_lr else 0.0
+
+    end = share(key("min_lr"))
+    warm = {
+        "warmup_steps": steps(key("warmup_epochs")),
+        "start": share(key("warmup_lr")),
+    }
+    if name == "constant":
+        return partial(constant, **warm)
+    if end > 1:
+        raise ConfigError(
+            f"optim.scheduler.min_lr={key('min_lr')} is above the learning rate "
+            f"{base_lr:g} it decays from; use at most that"
+        )
+    if name == "cosine":
+        return partial(cosine, total_steps=total_steps, end=end, **warm)
+    if name == "polynomial":
+        power = key("power")
+        return partial(
+            polynomial, total_steps=total_steps, end=end, power=power, **warm
+        )
+    if name == "step":
+        milestones = sorted(steps(epoch) for epoch in key("milestones"))
+        if not milestones:
+            raise ConfigError(
+                "optim.scheduler.name=step has no milestones; set "
+                "optim.scheduler.milestones, in epochs, or choose another name"
+            )
+        gamma = key("gamma")
+        return partial(multistep, milestones=milestones, gamma=gamma, end=end, **warm)
+    known = ("cosine", "polynomial", "step", "constant")
+    raise ConfigError(
+        f"optim.scheduler.name={name}, expected one of {', '.join(known)} or null"
+        f"{nearest(str(name), known)}"
+    )
+
+
+class Scheduler:
+    """Set each group's `lr` to `base_lr * factor(step)`, with torch's protocol.
+
+    The rate of step 0 is set at once; `step()` follows each `optimizer.step()`. A group
+    decays from its own `base_lr`, by default the `lr` it was built with; one with
+    `schedule: False` stays there.
+
+    Args:
+        optimizer: its groups receive `base_lr` where they lack it.
+        factor: optimizer steps taken -> factor.
+    """
+
+    def __init__(self, optimizer: Optimizer, factor: Factor):
+        self.optimizer = optimizer
+        self.factor = factor
+        self.steps = 0
+        for group in optimizer.param_groups:
+            group.setdefault("base_lr", group["lr"])
+        self._set()
+
+    def step(self) -> None:
+        """Set the rates of the next optimizer step."""
+        self.steps += 1
+        self._set()
+
+    def _set(self) -> None:
+        factor = self.factor(self.steps)
+        for group in self.optimizer.param_groups:
+            scheduled = group.get("schedule", True)
+            group["lr"] = group["base_lr"] * factor if scheduled else group["base_lr"]
+
+    def get_last_lr(self) -> list[float]:
+        """Return the rate of each group."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the one number there is to save."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue where the state was saved, once the optimizer has loaded its own."""
+        self.steps = state["steps"]
+        self._set()

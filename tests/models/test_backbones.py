@@ -1,0 +1,186 @@
+import sys
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from stable_ssl.config import ConfigError
+from stable_ssl.models import backbone
+
+
+def features(model, channels=3, size=32):
+    with torch.no_grad():
+        return model.eval()(torch.randn(2, channels, size, size))
+
+
+def count(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.fixture
+def small_weights(monkeypatch):
+    """Stand in for a download: the 'pretrained' weights are drawn from seed 0."""
+    import torchvision
+
+    get_model = torchvision.models.get_model
+
+    def drawn(name, weights, **options):
+        assert weights == "DEFAULT"
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return get_model(name, weights=None, **options)
+
+    monkeypatch.setattr(torchvision.models, "get_model", drawn)
+
+
+@pytest.mark.parametrize("size", [8, 28, 32])
+def test_convnet_suits_small_images(size):
+    model = backbone("convnet", in_channels=1)
+    assert features(model, 1, size).shape == (2, model.dim)
+    assert 1e5 < count(model) < 3e5
+
+
+def test_convnet_width():
+    assert backbone({"name": "convnet", "width": 8}).dim == 32
+
+
+@pytest.mark.parametrize(
+    "name, dim",
+    [
+        ("resnet18", 512),
+        ("ResNet18", 512),
+        ("mobilenet_v3_small", 576),  # its classifier has two linear layers
+        ("shufflenet_v2_x0_5", 1024),
+        ("convnext_tiny", 768),  # its classifier normalises and flattens
+    ],
+)
+def test_torchvision_gives_pooled_features(name, dim):
+    model = backbone(name, provider="torchvision")
+    assert model.dim == dim
+    assert features(model, size=64).shape == (2, dim)
+    heads = [m for m in model.modules() if getattr(m, "out_features", None) == 1000]
+    assert not heads
+
+
+def test_an_inception_trains_without_its_auxiliary_classifiers():
+    model = backbone({"name": "googlenet", "init_weights": False})
+    assert model.dim == 1024
+    assert model.train()(torch.randn(2, 3, 64, 64)).shape == (2, 1024)
+    assert not [name for name, _ in model.named_parameters() if "aux" in name]
+
+
+def test_image_size_reaches_a_transformer():
+    model = backbone({"name": "vit_b_32", "image_size": 32})
+    assert features(model).shape == (2, 768) == (2, model.dim)
+
+
+def test_features_are_those_the_classifier_saw(small_weights):
+    import torchvision
+
+    x = torch.randn(2, 3, 64, 64)
+    whole = torchvision.models.get_model("resnet18", weights="DEFAULT").eval()
+    model = backbone("resnet18", pretrained=True).eval()
+    torch.testing.assert_close(whole.fc(model(x)), whole(x))
+
+
+def test_stem_sets_the_resolution():
+    seen = []
+
+    def resolution(stem):
+        model = backbone({"name": "resnet18", "stem": stem})
+        model.layer1.register_forward_hook(lambda m, i, o: seen.append(o.shape[-1]))
+        return features(model).shape
+
+    assert resolution("cifar") == resolution("imagenet") == resolution(None) == (2, 512)
+    assert seen == [32, 8, 8]
+
+
+def test_in_channels():
+    for stem in ("imagenet", "cifar"):
+        model = backbone("resnet18", in_channels=2, stem=stem)
+        assert features(model, 2).shape == (2, 512)
+    widths = [backbone("resnet18", in_channels=c).conv1.weight.std() for c in (1, 3, 6)]
+    assert max(widths) < 1.1 * min(widths)  # drawn as wide as the layer it replaces
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_pretrained_filters_answer_a_grey_image_alike(small_weights, channels):
+    grey = torch.randn(2, 1, 32, 32)
+    three = backbone("resnet18", pretrained=True).eval()
+    other = backbone("resnet18", pretrained=True, in_channels=channels).eval()
+    torch.testing.assert_close(
+        other(grey.expand(-1, channels, -1, -1)), three(grey.expand(-1, 3, -1, -1))
+    )
+
+
+def test_overrides_win_and_none_leaves_the_default():
+    spec = OmegaConf.create({"name": "convnet", "width": 8, "in_channels": None})
+    assert backbone(spec).dim == 32
+    assert backbone(spec, in_channels=1)[0].in_channels == 1
+    assert backbone(spec, in_channels=1, width=None).dim == 32
+    assert backbone(spec, width=4).dim == 16
+
+
+def test_every_weight_receives_a_gradient():
+    for spec in ("convnet", {"name": "resnet18", "stem": "cifar"}):
+        model = backbone(spec)
+        model(torch.randn(4, 3, 16, 16)).square().mean().backward()
+        assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "name, dim",
+    [("resnet10t", 512), ("mobilenetv3_small_050", 1024)],  # the second widens
+)
+def test_timm(name, dim):
+    pytest.importorskip("timm")
+    model = backbone({"name": name, "provider": "timm", "in_channels": 1})
+    assert features(model, 1, 64).shape == (2, dim) == (2, model.dim)
+
+
+def test_timm_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConfigError, match=r"pip install stable-ssl\[timm\]"):
+        backbone("resnet18", provider="timm")
+
+
+@pytest.mark.parametrize(
+    "spec, words",
+    [
+        ("resnet_18", "did you mean 'resnet18'"),
+        ("vit_small_patch16_224", "provider: timm"),
+        ("squeezenet1_1", "squeezenet1_1 has no linear classifier"),
+        ({}, "name=None"),
+        ({"name": "resnet18", "provider": "tim"}, "did you mean 'timm'"),
+        ({"name": "resnet18", "pretraned": True}, "did you mean 'pretrained'"),
+        ({"name": "convnext_tiny", "layerscale": 1}, "did you mean 'layer_scale'"),
+        ({"name": "convnet", "widht": 8}, "did you mean 'width'"),
+        ({"name": "convnet", "pretrained": True}, "no pretrained weights"),
+        ({"name": "convnet", "stem": "cifar"}, "stem is not an argument that convnet"),
+        ({"name": "resnet18", "stem": "cifr"}, "did you mean 'cifar'"),
+        (
+            {"name": "vit_b_32", "stem": "cifar"},
+            "stem is not an argument that vit_b_32",
+        ),
+        ({"name": "vit_b_32", "num_layers": 1}, "num_layers is not an argument"),
+        ({"name": "vit_b_32", "image_size": 30}, "vit_b_32 refuses"),
+    ],
+)
+def test_wrong_specs_are_refused_in_words(spec, words):
+    with pytest.raises(ConfigError, match=words):
+        backbone(spec)
+
+
+@pytest.mark.parametrize(
+    "spec, words",
+    [({"name": "resnet1o"}, "did you mean"), ({"name": "resnet10t", "foo": 1}, "foo")],
+)
+def test_wrong_timm_specs_are_refused_in_words(spec, words):
+    pytest.importorskip("timm")
+    with pytest.raises(ConfigError, match=words):
+        backbone(spec, provider="timm")
+
+
+def test_a_backbone_is_a_module():
+    assert isinstance(backbone("convnet"), nn.Module)

@@ -1,0 +1,150 @@
+import math
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from stable_ssl.config import ConfigError, Schedule
+from stable_ssl.optim import Scheduler, build_schedule
+
+
+def rates(steps, base_lr=0.4, steps_per_epoch=10, total_steps=100, **words):
+    factor = build_schedule(Schedule(**words), base_lr, steps_per_epoch, total_steps)
+    return pytest.approx([base_lr * factor(step) for step in steps], rel=1e-12)
+
+
+def test_cosine():
+    steps = [0, 1, 10, 11, 40, 55, 70, 99, 100, 101]
+    assert [
+        0.04,  # warmup_lr
+        0.04 + 0.36 / 10,
+        0.4,
+        0.02 + 0.38 * (1 + math.cos(math.pi / 90)) / 2,
+        0.02 + 0.38 * 0.75,  # a third of the way
+        0.02 + 0.38 * 0.5,
+        0.02 + 0.38 * 0.25,
+        0.02 + 0.38 * (1 - math.cos(math.pi / 90)) / 2,
+        0.02,  # min_lr
+        0.02,
+    ] == rates(steps, name="cosine", warmup_epochs=1, warmup_lr=0.04, min_lr=0.02)
+
+
+def test_polynomial():
+    steps = [0, 5, 10, 55, 100, 200]
+    words = {"name": "polynomial", "warmup_epochs": 1}
+    assert [0, 0.2, 0.4, 0.2, 0, 0] == rates(steps, **words)
+    words |= {"power": 2, "min_lr": 0.1}
+    assert [0, 0.2, 0.4, 0.1 + 0.3 / 4, 0.1, 0.1] == rates(steps, **words)
+
+
+def test_step_drops_at_the_first_step_of_its_epochs():
+    words = {"name": "step", "milestones": [8, 5.5], "gamma": 0.1, "warmup_epochs": 0.5}
+    steps = [0, 4, 5, 54, 55, 79, 80, 99, 100]
+    assert [0, 0.32, 0.4, 0.4, 0.04, 0.04, 0.004, 0.004, 0.004] == rates(steps, **words)
+    floor = rates([79, 80], min_lr=0.01, **words)
+    assert [0.04, 0.01] == floor
+
+
+def test_constant():
+    assert [0.1, 0.25, 0.4, 0.4] == rates(
+        [0, 5, 10, 1000], name="constant", warmup_epochs=1, warmup_lr=0.1
+    )
+
+
+@pytest.mark.parametrize("name", ["cosine", "polynomial", "step", "constant"])
+@pytest.mark.parametrize("warmup_epochs", [0, 0.3, 2])
+def test_the_end_of_the_warmup_is_exactly_the_base_rate(name, warmup_epochs):
+    words = Schedule(name=name, warmup_epochs=warmup_epochs, milestones=[9], min_lr=0.1)
+    factor = build_schedule(words, 0.3, 10, 100)
+    assert factor(round(warmup_epochs * 10)) == 1.0
+
+
+@pytest.mark.parametrize("name", ["cosine", "polynomial"])
+def test_the_end_is_exactly_the_least_rate_and_never_below(name):
+    factor = build_schedule(Schedule(name=name, min_lr=1e-7), 1.0, 10, 37)
+    assert factor(37) == factor(38) == 1e-7
+    decay = [factor(step) for step in range(38)]
+    assert decay == sorted(decay, reverse=True)
+
+
+@pytest.mark.parametrize("name", ["cosine", "polynomial"])
+def test_a_training_shorter_than_its_warmup_only_warms(name):
+    words = Schedule(name=name, warmup_epochs=1)
+    factor = build_schedule(words, 0.1, 10, 4)
+    assert [factor(step) for step in range(5)] == [0, 0.1, 0.2, 0.3, 0.4]
+
+
+def test_words_may_come_from_yaml_and_be_few():
+    words = OmegaConf.create({"name": "cosine", "warmup_epochs": None})
+    assert build_schedule(words, 0.1, 10, 100)(50) == pytest.approx(0.5)
+
+
+def test_null_is_no_schedule():
+    assert build_schedule(None, 0.1, 10, 100) is None
+    assert build_schedule(Schedule(name=None), 0.1, 10, 100) is None
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        ({"name": "cosin"}, "did you mean 'cosine'"),
+        ({"name": "step"}, "milestones"),
+        ({"name": "cosine", "min_lr": 0.2}, "min_lr=0.2 is above"),
+    ],
+)
+def test_wrong_words_are_refused(words, text):
+    with pytest.raises(ConfigError, match=text):
+        build_schedule(Schedule(**words), 0.1, 10, 100)
+
+
+# --- scheduler ------------------------------------------------------------------------
+
+
+def sgd():
+    groups = [
+        {"params": [torch.nn.Parameter(torch.ones(2))]},
+        {"params": [torch.nn.Parameter(torch.ones(2))], "lr": 2.0},
+        {"params": [torch.nn.Parameter(torch.ones(2))], "lr": 3.0, "schedule": False},
+    ]
+    return torch.optim.SGD(groups, lr=1.0)
+
+
+def halving(step):
+    return 0.5**step
+
+
+def test_each_group_decays_from_its_own_rate():
+    scheduler = Scheduler(sgd(), lambda step: (step + 1) / 4)
+    assert scheduler.get_last_lr() == [0.25, 0.5, 3.0]
+    scheduler.step()
+    assert scheduler.get_last_lr() == [0.5, 1.0, 3.0]
+    assert [g["lr"] for g in scheduler.optimizer.param_groups] == [0.5, 1.0, 3.0]
+
+
+def test_the_first_update_uses_step_zero():
+    optimizer = sgd()
+    Scheduler(optimizer, lambda step: float(step > 0))
+    weight = optimizer.param_groups[0]["params"][0]
+    weight.grad = torch.ones(2)
+    optimizer.step()
+    assert torch.equal(weight, torch.ones(2))
+
+
+def test_resume_continues_the_curve():
+    optimizer = sgd()
+    scheduler = Scheduler(optimizer, halving)
+    for _ in range(3):
+        scheduler.step()
+    fresh = sgd()
+    resumed = Scheduler(fresh, halving)
+    fresh.load_state_dict(optimizer.state_dict())
+    resumed.load_state_dict(scheduler.state_dict())
+    assert resumed.get_last_lr() == scheduler.get_last_lr() == [0.125, 0.25, 3.0]
+    resumed.step()
+    assert resumed.get_last_lr() == [0.0625, 0.125, 3.0]
+
+
+def test_a_second_scheduler_starts_from_the_same_base():
+    optimizer = sgd()
+    Scheduler(optimizer, lambda step: 0.5)
+    assert Scheduler(optimizer, lambda step: 0.5).get_last_lr() == [0.5, 1.0, 3.0]

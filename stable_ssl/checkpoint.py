@@ -89,6 +89,22 @@ def newest_valid(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def choose(resume: str | None, folder: Path) -> tuple[dict[str, Any] | None, bool]:
+    """Return the state that a run starts from, and whether it is the run's own.
+
+    A run's own newest checkpoint comes first, so that a run which was started from
+    another one's state goes on with its own when it is started again.
+
+    Args:
+        resume: auto, None (afresh), or the path of another run's checkpoint.
+        folder: of the run's own checkpoints.
+    """
+    own = newest_valid(folder) if resume is not None else None
+    if own is not None or resume in (None, "auto"):
+        return own, own is not None
+    return load(resume), False
+
+
 def load_modules(
     module: nn.Module, saved: dict[str, torch.Tensor], strict: bool = True
 ) -> str:
@@ -186,6 +202,7 @@ def _name(path: Path, name: str) -> None:
     except OSError:
         temporary.write_bytes(path.read_bytes())
     os.replace(temporary, path.with_name(f"{name}{SUFFIX}"))
+    temporary.unlink(missing_ok=True)  # a rename to the same file leaves both names
 
 
 def _step(path: Path) -> int:

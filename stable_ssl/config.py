@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,20 +237,18 @@ def compose(
         ConfigError: no such recipe or group option, an unknown key, a wrong type.
     """
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
     from hydra.types import RunMode
 
     running = GlobalHydra.instance().hydra
     try:
-        return hydra_app(folders).compose_config(
-            name,
-            quoted(overrides),
-            run_mode=RunMode.RUN,
-            from_shell=False,
-            with_log_configuration=False,
-        )
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_in_words(error)) from error
+        with errors_in_words():
+            return hydra_app(folders).compose_config(
+                name,
+                quoted(overrides),
+                run_mode=RunMode.RUN,
+                from_shell=False,
+                with_log_configuration=False,
+            )
     finally:
         GlobalHydra.instance().hydra = running
 
@@ -297,10 +296,8 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
             schema.model = OmegaConf.structured(model)
     _check_keys(given, Config, model)
     OmegaConf.set_struct(schema, False)
-    try:
+    with errors_in_words():
         full = OmegaConf.merge(schema, given)
-    except OmegaConfBaseException as error:
-        raise ConfigError(_in_words(error)) from error
     _check_limits(full, full, "")
     _check_together(full)
     return full
@@ -372,6 +369,17 @@ def _check_together(full: DictConfig) -> None:
         x, y = OmegaConf.select(full, a), OmegaConf.select(full, b)
         if x is not None and y is not None:
             raise ConfigError(f"{a}={x} contradicts {b}={y}; set one of them to null")
+
+
+@contextmanager
+def errors_in_words() -> Iterator[None]:
+    """Turn the errors of Hydra and OmegaConf into a ConfigError of one line."""
+    from hydra.errors import HydraException
+
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_in_words(error)) from error
 
 
 def _in_words(error: Exception) -> str:

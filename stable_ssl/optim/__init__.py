@@ -2,6 +2,13 @@
 
 from stable_ssl.optim.build import base_lr, build_optimizer
 from stable_ssl.optim.lars import LARS
-from stable_ssl.optim.schedules import Scheduler, build_schedule
+from stable_ssl.optim.schedules import Scheduler, build_schedule, count_steps
 
-__all__ = ["LARS", "Scheduler", "base_lr", "build_optimizer", "build_schedule"]
+__all__ = [
+    "LARS",
+    "Scheduler",
+    "base_lr",
+    "build_optimizer",
+    "build_schedule",
+    "count_steps",
+]

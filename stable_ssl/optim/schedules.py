@@ -75,6 +75,29 @@ def _progress(step: int, total_steps: int, warmup_steps: int) -> float:
     return min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
 
 
+def count_steps(config: Any, batches: int) -> tuple[int, int]:
+    """Turn the length of a training into optimizer steps: (of an epoch, in all).
+
+    Args:
+        config: `config.Optim` or its like: accumulate, epochs or steps, steps_per_epoch.
+        batches: micro-batches in an epoch of the train data; those left over when
+            `accumulate` of them make a step are a step of their own.
+
+    Raises:
+        ConfigError: neither epochs nor steps, or more steps an epoch than there are.
+    """
+    whole = math.ceil(batches / config.accumulate)
+    steps_per_epoch = config.steps_per_epoch or whole
+    if steps_per_epoch > whole:
+        raise ConfigError(
+            f"optim.steps_per_epoch={steps_per_epoch}, but an epoch of the train data "
+            f"is {whole} steps; use at most that"
+        )
+    if config.epochs is None and config.steps is None:
+        raise ConfigError("mode=fit needs optim.epochs or optim.steps; set one of them")
+    return steps_per_epoch, config.steps or config.epochs * steps_per_epoch
+
+
 def build_schedule(
     config: Any, base_lr: float, steps_per_epoch: int, total_steps: int
 ) -> Factor | None:

@@ -1,0 +1,256 @@
+"""Datasets by name: the embedded digits, torchvision's, folders, and registered ones.
+
+A dataset is a torch map-style dataset of (image, label), the image a PIL image or a
+uint8 tensor (C, H, W). Those that fit in memory are one `Images`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from stable_ssl import seeding
+from stable_ssl.config import ConfigError, nearest
+
+BUILDERS: dict[str, Callable[..., Dataset]] = {}
+
+
+def register_dataset(name: str) -> Callable:
+    """Register `builder(root, subset, **kwargs) -> Dataset` under a name.
+
+    Raises:
+        ValueError: another builder has that name.
+    """
+
+    def register(builder: Callable[..., Dataset]) -> Callable[..., Dataset]:
+        if name in BUILDERS and BUILDERS[name] is not builder:
+            raise ValueError(f"a dataset named {name!r} is registered already")
+        BUILDERS[name] = builder
+        return builder
+
+    return register
+
+
+class Images(Dataset):
+    """Images in memory as one tensor.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64.
+        num_classes: of the labels; never guessed from those present.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, num_classes: int):
+        self.images, self.labels, self.num_classes = images, labels, num_classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+    def subset(self, index: Tensor) -> Images:
+        """Return the images at `index`, (M,) int64."""
+        return Images(self.images[index], self.labels[index], self.num_classes)
+
+
+def build_dataset(node: Any, root: str, download: bool) -> Dataset:
+    """Build a dataset from a node {name | _target_, root, subset, **kwargs}.
+
+    Args:
+        node: its own `root` is relative to `root` unless absolute; null is `root`.
+        root: parent of the datasets, `data.root`.
+        download: whether torchvision may fetch a missing one.
+
+    Raises:
+        ConfigError: unknown name, subset or argument; missing files.
+    """
+    kwargs = {k: v for k, v in node.items() if k != "image_transform"}
+    own_root = kwargs.get("root")
+    kwargs["root"] = str(Path(root) / (own_root or ""))
+    if "_target_" in kwargs:
+        from hydra.utils import instantiate
+
+        if own_root is None:  # it may take none
+            del kwargs["root"]
+        return instantiate(kwargs)
+    name = kwargs.pop("name", None)
+    if name is None:
+        raise ConfigError("a dataset needs a name or a _target_; it has neither")
+    subset = kwargs.pop("subset", None)
+    if name in BUILDERS:
+        builder = BUILDERS[name]
+        accepted = list(inspect.signature(builder).parameters)
+        if unknown := [k for k in kwargs if k not in accepted]:
+            raise ConfigError(
+                f"the dataset {name} takes no {unknown[0]}{nearest(unknown[0], accepted)}"
+            )
+        return builder(subset=subset, **kwargs)
+    return _torchvision(name, subset, download, **kwargs)
+
+
+# --- the embedded default -------------------------------------------------------------
+
+DIGITS_SPLIT = {"train": (0, 1197), "val": (1197, 1397), "test": (1397, 1797)}
+
+
+@register_dataset("digits")
+def digits(root: str = "", subset: str | Sequence[str] | None = None) -> Images:
+    """Return scikit-learn's handwritten digits, (1, 8, 8) grey, split once and for good.
+
+    Source: the test part of UCI's "Optical Recognition of Handwritten Digits"; 1,797
+    images of 10 classes: 1,197 train, 200 val, 400 test.
+    """
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    images = torch.from_numpy(raw.images).mul(255 / 16).round().to(torch.uint8)
+    whole = Images(images[:, None], torch.from_numpy(raw.target).long(), 10)
+    order = seeding.permutation(len(whole), 0)
+    parts = [order[slice(*DIGITS_SPLIT[s])] for s in _subsets(subset, DIGITS_SPLIT)]
+    return whole.subset(torch.cat(parts))
+
+
+def _subsets(subset: str | Sequence[str] | None, known: Sequence[str]) -> list[str]:
+    """Return the asked subsets as a list, all of them for None."""
+    asked = list(known) if subset is None else subset
+    asked = [asked] if isinstance(asked, str) else list(asked)
+    for name in asked:
+        if name not in known:
+            raise ConfigError(
+                f"subset={name} is not one of {', '.join(known)}{nearest(name, known)}"
+            )
+    return asked
+
+
+# --- folders --------------------------------------------------------------------------
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+
+
+class ImageFolder(Dataset):
+    """One folder a class: `root/[subset/]class/any/where/image.png`.
+
+    Classes are the folders' names in alphabetical order, the same in every subset.
+    """
+
+    def __init__(self, root: str, subset: str | Sequence[str] | None = None):
+        top = Path(root)
+        if not top.is_dir():
+            raise ConfigError(
+                f"no image folder at {top}; set data.root or dataset.root"
+            )
+        asked = [subset] if isinstance(subset, str) else list(subset or ["."])
+        folders = [top / name for name in asked]
+        for folder in folders:
+            if not folder.is_dir():
+                found = sorted(p.name for p in top.iterdir() if p.is_dir())
+                raise ConfigError(
+                    f"no subset folder {folder}{nearest(folder.name, found)}"
+                    f" (there are: {', '.join(found) or 'none'})"
+                )
+        names = [{p.name for p in f.iterdir() if p.is_dir()} for f in folders]
+        self.classes = sorted(set.union(*names))
+        self.num_classes = len(self.classes)
+        self.samples = [
+            (path, label)
+            for folder in folders
+            for label, name in enumerate(self.classes)
+            for path in sorted((folder / name).rglob("*"))
+            if path.suffix.lower() in EXTENSIONS
+        ]
+        if not self.samples:
+            raise ConfigError(
+                f"no images in the class folders of {', '.join(asked)} in {top}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        path, label = self.samples[index]
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB"), label
+        except OSError as error:
+            raise ConfigError(f"{path} is not a readable image: {error}") from error
+
+
+@register_dataset("image_folder")
+def image_folder(root: str, subset: str | Sequence[str] | None = None) -> ImageFolder:
+    """Return a dataset of one folder a class; see `ImageFolder`."""
+    return ImageFolder(root, subset)
+
+
+# --- torchvision ----------------------------------------------------------------------
+
+
+def _torchvision(
+    name: str, subset: str | None, download: bool, **kwargs: Any
+) -> Dataset:
+    """Build a torchvision classification dataset by the name of its class."""
+    from torchvision import datasets
+
+    classes = {n: getattr(datasets, n) for n in datasets.__all__ if n[0].isupper()}
+    if name not in classes:
+        known = [*BUILDERS, *classes]
+        raise ConfigError(
+            f"there is no dataset {name}{nearest(name, known)} (registered:"
+            f" {', '.join(BUILDERS)}; or the name of any torchvision dataset)"
+        )
+    accepted = inspect.signature(classes[name]).parameters
+    if subset is not None:
+        kwargs |= _torchvision_subset(name, subset, accepted)
+    root = kwargs["root"] if "root" in accepted else kwargs.pop("root")
+    if "download" in accepted:
+        kwargs["download"] = download
+    if unknown := [k for k in kwargs if k not in accepted]:
+        raise ConfigError(
+            f"the dataset {name} takes no {unknown[0]}{nearest(unknown[0], list(accepted))}"
+        )
+    try:
+        dataset = classes[name](**kwargs)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"{name} in {root}: {error}"
+            + ("" if download else "; data.download=true fetches a missing dataset")
+        ) from error
+    return _in_memory(dataset)
+
+
+def _torchvision_subset(name: str, subset: str, accepted: Any) -> dict[str, Any]:
+    """Say `subset` in the dataset's own word: train=True, split="train", ..."""
+    if not isinstance(subset, str):
+        raise ConfigError(f"{name} takes one subset, not {list(subset)}")
+    if "train" in accepted:
+        return {"train": _subsets(subset, ["train", "test"]) == ["train"]}
+    for word in ("split", "image_set"):
+        if word in accepted:
+            return {word: subset}
+    raise ConfigError(f"{name} has no subsets; set subset: null")
+
+
+def _in_memory(dataset: Dataset) -> Dataset:
+    """Return a torchvision dataset that holds its pixels in memory as `Images`."""
+    pixels = getattr(dataset, "data", None)
+    labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
+    if labels is None or not hasattr(pixels, "shape"):
+        return dataset
+    pixels, labels = torch.as_tensor(pixels), torch.as_tensor(labels)
+    if pixels.dtype != torch.uint8 or labels.ndim != 1:
+        return dataset
+    if pixels.ndim == 3:  # (N, H, W)
+        pixels = pixels[:, None]
+    elif pixels.shape[-1] in (1, 3):  # (N, H, W, C)
+        pixels = pixels.permute(0, 3, 1, 2).contiguous()
+    classes = getattr(dataset, "classes", None)
+    known = len(classes) if classes else int(labels.max()) + 1
+    return Images(pixels, labels.long(), known)

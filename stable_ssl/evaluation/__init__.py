@@ -1,0 +1,1 @@
+"""Evaluation of features and predictions; functions of tensors, modules and loaders."""

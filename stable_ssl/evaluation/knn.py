@@ -1,0 +1,65 @@
+"""Weighted nearest neighbours. Wu et al. 2018, https://arxiv.org/abs/1805.01978."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from stable_ssl.evaluation.metrics import Accuracy
+
+
+def knn_scores(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    num_classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> Tensor:
+    """Score the classes of each query by its k nearest neighbours (section 3.4).
+
+    A neighbour votes for its class with weight exp(cosine similarity / temperature).
+
+    Args:
+        bank: features of the labelled samples, (M, D).
+        bank_labels: (M,) int64 below num_classes.
+        queries: features to classify, (N, D).
+        num_classes: C; classes absent from the bank get no votes.
+        k: neighbours, at most M of them.
+        temperature: tau in the paper.
+
+    Returns:
+        Votes (N, C) float32.
+    """
+    similarity = normalize(queries.float(), dim=1) @ normalize(bank.float(), dim=1).T
+    nearest, index = similarity.topk(min(k, len(bank)), dim=1)
+    weight = ((nearest - 1) / temperature).exp()  # the common factor keeps exp finite
+    votes = torch.zeros(len(queries), num_classes, device=queries.device)
+    return votes.scatter_add_(1, bank_labels[index], weight)
+
+
+def knn_accuracy(
+    bank: tuple[Tensor, Tensor],
+    queries: tuple[Tensor, Tensor],
+    num_classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+    chunk: int = 1024,
+) -> dict[str, float]:
+    """Return the accuracies {"acc1", "acc5"} of the neighbours' vote.
+
+    Args:
+        bank: features (M, D) and labels (M,).
+        queries: features (N, D) and labels (N,).
+        num_classes: of the dataset.
+        k: neighbours.
+        temperature: of the vote's weights.
+        chunk: queries at a time; memory is chunk x M.
+    """
+    accuracy = Accuracy()
+    for features, labels in zip(*(t.split(chunk) for t in queries), strict=True):
+        accuracy.update(
+            knn_scores(*bank, features, num_classes, k, temperature), labels
+        )
+    return accuracy.compute()

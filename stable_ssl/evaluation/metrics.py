@@ -1,0 +1,37 @@
+"""Classification metrics as sums and counts over a whole split."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Count the samples whose label is among the k largest logits.
+
+    Args:
+        logits: (N, C).
+        labels: (N,) int64.
+        k: at most C.
+
+    Returns:
+        Scalar int64 on the device; no synchronisation.
+    """
+    return (logits.topk(k, dim=1).indices == labels[:, None]).sum()
+
+
+class Accuracy:
+    """Top-1 and, with more than five classes, top-5 accuracy of a split."""
+
+    def __init__(self) -> None:
+        self.count, self.correct = 0, {}
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: logits (N, C), labels (N,)."""
+        self.count += len(labels)
+        for k in (1, 5) if logits.shape[1] > 5 else (1,):
+            hits = topk_correct(logits, labels, k)
+            self.correct[f"acc{k}"] = self.correct.get(f"acc{k}", 0) + hits
+
+    def compute(self) -> dict[str, float]:
+        """Return {"acc1": share, "acc5": share} of all samples; synchronises the host."""
+        return {name: int(hits) / self.count for name, hits in self.correct.items()}

@@ -1,0 +1,169 @@
+"""Probe and nearest neighbours beside the training, on features that are made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stable_ssl import seeding
+from stable_ssl.config import ConfigError
+from stable_ssl.evaluation.features import encode_split, feature_metrics, first_view
+from stable_ssl.evaluation.probe import LinearProbe
+
+
+@contextmanager
+def undisturbed(*modules: nn.Module) -> Iterator[None]:
+    """Look without touching: eval mode, no gradient; modes and random state restored."""
+    modes = [(child, child.training) for m in modules for child in m.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        with torch.no_grad(), seeding.preserve_rng():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class Online:
+    """What is measured on the features of `encode` while a model trains.
+
+    Calls of `encode` on whole views are remembered, detached, until the next batch, so
+    that neither probe nor kNN encodes again what the loss or `predict` encoded.
+
+    Args:
+        model: put in eval mode where features are encoded for their own sake.
+        encode: maps a view (N, C, H, W) to features (N, D).
+        autocast: returns the precision to encode in.
+        config: group `log.eval`.
+        loaders: by split; kNN needs `bank`, the probe any.
+        num_classes: of the labels; None turns all of it off.
+        seed: of the probe's weights and the few labels.
+        limit: batches of the bank to see; None sees all.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        encode: Callable[[Tensor], Tensor],
+        autocast: Callable[[], AbstractContextManager],
+        config: Any,
+        loaders: Mapping[str, Any],
+        num_classes: int | None,
+        seed: int,
+        limit: int | None = None,
+    ):
+        self.model, self.plain, self.autocast = model, encode, autocast
+        self.config, self.num_classes, self.seed = config, num_classes, seed
+        self.limit = limit
+        self.bank_loader = loaders.get("bank") if num_classes else None
+        self.bank: tuple[int, Any] = (-1, None)  # the step it was encoded at
+        self.probe: LinearProbe | None = None
+        self.evaluating = False
+        self.calls: list[tuple[Tensor, Tensor]] = []
+        if config.linear is not None and num_classes and loaders:
+            self._build_probe(next(iter(loaders.values())))
+
+    def _build_probe(self, loader: Any) -> None:
+        """Build the probe for the features' measured dimension."""
+        with undisturbed(self.model), self.autocast():
+            features, _ = encode_split(self.plain, loader, limit=1)
+        if features.ndim != 2:
+            raise ConfigError(
+                f"encode returned features of shape {tuple(features.shape)}; the linear"
+                " probe needs (N, D): pool them in encode, or set log.eval.linear=null"
+            )
+        self.probe = LinearProbe(
+            features.shape[1], self.num_classes, self.config.linear, self.seed
+        ).to(features.device)
+
+    # --- features, once ---------------------------------------------------------------
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Encode, and remember it if somebody will ask."""
+        features = self.plain(x)
+        if self.probe is not None or self.evaluating:
+            self.calls.append((x, features.detach()))
+        return features
+
+    def forget(self) -> None:
+        """Forget the batch before."""
+        self.calls.clear()
+
+    def _remembered(self, views: list[Tensor]) -> list[Tensor]:
+        return [f for x, f in self.calls if any(x is view for view in views)]
+
+    # --- beside a training step -------------------------------------------------------
+
+    def fit_probe(self, batch: tuple[Any, Tensor]) -> Tensor:
+        """Train the probe on a batch; return its loss, a scalar on the device.
+
+        All views that the loss encoded count; where it encoded none, the first view is
+        encoded in eval mode, which changes nothing.
+        """
+        x, labels = batch
+        seen = self._remembered(x if isinstance(x, list) else [x])
+        if not seen:
+            with undisturbed(self.model), self.autocast():
+                seen = [self.plain(first_view(x))]
+        return self.probe.fit_batch(torch.cat(seen), labels.repeat(len(seen)))
+
+    # --- during an evaluation ---------------------------------------------------------
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Collect the features of a split's batches while it is evaluated."""
+        self.features: list[Tensor] = []
+        self.labels: list[Tensor] = []
+        self.evaluating = True
+        modules = [self.model] if self.probe is None else [self.model, self.probe]
+        try:
+            with undisturbed(*modules), self.autocast():
+                yield
+        finally:
+            self.evaluating = False
+            self.forget()
+
+    def collect(self, batch: tuple[Any, Tensor]) -> None:
+        """Keep the features (N, D) and labels of a batch, where there is a bank."""
+        if self.bank_loader is not None:
+            view, labels = first_view(batch[0]), batch[1]
+            features = (self._remembered([view]) or [self.plain(view)])[0]
+            self.features.append(features.float())
+            self.labels.append(labels)
+
+    def metrics(self, step: int, few_labels: bool) -> dict[str, float]:
+        """Measure the collected features against the bank, encoded once a step.
+
+        Args:
+            step: optimizer steps taken.
+            few_labels: whether to fit classifiers on a few labels a class too.
+        """
+        if not self.features:
+            return {}
+        if self.bank[0] != step:
+            self.bank = (step, encode_split(self.plain, self.bank_loader, self.limit))
+        with torch.autocast(self.features[0].device.type, enabled=False):
+            return feature_metrics(
+                self.bank[1],
+                (torch.cat(self.features), torch.cat(self.labels)),
+                self.num_classes,
+                self.config,
+                few_labels,
+                self.seed,
+            )
+
+    # --- checkpoints ------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any] | None:
+        """Return the probe's state."""
+        return None if self.probe is None else self.probe.state()
+
+    def load_state(self, state: dict[str, Any] | None) -> None:
+        """Restore what `state` returned, where there is a probe then and now."""
+        if self.probe is not None and state is not None:
+            self.probe.load_state(state)

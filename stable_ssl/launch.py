@@ -1,0 +1,290 @@
+"""The command line: Hydra, checked before anything starts, on this machine or on Slurm.
+
+What Hydra does not do is done here: wrong input ends with one message, before any job is
+started; a chosen launcher is used with or without `-m`; the name of a run is fixed once,
+before it is submitted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from stable_ssl import config as configuration
+from stable_ssl import distributed
+from stable_ssl.config import ConfigError
+
+HYDRA = [  # Hydra writes nothing of its own: the run folder holds what it would
+    "hydra.output_subdir=null",
+    "hydra.run.dir=.",
+    "hydra.sweep.dir=${log.folder}",
+    "hydra.sweep.subdir=.",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+]
+
+
+def launch(
+    trainer: type | None = None,
+    config_name: str | None = None,
+    config_path: str | Path | None = None,
+) -> None:
+    """Run a trainer as the command line says: `python my_idea.py ++optim.lr=0.3`.
+
+    Args:
+        trainer: a BaseTrainer subclass; None lets `model.name` choose.
+        config_name: recipe where the command line names none; `base` for a trainer of
+            one's own, `simclr` otherwise.
+        config_path: folder of recipes, relative to the script; None is its `configs`.
+            The shipped recipes are found besides.
+
+    Exits with 2 after one message when the input is wrong, with 1 when a run diverged.
+    """
+    script = Path(inspect.stack()[1].filename).absolute().parent
+    _run(trainer, config_name, config_path, script)
+
+
+def main() -> None:
+    """Run the command `stable-ssl`, with the shipped recipes and those given by `-cd`."""
+    _run(None, None, None, Path.cwd())
+
+
+def _run(
+    trainer: type | None,
+    config_name: str | None,
+    config_path: str | Path | None,
+    script: Path,
+) -> None:
+    try:
+        command = Command(trainer, config_name, config_path, script, sys.argv[1:])
+        failures = command.execute()
+    except ConfigError as error:
+        failures = [error]
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if failures:
+        sys.exit(2 if all(isinstance(f, ConfigError) for f in failures) else 1)
+
+
+class Job:
+    """What Hydra calls for every run, here or in a Slurm job; it is pickled for that."""
+
+    def __init__(self, trainer: type | None):
+        self.trainer = trainer
+
+    def __call__(self, config: DictConfig) -> float | Exception | None:
+        """Run; return the monitored value, or the error once it was said."""
+        from hydra.core.hydra_config import HydraConfig
+
+        from stable_ssl.trainer import Diverged
+
+        try:
+            run = trainer_class(self.trainer, config)(config)
+            run.overrides = list(HydraConfig.get().overrides.task)
+            return run.run()
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error
+        except Diverged as error:
+            print(f"diverged: {error}", file=sys.stderr)
+            return error
+
+
+class Command:
+    """One command line: which recipe, which jobs, and where they run.
+
+    Args:
+        trainer: as for `launch`, and so are config_name and config_path.
+        config_name: recipe where argv names none.
+        config_path: folder of recipes.
+        script: folder that relative config paths start from.
+        argv: arguments after the program's name.
+    """
+
+    def __init__(
+        self,
+        trainer: type | None,
+        config_name: str | None,
+        config_path: str | Path | None,
+        script: Path,
+        argv: Sequence[str],
+    ):
+        from hydra._internal.utils import get_args_parser
+
+        self.trainer = trainer
+        self.parser = get_args_parser()
+        self.args: argparse.Namespace = self.parser.parse_args(list(argv))
+        default = "simclr" if trainer is None else "base"
+        name = self.args.config_name or config_name or default
+        self.name = name.removesuffix(".yaml")
+        self.folders = self._folders(config_path, script)
+        self.overrides = configuration.quoted(self.args.overrides)
+        for folder in (Path.cwd(), Path.cwd() / "src"):  # a user's own modules
+            if str(folder) not in sys.path:
+                sys.path.append(str(folder))
+
+    def _folders(self, config_path: str | Path | None, script: Path) -> list[Path]:
+        """Return the folders of recipes, those named on the command line first."""
+        named = self.args.config_path or config_path
+        folders = [Path(self.args.config_dir)] if self.args.config_dir else []
+        folders += [script / named] if named else []
+        for folder in folders:
+            if not folder.is_dir():
+                raise ConfigError(
+                    f"no folder of recipes at {folder}; --config-path is relative to the"
+                    " script, --config-dir to the current folder"
+                )
+        beside = script / "configs"
+        return [*folders, beside] if beside.is_dir() else folders
+
+    def execute(self) -> list[Exception]:
+        """Answer a question about the configuration, or check and run the jobs.
+
+        Returns:
+            The errors of the runs that failed on wrong input or diverged.
+        """
+        args = self.args
+        if (
+            args.help
+            or args.hydra_help
+            or args.cfg
+            or args.info
+            or args.shell_completion
+        ):
+            with configuration.errors_in_words():
+                self._answer()
+            return []
+        jobs = list(self._jobs())
+        launcher = jobs[0].hydra.runtime.choices["hydra/launcher"]
+        several = args.multirun or launcher != "basic"
+        for job in jobs:
+            check(job, self.trainer, here=launcher == "basic")
+        overrides = [*self.overrides, *HYDRA, *self._run_name(jobs, several)]
+        hydra, job = configuration.hydra_app(self.folders), Job(self.trainer)
+        if not several:
+            returned = [hydra.run(self.name, job, overrides)]
+        else:
+            batches = hydra.multirun(
+                self.name, job, [*overrides, "hydra.mode=MULTIRUN"]
+            )
+            returned = [r for batch in batches or [] for r in batch]
+            self._show_sweep(jobs)
+        values = [r.return_value for r in returned]
+        return [value for value in values if isinstance(value, Exception)]
+
+    def _answer(self) -> None:
+        """Print help, the configuration or Hydra's information, as Hydra does."""
+        args, name, overrides = self.args, self.name, self.overrides
+        hydra = configuration.hydra_app(self.folders)
+        if args.help:
+            hydra.app_help(config_name=name, args_parser=self.parser, args=args)
+        elif args.hydra_help:
+            hydra.hydra_help(config_name=name, args_parser=self.parser, args=args)
+        elif args.cfg:
+            hydra.show_cfg(name, overrides, args.cfg, args.package, args.resolve)
+        elif args.info:
+            hydra.show_info(args.info, config_name=name, overrides=overrides)
+        else:
+            hydra.shell_completion(config_name=name, overrides=overrides)
+
+    def _jobs(self) -> Iterator[DictConfig]:
+        """Compose every job of the command line, the node `hydra` included."""
+        if not self.args.multirun:
+            yield configuration.compose(self.name, self.overrides, self.folders)
+            return
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.errors import HydraException
+
+        with configuration.errors_in_words():
+            parsed = OverridesParser.create().parse_overrides(self.overrides)
+        try:
+            jobs = BasicSweeper.split_arguments(parsed, None)[0]
+        except HydraException:  # ranges, which only a search such as Optuna's expands
+            fixed = [o.input_line for o in parsed if not o.is_sweep_override()]
+            jobs = [fixed]
+        for overrides in jobs:
+            yield configuration.compose(self.name, overrides, self.folders)
+
+    def _run_name(self, jobs: Sequence[DictConfig], several: bool) -> list[str]:
+        """Return the override that fixes `log.run`; reserve the folders it leads to.
+
+        Time and job number, or the name given and the job number where a sweep would
+        write all its runs to one folder.
+        """
+        given = jobs[0].log.run
+        places = [(Path(j.log.folder) / "runs" / j.log.experiment, j) for j in jobs]
+        if given is not None:
+            own = {folder / str(job.log.run) for folder, job in places}
+            if len(own) == len(jobs):
+                self.names = [str(job.log.run) for job in jobs]
+                return []
+            stamp = str(given)
+        while given is None:
+            stamp = time.strftime("%Y%m%d_%H%M%S")
+            try:
+                for number, (folder, job) in enumerate(places):
+                    if not job.fast_dev_run:
+                        (folder / f"{stamp}_{number}").mkdir(parents=True)
+                break
+            except FileExistsError:
+                time.sleep(1)
+            except OSError:
+                break  # the run says it in words
+        self.names = [f"{stamp}_{number}" for number in range(len(jobs))]
+        number = "${hydra:job.num}" if several else "0"
+        return [f"++log.run='{stamp}_{number}'"]
+
+    def _show_sweep(self, jobs: Sequence[DictConfig]) -> None:
+        """Print a table of the runs of a sweep that ran to their end."""
+        from stable_ssl import report
+
+        runs = [
+            Path(job.log.folder) / "runs" / job.log.experiment / name
+            for job, name in zip(jobs, self.names, strict=True)
+        ]
+        runs = [run for run in runs if (run / "metrics.jsonl").exists()]
+        if runs:
+            print(report.render(report.sweep(runs)))
+
+
+def trainer_class(trainer: type | None, config: DictConfig) -> type:
+    """Return the trainer to run: the one given, or what `model.name` names."""
+    from stable_ssl.methods import method_class
+
+    return trainer or method_class(config.model.get("name"))
+
+
+def check(job: DictConfig, trainer: type | None, here: bool) -> None:
+    """Refuse a composed job that could not run, before anything is started.
+
+    Args:
+        job: composed by `configuration.compose`.
+        trainer: as for `launch`.
+        here: whether it runs on this machine, whose devices are then looked at.
+
+    Raises:
+        ConfigError: in words.
+    """
+    from stable_ssl.data.loader import build_views
+
+    full = configuration.complete(job, trainer_class(trainer, job).model_config)
+    if here:
+        distributed.choose_device(full.hardware)
+        resume, weights = full.log.resume, full.log.load_from
+        for name, path in (("resume", resume), ("load_from", weights)):
+            if path not in (None, "auto") and not Path(path).is_file():
+                raise ConfigError(
+                    f"log.{name}={path} is not a file; give the path of a checkpoint"
+                )
+    for split in ("train", "val", "test", "bank"):
+        node = full.data[split]
+        if node and "dataset" in node:
+            build_views(node.dataset.get("image_transform"))

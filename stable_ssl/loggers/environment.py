@@ -1,0 +1,55 @@
+"""What a run ran on: versions, host, git state, command line, devices, Slurm."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return the facts of this launch as plain JSON types."""
+    script = Path(sys.argv[0]).absolute().parent if sys.argv[0] else Path.cwd()
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "argv": sys.argv,
+        "cwd": os.getcwd(),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "device": str(device),
+        "device_name": (
+            torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else platform.processor() or platform.machine()
+        ),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "slurm": {k: v for k, v in os.environ.items() if k.startswith("SLURM_JOB")},
+        "git": {
+            "commit": _git(script, "rev-parse", "HEAD"),
+            "diff": _git(script, "diff", "HEAD"),
+        },
+        "packages": {d.name: d.version for d in distributions()},
+    }
+
+
+def _git(folder: Path, *command: str) -> str | None:
+    """Return what git says of the folder of the script, None outside a checkout."""
+    try:
+        return subprocess.run(
+            ["git", "-C", folder, *command],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

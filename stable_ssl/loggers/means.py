@@ -1,0 +1,63 @@
+"""Means of logged values between two rows, without a host synchronisation a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class Means:
+    """Collect scalars by name; tensors stay on their device until `take`."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[Tensor | float]] = {}
+        self.weights: dict[str, list[float]] = {}  # of the names that have any
+
+    def add(
+        self, values: Mapping[str, Tensor | float], weight: float | None = None
+    ) -> None:
+        """Add scalars, numbers or tensors of one element.
+
+        Args:
+            values: by name.
+            weight: in the mean; given for a name always or never.
+        """
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                value = value.detach()
+            try:
+                self.values[name].append(value)
+            except KeyError:
+                self.values[name] = [value]
+            if weight is not None:
+                self.weights.setdefault(name, []).append(weight)
+
+    def take(self) -> dict[str, float]:
+        """Return the mean of each and start anew; synchronises the host."""
+        means = {}
+        for name, values in self.values.items():
+            floats = _floats(values)
+            if name in self.weights:
+                weights = _floats(self.weights[name])
+                floats = floats * weights / weights.mean()
+            means[name] = floats.mean().item()
+        self.values, self.weights = {}, {}
+        return means
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the values without weights, float64; synchronises the host."""
+        return {name: _floats(values) for name, values in self.values.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned."""
+        self.values = {name: values.tolist() for name, values in state.items()}
+
+
+def _floats(values: list[Tensor | float]) -> Tensor:
+    """Return scalars as one float64 tensor on the CPU."""
+    kinds = {(v.dtype, v.device) if isinstance(v, Tensor) else None for v in values}
+    if len(kinds) == 1 and None not in kinds:
+        return torch.stack(values).flatten().double().cpu()
+    return torch.tensor([float(value) for value in values], dtype=torch.float64)

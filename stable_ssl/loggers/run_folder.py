@@ -1,0 +1,98 @@
+"""The run folder: configuration, environment, status, console and rows of one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from stable_ssl.config import ConfigError, masked, to_yaml
+from stable_ssl.loggers.jsonl import JsonLines
+
+
+class RunFolder:
+    """`<log.folder>/runs/<experiment>/<run>/`, with one writer a file.
+
+    Args:
+        path: the folder; None for a temporary one that vanishes with `close`.
+        fresh: refuse a folder that holds a run already.
+
+    Raises:
+        ConfigError: the folder holds a run and `fresh` is asked, or is not writable.
+    """
+
+    def __init__(self, path: Path | None, fresh: bool = False):
+        self.temporary = tempfile.TemporaryDirectory() if path is None else None
+        self.path = Path(path or self.temporary.name)
+        if fresh and (self.path / "metrics.jsonl").exists():
+            raise ConfigError(
+                f"log.resume=null, but {self.path} holds a run already; choose another"
+                " log.run, or log.resume=auto to continue it"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.console = open(self.path / "console.log", "a", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write the run folder {self.path}: {error.strerror}; set"
+                " log.folder to a folder that can be written"
+            ) from error
+        self.rows: JsonLines | None = None
+
+    def describe(
+        self, config: DictConfig, overrides: Sequence[str], environment: dict[str, Any]
+    ) -> None:
+        """Write config.yaml, config_tree.txt, overrides.yaml, add to environment.json.
+
+        An evaluation leaves the config of the training that the folder holds alone.
+        """
+        if config.mode == "fit" or not (self.path / "config.yaml").exists():
+            self._write("config.yaml", to_yaml(config))
+            self._write("config_tree.txt", "\n".join(_tree(masked(config))) + "\n")
+            self._write("overrides.yaml", OmegaConf.to_yaml(list(overrides)))
+        path = self.path / "environment.json"
+        launches = json.loads(path.read_text()) if path.exists() else []
+        self._write("environment.json", json.dumps([*launches, environment], indent=1))
+
+    def open_rows(self, position: int | None) -> None:
+        """Open metrics.jsonl at a length in bytes; 0 for a fresh run."""
+        self.rows = JsonLines(self.path / "metrics.jsonl", position)
+
+    def status(self, status: str, reason: str = "") -> None:
+        """Write status.json: running, finished, preempted, diverged or failed."""
+        self._write("status.json", json.dumps({"status": status, "reason": reason}))
+
+    def say(self, text: str) -> None:
+        """Append a line to console.log."""
+        self.console.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+        self.console.flush()
+
+    def close(self) -> None:
+        """Close the files; delete a temporary folder."""
+        self.console.close()
+        if self.rows is not None:
+            self.rows.close()
+        if self.temporary is not None:
+            self.temporary.cleanup()
+
+    def _write(self, name: str, text: str) -> None:
+        temporary = self.path / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self.path / name)
+
+
+def _tree(value: Mapping[str, Any], indent: str = "") -> list[str]:
+    """Return nested keys as lines of an indented tree."""
+    lines = []
+    for name, child in value.items():
+        if isinstance(child, Mapping) and child:
+            lines += [f"{indent}{name}", *_tree(child, f"{indent}  ")]
+        else:
+            lines.append(f"{indent}{name} = {child}")
+    return lines

@@ -1,0 +1,40 @@
+"""Methods by name; one file each, and none imports another."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from stable_ssl.config import ConfigError, nearest
+
+METHODS = {"simclr": "SimCLR", "supervised": "Supervised"}  # file: class
+
+
+def method_class(name: str | None) -> type:
+    """Return the trainer class of `model.name`: a method, or a class's dotted path.
+
+    Raises:
+        ConfigError: no such method or class.
+    """
+    if name is None:
+        raise ConfigError(f"model.name is not set (methods: {', '.join(METHODS)})")
+    file = name.lower()
+    if file in METHODS:
+        return getattr(importlib.import_module(f"{__name__}.{file}"), METHODS[file])
+    module, _, cls = name.rpartition(".")
+    if module:
+        try:
+            return getattr(importlib.import_module(module), cls)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"model.name={name}: {error}") from error
+    raise ConfigError(
+        f"model.name={name} is not a method{nearest(name, METHODS)}"
+        f" (methods: {', '.join(METHODS)}; or the dotted path of a trainer class)"
+    )
+
+
+def __getattr__(name: str) -> Any:
+    for file, cls in METHODS.items():
+        if cls == name:
+            return method_class(file)
+    raise AttributeError(f"module {__name__} has no attribute {name}")

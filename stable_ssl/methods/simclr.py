@@ -1,0 +1,51 @@
+"""SimCLR: A Simple Framework for Contrastive Learning of Visual Representations.
+
+Chen et al. 2020, https://arxiv.org/abs/2002.05709
+
+Two views of an image are to be alike, and unlike the views of every other image of the
+batch; these negatives prevent collapse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from stable_ssl.config import Model, key
+from stable_ssl.losses import nt_xent
+from stable_ssl.models import backbone, mlp
+from stable_ssl.trainer import BaseTrainer
+
+
+@dataclass
+class SimCLRConfig(Model):
+    """Keys under `model`."""
+
+    temperature: float = key(0.5, above=0)  # tau of eq. 1
+    projector: list[int] = field(default_factory=lambda: [2048, 128])  # widths of g
+    projector_norm: bool = True  # batch norm after the projector's hidden layers
+
+
+class SimCLR(BaseTrainer):
+    """Contrast two views within the batch; `data.train` yields two views."""
+
+    model_config = SimCLRConfig
+
+    def initialize_modules(self) -> None:
+        """Build the backbone f and the projector g."""
+        model = self.config.model
+        self.backbone = backbone(model.backbone)
+        self.projector = mlp(
+            self.backbone.dim, *model.projector, norm=model.projector_norm
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a view (N, C, H, W) to features h = f(x), (N, D)."""
+        return self.backbone(x)
+
+    def compute_loss(self) -> Tensor:
+        """Return NT-Xent between the projections of the two views."""
+        views, _ = self.data
+        z_a, z_b = (self.projector(self(view)) for view in views)
+        return nt_xent(z_a, z_b, self.config.model.temperature)

@@ -1,0 +1,610 @@
+"""BaseTrainer: the life of a run, from seeding to the last evaluation, in one file.
+
+    run        setup, then what `mode` asks: fit | validate | test; always cleans up
+    setup      seed_everything  initialize_data  initialize_modules
+               initialize_optimizer  initialize_scheduler  initialize_evaluation
+               load_checkpoint
+    fit        per epoch: before_train_epoch
+                 for batch in train_loader: self.data = batch
+                   before_train_step  train_step(batch)  after_train_step
+                   probe, row, evaluation, checkpoint, each if due
+               after_train_epoch
+    evaluate   before_eval_epoch
+                 per batch: before_eval_step  eval_step(batch)  after_eval_step
+               after_eval_epoch
+
+Every name is a method to override; the hooks, `before_*` and `after_*`, are empty.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from stable_ssl import checkpoint, distributed, report, seeding
+from stable_ssl.config import ConfigError, Log, complete, load_config, nearest
+from stable_ssl.data import build_loaders
+from stable_ssl.evaluation.features import first_view
+from stable_ssl.evaluation.metrics import Accuracy
+from stable_ssl.evaluation.online import Online
+from stable_ssl.loggers.console import Console
+from stable_ssl.loggers.environment import environment
+from stable_ssl.loggers.means import Means
+from stable_ssl.loggers.run_folder import RunFolder
+from stable_ssl.optim import (
+    Scheduler,
+    build_optimizer,
+    build_schedule,
+    count_steps,
+)
+
+PLAIN = {int, float, bool, str, tuple, list, dict, type(None)}
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Diverged(RuntimeError):
+    """The training loss is not finite."""
+
+
+class BaseTrainer(nn.Module):
+    """Train and evaluate a model; a subclass says what is trained, seen and minimised.
+
+    A subclass writes `initialize_modules`, `forward` and `compute_loss`; it reads
+    `self.data` (the current batch), `self.config`, `self.epoch` (epochs completed),
+    `self.step` (optimizer steps taken), `self.total_steps`, `self.device`, `self.rank`,
+    `self.world_size`, `self.run_dir`, `self.num_classes`.
+
+    Args:
+        config: as `load_config` returns it, or a mapping of the five groups; None is
+            the recipe `base`, the embedded digits.
+
+    Raises:
+        ConfigError: a key or value is wrong; nothing was built.
+        NotImplementedError: one of the three methods is missing.
+    """
+
+    model_config: type | None = None  # dataclass of the keys under `model`; None: any
+
+    def __init__(self, config: Mapping | None = None):
+        super().__init__()
+        for name in ("initialize_modules", "forward", "compute_loss"):
+            if getattr(type(self), name) is getattr(BaseTrainer, name):
+                raise NotImplementedError(f"{type(self).__name__} must define {name}")
+        config = load_config("base") if config is None else config
+        self.config = complete(config, self.model_config)
+        self.overrides: list[str] = []  # as given on the command line
+        self.epoch, self.step, self.total_steps = 0, 0, 0
+        self.steps_per_epoch = 0
+        self.data: Any = None
+        self.train_loader: Any = None
+        self.optimizer = self.scheduler = None
+        self.metrics: dict[str, float] = {}  # the last value of everything reported
+        self.console = Console()
+        self.folder: RunFolder | None = None
+        self._logged, self._eval_logged = Means(), Means()
+        self.split: str | None = None  # the one under evaluation
+        self._validated = -1  # the step of the last validation
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set plain values directly: nn.Module's way costs 1 us, several times a step."""
+        if type(value) in PLAIN and name in self.__dict__:
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    # --- what a subclass writes -------------------------------------------------------
+
+    def initialize_modules(self) -> None:
+        """Build what is trained, as attributes of self."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the prediction for a view (N, C, H, W): features or logits (N, D)."""
+        raise NotImplementedError
+
+    def compute_loss(self) -> Tensor | dict[str, Tensor]:
+        """Return the loss of `self.data`, a scalar, or a dict of `loss` and what to log."""
+        raise NotImplementedError
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the features (N, D) that probe, kNN and other evaluations see."""
+        return self(x)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return the logits (N, classes) that metrics compare with `self.data[1]`."""
+        probe = self.online.probe
+        return self(x) if probe is None else probe(self.encode(x))
+
+    def before_train_epoch(self) -> None:
+        """Run before an epoch."""
+
+    def before_train_step(self) -> None:
+        """Run before an optimizer step, `self.data` being its first micro-batch."""
+
+    def after_train_step(self) -> None:
+        """Run after an optimizer step: the place of a teacher's moving average."""
+
+    def after_train_epoch(self) -> None:
+        """Run after an epoch."""
+
+    def before_eval_epoch(self) -> None:
+        """Run before a split is evaluated."""
+
+    def before_eval_step(self) -> None:
+        """Run before a batch is evaluated."""
+
+    def after_eval_step(self) -> None:
+        """Run after a batch is evaluated."""
+
+    def after_eval_epoch(self) -> None:
+        """Run after a split is evaluated, before its row is written."""
+
+    # --- run --------------------------------------------------------------------------
+
+    def run(self) -> float | None:
+        """Live through setup and `mode`; return the last monitored value."""
+        try:
+            self.setup()
+            getattr(self, self.config.mode)()
+            self._end("finished")
+        except KeyboardInterrupt:
+            self._end("preempted", "interrupted from the keyboard")
+            raise
+        except Diverged as error:
+            self._end("diverged", str(error))
+            raise
+        except Exception as error:
+            self._end("failed", f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            self.cleanup()
+        return self.metrics.get(self.config.log.monitor)
+
+    def fit(self) -> None:
+        """Train to `total_steps`; evaluate before, during and after."""
+        if self.step == 0:
+            if self.settings.eval.sanity_steps:
+                self.evaluate("val", limit=self.settings.eval.sanity_steps)
+            if self.settings.eval.untrained:
+                self.validate()
+                self.test()
+        self.console.progress(self.total_steps, self.step)
+        while self.epoch < math.ceil(self.total_steps / self.steps_per_epoch):
+            self.train_epoch()
+        if self.settings.eval.test_at_end:
+            self.test()
+        self.summarize()
+
+    def validate(self) -> None:
+        """Evaluate the val split and write its row, once a step."""
+        if self._validated != self.step:
+            self._validated = self.step
+            self.report(self.evaluate("val", self._limit))
+            monitor = self.settings.monitor
+            if monitor and "val" in self.loaders and monitor not in self.metrics:
+                raise ConfigError(
+                    f"log.monitor={monitor} is never reported"
+                    f"{nearest(monitor, list(self.metrics))}"
+                    f" (reported: {', '.join(self.metrics)})"
+                )
+
+    def test(self) -> None:
+        """Evaluate the test split and write its row."""
+        self.report(self.evaluate("test", self._limit))
+
+    def cleanup(self) -> None:
+        """Release the terminal and the files, whatever happened."""
+        self.console.stop()
+        if self.folder is not None:
+            self.folder.close()
+
+    # --- setup ------------------------------------------------------------------------
+
+    def setup(self) -> None:
+        """Build everything, in an order that is a contract."""
+        self.initialize_run()
+        self.seed_everything()
+        self.initialize_data()
+        self.count_steps()
+        self.initialize_modules()
+        self.place_modules()
+        self.initialize_optimizer()
+        self.initialize_scheduler()
+        self.initialize_evaluation()
+        self.load_checkpoint()
+
+    def initialize_run(self) -> None:
+        """Choose the device and open the run folder."""
+        config, log = self.config, self.config.log
+        self.rank, self.world_size = distributed.rank(), distributed.world_size()
+        self.device = distributed.choose_device(config.hardware)
+        self._limit = 1 if config.fast_dev_run else None  # batches of a split
+        if log.run is None:
+            log.run = time.strftime("%Y%m%d_%H%M%S_0")
+        path = Path(log.folder) / "runs" / log.experiment / log.run
+        self.folder = RunFolder(
+            None if config.fast_dev_run else path, fresh=log.resume is None
+        )
+        self.run_dir = self.folder.path
+        self.folder.status("running")
+        self.checkpoints = checkpoint.Checkpoints(
+            self.run_dir / "ckpts",
+            log.checkpoint.top_k,
+            log.checkpoint.last,
+            largest=log.monitor_mode == "max",
+        )
+        self.settings: Log = OmegaConf.to_object(log)  # plain: read at every step
+        self._saved_at = time.monotonic()
+
+    def seed_everything(self) -> None:
+        """Seed the global generators; initial weights and dropout draw from them."""
+        seeding.seed_everything(self.config.hardware.seed)
+        if self.config.hardware.deterministic:
+            torch.use_deterministic_algorithms(True)
+
+    def initialize_data(self) -> None:
+        """Build the loaders `train` (to fit), `val`, `test` and `bank`, those there are."""
+        with seeding.preserve_rng():  # data draws nothing from the global generators
+            self.loaders = build_loaders(self.config, self.device)
+        self.train_loader = self.loaders.get("train")
+        self.num_classes = self.config.data.num_classes
+
+    def count_steps(self) -> None:
+        """Set `steps_per_epoch` and `total_steps`, in optimizer steps."""
+        if self.config.mode == "fit":
+            optim = self.config.optim
+            self._accumulate, self._clip = optim.accumulate, optim.grad_max_norm
+            lengths = count_steps(optim, len(self.train_loader))
+            self.steps_per_epoch, self.total_steps = lengths
+            if self.config.fast_dev_run:
+                self.steps_per_epoch = self.total_steps = 1
+
+    def place_modules(self) -> None:
+        """Move the modules to the device; set precision, memory format, compilation."""
+        hardware = self.config.hardware
+        self.to(self.device)
+        if hardware.channels_last:
+            self.to(memory_format=torch.channels_last)
+        self._dtype = DTYPES[hardware.precision]
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=hardware.precision == "float16"
+        )
+        self._loss = self.compute_loss
+        if hardware.compile:
+            self._loss = torch.compile(self.compute_loss)
+
+    def initialize_optimizer(self) -> None:
+        """Build `self.optimizer`; None when only evaluating."""
+        if self.config.mode == "fit":
+            data, optim = self.config.data, self.config.optim
+            size = data.batch_size or data.batch_size_per_gpu or 1
+            self.optimizer = build_optimizer(
+                self.named_parameters(), optim, size * optim.accumulate
+            )
+
+    def initialize_scheduler(self) -> None:
+        """Build `self.scheduler`, of torch's protocol and moved every step, or None."""
+        if self.optimizer is not None:
+            schedule = build_schedule(
+                self.config.optim.scheduler,
+                self.optimizer.defaults["lr"],
+                self.steps_per_epoch,
+                self.total_steps,
+            )
+            self.scheduler = schedule and Scheduler(self.optimizer, schedule)
+
+    def initialize_evaluation(self) -> None:
+        """Watch the calls of `encode`; build the online probe."""
+        own = type(self).encode is not BaseTrainer.encode
+        name = "encode" if own else "forward"  # which encode is, unless overridden
+        self.online = Online(
+            self,
+            getattr(self, name),
+            self._autocast,
+            self.settings.eval,
+            self.loaders,
+            self.num_classes,
+            self.config.hardware.seed,
+            self._limit,
+        )
+        setattr(self, name, self.online.encode)
+
+    def load_checkpoint(self) -> None:
+        """Resume the full state, or load weights alone, or start afresh."""
+        log, fit = self.config.log, self.config.mode == "fit"
+        state, own = checkpoint.choose(log.resume, self.checkpoints.folder)
+        if state is not None:
+            self.load_state(state)
+            whose = "its own state" if own else log.resume
+            self.say(f"resumed at epoch {self.epoch}, step {self.step} from {whose}")
+        elif log.load_from is not None:
+            self.load_weights(checkpoint.load(log.load_from))
+        elif not fit:
+            raise ConfigError(
+                f"mode={self.config.mode} needs weights: set log.load_from to a"
+                " checkpoint, or log.run to a run that has some"
+            )
+        keep = None if not fit else state["rows"] if own else 0
+        self.folder.open_rows(keep)
+        self.folder.describe(self.config, self.overrides, environment(self.device))
+
+    # --- train ------------------------------------------------------------------------
+
+    def train_epoch(self) -> None:
+        """Train one epoch, or what a resumed run has left of it."""
+        self.train()
+        self.before_train_epoch()
+        for place, batch in self._micro_batches():
+            self.data = batch
+            if place == 0:
+                self.before_train_step()
+            self.train_step(batch)
+            if self._completes_step:
+                self.after_train_step()
+                self._after_step()
+                if self.step == self.total_steps:
+                    break
+        self.after_train_epoch()
+        self.epoch += 1
+        last, every = self.step == self.total_steps, self.settings
+        if last or _due(self.epoch, every.eval.every_n_epochs):
+            self.validate()
+        if last or _due(self.epoch, every.checkpoint.every_n_epochs):
+            self.save_checkpoint()
+
+    def _micro_batches(self) -> Iterator[tuple[int, Any]]:
+        """Yield (place within its optimizer step, batch) from the current step on.
+
+        `accumulate` micro-batches make a step, and what is left over the last one.
+        """
+        loader, each = self.train_loader, self._accumulate
+        start = (self.step - self.epoch * self.steps_per_epoch) * each
+        end = min(len(loader), self.steps_per_epoch * each)
+        if hasattr(loader, "set_epoch"):
+            loader.set_epoch(self.epoch, start)
+            batches = islice(loader, end - start)
+        else:
+            batches = islice(loader, start, end)
+        for index, batch in enumerate(batches, start):
+            place = index % each
+            self._step_size = min(each, end - (index - place))  # micro-batches of it
+            self._completes_step = place == self._step_size - 1
+            yield place, batch
+
+    def train_step(self, batch: Any) -> None:
+        """Add a micro-batch's gradient; with the last one of the step, take the step."""
+        self.online.forget()
+        with self._autocast():
+            loss = self._loss()
+        if isinstance(loss, Mapping):
+            self.log({f"train/{k}": v for k, v in loss.items() if k != "loss"})
+            loss = loss.get("loss")
+        if not isinstance(loss, Tensor) or loss.ndim:
+            found = getattr(loss, "shape", type(loss).__name__)
+            raise ValueError(
+                f"compute_loss returned {found}; it must return a scalar, or a dict"
+                " with one under 'loss'"
+            )
+        self.log({"train/loss": loss})
+        if self._step_size > 1:
+            loss = loss / self._step_size
+        self.scaler.scale(loss).backward()
+        if self._completes_step:
+            self.optimizer_step()
+
+    def optimizer_step(self) -> None:
+        """Clip, update the weights, clear the gradient, move the learning rate."""
+        if self._clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self.parameters(), self._clip)
+            self.log({"train/grad_norm": norm})
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self._lr = self.optimizer.param_groups[0]["lr"]
+        self.step += 1
+        if self.scheduler is not None:
+            self.scheduler.step()
+
+    def _after_step(self) -> None:
+        """Do what is due after a step: probe, row, evaluation, checkpoint.
+
+        The checkpoint comes last: all that was due at its step is in it, so a resumed
+        run neither repeats nor misses an evaluation.
+        """
+        log, save = self.settings, self.settings.checkpoint
+        if self.online.probe is not None:
+            self.log({"train/probe_loss": self.online.fit_probe(self.data)})
+        if self.step % log.every_n_steps == 0 or self.step == self.total_steps:
+            self._write_row()
+        if _due(self.step, log.eval.every_n_steps):
+            self.validate()
+        if _due(self.step, save.every_n_steps) or (
+            save.every_n_minutes is not None
+            and time.monotonic() - self._saved_at > 60 * save.every_n_minutes
+        ):
+            self.save_checkpoint()
+
+    # --- evaluate ---------------------------------------------------------------------
+
+    def evaluate(self, split: str, limit: int | None = None) -> dict[str, float]:
+        """Evaluate a split, disturbing nothing of the training.
+
+        Args:
+            split: val or test; nothing happens where the data has none.
+            limit: batches to see; None sees all.
+
+        Returns:
+            {"<split>/<metric>": value}, what the hooks logged included.
+        """
+        if split not in self.loaders:
+            return {}
+        training_data, self.split, self._accuracy = self.data, split, Accuracy()
+        with self.online.evaluation():
+            self.before_eval_epoch()
+            for batch in islice(self.loaders[split], limit):
+                self.data = batch
+                self.online.forget()
+                self.before_eval_step()
+                self.eval_step(batch)
+                self.after_eval_step()
+                self.online.collect(batch)
+            self.after_eval_epoch()
+            found = self._accuracy.compute()
+            found |= self.online.metrics(self.step, few_labels=split == "test")
+        self.data, self.split = training_data, None
+        found = {f"{split}/{name}": value for name, value in found.items()}
+        return found | self._eval_logged.take()
+
+    def eval_step(self, batch: Any) -> None:
+        """Compare `predict` with the labels, where it returns one logit a class."""
+        x, labels = batch
+        logits = self.predict(first_view(x))
+        if logits.ndim == 2 and logits.shape[1] == self.num_classes:
+            self._accuracy.update(logits, labels)
+
+    def _autocast(self) -> AbstractContextManager:
+        if self._dtype is None:
+            return nullcontext()  # a disabled autocast costs 10 us
+        return torch.autocast(self.device.type, self._dtype)
+
+    # --- records ----------------------------------------------------------------------
+
+    def log(self, values: Mapping[str, Tensor | float]) -> None:
+        """Log scalars by name; a row holds their means, one host synchronisation.
+
+        Args:
+            values: {"train/loss": loss}: what training logs goes to the next row of
+                every `log.every_n_steps`, what an evaluation's hooks log to its row.
+        """
+        if self.split is None:
+            self._logged.add(values)
+        else:
+            self._eval_logged.add(values, weight=len(self.data[1]))
+
+    def say(self, text: str) -> None:
+        """Print a line on the terminal and append it to console.log."""
+        self.console.line(text)
+        self.folder.say(text)
+
+    def report(self, values: Mapping[str, float]) -> None:
+        """Write a row of metrics.jsonl and show it."""
+        if not values:
+            return
+        epoch = self.step / self.steps_per_epoch if self.steps_per_epoch else self.epoch
+        row = {"step": self.step, "epoch": round(epoch, 4), "time": time.time()}
+        self.folder.rows.write(row | dict(values))
+        self.metrics.update(values)
+
+    def _write_row(self) -> None:
+        """Report the means since the last row; a host synchronisation.
+
+        Raises:
+            Diverged: the loss was not finite.
+        """
+        values = self._logged.take()
+        self._check_finite(values["train/loss"])
+        self.report(values | {"train/lr": self._lr})
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"train/loss is {loss} by step {self.step}; lower optim.lr, or set"
+                f" optim.grad_max_norm; the checkpoints before it are in {self.run_dir}"
+            )
+
+    def summarize(self) -> None:
+        """Show the closing table and draw the learning curves of a kept run."""
+        if self.config.fast_dev_run:
+            return
+        self.say(report.render(report.summary(self.run_dir)))
+        try:
+            paths = report.learning_curves(self.run_dir)
+            self.say(f"figures: {', '.join(str(path) for path in paths)}")
+        except Exception as error:  # a figure is no reason to lose a finished run
+            warnings.warn(f"no figure was drawn: {error!r}", stacklevel=2)
+
+    def _end(self, status: str, reason: str = "") -> None:
+        if self.folder is not None:
+            self.folder.say(f"{status} {reason}".strip())
+            self.folder.status(status, reason)
+
+    # --- checkpoints ------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a resumed run needs: tensors and plain Python types."""
+        return {
+            "trainer": type(self).__name__,
+            "config": OmegaConf.to_container(self.config),
+            "epoch": self.epoch,
+            "step": self.step,
+            "modules": self.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler and self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "probe": self.online.state(),
+            "rng": seeding.get_rng_state(),
+            "logged": self._logged.state(),
+            "metrics": self.metrics,
+            "validated": self._validated,
+            "rows": self.folder.rows.position,
+        }
+
+    def save_checkpoint(self) -> None:
+        """Save the state, unless nothing is kept; synchronises the host.
+
+        Raises:
+            Diverged: the loss was not finite; the state is not saved.
+        """
+        if self.config.fast_dev_run:
+            return
+        state = self.state()
+        pending = state["logged"].get("train/loss")
+        if pending is not None:
+            self._check_finite(pending.mean().item())
+        fresh = self._validated == self.step
+        value = self.metrics.get(self.settings.monitor) if fresh else None
+        self.checkpoints.save(state, self.epoch, self.step, value)
+        self._saved_at = time.monotonic()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned."""
+        checkpoint.load_modules(self, state["modules"])
+        self.online.load_state(state["probe"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.metrics, self._validated = dict(state["metrics"]), state["validated"]
+        self.checkpoints.best = [tuple(entry) for entry in state["best"]]
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.scheduler is not None and state["scheduler"] is not None:
+                self.scheduler.load_state_dict(state["scheduler"])
+            self.scaler.load_state_dict(state["scaler"])
+            self._logged.load_state(state["logged"])
+            self.checkpoints.forget_after(self.step)
+        seeding.set_rng_state(state["rng"])
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Load the weights of modules and probe; all of them, unless training goes on.
+
+        To fine-tune, what fits is loaded and the rest is named.
+        """
+        strict = self.config.mode != "fit"
+        report = checkpoint.load_modules(self, state["modules"], strict)
+        self.say(f"weights of {self.config.log.load_from}: {report}")
+        if strict:
+            self.online.load_state(state["probe"])
+
+
+def _due(count: int, every: int | None) -> bool:
+    """Return whether something that happens every so many counts is due."""
+    return every is not None and count % every == 0

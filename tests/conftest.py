@@ -1,0 +1,96 @@
+"""Shared pieces: small configs, a tiny trainer, and command lines as a user types them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from stable_ssl import BaseTrainer, load_config
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class Tiny(BaseTrainer):
+    """Classify digits with one linear layer: the smallest trainer."""
+
+    def initialize_modules(self):
+        self.layer = torch.nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+    def compute_loss(self):
+        views, labels = self.data
+        x = views[0] if isinstance(views, list) else views
+        return torch.nn.functional.cross_entropy(self(x), labels)
+
+
+@pytest.fixture
+def tiny():
+    return Tiny
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Return a maker of small configs that write under tmp_path."""
+
+    def make(name="base", *overrides):
+        small = [
+            f"log.folder={tmp_path}",
+            "log.run=run",
+            "optim.epochs=2",
+            "optim.scheduler.warmup_epochs=0",
+            "log.eval.untrained=false",
+            "log.eval.few_labels=[]",
+            "log.every_n_steps=3",
+        ]
+        keys = {o.lstrip("+").partition("=")[0] for o in overrides}
+        small = [o for o in small if o.partition("=")[0] not in keys]
+        return load_config(name, [*small, *overrides])
+
+    return make
+
+
+@pytest.fixture
+def rows():
+    """Return a reader of a run's metrics.jsonl, wall-clock fields left out."""
+
+    def read(run_dir):
+        lines = (Path(run_dir) / "metrics.jsonl").read_text().splitlines()
+        return [
+            {
+                k: v
+                for k, v in json.loads(line).items()
+                if k.partition("/")[0] not in ("time", "perf")
+            }
+            for line in lines
+        ]
+
+    return read
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """Return a runner of `python <arguments>` in an empty folder."""
+
+    def run(*arguments, cwd=tmp_path, timeout=240, **environment):
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=cwd,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
+
+
+@pytest.fixture
+def main():
+    """Return the path of runs/main.py."""
+    return REPOSITORY / "runs" / "main.py"

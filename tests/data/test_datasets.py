@@ -1,0 +1,158 @@
+"""Datasets: the digits' fixed split, folders, torchvision's names, wrong input."""
+
+import pickle
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from stable_ssl.config import ConfigError
+from stable_ssl.data import build_dataset, register_dataset
+from stable_ssl.data.datasets import BUILDERS, Images
+
+
+def build(parent, **node):
+    return build_dataset(node, str(parent), download=False)
+
+
+# --- digits ---------------------------------------------------------------------------
+
+
+def test_the_digits_are_split_once_and_for_good():
+    parts = [build(".", name="digits", subset=s) for s in ("train", "val", "test")]
+    assert [len(p) for p in parts] == [1197, 200, 400]
+    whole = build(".", name="digits")
+    assert torch.equal(whole.images, torch.cat([p.images for p in parts]))
+    assert [int(p.labels[:20].sum()) for p in parts] == [78, 67, 95]  # golden
+    assert whole.images.shape == (1797, 1, 8, 8)
+    assert whole.images.dtype == torch.uint8
+    assert (int(whole.images.min()), int(whole.images.max())) == (0, 255)
+    assert all(p.labels.bincount(minlength=10).min() >= 9 for p in parts)
+
+
+def test_subsets_join_and_unknown_ones_are_named():
+    both = build(".", name="digits", subset=["train", "val"])
+    assert len(both) == 1397
+    with pytest.raises(ConfigError, match="subset=vall.*did you mean 'val'"):
+        build(".", name="digits", subset="vall")
+
+
+# --- folders --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for split, count in (("train", 3), ("val", 1)):
+        for c, name in enumerate(("ant", "bee")):
+            place = tmp_path / "insects" / split / name / "deep"
+            place.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (10 + i, 12), (100 * c, i, 0)).save(place / f"{i}.png")
+    return tmp_path
+
+
+def test_one_folder_a_class(folder):
+    data = build(folder, name="image_folder", root="insects", subset="train")
+    assert (len(data), data.classes, data.num_classes) == (6, ["ant", "bee"], 2)
+    image, label = data[5]
+    assert (image.size, image.getpixel((0, 0)), label) == ((12, 12), (100, 2, 0), 1)
+    both = build(folder, name="image_folder", root="insects", subset=["train", "val"])
+    assert len(both) == 8
+
+
+def test_an_absolute_root_stays(folder, tmp_path):
+    root = str(folder / "insects")
+    assert len(build("elsewhere", name="image_folder", root=root, subset="val")) == 2
+
+
+def test_folders_that_are_not_there_are_named(folder, tmp_path):
+    with pytest.raises(ConfigError, match="no image folder at .*nosuch"):
+        build(folder, name="image_folder", root="nosuch")
+    with pytest.raises(ConfigError, match="no subset folder.*did you mean 'train'"):
+        build(folder, name="image_folder", root="insects", subset="tran")
+    (tmp_path / "empty" / "cat").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="no images in the class folders"):
+        build(tmp_path, name="image_folder", root="empty")
+
+
+def test_a_broken_image_is_named(folder):
+    path = folder / "insects" / "val" / "ant" / "deep" / "0.png"
+    path.write_bytes(path.read_bytes()[:40])
+    data = build(folder, name="image_folder", root="insects", subset="val")
+    with pytest.raises(ConfigError, match=f"{path} is not a readable image"):
+        data[0]
+
+
+# --- torchvision ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
+    """Write files of CIFAR-10's own format, small ones, and skip their checksums."""
+    from torchvision.datasets import CIFAR10
+
+    base = tmp_path / CIFAR10.base_folder
+    base.mkdir()
+    generator = numpy.random.default_rng(0)
+    for name, _ in CIFAR10.train_list + CIFAR10.test_list:
+        pixels = generator.integers(0, 256, (10, 3072), dtype=numpy.uint8)
+        labels = generator.integers(0, 10, 10).tolist()
+        (base / name).write_bytes(pickle.dumps({"data": pixels, "labels": labels}))
+    names = {"label_names": [f"class {i}" for i in range(10)]}
+    (base / "batches.meta").write_bytes(pickle.dumps(names))
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a: True)
+    return tmp_path
+
+
+def test_torchvision_by_name_is_held_in_memory(cifar):
+    train = build(cifar, name="CIFAR10", subset="train")
+    assert isinstance(train, Images)
+    assert (train.images.shape, train.num_classes) == ((50, 3, 32, 32), 10)
+    from torchvision.datasets import CIFAR10
+
+    original = CIFAR10(cifar, train=True)
+    expected = torch.from_numpy(numpy.array(original[7][0])).permute(2, 0, 1)
+    assert torch.equal(train.images[7], expected)
+    assert int(train.labels[7]) == original[7][1]
+    assert len(build(cifar, name="CIFAR10", subset="test")) == 10
+
+
+def test_torchvision_in_wrong_words(tmp_path):
+    with pytest.raises(ConfigError, match="data.download=true fetches"):
+        build(tmp_path, name="CIFAR10", subset="train")
+    with pytest.raises(ConfigError, match="no dataset CIFAR11; did you mean 'CIFAR10'"):
+        build(tmp_path, name="CIFAR11")
+    with pytest.raises(ConfigError, match="subset=val is not one of train, test"):
+        build(tmp_path, name="CIFAR10", subset="val")
+    with pytest.raises(ConfigError, match="takes no sizee; did you mean 'size'"):
+        build(tmp_path, name="FakeData", sizee=3)
+
+
+def test_a_dataset_that_does_not_fit_keeps_its_own_class(tmp_path):
+    data = build(tmp_path, name="FakeData", size=3)
+    assert not isinstance(data, Images)
+    assert len(data) == 3
+
+
+# --- registered and by dotted path ----------------------------------------------------
+
+
+def test_a_registered_builder_and_its_arguments():
+    @register_dataset("mine")
+    def mine(root, subset=None, size=2):
+        return Images(torch.zeros(size, 1, 4, 4).byte(), torch.zeros(size).long(), 1)
+
+    try:
+        assert len(build(".", name="mine", size=5)) == 5
+        with pytest.raises(ConfigError, match="takes no sise; did you mean 'size'"):
+            build(".", name="mine", sise=5)
+        with pytest.raises(ValueError, match="'mine' is registered already"):
+            register_dataset("mine")(lambda root, subset=None: None)
+    finally:
+        del BUILDERS["mine"]
+
+
+def test_a_dataset_by_its_dotted_path(tmp_path):
+    data = build(tmp_path, _target_="torchvision.datasets.FakeData", size=4)
+    assert len(data) == 4

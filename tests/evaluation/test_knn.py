@@ -1,0 +1,57 @@
+"""Nearest neighbours against a plain loop of the paper's rule."""
+
+import math
+
+import pytest
+import torch
+
+from stable_ssl.evaluation.knn import knn_accuracy, knn_scores
+
+
+def reference(bank, bank_labels, query, classes, k, temperature):
+    """Return the votes for one query, in Python (section 3.4 of the paper)."""
+    unit = [b / b.norm() for b in bank.double()]
+    similarity = [float(query.double() / query.double().norm() @ b) for b in unit]
+    nearest = sorted(range(len(bank)), key=lambda i: -similarity[i])[:k]
+    votes = [0.0] * classes
+    for i in nearest:
+        votes[int(bank_labels[i])] += math.exp((similarity[i] - 1) / temperature)
+    return torch.tensor(votes)
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(0)
+    bank, queries = torch.randn(50, 8, generator=generator).split([40, 10])
+    labels = torch.randint(0, 4, (40,), generator=generator)
+    return bank, labels, queries
+
+
+@pytest.mark.parametrize("k", [1, 5, 20, 100])
+def test_votes_are_the_papers(data, k):
+    bank, labels, queries = data
+    scores = knn_scores(bank, labels, queries, 4, k=k, temperature=0.1)
+    for query, votes in zip(queries, scores, strict=True):
+        expected = reference(bank, labels, query, 4, k, 0.1)
+        torch.testing.assert_close(votes, expected.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_chunks_do_not_matter(data):
+    bank, labels, queries = data
+    truth = torch.arange(10) % 4
+    whole = knn_accuracy((bank, labels), (queries, truth), 4)
+    assert whole == knn_accuracy((bank, labels), (queries, truth), 4, chunk=3)
+
+
+def test_classes_absent_from_the_bank_are_no_error():
+    """The number of classes is the dataset's, not that of the labels present."""
+    bank, labels = torch.eye(3), torch.tensor([0, 1, 2])
+    found = knn_accuracy(
+        (bank, labels), (torch.eye(3), torch.tensor([0, 1, 9])), 10, k=1
+    )
+    assert found["acc1"] == pytest.approx(2 / 3)
+
+
+def test_a_point_is_its_own_nearest_neighbour(data):
+    bank, labels, _ = data
+    assert knn_accuracy((bank, labels), (bank, labels), 4, k=1) == {"acc1": 1.0}

@@ -1,0 +1,57 @@
+"""Features are made once, and looking leaves no trace."""
+
+import torch
+from torch import nn
+
+from stable_ssl.evaluation.online import undisturbed
+
+
+def test_modes_are_restored_one_by_one():
+    """A frozen norm inside a training model is frozen still."""
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Sequential(nn.Dropout(), nn.ReLU()))
+    model.train()
+    model[0].eval()
+    with undisturbed(model):
+        assert not any(m.training for m in model.modules())
+        assert not torch.is_grad_enabled()
+        torch.rand(3)
+    assert [m.training for m in model] == [False, True]
+    assert model[1][0].training
+
+
+def test_a_loss_that_encodes_its_views_pays_nothing_for_the_probe(config):
+    from stable_ssl import SimCLR
+
+    calls = []
+
+    class Counting(SimCLR):
+        def forward(self, x):
+            calls.append(torch.is_grad_enabled())
+            return super().forward(x)
+
+    trainer = Counting(
+        config(
+            "simclr",
+            "optim.epochs=1",
+            "data.val=null",
+            "data.test=null",
+            "log.monitor=null",
+        )
+    )
+    trainer.setup()
+    calls.clear()
+    trainer.train_epoch()
+    trainer.cleanup()
+    assert calls == [True, True] * 9
+
+
+def test_a_loss_that_encodes_no_whole_view_pays_one_call(tiny, config):
+    class Joint(tiny):
+        def compute_loss(self):
+            views, labels = self.data
+            logits = self(torch.cat(views))
+            return nn.functional.cross_entropy(logits, labels.repeat(2))
+
+    trainer = Joint(config("base", "optim.epochs=1", "log.every_n_steps=1"))
+    trainer.run()
+    assert trainer.metrics["train/probe_loss"] < 3

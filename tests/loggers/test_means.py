@@ -1,0 +1,41 @@
+"""Means between rows: values, weights, state."""
+
+import pytest
+import torch
+
+from stable_ssl.loggers.means import Means
+
+
+def test_means_of_tensors_and_numbers():
+    means = Means()
+    means.add({"a": torch.tensor(1.0), "b": 2})
+    means.add({"a": torch.tensor(3.0, dtype=torch.bfloat16), "b": torch.tensor([4.0])})
+    assert means.take() == {"a": 2.0, "b": 3.0}
+    assert means.take() == {}
+
+
+def test_weights_make_the_mean_of_samples():
+    means = Means()
+    means.add({"a": 1.0}, weight=3)
+    means.add({"a": torch.tensor(5.0)}, weight=1)
+    assert means.take()["a"] == pytest.approx(2.0)
+
+
+def test_no_graph_is_kept():
+    means, w = Means(), torch.ones(1, requires_grad=True)
+    means.add({"a": (2 * w).sum()})
+    assert not means.values["a"][0].requires_grad
+
+
+def test_a_restored_state_gives_the_same_mean_to_the_last_bit():
+    values = torch.rand(7, generator=torch.Generator().manual_seed(0))
+    whole, before, after = Means(), Means(), Means()
+    for i, value in enumerate(values):
+        whole.add({"a": value})
+        if i < 3:
+            before.add({"a": value})
+        if i == 3:
+            after.load_state(before.state())
+        if i >= 3:
+            after.add({"a": value})
+    assert whole.take() == after.take()

@@ -1,0 +1,86 @@
+"""The rooms of the house: who may import whom, what an import costs, how long files are."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "stable_ssl"
+ROWS = [
+    {"config", "seeding", "distributed", "report"},
+    {"data", "models", "losses", "optim", "checkpoint", "loggers"},
+    {"evaluation"},
+    {"trainer"},
+    {"methods"},
+    {"launch"},
+]
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+
+
+def room(path):
+    """Return the room of a file: its first name below the package."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def row(name):
+    """Return the row of a room."""
+    (found,) = [i for i, rooms in enumerate(ROWS) if name in rooms]
+    return found
+
+
+def imports(path):
+    """Yield the rooms that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            parts = node.module.split(".")
+            if parts[0] == "stable_ssl":
+                yield from ([parts[1]] if parts[1:] else [a.name for a in node.names])
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith("stable_ssl."):
+                    yield alias.name.split(".")[1]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_room_imports_only_from_rows_above_its_own(path):
+    own = room(path)
+    for imported in imports(path):
+        allowed = imported == own or row(imported) < row(own)
+        shared = row(own) == 0 and imported == "config"  # where ConfigError lives
+        assert allowed or shared, f"{path.name} ({own}) imports {imported}"
+
+
+def test_methods_do_not_import_one_another():
+    for path in (PACKAGE / "methods").glob("[a-z]*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert not (node.module or "").startswith("stable_ssl.methods")
+
+
+def test_report_imports_no_torch():
+    code = (
+        "import sys; from stable_ssl.report import load, summary, sweep, learning_curves;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_heavy_modules_are_imported_where_they_are_used():
+    heavy = (
+        "torchvision hydra torch._dynamo wandb tensorboard matplotlib pandas sklearn"
+        " timm rich submitit"
+    ).split()
+    code = (
+        "import torch, sys; before = set(sys.modules); import stable_ssl;"
+        "stable_ssl.BaseTrainer; stable_ssl.SimCLR;"
+        f"print([m for m in {heavy} if m in sys.modules and m not in before])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout.strip() == "[]", out.stdout + out.stderr
+
+
+def test_a_method_is_one_page():
+    for path in (PACKAGE / "methods").glob("[a-z]*.py"):
+        assert len(path.read_text().splitlines()) <= 110, path.name

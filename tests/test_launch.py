@@ -1,0 +1,217 @@
+"""The command line, as a user types it, in processes of its own."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+MY_IDEA = """
+import stable_ssl
+from stable_ssl import losses, models
+
+
+class MyIdea(stable_ssl.BaseTrainer):
+    def initialize_modules(self):
+        self.backbone = models.backbone(self.config.model.backbone)
+        self.projector = models.mlp(self.backbone.dim, 64, 32)
+
+    def forward(self, x):
+        return self.backbone(x)
+
+    def compute_loss(self):
+        views, labels = self.data
+        z1, z2 = (self.projector(self(view)) for view in views)
+        return losses.nt_xent(z1, z2, temperature=0.5)
+
+
+if __name__ == "__main__":
+    stable_ssl.launch(MyIdea)
+"""
+QUICK = ["optim.epochs=1", "log.eval.untrained=false", "log.eval.few_labels=[]"]
+
+
+@pytest.fixture
+def my_idea(tmp_path):
+    path = tmp_path / "my_idea.py"
+    path.write_text(MY_IDEA)
+    return path
+
+
+def runs(folder, experiment="simclr"):
+    return sorted((Path(folder) / "logs" / "runs" / experiment).iterdir())
+
+
+def rows(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").open()]
+
+
+# --- wrong input ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("++optim.lrr=2", "optim.lrr is not a key.*did you mean 'lr'"),
+        ("optim.lr=abc", "optim.lr.*'abc'"),
+        ("data=nosuch", "no 'nosuch' of the group 'data'.*digits"),
+        ("--config-name=nosuch", "no recipe 'nosuch'.*simclr"),
+        ("model.name=SimCRL", "model.name=SimCRL.*did you mean 'simclr'"),
+        ("++log.resume=/no/such/file", "log.resume=/no/such/file is not a file"),
+        ("++optim.lr=-1", "optim.lr=-1.0 must be at least 0"),
+        ("++hardware.gpus=99", "hardware.gpus=99 asks for GPU 98"),
+        ("++model.temperatur=1", "model.temperatur .*did you mean 'temperature'"),
+        ("++data.train.dataset.image_transform=[{name: blurr}]", "did you mean"),
+        ("data.train.dataset.name=digit", "no dataset digit; did you mean 'digits'"),
+        ("--config-path=nosuch", "no folder of recipes at .*nosuch"),
+    ],
+)
+def test_wrong_input_ends_with_one_message_and_no_run(
+    shell, main, tmp_path, argument, words
+):
+    import re
+
+    done = shell(main, argument, timeout=60)
+    assert done.returncode == 2
+    (message,) = done.stderr.strip().splitlines()
+    assert re.search(f"^error: .*{words}", message), message
+    assert done.stdout == ""
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+def test_one_wrong_job_stops_a_sweep_before_it_starts(shell, main, tmp_path):
+    done = shell(main, "-m", "++optim.lr=0.1,-1", *QUICK)
+    assert done.returncode == 2
+    assert "optim.lr=-1.0" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_diverging_run_exits_with_1(shell, main, tmp_path):
+    done = shell(main, "++optim.lr=1e20", "log.every_n_steps=1", *QUICK)
+    assert done.returncode == 1
+    assert "diverged: train/loss is" in done.stderr
+    assert "Traceback" not in done.stderr
+    (run,) = runs(tmp_path)
+    assert json.loads((run / "status.json").read_text())["status"] == "diverged"
+
+
+# --- right input ----------------------------------------------------------------------
+
+
+def test_a_sweep_gives_a_folder_each_and_a_table(shell, main, tmp_path):
+    done = shell(main, "--config-name=simclr", "-m", "++optim.lr=0.1,0.3,1.0", *QUICK)
+    assert done.returncode == 0, done.stderr
+    folders = runs(tmp_path)
+    assert [f.name[-2:] for f in folders] == ["_0", "_1", "_2"]
+    assert len({f.name[:15] for f in folders}) == 1
+    for folder, lr in zip(folders, ("0.1", "0.3", "1.0"), strict=True):
+        assert f"optim.lr={lr}" in (folder / "overrides.yaml").read_text()
+    table = done.stdout[done.stdout.rindex("3 runs") :]
+    for folder in folders:
+        assert folder.name in table
+    assert "optim.lr" in table
+
+
+def test_the_documented_command_lines_compose(shell, main):
+    for arguments in (
+        ["--config-name=simclr_cifar10_sgd", "--config-path", "configs/"],
+        ["--config-name=simclr_cifar10_sgd", "++optim.epochs=4", "++optim.lr=1"],
+        ["--config-name=simclr", "++optim.lr=2"],
+    ):
+        done = shell(main, *arguments, "--cfg", "job")
+        assert done.returncode == 0, done.stderr
+        assert "name: simclr" in done.stdout
+
+
+def test_help_shows_the_groups_and_the_whole_configuration(shell, main):
+    done = shell(main, "-h")
+    assert done.returncode == 0
+    for text in ("data: cifar10, digits", "lr: 0.1", "precision: float32", "seed: 0"):
+        assert text in done.stdout
+    info = shell(main, "--info", "config")
+    assert info.returncode == 0
+    assert "stable_ssl.recipes" in info.stdout
+
+
+def test_the_console_command_finds_shipped_and_own_recipes(tmp_path):
+    command = Path(sys.executable).with_name("stable-ssl")
+    if not command.exists():
+        pytest.skip("the package is not installed beside this Python")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "custom.yaml").write_text(
+        "defaults: [simclr, _self_]\nlog: {experiment: mine}\n"
+    )
+    line = [command, "-cd", "configs", "-cn", "custom", *QUICK]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (run,) = runs(tmp_path, "mine")
+    assert rows(run)[-1]["test/knn_acc1"] > 0.5
+
+
+def test_a_trainer_of_ones_own(shell, my_idea, tmp_path):
+    done = shell(my_idea, "++optim.lr=0.3", *QUICK)
+    assert done.returncode == 0, done.stderr
+    (run,) = runs(tmp_path, "default")
+    assert "lr: 0.3" in (run / "config.yaml").read_text()
+    done = shell(my_idea, "-m", "++optim.lr=0.1,0.2", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert len(runs(tmp_path, "default")) == 3
+
+
+def test_recipes_beside_ones_own_script(shell, my_idea, tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "tuned.yaml").write_text(
+        textwrap.dedent("""
+        defaults: [base, _self_]
+        optim: {lr: 0.7}
+        log: {experiment: tuned}
+        """)
+    )
+    done = shell(my_idea, "-cn", "tuned", *QUICK)
+    assert done.returncode == 0, done.stderr
+    (run,) = runs(tmp_path, "tuned")
+    assert "lr: 0.7" in (run / "config.yaml").read_text()
+
+
+def test_a_trainer_by_its_dotted_path(shell, main, my_idea, tmp_path):
+    done = shell(main, "-cn", "base", "+model.name=my_idea.MyIdea", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert len(runs(tmp_path, "default")) == 1
+
+
+def test_the_written_config_alone_reproduces_the_run(shell, my_idea, tmp_path):
+    assert shell(my_idea, "++optim.lr=0.3", "log.run=first", *QUICK).returncode == 0
+    first = tmp_path / "logs" / "runs" / "default" / "first"
+    done = shell(my_idea, "-cd", first, "-cn", "config", "log.run=second")
+    assert done.returncode == 0, done.stderr
+    again = [
+        {k: v for k, v in row.items() if k != "time" and not k.startswith("perf/")}
+        for run in (first, first.with_name("second"))
+        for row in rows(run)
+    ]
+    assert again[: len(again) // 2] == again[len(again) // 2 :]
+
+
+def test_a_launcher_is_used_without_multirun(shell, main, tmp_path):
+    """Hydra alone would run this in the same process, silently."""
+    done = shell(main, "hydra/launcher=submitit_local", *QUICK)
+    assert done.returncode == 0, done.stderr
+    (run,) = runs(tmp_path)
+    assert json.loads((run / "status.json").read_text())["status"] == "finished"
+    assert list((tmp_path / "logs" / ".submitit").rglob("*_result.pkl"))
+
+
+def test_the_job_returns_the_monitored_value(main, tmp_path, monkeypatch):
+    from hydra.core.hydra_config import HydraConfig
+
+    from stable_ssl import config
+    from stable_ssl.launch import Job
+
+    overrides = [f"log.folder={tmp_path}", *QUICK]
+    composed = config.compose("simclr", overrides)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", composed)
+    value = Job(None)(composed)
+    (run,) = sorted((tmp_path / "runs" / "simclr").iterdir())
+    assert value == next(r["val/knn_acc1"] for r in rows(run) if "val/knn_acc1" in r)

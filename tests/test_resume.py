@@ -1,0 +1,185 @@
+"""Exact resume: a killed run, started again, ends as the one that was never killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from stable_ssl.checkpoint import load
+from stable_ssl.methods import METHODS, method_class
+
+
+def final(run_dir):
+    """Return all that must be equal at the end of a run, from its last checkpoint."""
+    state = load(run_dir / "ckpts" / "last.ckpt")
+    return {
+        k: state[k] for k in state if k not in ("config", "rows", "metrics", "logged")
+    }
+
+
+def equal(a, b):
+    """Compare nested states bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+class Killed(Exception):
+    """Stands for the end of a process."""
+
+
+def killed_at(cls, step):
+    """Return the trainer, dying in the middle of the step after `step`."""
+
+    def optimizer_step(self):
+        if self.step == step:
+            raise Killed
+        super(dying, self).optimizer_step()
+
+    dying = type(cls.__name__, (cls,), {"optimizer_step": optimizer_step})
+    return dying
+
+
+OPTIONS = [
+    "optim.epochs=3",
+    "log.checkpoint.every_n_steps=4",
+    "log.every_n_steps=3",
+    "log.eval.every_n_steps=7",
+    "++optim.grad_max_norm=1",
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("step", [3, 4, 9, 14, 26])
+def test_resume_is_exact(method, step, config, rows):
+    cls = method_class(method)
+    whole = cls(config(method, "log.run=whole", *OPTIONS))
+    whole.run()
+    with pytest.raises(Killed):
+        killed_at(cls, step)(config(method, *OPTIONS)).run()
+    resumed = cls(config(method, *OPTIONS))
+    resumed.run()
+    assert equal(final(whole.run_dir), final(resumed.run_dir))
+    assert rows(whole.run_dir) == rows(resumed.run_dir)
+    log = (resumed.run_dir / "console.log").read_text()
+    assert ("resumed at epoch" in log) == (step >= 4)
+
+
+def test_resume_under_accumulation_and_dropout(tiny, config, rows):
+    class Dropping(tiny):
+        def forward(self, x):
+            return super().forward(torch.nn.functional.dropout(x, 0.5, self.training))
+
+    options = [*OPTIONS, "optim.accumulate=4", "data.batch_size=64"]
+    whole = Dropping(config("base", "log.run=whole", *options))
+    whole.run()
+    with pytest.raises(Killed):
+        killed_at(Dropping, 6)(config("base", *options)).run()
+    resumed = Dropping(config("base", *options))
+    resumed.run()
+    assert equal(final(whole.run_dir), final(resumed.run_dir))
+    assert rows(whole.run_dir) == rows(resumed.run_dir)
+
+
+def test_a_finished_run_started_again_changes_nothing(tiny, config, rows):
+    first = tiny(config())
+    first.run()
+    before = rows(first.run_dir)
+    again = tiny(config())
+    assert again.run() == first.metrics["val/knn_acc1"]
+    assert rows(first.run_dir) == before
+
+
+def test_a_run_may_go_on_from_another_ones_state(tiny, config):
+    first = tiny(config())
+    first.run()
+    path = first.run_dir / "ckpts" / "e001_s000009.ckpt"
+    second = tiny(config("base", "log.run=second", f"log.resume={path}"))
+    second.run()
+    assert equal(final(first.run_dir)["modules"], final(second.run_dir)["modules"])
+
+
+def test_a_fresh_run_does_not_overwrite_an_old_one(tiny, config):
+    tiny(config()).run()
+    from stable_ssl import ConfigError
+
+    with pytest.raises(ConfigError, match="log.resume=null.*holds a run already"):
+        tiny(config("base", "log.resume=null")).run()
+
+
+def test_a_checkpoint_of_another_model_is_refused(tiny, config):
+    from stable_ssl import ConfigError
+
+    tiny(config()).run()
+
+    class Wider(tiny):
+        def initialize_modules(self):
+            self.layer = torch.nn.Linear(64, 12)
+            self.more = torch.nn.Linear(1, 1)
+
+    with pytest.raises(ConfigError, match="another model.*more.weight.*layer.weight"):
+        Wider(config()).run()
+
+
+def test_load_from_takes_what_fits_and_names_the_rest(tiny, config):
+    first = tiny(config())
+    first.run()
+    path = first.run_dir / "ckpts" / "last.ckpt"
+
+    class More(tiny):
+        def initialize_modules(self):
+            super().initialize_modules()
+            self.more = torch.nn.Linear(1, 1)
+
+    second = More(config("base", "log.run=second", f"log.load_from={path}"))
+    second.setup()
+    assert torch.equal(second.layer.weight, load(path)["modules"]["layer.weight"])
+    assert second.step == 0
+    assert (
+        "2 missing: more.weight, more.bias"
+        in (second.run_dir / "console.log").read_text()
+    )
+    second.cleanup()
+
+
+def test_a_process_killed_by_the_kernel_resumes(main, tmp_path, rows):
+    """SIGKILL to a real process, mid-run; the same command line goes on."""
+    command = [
+        sys.executable,
+        str(main),
+        "optim.epochs=6",
+        "log.checkpoint.every_n_steps=2",
+        "log.every_n_steps=2",
+        "log.eval.untrained=false",
+        "log.eval.few_labels=[]",
+    ]
+    runs = {}
+    for name in ("whole", "killed"):
+        runs[name] = tmp_path / "runs" / "simclr" / name
+        line = [*command, f"log.folder={tmp_path}", f"log.run={name}"]
+        process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
+        if name == "killed":
+            metrics = runs[name] / "metrics.jsonl"
+            while not metrics.exists() or metrics.read_bytes().count(b"\n") < 8:
+                assert process.poll() is None
+                time.sleep(0.02)
+            os.kill(process.pid, signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL
+            assert json.loads((runs[name] / "status.json").read_text()) == {
+                "status": "running",
+                "reason": "",
+            }
+            process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
+        assert process.wait(timeout=240) == 0
+    assert equal(final(runs["whole"]), final(runs["killed"]))
+    assert rows(runs["whole"]) == rows(runs["killed"])
+    assert "resumed at" in (runs["killed"] / "console.log").read_text()

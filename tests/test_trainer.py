@@ -1,0 +1,376 @@
+"""The life of a run: order, hooks, steps, accumulation, evaluation, precision."""
+
+import json
+
+import pytest
+import torch
+
+from stable_ssl import BaseTrainer, ConfigError, Diverged, load_config
+from stable_ssl.methods import METHODS, method_class
+
+HOOKS = [
+    f"{when}_{what}"
+    for what in ("train_epoch", "train_step", "eval_epoch", "eval_step")
+    for when in ("before", "after")
+]
+SETUP = [
+    "seed_everything",
+    "initialize_data",
+    "initialize_modules",
+    "initialize_optimizer",
+    "initialize_scheduler",
+    "load_checkpoint",
+]
+
+
+def recorded(cls, names):
+    """Return a subclass whose methods of these names note their calls, and the notes."""
+    calls = []
+
+    def noting(name):
+        def method(self, *args, **kwargs):
+            calls.append(name)
+            return getattr(super(noted, self), name)(*args, **kwargs)
+
+        return method
+
+    noted = type("Noted", (cls,), {name: noting(name) for name in names})
+    return noted, calls
+
+
+def weights(trainer):
+    return {name: tensor.clone() for name, tensor in trainer.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- order ----------------------------------------------------------------------------
+
+
+def test_the_order_of_a_run_is_the_contract(tiny, config):
+    names = [*SETUP, "train_step", "eval_step", *HOOKS]
+    cls, calls = recorded(tiny, names)
+    cls(config("base", "optim.epochs=1", "optim.steps_per_epoch=2")).run()
+    step = ["before_train_step", "train_step", "after_train_step"]
+    val = ["before_eval_step", "eval_step", "after_eval_step"]
+    split = ["before_eval_epoch", *val, "after_eval_epoch"]
+    assert calls == [
+        *SETUP,
+        "before_train_epoch",
+        *step,
+        *step,
+        "after_train_epoch",
+        *split,  # val
+        *split,  # test
+    ]
+
+
+@pytest.mark.parametrize("name", ["initialize_modules", "forward", "compute_loss"])
+def test_a_missing_method_is_named(tiny, name):
+    cls = type("Incomplete", (tiny,), {name: getattr(BaseTrainer, name)})
+    with pytest.raises(NotImplementedError, match=f"Incomplete must define {name}"):
+        cls()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_hooks_without_super_change_nothing(method, config, rows):
+    cls = method_class(method)
+    plain = cls(config(method, "log.run=plain"))
+    plain.run()
+    empty = {name: lambda self: None for name in HOOKS}
+    hooked = type("Hooked", (cls,), empty)(config(method, "log.run=hooked"))
+    hooked.run()
+    assert same(weights(plain), weights(hooked))
+    assert rows(plain.run_dir) == rows(hooked.run_dir)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_observers_do_not_disturb(method, config):
+    watched = method_class(method)(config(method, "log.run=watched"))
+    watched.run()
+    alone = method_class(method)(
+        config(
+            method,
+            "log.run=alone",
+            "data.val=null",
+            "data.test=null",
+            "log.monitor=null",
+            "log.eval.linear=null",
+            "log.eval.knn=null",
+            "log.every_n_steps=1000",
+        )
+    )
+    alone.run()
+    assert same(weights(watched), weights(alone))
+
+
+# --- steps ----------------------------------------------------------------------------
+
+
+def test_accumulation(tiny, config):
+    """10 micro-batches, accumulate 4: 3 steps, the last divided by 2, nothing left."""
+    groups, batches = [], []
+
+    class Checked(tiny):
+        def train_step(self, batch):
+            batches.append(batch)
+            super().train_step(batch)
+
+        def optimizer_step(self):
+            losses = []
+            for self.data in batches:
+                losses.append(self.compute_loss())
+            mean = sum(losses) / len(losses)
+            (expected,) = torch.autograd.grad(mean, self.layer.weight)
+            torch.testing.assert_close(self.layer.weight.grad, expected)
+            groups.append(len(batches))
+            batches.clear()
+            super().optimizer_step()
+
+    trainer = Checked(
+        config("base", "optim.accumulate=4", "optim.epochs=1", "data.batch_size=119")
+    )
+    trainer.run()
+    assert groups == [4, 4, 2]
+    assert trainer.step == 3
+    assert trainer.layer.weight.grad is None
+
+
+def test_hooks_count_optimizer_steps(tiny, config):
+    """A teacher's moving average lives in after_train_step: once a step, not a batch."""
+    cls, calls = recorded(tiny, ["before_train_step", "after_train_step"])
+    cls(
+        config("base", "optim.accumulate=4", "optim.epochs=1", "data.batch_size=119")
+    ).run()
+    assert calls == ["before_train_step", "after_train_step"] * 3
+
+
+@pytest.mark.parametrize("steps", [1, 9, 13])
+def test_optim_steps_is_exact(tiny, config, steps, rows):
+    cls, calls = recorded(tiny, ["train_step"])
+    trainer = cls(config("base", "optim.epochs=null", f"optim.steps={steps}"))
+    trainer.run()
+    assert len(calls) == trainer.step == steps
+    assert rows(trainer.run_dir)[-1]["step"] == steps
+
+
+def test_the_schedule_ends_at_min_lr(tiny, config, rows):
+    trainer = tiny(config("base", "optim.scheduler.min_lr=0.01", "log.every_n_steps=1"))
+    trainer.run()
+    lrs = [row["train/lr"] for row in rows(trainer.run_dir) if "train/lr" in row]
+    assert lrs[0] == pytest.approx(0.1)
+    assert lrs == sorted(lrs, reverse=True)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+def test_clipping_bounds_the_gradient(tiny, config, rows):
+    trainer = tiny(config("base", "++optim.grad_max_norm=0.01", "log.every_n_steps=1"))
+    norms = []
+    step = torch.optim.SGD.step
+
+    def watched(self, closure=None):
+        parameters = self.param_groups[0]["params"] + self.param_groups[-1]["params"]
+        norms.append(
+            torch.stack([p.grad.norm() for p in set(parameters)]).norm().item()
+        )
+        return step(self, closure)
+
+    torch.optim.SGD.step = watched
+    try:
+        trainer.run()
+    finally:
+        torch.optim.SGD.step = step
+    assert max(norms) <= 0.01 * 1.001
+    assert rows(trainer.run_dir)[0]["train/grad_norm"] > 0.01
+
+
+def test_a_dict_of_losses_is_logged(tiny, config, rows):
+    class Parts(tiny):
+        def compute_loss(self):
+            loss = super().compute_loss()
+            self.log({"train/extra": 2.0})
+            return {"loss": loss, "half": loss / 2}
+
+    trainer = Parts(config())
+    trainer.run()
+    row = rows(trainer.run_dir)[0]
+    assert row["train/half"] == pytest.approx(row["train/loss"] / 2)
+    assert row["train/extra"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(torch.zeros(2), r"\[2\]"), (1.0, "float"), (None, "NoneType")]
+)
+def test_a_loss_that_is_no_scalar_is_refused(tiny, config, value, words):
+    cls = type("Wrong", (tiny,), {"compute_loss": lambda self: value})
+    with pytest.raises(ValueError, match=f"compute_loss returned.*{words}.*scalar"):
+        cls(config()).run()
+
+
+# --- ends -----------------------------------------------------------------------------
+
+
+def status(trainer):
+    return json.loads((trainer.run_dir / "status.json").read_text())
+
+
+def test_a_finished_run_leaves_its_folder(tiny, config):
+    trainer = tiny(config())
+    assert trainer.run() == trainer.metrics["val/knn_acc1"]
+    assert status(trainer) == {"status": "finished", "reason": ""}
+    for name in (
+        "config.yaml",
+        "config_tree.txt",
+        "overrides.yaml",
+        "environment.json",
+        "console.log",
+        "ckpts/last.ckpt",
+        "ckpts/best.ckpt",
+        "figures/learning_curves.pdf",
+        "figures/learning_curves.png",
+    ):
+        assert (trainer.run_dir / name).stat().st_size > 0, name
+    assert sorted(p.name for p in (trainer.run_dir / "ckpts").glob("e*"))[-1] == (
+        "e002_s000018.ckpt"
+    )
+
+
+def test_a_diverging_run_says_so_and_keeps_its_last_good_checkpoint(tiny, config):
+    class Diverging(tiny):
+        def compute_loss(self):
+            return super().compute_loss() * (float("nan") if self.step >= 10 else 1)
+
+    trainer = Diverging(config())
+    with pytest.raises(Diverged, match="train/loss is nan by step 12.*optim.lr"):
+        trainer.run()
+    assert status(trainer)["status"] == "diverged"
+    state = torch.load(trainer.run_dir / "ckpts" / "last.ckpt", weights_only=True)
+    assert state["step"] == 9
+    assert all(tensor.isfinite().all() for tensor in state["modules"].values())
+
+
+def test_an_unfinished_row_does_not_hide_divergence_from_a_checkpoint(tiny, config):
+    class Diverging(tiny):
+        def compute_loss(self):
+            return super().compute_loss() * (float("inf") if self.step >= 10 else 1)
+
+    trainer = Diverging(
+        config("base", "log.every_n_steps=1000", "log.checkpoint.every_n_steps=2")
+    )
+    with pytest.raises(Diverged):
+        trainer.run()
+    assert max(p.name for p in (trainer.run_dir / "ckpts").glob("e*")) == (
+        "e001_s000010.ckpt"
+    )
+
+
+def test_a_failing_run_says_why(tiny, config):
+    class Broken(tiny):
+        def after_train_epoch(self):
+            raise KeyError("my mistake")
+
+    trainer = Broken(config())
+    with pytest.raises(KeyError):
+        trainer.run()
+    assert status(trainer) == {"status": "failed", "reason": "KeyError: 'my mistake'"}
+
+
+def test_fast_dev_run_keeps_nothing(tiny, config, tmp_path):
+    cls, calls = recorded(tiny, ["train_step", "eval_step"])
+    cls(config("base", "fast_dev_run=true")).run()
+    assert calls == ["train_step", "eval_step", "eval_step"]
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- evaluation -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["validate", "test"])
+def test_evaluation_only(tiny, config, mode, rows):
+    trained = tiny(config("base", "log.eval.linear=null"))
+    trained.run()
+    path = trained.run_dir / "ckpts" / "last.ckpt"
+    evaluation = ["log.run=eval", f"mode={mode}", f"log.load_from={path}"]
+    again = tiny(config("base", "log.eval.linear=null", *evaluation))
+    again.run()
+    split = "val" if mode == "validate" else "test"
+    (row,) = rows(again.run_dir)
+    assert row[f"{split}/acc1"] == trained.metrics[f"{split}/acc1"] > 0.5
+    assert row[f"{split}/knn_acc1"] == trained.metrics[f"{split}/knn_acc1"]
+    assert not (again.run_dir / "ckpts").exists()
+
+
+def test_evaluating_without_weights_is_refused(tiny, config):
+    with pytest.raises(ConfigError, match="mode=test needs weights.*log.load_from"):
+        tiny(config("base", "mode=test")).run()
+
+
+def test_accuracy_compares_forward_with_the_labels(tiny, config):
+    trainer = tiny(config("base", "log.eval.linear=null"))
+    trainer.run()
+    trainer.eval()
+    right = total = 0
+    for x, labels in trainer.loaders["test"]:
+        right += (trainer(x).argmax(1) == labels).sum().item()
+        total += len(labels)
+    assert total == 400
+    assert trainer.metrics["test/acc1"] == right / total
+
+
+def test_hooks_of_an_evaluation_may_log(tiny, config, rows):
+    class Logging(tiny):
+        def after_eval_step(self):
+            self.log({f"{self.split}/size": len(self.data[1])})
+
+    trainer = Logging(config())
+    trainer.run()
+    assert [r["val/size"] for r in rows(trainer.run_dir) if "val/size" in r] == [
+        200,
+        200,
+    ]
+
+
+def test_a_monitor_that_is_never_reported_is_refused(tiny, config):
+    trainer = tiny(config("base", "log.monitor=val/nosuch"))
+    with pytest.raises(ConfigError, match="val/nosuch.*val/acc1"):
+        trainer.run()
+
+
+def test_without_validation_the_last_checkpoint_is_kept(tiny, config):
+    trainer = tiny(config("base", "data.val=null"))
+    trainer.run()
+    assert (trainer.run_dir / "ckpts" / "last.ckpt").exists()
+    assert not (trainer.run_dir / "ckpts" / "best.ckpt").exists()
+
+
+def test_the_probe_learns_and_leaves_the_method_alone(config, rows):
+    trainer = method_class("simclr")(config("simclr", "log.every_n_steps=1"))
+    trainer.run()
+    losses = [r["train/probe_loss"] for r in rows(trainer.run_dir) if "train/lr" in r]
+    assert losses[-1] < 0.8 * losses[0]
+    assert not any("probe" in name or "linear" in name for name in trainer.state_dict())
+
+
+# --- precision ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_on_the_cpu(config, precision):
+    cls = method_class("simclr")
+    trainer = cls(config("simclr", f"hardware.precision={precision}"))
+    trainer.run()
+    assert trainer.scaler.is_enabled() == (precision == "float16")
+    assert all(p.dtype == torch.float32 for p in trainer.parameters())
+    assert trainer.metrics["test/knn_acc1"] > 0.8
+
+
+# --- in a notebook --------------------------------------------------------------------
+
+
+def test_a_run_needs_no_command_line(tmp_path):
+    from stable_ssl import SimCLR
+
+    config = load_config("simclr", [f"log.folder={tmp_path}", "optim.epochs=1"])
+    assert SimCLR(config).run() > 0.5

@@ -30,7 +30,7 @@ setup(
     ],
     extras_require={
         "timm": ["timm"],
-        "test": ["pytest", "ruff"],
+        "test": ["pytest", "docutils", "ruff"],
         "dev": ["pytest", "ruff", "pre-commit", "timm", "docutils"],
     },
     entry_points={"console_scripts": ["stable-ssl=stable_ssl.launch:main"]},

@@ -1,7 +1,7 @@
 """Checkpoints that survive: written atomically, checked on reading, never half there.
 
-A file is what `torch.save` writes, tensors and plain Python types only, with the SHA-256
-of its bytes in the comment field of the ZIP archive; so `torch.load` opens it as it is.
+A file is what `torch.save` writes, tensors and plain Python types only, with the
+SHA-256 of its bytes in the comment of the ZIP archive; so `torch.load` opens it.
 """
 
 from __future__ import annotations

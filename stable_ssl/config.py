@@ -312,7 +312,8 @@ def _check_keys(given: DictConfig, cls: type, model: type | None, at: str = "") 
             if cls is Config:
                 continue  # a group of the user's own
             raise ConfigError(
-                f"{path} is not a key of the configuration{nearest(str(name), list(types))}"
+                f"{path} is not a key of the configuration"
+                f"{nearest(str(name), list(types))}"
                 f" ({at.rstrip('.')} knows {', '.join(types)})"
             )
         child = model if path == "model" else types[name]
@@ -346,7 +347,8 @@ def _check_limits(full: DictConfig, group: DictConfig, at: str) -> None:
         if "choices" in limits and value not in limits["choices"]:
             options = ", ".join(limits["choices"])
             raise ConfigError(
-                f"{path}={value} is not one of {options}{nearest(value, limits['choices'])}"
+                f"{path}={value} is not one of {options}"
+                f"{nearest(value, limits['choices'])}"
             )
         for word, fits in (
             ("at least", "low" not in limits or value >= limits["low"]),

@@ -24,8 +24,8 @@ def world_size() -> int:
     found = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
     if found > 1:
         raise ConfigError(
-            f"{found} processes were started (WORLD_SIZE or SLURM_NTASKS), and a run is "
-            "one process in this version; start one, e.g. hydra.launcher.tasks_per_node=1"
+            f"{found} processes were started (WORLD_SIZE or SLURM_NTASKS), and a run is"
+            " one process in this version; start one: hydra.launcher.tasks_per_node=1"
         )
     return found
 
@@ -82,7 +82,7 @@ def gpu_ids(gpus: int | str | list | None, found: int) -> list[int]:
         )
     if len(ids) > 1:
         raise ConfigError(
-            f"hardware.gpus={gpus} asks for {len(ids)} GPUs; a run is one process on one"
-            " GPU in this version"
+            f"hardware.gpus={gpus} asks for {len(ids)} GPUs; a run is one process on"
+            " one GPU in this version"
         )
     return ids

@@ -1,8 +1,8 @@
-"""The command line: Hydra, checked before anything starts, on this machine or on Slurm.
+"""The command line: Hydra, checked before anything starts, here or on Slurm.
 
-What Hydra does not do is done here: wrong input ends with one message, before any job is
-started; a chosen launcher is used with or without `-m`; the name of a run is fixed once,
-before it is submitted.
+What Hydra does not do is done here: wrong input ends with one message, before any job
+is started; a chosen launcher is used with or without `-m`; the name of a run is fixed
+once, before it is submitted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def launch(
 
 
 def main() -> None:
-    """Run the command `stable-ssl`, with the shipped recipes and those given by `-cd`."""
+    """Run the command `stable-ssl`: the shipped recipes, and those given by `-cd`."""
     _run(None, None, None, Path.cwd())
 
 
@@ -74,7 +74,7 @@ def _run(
 
 
 class Job:
-    """What Hydra calls for every run, here or in a Slurm job; it is pickled for that."""
+    """What Hydra calls for every run, here or, pickled, in a Slurm job."""
 
     def __init__(self, trainer: type | None):
         self.trainer = trainer
@@ -138,8 +138,8 @@ class Command:
         for folder in folders:
             if not folder.is_dir():
                 raise ConfigError(
-                    f"no folder of recipes at {folder}; --config-path is relative to the"
-                    " script, --config-dir to the current folder"
+                    f"no folder of recipes at {folder}; --config-path is relative to"
+                    " the script, --config-dir to the current folder"
                 )
         beside = script / "configs"
         return [*folders, beside] if beside.is_dir() else folders

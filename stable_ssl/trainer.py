@@ -47,6 +47,7 @@ from stable_ssl.optim import (
     build_schedule,
     count_steps,
 )
+from stable_ssl.preemption import Preempted, Preemption
 
 PLAIN = {int, float, bool, str, tuple, list, dict, type(None)}
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -91,12 +92,13 @@ class BaseTrainer(nn.Module):
         self.metrics: dict[str, float] = {}  # the last value of everything reported
         self.console = Console()
         self.folder: RunFolder | None = None
+        self.preemption = Preemption()
         self._logged, self._eval_logged = Means(), Means()
         self.split: str | None = None  # the one under evaluation
         self._validated = -1  # the step of the last validation
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set plain values directly: nn.Module's way costs 1 us, several times a step."""
+        """Set plain values directly: nn.Module's own way costs 1 us each."""
         if type(value) in PLAIN and name in self.__dict__:
             self.__dict__[name] = value
         else:
@@ -113,7 +115,7 @@ class BaseTrainer(nn.Module):
         raise NotImplementedError
 
     def compute_loss(self) -> Tensor | dict[str, Tensor]:
-        """Return the loss of `self.data`, a scalar, or a dict of `loss` and what to log."""
+        """Return the loss of `self.data`: a scalar, or a dict of `loss` and others."""
         raise NotImplementedError
 
     def encode(self, x: Tensor) -> Tensor:
@@ -152,13 +154,20 @@ class BaseTrainer(nn.Module):
     # --- run --------------------------------------------------------------------------
 
     def run(self) -> float | None:
-        """Live through setup and `mode`; return the last monitored value."""
+        """Live through setup and `mode`; return the last monitored value.
+
+        SIGTERM, SIGUSR2 and Ctrl-C are honoured at the next step boundary: the state is
+        saved, and the signal then takes its course.
+        """
         try:
-            self.setup()
-            getattr(self, self.config.mode)()
+            with self.preemption:
+                self.setup()
+                getattr(self, self.config.mode)()
             self._end("finished")
+        except Preempted as error:
+            self._end("preempted", str(error))
         except KeyboardInterrupt:
-            self._end("preempted", "interrupted from the keyboard")
+            self._end("preempted", "interrupted twice from the keyboard; not saved")
             raise
         except Diverged as error:
             self._end("diverged", str(error))
@@ -168,6 +177,8 @@ class BaseTrainer(nn.Module):
             raise
         finally:
             self.cleanup()
+        if self.preemption.requested:
+            self.preemption.chain()
         return self.metrics.get(self.config.log.monitor)
 
     def fit(self) -> None:
@@ -179,6 +190,7 @@ class BaseTrainer(nn.Module):
                 self.validate()
                 self.test()
         self.console.progress(self.total_steps, self.step)
+        self._row_before = time.perf_counter(), self.step
         while self.epoch < math.ceil(self.total_steps / self.steps_per_epoch):
             self.train_epoch()
         if self.settings.eval.test_at_end:
@@ -205,6 +217,7 @@ class BaseTrainer(nn.Module):
     def cleanup(self) -> None:
         """Release the terminal and the files, whatever happened."""
         self.console.stop()
+        self.console.copy = None
         if self.folder is not None:
             self.folder.close()
 
@@ -237,6 +250,7 @@ class BaseTrainer(nn.Module):
         )
         self.run_dir = self.folder.path
         self.folder.status("running")
+        self.console.copy = self.folder.say
         self.checkpoints = checkpoint.Checkpoints(
             self.run_dir / "ckpts",
             log.checkpoint.top_k,
@@ -253,7 +267,7 @@ class BaseTrainer(nn.Module):
             torch.use_deterministic_algorithms(True)
 
     def initialize_data(self) -> None:
-        """Build the loaders `train` (to fit), `val`, `test` and `bank`, those there are."""
+        """Build the loaders `train` (to fit), `val`, `test` and `bank`."""
         with seeding.preserve_rng():  # data draws nothing from the global generators
             self.loaders = build_loaders(self.config, self.device)
         self.train_loader = self.loaders.get("train")
@@ -382,7 +396,7 @@ class BaseTrainer(nn.Module):
             yield place, batch
 
     def train_step(self, batch: Any) -> None:
-        """Add a micro-batch's gradient; with the last one of the step, take the step."""
+        """Add a micro-batch's gradient; take the step with its last one."""
         self.online.forget()
         with self._autocast():
             loss = self._loss()
@@ -434,6 +448,9 @@ class BaseTrainer(nn.Module):
             and time.monotonic() - self._saved_at > 60 * save.every_n_minutes
         ):
             self.save_checkpoint()
+        if self.preemption.requested:
+            self.save_checkpoint()
+            raise Preempted(f"{self.preemption.requested} at step {self.step}")
 
     # --- evaluate ---------------------------------------------------------------------
 
@@ -493,18 +510,24 @@ class BaseTrainer(nn.Module):
             self._eval_logged.add(values, weight=len(self.data[1]))
 
     def say(self, text: str) -> None:
-        """Print a line on the terminal and append it to console.log."""
+        """Print a line, in console.log too."""
         self.console.line(text)
-        self.folder.say(text)
 
     def report(self, values: Mapping[str, float]) -> None:
         """Write a row of metrics.jsonl and show it."""
-        if not values:
-            return
-        epoch = self.step / self.steps_per_epoch if self.steps_per_epoch else self.epoch
-        row = {"step": self.step, "epoch": round(epoch, 4), "time": time.time()}
-        self.folder.rows.write(row | dict(values))
-        self.metrics.update(values)
+        if values:
+            epoch = self._epochs(self.step)
+            row = {"step": self.step, "epoch": round(epoch, 4), "time": time.time()}
+            self.folder.rows.write(row | dict(values))
+            self.metrics.update(values)
+            total = self._epochs(self.total_steps)
+            if "train/loss" in values:
+                self.console.update(self.step, epoch, total, values)
+            else:
+                self.console.epoch(epoch, total, values)
+
+    def _epochs(self, steps: int) -> float:
+        return steps / self.steps_per_epoch if self.steps_per_epoch else self.epoch
 
     def _write_row(self) -> None:
         """Report the means since the last row; a host synchronisation.
@@ -514,7 +537,12 @@ class BaseTrainer(nn.Module):
         """
         values = self._logged.take()
         self._check_finite(values["train/loss"])
-        self.report(values | {"train/lr": self._lr})
+        now, (then, step) = time.perf_counter(), self._row_before
+        self._row_before = now, self.step
+        batch_size = getattr(self.train_loader, "batch_size", None) or 0
+        images = (self.step - step) * self._accumulate * batch_size
+        speed = {"perf/images_per_s": images / (now - then)} if images else {}
+        self.report(values | {"train/lr": self._lr} | speed)
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -527,7 +555,8 @@ class BaseTrainer(nn.Module):
         """Show the closing table and draw the learning curves of a kept run."""
         if self.config.fast_dev_run:
             return
-        self.say(report.render(report.summary(self.run_dir)))
+        self.console.stop()
+        self.console.table(report.summary(self.run_dir))
         try:
             paths = report.learning_curves(self.run_dir)
             self.say(f"figures: {', '.join(str(path) for path in paths)}")

@@ -1,4 +1,4 @@
-"""Shared pieces: small configs, a tiny trainer, and command lines as a user types them."""
+"""Shared pieces: small configs, a tiny trainer, command lines as a user types them."""
 
 import json
 import os
@@ -47,6 +47,8 @@ def config(tmp_path):
             "log.eval.untrained=false",
             "log.eval.few_labels=[]",
             "log.every_n_steps=3",
+            "log.eval.every_n_epochs=1",
+            "optim.lr=0.1",
         ]
         keys = {o.lstrip("+").partition("=")[0] for o in overrides}
         small = [o for o in small if o.partition("=")[0] not in keys]

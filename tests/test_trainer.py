@@ -24,7 +24,7 @@ SETUP = [
 
 
 def recorded(cls, names):
-    """Return a subclass whose methods of these names note their calls, and the notes."""
+    """Return a subclass that notes the calls of these methods, and the notes."""
     calls = []
 
     def noting(name):
@@ -139,7 +139,7 @@ def test_accumulation(tiny, config):
 
 
 def test_hooks_count_optimizer_steps(tiny, config):
-    """A teacher's moving average lives in after_train_step: once a step, not a batch."""
+    """A teacher's moving average lives in after_train_step: once a step."""
     cls, calls = recorded(tiny, ["before_train_step", "after_train_step"])
     cls(
         config("base", "optim.accumulate=4", "optim.epochs=1", "data.batch_size=119")

@@ -89,7 +89,8 @@ def build_dataset(node: Any, root: str, download: bool) -> Dataset:
         accepted = list(inspect.signature(builder).parameters)
         if unknown := [k for k in kwargs if k not in accepted]:
             raise ConfigError(
-                f"the dataset {name} takes no {unknown[0]}{nearest(unknown[0], accepted)}"
+                f"the dataset {name} takes no {unknown[0]}"
+                f"{nearest(unknown[0], accepted)}"
             )
         return builder(subset=subset, **kwargs)
     return _torchvision(name, subset, download, **kwargs)
@@ -102,7 +103,7 @@ DIGITS_SPLIT = {"train": (0, 1197), "val": (1197, 1397), "test": (1397, 1797)}
 
 @register_dataset("digits")
 def digits(root: str = "", subset: str | Sequence[str] | None = None) -> Images:
-    """Return scikit-learn's handwritten digits, (1, 8, 8) grey, split once and for good.
+    """Return scikit-learn's handwritten digits, (1, 8, 8), split once and for good.
 
     Source: the test part of UCI's "Optical Recognition of Handwritten Digits"; 1,797
     images of 10 classes: 1,197 train, 200 val, 400 test.
@@ -214,7 +215,8 @@ def _torchvision(
         kwargs["download"] = download
     if unknown := [k for k in kwargs if k not in accepted]:
         raise ConfigError(
-            f"the dataset {name} takes no {unknown[0]}{nearest(unknown[0], list(accepted))}"
+            f"the dataset {name} takes no {unknown[0]}"
+            f"{nearest(unknown[0], list(accepted))}"
         )
     try:
         dataset = classes[name](**kwargs)

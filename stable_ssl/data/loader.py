@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -271,7 +271,9 @@ def build_loader(
 
 def build_views(transform: Sequence[Any] | None) -> list[list[Any]]:
     """Read an image_transform: a list of ops is one view, a list of lists several."""
-    transform = list(transform or [])
+    if OmegaConf.is_config(transform):
+        transform = OmegaConf.to_container(transform, resolve=True)
+    transform = transform or []
     several = any(
         isinstance(op, Sequence) and not isinstance(op, str) for op in transform
     )

@@ -33,5 +33,5 @@ class Accuracy:
             self.correct[f"acc{k}"] = self.correct.get(f"acc{k}", 0) + hits
 
     def compute(self) -> dict[str, float]:
-        """Return {"acc1": share, "acc5": share} of all samples; synchronises the host."""
+        """Return the shares {"acc1", "acc5"} of all samples; synchronises the host."""
         return {name: int(hits) / self.count for name, hits in self.correct.items()}

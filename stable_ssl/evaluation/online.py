@@ -17,7 +17,7 @@ from stable_ssl.evaluation.probe import LinearProbe
 
 @contextmanager
 def undisturbed(*modules: nn.Module) -> Iterator[None]:
-    """Look without touching: eval mode, no gradient; modes and random state restored."""
+    """Look without touching: eval mode, no gradient, all restored afterwards."""
     modes = [(child, child.training) for m in modules for child in m.modules()]
     for module in modules:
         module.eval()

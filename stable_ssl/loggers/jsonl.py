@@ -1,4 +1,4 @@
-"""metrics.jsonl, the truth: one row a line, continued byte for byte by a resumed run."""
+"""metrics.jsonl, the truth: one row a line, continued by a resumed run."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def count_steps(config: Any, batches: int) -> tuple[int, int]:
     """Turn the length of a training into optimizer steps: (of an epoch, in all).
 
     Args:
-        config: `config.Optim` or its like: accumulate, epochs or steps, steps_per_epoch.
+        config: `config.Optim`: accumulate, epochs or steps, steps_per_epoch.
         batches: micro-batches in an epoch of the train data; those left over when
             `accumulate` of them make a step are a step of their own.
 

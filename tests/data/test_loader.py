@@ -12,7 +12,7 @@ from stable_ssl.data.augment import build_ops
 POLICY = [
     {"name": "random_resized_crop", "size": 8, "scale": [0.3, 1.0]},
     {"name": "rotation", "degrees": 15},
-    {"name": "brightness", "brightness": 0.4},
+    {"name": "brightness", "amount": 0.4},
     {"name": "noise", "std": 0.1},
 ]
 
@@ -29,7 +29,9 @@ def by_label_and_pixels(loader, epoch, start=0):
     rows = []
     for views, labels in loader:
         flat = torch.cat([v.flatten(1) for v in views], 1)
-        rows += [(int(y), tuple(row.tolist())) for y, row in zip(labels, flat)]
+        rows += [
+            (int(y), tuple(row.tolist())) for y, row in zip(labels, flat, strict=True)
+        ]
     return sorted(rows)
 
 

@@ -1,4 +1,4 @@
-"""Few-label accuracy: balanced draws, standardised features, chance where it must be."""
+"""Few-label accuracy: balanced draws, standardised features, chance for noise."""
 
 import torch
 

@@ -1,0 +1,138 @@
+"""What a person sees of a run: a bar on a terminal, a few plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+from stable_ssl.report.tables import as_text, is_accuracy
+
+ON_THE_BAR = ("train/loss", "train/lr", "perf/images_per_s")
+
+
+class Console:
+    """Print lines, on a terminal above a progress bar.
+
+    Anything but a terminal gets text without control characters, and a train line at
+    most once an epoch, so that a batch job's log stays small. Nothing runs in a thread:
+    the bar moves with `update`.
+
+    Args:
+        stream: None is the standard output of now.
+    """
+
+    def __init__(self, stream: TextIO | None = None):
+        self.stream = sys.stdout if stream is None else stream
+        self.terminal = self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.copy: Callable[[str], None] | None = None  # also called with every line
+        self._bar: Any = None  # rich's Progress
+        self._next = 0  # epoch from which a train line is due
+
+    def line(self, text: str) -> None:
+        """Print a line as it is, and flush."""
+        if self.copy is not None:
+            self.copy(text)
+        if self._bar is not None:
+            self._bar.console.print(text, soft_wrap=True)
+        else:
+            encoding = getattr(self.stream, "encoding", None) or "utf-8"
+            self.stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+        self.stream.flush()
+
+    def table(self, table: Any) -> None:
+        """Print a table, or any text, set apart by empty lines."""
+        self.line(f"\n{table}\n")
+
+    def progress(self, total_steps: int, step: int = 0) -> None:
+        """Start the bar at a step; `stop` must follow."""
+        self.stop()
+        self._next = 0
+        if not self.terminal:
+            return
+        from rich.console import Console as Terminal
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[metrics]}"),
+            TimeRemainingColumn(),
+            console=Terminal(
+                file=self.stream,
+                force_terminal=True,
+                markup=False,
+                emoji=False,
+                highlight=False,
+            ),
+            auto_refresh=False,
+            transient=True,
+            expand=True,
+            speed_estimate_period=600,  # seconds; rows may be far apart
+        )
+        self._bar.start()
+        self._bar.add_task("", total=total_steps, completed=step, metrics="")
+
+    def update(
+        self,
+        step: int,
+        epoch: float,
+        total_epochs: float,
+        metrics: Mapping[str, float],
+    ) -> None:
+        """Show a train row.
+
+        Args:
+            step: optimizer steps taken.
+            epoch: epochs taken, with a fraction.
+            total_epochs: of the run.
+            metrics: of the row, by name.
+        """
+        if self._bar is not None:
+            brief = {name: metrics[name] for name in ON_THE_BAR if name in metrics}
+            self._bar.update(
+                self._bar.task_ids[0],
+                completed=step,
+                description=_place(math.ceil(epoch), total_epochs),
+                metrics=format_metrics(brief),
+                refresh=True,
+            )
+        elif epoch >= self._next:
+            self._next = int(epoch) + 1
+            self.epoch(epoch, total_epochs, metrics)
+
+    def epoch(
+        self, epoch: float, total_epochs: float, metrics: Mapping[str, float]
+    ) -> None:
+        """Print one line of metrics, e.g. of an evaluation."""
+        self.line(f"{_place(epoch, total_epochs)}  {format_metrics(metrics)}")
+
+    def stop(self) -> None:
+        """Remove the bar and restore the terminal; harmless when there is no bar."""
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.stop()
+
+
+def format_metrics(metrics: Mapping[str, Any]) -> str:
+    """Return metrics on one line: "loss 3.214  lr 0.3  val/knn_acc1 97.2 %"."""
+    return "  ".join(_metric(name, value) for name, value in metrics.items())
+
+
+def _metric(name: str, value: Any) -> str:
+    short = name.removeprefix("train/").removeprefix("perf/")
+    if short == "images_per_s":
+        return f"{value:,.0f} images/s"
+    if is_accuracy(name) or short == "lr" or not isinstance(value, float):
+        return f"{short} {as_text(name, value, digits=1)}"
+    text = f"{value:#.4g}".rstrip(".")  # trailing zeros keep columns in place
+    return f"{short} {text}"
+
+
+def _place(epoch: float, total_epochs: float) -> str:
+    """Return "epoch  3/20"; a fraction keeps two digits."""
+    total = f"{total_epochs:g}"
+    now = f"{epoch:g}" if epoch == int(epoch) else f"{epoch:.2f}"
+    return f"epoch {now:>{len(total)}}/{total}"

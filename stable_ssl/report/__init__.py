@@ -1,0 +1,27 @@
+"""Reports from run folders: frames, tables and figures; needs no torch."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "load": "reader",
+    "read_rows": "reader",
+    "summary": "tables",
+    "sweep": "tables",
+    "render": "tables",
+    "learning_curves": "figures",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,227 @@
+"""Run folders as data: rows of one run, frames of many."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FILES = ("config.yaml", "metrics.jsonl")  # a folder that holds both is a run
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, read once.
+
+    Args:
+        folder: `<log.folder>/runs/<experiment>/<run>`.
+        config: nested, resolved.
+        overrides: as given on the command line: "optim.lr=0.3".
+        status: running, finished, preempted, diverged, failed or unknown.
+        reason: of the status; may be empty.
+        rows: of metrics.jsonl, in order.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    overrides: list[str]
+    status: str
+    reason: str
+    rows: list[dict[str, Any]]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of a dotted key, `default` where it is absent or null."""
+        value = self.config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return default if value is None else value
+
+    @cached_property
+    def flat(self) -> dict[str, Any]:
+        """The config with dotted keys; lists stay lists."""
+        return dict(_flatten(self.config))
+
+    @cached_property
+    def untrained(self) -> list[dict[str, Any]]:
+        """The rows of a training run before its first step."""
+        return [row for row in self.rows if row["step"] == 0 and self.fits]
+
+    @cached_property
+    def trained(self) -> list[dict[str, Any]]:
+        """The rows after the first step; all rows of a run that only evaluates."""
+        return [row for row in self.rows if row["step"] > 0 or not self.fits]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the run trains."""
+        return self.get("mode", "fit") == "fit"
+
+
+def read_rows(run_dir: str | Path) -> list[dict[str, Any]]:
+    """Return the rows of metrics.jsonl in order; null (not finite) becomes nan.
+
+    The last line of a killed run may be half-written and is left out; any other line
+    that is no row is left out with a warning.
+
+    Raises:
+        FileNotFoundError: the folder holds no metrics.jsonl.
+    """
+    path = Path(run_dir) / "metrics.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no metrics.jsonl in {run_dir}; give a run folder,"
+            " <log.folder>/runs/<experiment>/<run>"
+        )
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            row["step"] = int(row["step"])
+        except (ValueError, TypeError, KeyError):
+            if line and number < len(lines):
+                warnings.warn(
+                    f"skipped line {number} of {path}: not a row", stacklevel=2
+                )
+        else:
+            rows.append({k: math.nan if v is None else v for k, v in row.items()})
+    return rows
+
+
+def read_run(run_dir: str | Path) -> Run:
+    """Return a run folder's configuration, status and rows.
+
+    Raises:
+        ValueError: no run folder, or a file of it cannot be read; says which.
+    """
+    folder = Path(run_dir)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} is no run folder: it lacks {' and '.join(missing)}")
+    config = _read_yaml(folder / "config.yaml")
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder}/config.yaml holds no keys")
+    overrides = _read_yaml(folder / "overrides.yaml") or []
+    status, reason = _read_status(folder / "status.json")
+    return Run(folder, config, overrides, status, reason, read_rows(folder))
+
+
+def load(*roots: str | Path) -> tuple[DataFrame, DataFrame]:
+    """Read runs into two frames that share the column `run`.
+
+    Args:
+        roots: run folders, or folders that hold some at any depth; links below them
+            are not followed.
+
+    Returns:
+        runs: one row a run: run (the end of its path that tells it apart), folder,
+            status, reason, the config by dotted keys, and the last value of each metric
+            after the first step (accuracies as fractions; nan where there is none).
+        curves: the rows of all runs, step 0 included: run, step, epoch, time in unix
+            seconds, and the metrics.
+
+    A folder that is no whole run is named in a warning and left out.
+    """
+    from pandas import DataFrame
+
+    runs = []
+    for run in read_runs(*roots):
+        if run.rows:
+            runs.append(run)
+        else:
+            warnings.warn(f"skipped {run.folder}: no rows in it yet", stacklevel=2)
+    table, curves = [], []
+    for name, run in zip(distinct_names(runs), runs, strict=True):
+        head = {
+            "run": name,
+            "folder": str(run.folder),
+            "status": run.status,
+            "reason": run.reason,
+        }
+        table.append(head | run.flat | last_values(run.trained) | head)
+        curves += [{"run": name} | row for row in run.rows]
+    return DataFrame(table), DataFrame(curves)
+
+
+def read_runs(*roots: str | Path) -> Iterator[Run]:
+    """Yield each run at or below `roots` once; warn of folders that are none."""
+    folders = [folder for root in roots for folder in _run_folders(Path(root))]
+    for folder in {folder.resolve(): folder for folder in folders}.values():
+        try:
+            yield read_run(folder)
+        except (ValueError, OSError) as error:
+            warnings.warn(f"skipped: {error}", stacklevel=3)
+
+
+def distinct_names(runs: Sequence[Run]) -> list[str]:
+    """Return the shortest ends of the runs' paths that tell them apart."""
+    parts = [run.folder.resolve().parts for run in runs]
+    depth = 1
+    while len({path[-depth:] for path in parts}) < len(set(parts)):
+        depth += 1
+    return ["/".join(path[-depth:]) for path in parts]
+
+
+def last_values(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the last value of everything that the rows hold."""
+    return {name: value for row in rows for name, value in row.items()}
+
+
+def _run_folders(folder: Path, root: bool = True) -> list[Path]:
+    """Return the run folders at or below a folder; warn of folders without any."""
+    if any((folder / name).exists() for name in FILES):
+        return [folder]
+    try:
+        below = sorted(
+            child
+            for child in folder.iterdir()
+            if child.is_dir() and not child.is_symlink() and child.name[0] != "."
+        )
+    except OSError as error:
+        warnings.warn(f"skipped {folder}: {error.strerror}", stacklevel=4)
+        return []
+    found = {child: _run_folders(child, root=False) for child in below}
+    runs = [run for some in found.values() for run in some]
+    barren = [child for child, some in found.items() if not some] if runs else [folder]
+    for place in barren if runs or root else ():  # name the topmost one alone
+        warnings.warn(f"skipped {place}: no {' and '.join(FILES)} in it", stacklevel=4)
+    return runs
+
+
+def _read_yaml(path: Path) -> Any:
+    """Return what a YAML file holds, None where there is no file."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C: ten times as fast
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), loader)
+    except FileNotFoundError:
+        return None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML") from error
+
+
+def _read_status(path: Path) -> tuple[str, str]:
+    """Return status and reason; unknown where the file cannot be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return str(found["status"]), str(found.get("reason", ""))
+    except (OSError, ValueError, TypeError, KeyError):
+        return "unknown", ""
+
+
+def _flatten(config: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of nested mappings."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{at}{key}.")
+        else:
+            yield f"{at}{key}", value

@@ -1,0 +1,58 @@
+"""A maker of run folders as a training run leaves them."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Return a maker of run folders; rows given replace the usual ones."""
+
+    def make(name="a", rows=None, lr=0.3, seed=0, status="finished", **log_eval):
+        folder = tmp_path / "runs" / "simclr" / name
+        folder.mkdir(parents=True)
+        config = {
+            "mode": "fit",
+            "data": {
+                "num_classes": 10,
+                "train": {"dataset": {"name": "digits", "subset": "train"}},
+                "test": {"dataset": {"name": "digits", "subset": "test"}},
+            },
+            "model": {"name": "simclr"},
+            "optim": {"lr": lr, "epochs": 2, "steps": None},
+            "hardware": {"seed": seed},
+            "log": {
+                "run": name,
+                "monitor": "val/knn_acc1",
+                "eval": {"knn": {"k": 7}, "linear": {"lr": 0.001}, **log_eval},
+            },
+        }
+        (folder / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
+        (folder / "overrides.yaml").write_text(f"- optim.lr={lr}\n")
+        (folder / "status.json").write_text(
+            json.dumps({"status": status, "reason": ""})
+        )
+        rows = usual_rows() if rows is None else rows
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "metrics.jsonl").write_text(text)
+        return folder
+
+    return make
+
+
+def usual_rows():
+    def row(step, **values):
+        clock = {"step": step, "epoch": step / 10, "time": 1e9 + step}
+        return clock | {k.replace("__", "/"): v for k, v in values.items()}
+
+    few = {"test__few10_acc1": 0.6, "test__few2_acc1": 0.4}
+    return [
+        row(0, val__acc1=0.1, val__knn_acc1=0.7),
+        row(0, test__acc1=0.12, test__knn_acc1=0.71, test__knn_acc5=0.9, **few),
+        row(10, train__loss=3.0, train__lr=0.3),
+        row(10, val__acc1=0.9, val__knn_acc1=0.99),
+        row(20, train__loss=2.0, train__lr=0.1),
+        row(20, val__acc1=0.95, val__knn_acc1=0.97),
+        row(20, test__acc1=0.9512, test__knn_acc1=0.9634, test__few2_acc1=0.805),
+    ]

@@ -1,0 +1,111 @@
+"""Runs are read whole, and what is no run is named and skipped."""
+
+import json
+import math
+import warnings
+
+import pytest
+
+from stable_ssl import report
+
+
+def test_a_half_written_last_line_is_ignored_in_silence(make_run):
+    run = make_run()
+    whole = report.read_rows(run)
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 30, "val/acc')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert report.read_rows(run) == whole
+    assert len(whole) == 7
+
+
+def test_a_bad_line_before_the_last_is_named(make_run):
+    run = make_run()
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join([lines[0], "garbage", lines[2]]))
+    with pytest.warns(UserWarning, match="line 2 of .*metrics.jsonl"):
+        assert [row["step"] for row in report.read_rows(run)] == [0, 10]
+
+
+def test_null_is_read_as_not_a_number(make_run):
+    run = make_run(rows=[{"step": 1, "epoch": 1, "time": 0, "train/loss": None}])
+    assert math.isnan(report.read_rows(run)[0]["train/loss"])
+
+
+def test_rows_of_no_run_say_what_to_give(tmp_path):
+    with pytest.raises(FileNotFoundError, match="give a run folder"):
+        report.read_rows(tmp_path)
+
+
+def test_frames_hold_keys_statuses_and_the_last_values(make_run, tmp_path):
+    make_run("a")
+    make_run("b", lr=0.1, seed=1, status="preempted")
+    runs, curves = report.load(tmp_path)
+    assert list(runs["run"]) == ["a", "b"]
+    assert list(runs["status"]) == ["finished", "preempted"]
+    assert list(runs["optim.lr"]) == [0.3, 0.1]
+    assert list(runs["val/knn_acc1"]) == [0.97, 0.97]  # the last, not the best
+    assert len(curves) == 14
+    assert set(curves["run"]) == {"a", "b"}
+    b = curves[curves["run"] == "b"].dropna(subset="val/acc1")
+    assert list(b["epoch"]) == [0, 1, 2]
+
+
+def test_untrained_values_are_no_results(make_run):
+    start = {"step": 0, "epoch": 0, "time": 1, "test/acc1": 0.1}
+    interrupted = make_run(rows=[start, {"step": 5, "epoch": 0.5, "time": 2}])
+    runs, curves = report.load(interrupted)
+    assert "test/acc1" not in runs
+    assert list(curves["test/acc1"].dropna()) == [0.1]
+
+
+def test_a_run_named_twice_is_read_once(make_run, tmp_path):
+    run = make_run()
+    assert len(report.load(run, tmp_path, run)[0]) == 1
+
+
+def test_names_tell_runs_of_two_experiments_apart(make_run, tmp_path):
+    (make_run("a")).rename(tmp_path / "runs" / "moved")
+    (tmp_path / "runs" / "byol").mkdir()
+    (tmp_path / "runs" / "moved").rename(tmp_path / "runs" / "byol" / "a")
+    make_run("b").rename(tmp_path / "runs" / "simclr" / "a")
+    assert list(report.load(tmp_path)[0]["run"]) == ["byol/a", "simclr/a"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda run: (run / "config.yaml").unlink(), "lacks config.yaml"),
+        (lambda run: (run / "metrics.jsonl").unlink(), "lacks metrics.jsonl"),
+        (lambda run: (run / "metrics.jsonl").write_text(""), "no rows"),
+        (lambda run: (run / "metrics.jsonl").write_text('{"ste'), "no rows"),
+        (lambda run: (run / "config.yaml").write_text("a: [1"), "not YAML"),
+        (lambda run: (run / "config.yaml").write_text(""), "holds no keys"),
+        (lambda run: (run / "config.yaml").write_bytes(b"\xff\xfe"), "not YAML"),
+        (lambda run: [f.unlink() for f in run.iterdir()], "no config.yaml and"),
+    ],
+)
+def test_a_folder_that_is_no_whole_run_is_named_and_skipped(
+    make_run, tmp_path, spoil, named
+):
+    make_run("good")
+    spoil(make_run("bad"))
+    with pytest.warns(UserWarning, match=named) as caught:
+        runs, curves = report.load(tmp_path)
+    assert ["bad" in str(warning.message) for warning in caught] == [True]
+    assert set(runs["run"]) == set(curves["run"]) == {"good"}
+
+
+def test_a_root_without_runs_is_named(tmp_path):
+    with pytest.warns(UserWarning, match=f"{tmp_path}"):
+        runs, curves = report.load(tmp_path)
+    assert runs.empty and curves.empty
+    with pytest.warns(UserWarning, match="absent: No such file"):
+        report.load(tmp_path / "absent")
+
+
+def test_a_broken_status_is_unknown(make_run):
+    run = make_run()
+    (run / "status.json").write_text(json.dumps({"status": "finished"})[:9])
+    assert list(report.load(run)[0]["status"]) == ["unknown"]

@@ -1,0 +1,99 @@
+"""Signals, sent to real processes in the middle of an epoch."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+OPTIONS = [
+    "optim.epochs=8",
+    "log.every_n_steps=2",
+    "log.eval.untrained=false",
+    "log.eval.few_labels=[]",
+]
+
+
+def start(main, folder, name, *options):
+    line = [sys.executable, main, f"log.folder={folder}", f"log.run={name}"]
+    return subprocess.Popen(
+        [*line, *OPTIONS, *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_rows(run, count, process):
+    metrics = run / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+
+
+def status(run):
+    return json.loads((run / "status.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2", "SIGINT"])
+def test_a_signal_saves_and_the_run_goes_on_exactly(main, tmp_path, rows, name):
+    number = getattr(signal, name)
+    whole = start(main, tmp_path, "whole")
+    assert whole.wait(240) == 0
+    process = start(main, tmp_path, "stopped")
+    run = tmp_path / "runs" / "simclr" / "stopped"
+    wait_for_rows(run, 3, process)
+    os.kill(process.pid, number)
+    assert process.wait(60) == 128 + number
+    assert status(run)["status"] == "preempted"
+    step = int(status(run)["reason"].removeprefix(f"{name} at step "))
+    assert (run / "ckpts" / f"e{step // 9:03d}_s{step:06d}.ckpt").exists()
+    assert start(main, tmp_path, "stopped").wait(240) == 0
+    assert status(run)["status"] == "finished"
+    assert rows(run) == rows(run.with_name("whole"))
+
+
+def test_a_handler_from_before_is_called_after_the_state_is_saved(tmp_path):
+    """As submitit's, which requeues the job and ends the process."""
+    script = tmp_path / "chained.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import os, pathlib, signal, sys
+        from stable_ssl import SimCLR, load_config
+
+        def before(number, frame):
+            saved = list(pathlib.Path({str(tmp_path)!r}).rglob("last.ckpt"))
+            sys.exit(7 if saved else 8)
+
+        signal.signal(signal.SIGUSR2, before)
+
+        class Stopping(SimCLR):
+            def after_train_step(self):
+                if self.step == 4:
+                    os.kill(os.getpid(), signal.SIGUSR2)
+
+        options = ["log.folder={tmp_path}", "log.eval.untrained=false"]
+        Stopping(load_config("simclr", options)).run()
+        """)
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 7, done.stderr
+
+
+def test_the_second_ctrl_c_stops_at_once(tiny, config):
+    class Impatient(tiny):
+        def compute_loss(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+            raise AssertionError("still here")
+
+    trainer = Impatient(config())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert status(trainer.run_dir)["status"] == "preempted"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,0 +1,99 @@
+"""The README's code runs, as it is printed, and its reStructuredText is valid."""
+
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TEXT = (REPOSITORY / "README.rst").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    """Return the code blocks of a language, dedented."""
+    found = re.findall(rf"\.\. code-block:: {language}\n\n((?:   .*\n|\n)+)", TEXT)
+    return [textwrap.dedent(block).strip() for block in found]
+
+
+def commands():
+    """Return the lines of all bash blocks."""
+    return [line for block in blocks("bash") for line in block.splitlines() if line]
+
+
+ELSEWHERE = {  # where a command that this file does not run is run
+    "-m venv": "by .ci/run, in a fresh virtual environment",
+    "submitit_slurm": "by tests that need a Slurm",
+    "simclr_cifar10_sgd": "it downloads CIFAR-10; tests/test_config.py composes it",
+}
+RUN_HERE = [c for c in commands() if not any(mark in c for mark in ELSEWHERE)]
+
+
+@pytest.fixture
+def my_idea(tmp_path):
+    (block,) = [b for b in blocks("python") if "class MyIdea" in b]
+    (tmp_path / "my_idea.py").write_text(block)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", RUN_HERE)
+def test_a_command_runs(command, my_idea):
+    words = shlex.split(command)
+    if words[0] == "python":
+        words[0] = sys.executable
+    elif words[0] == "stable-ssl":
+        words[0] = str(Path(sys.executable).with_name("stable-ssl"))
+        if not Path(words[0]).exists():
+            pytest.skip("the package is not installed beside this Python")
+    done = subprocess.run(words, cwd=my_idea, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_python_blocks_run(tmp_path):
+    for number, block in enumerate(blocks("python")):
+        if "launch(" in block:
+            continue  # my_idea.py, run by its commands
+        script = tmp_path / f"block{number}.py"
+        script.write_text(block)
+        done = subprocess.run(
+            [sys.executable, script], cwd=tmp_path, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr.decode()
+
+
+def test_the_yaml_blocks_compose(tmp_path):
+    from stable_ssl import load_config
+
+    for block in blocks("yaml"):
+        (tmp_path / "mine.yaml").write_text(block + "\n")
+        assert load_config("mine", folders=[tmp_path]).model.name == "simclr"
+
+
+def test_files_and_recipes_that_are_named_exist():
+    for path in re.findall(r"``((?:[\w-]+/)+[\w.-]+\.\w+)``|image:: (\S+)", TEXT):
+        name = "".join(path)
+        if not name.startswith("ckpts/"):
+            assert (REPOSITORY / name).exists(), name
+    for recipe in re.findall(r"^``(\w+)``  +\w", TEXT, re.MULTILINE):
+        assert (REPOSITORY / "runs" / "configs" / f"{recipe}.yaml").exists(), recipe
+
+
+@pytest.mark.parametrize("name", ["README.rst", "CHANGELOG.rst", "CONTRIBUTING.rst"])
+def test_the_markup_is_valid(name):
+    docutils = pytest.importorskip(
+        "docutils.core", reason="docutils is in the dev extra"
+    )
+    errors = []
+
+    class Collect:
+        def write(self, text):
+            errors.append(text)
+
+    docutils.publish_doctree(
+        (REPOSITORY / name).read_text(encoding="utf-8"),
+        settings_overrides={"warning_stream": Collect(), "report_level": 2},
+    )
+    assert errors == []

@@ -190,7 +190,6 @@ class BaseTrainer(nn.Module):
                 self.validate()
                 self.test()
         self.console.progress(self.total_steps, self.step)
-        self._row_before = time.perf_counter(), self.step
         while self.epoch < math.ceil(self.total_steps / self.steps_per_epoch):
             self.train_epoch()
         if self.settings.eval.test_at_end:
@@ -274,10 +273,12 @@ class BaseTrainer(nn.Module):
         self.num_classes = self.config.data.num_classes
 
     def count_steps(self) -> None:
-        """Set `steps_per_epoch` and `total_steps`, in optimizer steps."""
+        """Set `images_per_step`, and `steps_per_epoch` and `total_steps` in steps."""
         if self.config.mode == "fit":
             optim = self.config.optim
             self._accumulate, self._clip = optim.accumulate, optim.grad_max_norm
+            batch_size = getattr(self.train_loader, "batch_size", None) or 1
+            self.images_per_step = batch_size * optim.accumulate
             lengths = count_steps(optim, len(self.train_loader))
             self.steps_per_epoch, self.total_steps = lengths
             if self.config.fast_dev_run:
@@ -300,10 +301,8 @@ class BaseTrainer(nn.Module):
     def initialize_optimizer(self) -> None:
         """Build `self.optimizer`; None when only evaluating."""
         if self.config.mode == "fit":
-            data, optim = self.config.data, self.config.optim
-            size = data.batch_size or data.batch_size_per_gpu or 1
             self.optimizer = build_optimizer(
-                self.named_parameters(), optim, size * optim.accumulate
+                self.named_parameters(), self.config.optim, self.images_per_step
             )
 
     def initialize_scheduler(self) -> None:
@@ -351,6 +350,7 @@ class BaseTrainer(nn.Module):
         keep = None if not fit else state["rows"] if own else 0
         self.folder.open_rows(keep)
         self.folder.describe(self.config, self.overrides, environment(self.device))
+        self._row_before = time.perf_counter(), self.step
 
     # --- train ------------------------------------------------------------------------
 
@@ -539,10 +539,8 @@ class BaseTrainer(nn.Module):
         self._check_finite(values["train/loss"])
         now, (then, step) = time.perf_counter(), self._row_before
         self._row_before = now, self.step
-        batch_size = getattr(self.train_loader, "batch_size", None) or 0
-        images = (self.step - step) * self._accumulate * batch_size
-        speed = {"perf/images_per_s": images / (now - then)} if images else {}
-        self.report(values | {"train/lr": self._lr} | speed)
+        speed = (self.step - step) * self.images_per_step / (now - then)
+        self.report(values | {"train/lr": self._lr, "perf/images_per_s": speed})
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -623,15 +621,16 @@ class BaseTrainer(nn.Module):
         seeding.set_rng_state(state["rng"])
 
     def load_weights(self, state: dict[str, Any]) -> None:
-        """Load the weights of modules and probe; all of them, unless training goes on.
+        """Load weights alone: to evaluate all of them, the probe's too, or it is an error.
 
-        To fine-tune, what fits is loaded and the rest is named.
+        To train on, what fits is loaded and the rest is named.
         """
         strict = self.config.mode != "fit"
         report = checkpoint.load_modules(self, state["modules"], strict)
         self.say(f"weights of {self.config.log.load_from}: {report}")
         if strict:
             self.online.load_state(state["probe"])
+            self.epoch, self.step = state["epoch"], state["step"]
 
 
 def _due(count: int, every: int | None) -> bool:

@@ -11,6 +11,8 @@ import torch
 
 from stable_ssl import BaseTrainer, load_config
 
+torch.set_num_threads(1)  # tiny models; two threads wait for each other on busy cores
+os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

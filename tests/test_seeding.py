@@ -74,6 +74,13 @@ def test_every_bit_is_a_fair_coin():
     assert stats.chi2.sf((z**2).sum().item(), 64) > 1e-3
 
 
+def test_keys_that_are_near_share_no_draw():
+    words = torch.cat(
+        (seeding.bits(INDEX, (9,)), seeding.fold_in(INDEX, 1)[:, None]), 1
+    )
+    assert len(words.unique()) == words.numel()
+
+
 @pytest.mark.parametrize("shift", [0, 32, 63])
 def test_one_flipped_bit_of_the_key_flips_half_the_draw(shift):
     keys = seeding.sample_keys(0, 0, INDEX)

@@ -297,7 +297,8 @@ def test_evaluation_only(tiny, config, mode, rows):
     again.run()
     split = "val" if mode == "validate" else "test"
     (row,) = rows(again.run_dir)
-    assert row[f"{split}/acc1"] == trained.metrics[f"{split}/acc1"] > 0.5
+    assert (row["epoch"], row["step"]) == (2, 18)
+    assert row[f"{split}/acc1"] == trained.metrics[f"{split}/acc1"] > 0.4
     assert row[f"{split}/knn_acc1"] == trained.metrics[f"{split}/knn_acc1"]
     assert not (again.run_dir / "ckpts").exists()
 
@@ -356,13 +357,25 @@ def test_the_probe_learns_and_leaves_the_method_alone(config, rows):
 # --- precision ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_mixed_precision_on_the_cpu(config, precision):
-    cls = method_class("simclr")
-    trainer = cls(config("simclr", f"hardware.precision={precision}"))
+def test_bfloat16_on_the_cpu(config):
+    trainer = method_class("simclr")(config("simclr", "hardware.precision=bfloat16"))
     trainer.run()
-    assert trainer.scaler.is_enabled() == (precision == "float16")
     assert all(p.dtype == torch.float32 for p in trainer.parameters())
+    assert trainer.metrics["test/knn_acc1"] > 0.8
+
+
+def test_float16_scales_the_loss(tiny, config):
+    """On the linear trainer: a CPU convolves float16 a hundred times slower."""
+
+    class Watched(tiny):
+        def optimizer_step(self):
+            self.scaled = self.layer.weight.grad.norm()
+            super().optimizer_step()
+
+    trainer = Watched(config("base", "hardware.precision=float16"))
+    trainer.run()
+    assert trainer.scaler.is_enabled()
+    assert trainer.scaled > 1000  # still scaled: the scaler divides it in its step
     assert trainer.metrics["test/knn_acc1"] > 0.8
 
 

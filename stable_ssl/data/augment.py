@@ -3,9 +3,8 @@
 An op is `apply(images, **draw(keys, height, width))`. `draw` turns each image's key
 into its own parameters, distributed as torchvision's; `apply` is arithmetic on the
 batch. Both give an image the same bits whatever the batch it is in and however many
-threads run, so that reductions are trees of additions (`_total`). On the CPU, booleans
-and per-pixel selections are slow in torch: hence clamps and signs where one expects
-`where`. On a GPU nothing here waits for the device.
+threads run. On the CPU, booleans and per-pixel selections are slow in torch: hence
+clamps and signs where one expects `where`. On a GPU nothing here waits for the device.
 """
 # ruff: noqa: D102 - Op describes what out_size, draw and apply are
 
@@ -58,6 +57,10 @@ class Op:
 # --- shared arithmetic ----------------------------------------------------------------
 
 
+def _on_gpu(x: Tensor) -> bool:
+    return x.device.type != "cpu"
+
+
 def _column(values: Tensor, x: Tensor) -> Tensor:
     """View (N,) as (N, 1, ...), to broadcast against x."""
     return values.view(-1, *[1] * (x.dim() - 1))
@@ -66,9 +69,9 @@ def _column(values: Tensor, x: Tensor) -> Tensor:
 def _total(x: Tensor) -> Tensor:
     """Sum the last axis in an order that does not depend on the other axes.
 
-    torch's CPU adds up each row alone; its other devices do not, so there by halves.
+    torch's CPU adds up each row alone; a GPU does not, so there by halves.
     """
-    if x.device.type == "cpu":
+    if not _on_gpu(x):
         return x.sum(-1)
     while (n := x.shape[-1]) > 1:
         half = x[..., : n // 2] + x[..., n // 2 : n // 2 * 2]
@@ -80,7 +83,7 @@ def _total(x: Tensor) -> Tensor:
 
 def _where(on: Tensor, f: Callable[..., Tensor], x: Tensor, *params: Tensor) -> Tensor:
     """Return f(x, *params) for the images that are `on` (N,), and x for the others."""
-    if on.is_cuda:  # to select them would wait for the device
+    if _on_gpu(x):  # to select them would wait for the device
         return torch.where(_column(on, x), f(x, *params), x)
     index = on.nonzero().flatten()
     if len(index) in (0, len(on)):
@@ -188,7 +191,7 @@ def _resampling(
 def _separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Return rows @ x @ columns^T for each image and channel."""
     n, c, h, w = x.shape
-    x = torch.bmm(x.reshape(n, c * h, w), columns.mT).view(n, c, h, -1)
+    x = torch.bmm(x.reshape(n, c * h, w), columns.mT).view(n, c, h, columns.shape[1])
     return torch.matmul(rows[:, None], x)
 
 
@@ -282,7 +285,7 @@ class RandomResizedCrop(Op):
         box_width: Tensor,
     ) -> Tensor:
         (h, w), (out_h, out_w) = x.shape[-2:], self.size
-        if x.is_cuda or max(h, w, out_h, out_w) <= DENSE:
+        if _on_gpu(x) or max(h, w, out_h, out_w) <= DENSE:
             rows = _resampling(top, box_height, h, out_h, self.interpolation)
             columns = _resampling(left, box_width, w, out_w, self.interpolation)
             x = _separable(x, rows, columns)
@@ -424,14 +427,17 @@ class Shear(Rotation):
         return _warp(x, ((1, (angle * (math.pi / 180)).tan()), (0, 1)))
 
 
-@lru_cache
-def _reflected(size: int, kernel: int, device: torch.device) -> Tensor:
-    """Return (kernel, size * size): where each tap of a filter reads, reflected."""
-    radius = kernel // 2
-    tap = torch.arange(-radius, radius + 1, device=device)[:, None]
-    source = (torch.arange(size, device=device) + tap).abs()  # [tap, output]
-    source = size - 1 - (size - 1 - source).abs()
-    return F.one_hot(source, size).float().flatten(1)
+def _filtering(weight: Tensor, size: int) -> Tensor:
+    """Return matrices (N, size, size) that filter by weight (N, K), reflected."""
+    n, taps = weight.shape
+    radius, wide = taps // 2, size + taps - 1
+    matrix = weight.new_zeros(n, size, wide)
+    diagonals = matrix.as_strided((n, size, taps), (size * wide, wide + 1, 1))
+    diagonals.copy_(weight[:, None])
+    left, inner, right = matrix.split((radius, size, radius), 2)
+    inner[..., 1 : radius + 1] += left.flip(2)
+    inner[..., size - 1 - radius : size - 1] += right.flip(2)
+    return inner
 
 
 @dataclass(eq=False)
@@ -471,14 +477,17 @@ class GaussianBlur(Op):
         return _where(on, self._blur, x, sigma)
 
     def _blur(self, x: Tensor, sigma: Tensor) -> Tensor:
-        matrices = []
-        for side, kernel in zip(x.shape[:1:-1], self.kernel_size, strict=True):
-            tap = torch.arange(kernel, device=x.device) - kernel // 2
-            weight = (tap / sigma[:, None]).square_().mul_(-0.5).exp_()
-            weight.div_(_total(weight)[:, None])
-            matrix = weight @ _reflected(side, kernel, x.device)
-            matrices.append(matrix.view(-1, side, side))
-        return _separable(x, matrices[1], matrices[0])
+        columns, rows = (
+            _filtering(self._weights(taps, sigma), side)
+            for taps, side in zip(self.kernel_size, x.shape[:1:-1], strict=True)
+        )
+        return _separable(x, rows, columns)
+
+    def _weights(self, taps: int, sigma: Tensor) -> Tensor:
+        distance = torch.arange(taps, device=sigma.device) - taps // 2
+        exponent = (distance / sigma[:, None]).square_().mul_(-0.5)
+        weight = exponent.clamp_(min=-50).exp_()  # denormal numbers cost ten times more
+        return weight / _total(weight)[:, None]
 
 
 # --- colour ---------------------------------------------------------------------------
@@ -553,7 +562,7 @@ class _Colour(Op):
         know which would make a GPU wait: there all do, by a factor of 1 out of turn.
         """
         n, places = order.shape
-        gpu, colours = x.is_cuda, x.shape[1] == 3
+        gpu, colours = _on_gpu(x), x.shape[1] == 3
         if not colours:
             factor = torch.where(order < SATURATION, factor, 1)
         if not colours or HUE not in self.ranges:
@@ -847,9 +856,8 @@ def _build(spec: Mapping[str, Any]) -> Op:
     name, arguments = spec["name"], {k: v for k, v in spec.items() if k != "name"}
     if name not in OPS:
         near = difflib.get_close_matches(str(name), OPS, 1, 0)
-        raise ValueError(
-            f"no augmentation {name!r}; nearest is {near[0]!r}, of {', '.join(OPS)}"
-        )
+        near = f"did you mean {near[0]!r}? Known: {', '.join(OPS)}"
+        raise ValueError(f"no augmentation {name!r}; {near}")
     known = [field.name for field in fields(OPS[name])]
     takes = f"it takes {', '.join(known)}"
     for argument in arguments:
@@ -884,7 +892,7 @@ class View:
         for i, op in enumerate(self.ops):
             params.append(op.draw(seeding.fold_in(keys, self.first + i), *size))
             size = op.out_size(*size)
-        if images.is_cuda or n == 0:
+        if _on_gpu(images) or n == 0:
             return self._apply(images, params)
         step = max(1, CHUNK // images[0].numel())
         if n <= step:

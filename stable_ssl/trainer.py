@@ -330,7 +330,8 @@ class BaseTrainer(nn.Module):
             self.config.hardware.seed,
             self._limit,
         )
-        setattr(self, name, self.online.encode)
+        if self.online.active:
+            setattr(self, name, self.online.encode)
 
     def load_checkpoint(self) -> None:
         """Resume the full state, or load weights alone, or start afresh."""
@@ -370,10 +371,13 @@ class BaseTrainer(nn.Module):
                     break
         self.after_train_epoch()
         self.epoch += 1
-        last, every = self.step == self.total_steps, self.settings
-        if last or _due(self.epoch, every.eval.every_n_epochs):
+        last = self.step == self.total_steps
+        evaluation, save = self.settings.eval, self.settings.checkpoint
+        if last or (
+            evaluation.every_n_epochs and self.epoch % evaluation.every_n_epochs == 0
+        ):
             self.validate()
-        if last or _due(self.epoch, every.checkpoint.every_n_epochs):
+        if last or (save.every_n_epochs and self.epoch % save.every_n_epochs == 0):
             self.save_checkpoint()
 
     def _micro_batches(self) -> Iterator[tuple[int, Any]]:
@@ -391,16 +395,20 @@ class BaseTrainer(nn.Module):
             batches = islice(loader, start, end)
         for index, batch in enumerate(batches, start):
             place = index % each
-            self._step_size = min(each, end - (index - place))  # micro-batches of it
-            self._completes_step = place == self._step_size - 1
+            size = min(each, end - (index - place))  # micro-batches of this step
+            self._step_size, self._completes_step = size, place == size - 1
             yield place, batch
 
     def train_step(self, batch: Any) -> None:
         """Add a micro-batch's gradient; take the step with its last one."""
-        self.online.forget()
-        with self._autocast():
+        if self.online.active:
+            self.online.forget()
+        if self._dtype is None:  # a context manager that does nothing costs 1 us
             loss = self._loss()
-        if isinstance(loss, Mapping):
+        else:
+            with self._autocast():
+                loss = self._loss()
+        if isinstance(loss, dict):
             self.log({f"train/{k}": v for k, v in loss.items() if k != "loss"})
             loss = loss.get("loss")
         if not isinstance(loss, Tensor) or loss.ndim:
@@ -436,15 +444,16 @@ class BaseTrainer(nn.Module):
         The checkpoint comes last: all that was due at its step is in it, so a resumed
         run neither repeats nor misses an evaluation.
         """
-        log, save = self.settings, self.settings.checkpoint
+        log, step = self.settings, self.step
+        save, evaluation = log.checkpoint, log.eval
         if self.online.probe is not None:
             self.log({"train/probe_loss": self.online.fit_probe(self.data)})
-        if self.step % log.every_n_steps == 0 or self.step == self.total_steps:
+        if step % log.every_n_steps == 0 or step == self.total_steps:
             self._write_row()
-        if _due(self.step, log.eval.every_n_steps):
+        if evaluation.every_n_steps and step % evaluation.every_n_steps == 0:
             self.validate()
-        if _due(self.step, save.every_n_steps) or (
-            save.every_n_minutes is not None
+        if (save.every_n_steps and step % save.every_n_steps == 0) or (
+            save.every_n_minutes
             and time.monotonic() - self._saved_at > 60 * save.every_n_minutes
         ):
             self.save_checkpoint()
@@ -621,7 +630,7 @@ class BaseTrainer(nn.Module):
         seeding.set_rng_state(state["rng"])
 
     def load_weights(self, state: dict[str, Any]) -> None:
-        """Load weights alone: to evaluate all of them, the probe's too, or it is an error.
+        """Load weights alone: to evaluate, all of them, the probe's too, or fail.
 
         To train on, what fits is loaded and the rest is named.
         """
@@ -631,8 +640,3 @@ class BaseTrainer(nn.Module):
         if strict:
             self.online.load_state(state["probe"])
             self.epoch, self.step = state["epoch"], state["step"]
-
-
-def _due(count: int, every: int | None) -> bool:
-    """Return whether something that happens every so many counts is due."""
-    return every is not None and count % every == 0

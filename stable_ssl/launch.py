@@ -120,7 +120,7 @@ class Command:
 
         self.trainer = trainer
         self.parser = get_args_parser()
-        self.args: argparse.Namespace = self.parser.parse_args(list(argv))
+        self.args: argparse.Namespace = self.parser.parse_intermixed_args(list(argv))
         default = "simclr" if trainer is None else "base"
         name = self.args.config_name or config_name or default
         self.name = name.removesuffix(".yaml")

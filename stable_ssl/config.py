@@ -117,6 +117,7 @@ class Hardware:
     gpus: Any = (
         None  # count, list or "0,1" of ids, -1: all, 0: CPU; null: what there is
     )
+    threads: int | None = key(None, low=1)  # of the CPU; null: torch's choice
     precision: str = key("float32", choices=("float32", "bfloat16", "float16"))
     channels_last: bool = True
     compile: bool = False  # torch.compile the loss
@@ -326,7 +327,7 @@ def _check_keys(given: DictConfig, cls: type, model: type | None, at: str = "") 
 def _nested(annotation: str | type) -> type | None:
     """Return the dataclass that a field's annotation names, or None."""
     text = annotation if isinstance(annotation, str) else annotation.__name__
-    cls = globals().get(re.sub(r"^Optional\[(.*)\]$", r"\1", text))
+    cls = globals().get(text.removesuffix(" | None"))
     return cls if isinstance(cls, type) and dataclasses.is_dataclass(cls) else None
 
 

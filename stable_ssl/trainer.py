@@ -240,6 +240,8 @@ class BaseTrainer(nn.Module):
         config, log = self.config, self.config.log
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.device = distributed.choose_device(config.hardware)
+        if config.hardware.threads is not None:
+            torch.set_num_threads(config.hardware.threads)
         self._limit = 1 if config.fast_dev_run else None  # batches of a split
         if log.run is None:
             log.run = time.strftime("%Y%m%d_%H%M%S_0")

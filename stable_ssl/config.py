@@ -173,8 +173,7 @@ class Log:
     folder: str = "${oc.env:OUTPUT_ROOT,./logs}"
     experiment: str = "default"
     run: str | None = None  # null: time and job number, fixed before submission
-    tags: list[str] = field(default_factory=list)
-    level: str = key("info", choices=("debug", "info", "warning", "error"))
+    tags: list[str] = field(default_factory=list)  # kept in config.yaml, to sort by
     every_n_steps: int = key(
         50, low=1
     )  # a row of metrics.jsonl, the mean since the last

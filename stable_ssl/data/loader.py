@@ -166,7 +166,7 @@ def _to_tensor(image: Any) -> Tensor:
 
 LOADER_KEYS = sorted(
     {"dataset", *inspect.signature(DataLoader.__init__).parameters}
-    - {"self", "sampler", "batch_sampler", "generator", "worker_init_fn"}
+    - {"self", "sampler", "batch_sampler", "generator", "worker_init_fn", "collate_fn"}
 )
 
 

@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 
 from stable_ssl import seeding
 from stable_ssl.config import ConfigError, nearest
+from stable_ssl.data.folder import ImageFolder
 
-BUILDERS: dict[str, Callable[..., Dataset]] = {}
+BUILDERS: dict[str, Callable[..., Dataset]] = {"image_folder": ImageFolder}
 
 
 def register_dataset(name: str) -> Callable:
@@ -128,67 +129,6 @@ def _subsets(subset: str | Sequence[str] | None, known: Sequence[str]) -> list[s
                 f"subset={name} is not one of {', '.join(known)}{nearest(name, known)}"
             )
     return asked
-
-
-# --- folders --------------------------------------------------------------------------
-
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
-
-
-class ImageFolder(Dataset):
-    """One folder a class: `root/[subset/]class/any/where/image.png`.
-
-    Classes are the folders' names in alphabetical order, the same in every subset.
-    """
-
-    def __init__(self, root: str, subset: str | Sequence[str] | None = None):
-        top = Path(root)
-        if not top.is_dir():
-            raise ConfigError(
-                f"no image folder at {top}; set data.root or dataset.root"
-            )
-        asked = [subset] if isinstance(subset, str) else list(subset or ["."])
-        folders = [top / name for name in asked]
-        for folder in folders:
-            if not folder.is_dir():
-                found = sorted(p.name for p in top.iterdir() if p.is_dir())
-                raise ConfigError(
-                    f"no subset folder {folder}{nearest(folder.name, found)}"
-                    f" (there are: {', '.join(found) or 'none'})"
-                )
-        names = [{p.name for p in f.iterdir() if p.is_dir()} for f in folders]
-        self.classes = sorted(set.union(*names))
-        self.num_classes = len(self.classes)
-        self.samples = [
-            (path, label)
-            for folder in folders
-            for label, name in enumerate(self.classes)
-            for path in sorted((folder / name).rglob("*"))
-            if path.suffix.lower() in EXTENSIONS
-        ]
-        if not self.samples:
-            raise ConfigError(
-                f"no images in the class folders of {', '.join(asked)} in {top}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        from PIL import Image
-
-        path, label = self.samples[index]
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB"), label
-        except OSError as error:
-            raise ConfigError(f"{path} is not a readable image: {error}") from error
-
-
-@register_dataset("image_folder")
-def image_folder(root: str, subset: str | Sequence[str] | None = None) -> ImageFolder:
-    """Return a dataset of one folder a class; see `ImageFolder`."""
-    return ImageFolder(root, subset)
 
 
 # --- torchvision ----------------------------------------------------------------------

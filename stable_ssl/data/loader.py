@@ -90,8 +90,9 @@ class Loader:
     @property
     def num_classes(self) -> int | None:
         """The number of classes that the dataset states, None without labels."""
-        known = getattr(self.dataset, "num_classes", None)
-        return known or len(getattr(self.dataset, "classes", ())) or None
+        if hasattr(self.dataset, "num_classes"):
+            return self.dataset.num_classes
+        return len(getattr(self.dataset, "classes", ())) or None
 
     def __len__(self) -> int:
         return len(self.sampler)

@@ -5,7 +5,6 @@ import pickle
 import numpy
 import pytest
 import torch
-from PIL import Image
 
 from stable_ssl.config import ConfigError
 from stable_ssl.data import build_dataset, register_dataset
@@ -36,52 +35,6 @@ def test_subsets_join_and_unknown_ones_are_named():
     assert len(both) == 1397
     with pytest.raises(ConfigError, match="subset=vall.*did you mean 'val'"):
         build(".", name="digits", subset="vall")
-
-
-# --- folders --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for split, count in (("train", 3), ("val", 1)):
-        for c, name in enumerate(("ant", "bee")):
-            place = tmp_path / "insects" / split / name / "deep"
-            place.mkdir(parents=True)
-            for i in range(count):
-                Image.new("RGB", (10 + i, 12), (100 * c, i, 0)).save(place / f"{i}.png")
-    return tmp_path
-
-
-def test_one_folder_a_class(folder):
-    data = build(folder, name="image_folder", root="insects", subset="train")
-    assert (len(data), data.classes, data.num_classes) == (6, ["ant", "bee"], 2)
-    image, label = data[5]
-    assert (image.size, image.getpixel((0, 0)), label) == ((12, 12), (100, 2, 0), 1)
-    both = build(folder, name="image_folder", root="insects", subset=["train", "val"])
-    assert len(both) == 8
-
-
-def test_an_absolute_root_stays(folder, tmp_path):
-    root = str(folder / "insects")
-    assert len(build("elsewhere", name="image_folder", root=root, subset="val")) == 2
-
-
-def test_folders_that_are_not_there_are_named(folder, tmp_path):
-    with pytest.raises(ConfigError, match="no image folder at .*nosuch"):
-        build(folder, name="image_folder", root="nosuch")
-    with pytest.raises(ConfigError, match="no subset folder.*did you mean 'train'"):
-        build(folder, name="image_folder", root="insects", subset="tran")
-    (tmp_path / "empty" / "cat").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="no images in the class folders"):
-        build(tmp_path, name="image_folder", root="empty")
-
-
-def test_a_broken_image_is_named(folder):
-    path = folder / "insects" / "val" / "ant" / "deep" / "0.png"
-    path.write_bytes(path.read_bytes()[:40])
-    data = build(folder, name="image_folder", root="insects", subset="val")
-    with pytest.raises(ConfigError, match=f"{path} is not a readable image"):
-        data[0]
 
 
 # --- torchvision ----------------------------------------------------------------------

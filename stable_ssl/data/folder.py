@@ -1,0 +1,190 @@
+"""Images in folders, one a class; split by sub-folders, text files or shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from stable_ssl import seeding
+from stable_ssl.config import ConfigError, nearest
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+SUBSETS = ("train", "val", "test")
+UNLABELLED = -1
+
+Sample = tuple[Path, int]
+
+
+class ImageFolder(Dataset):
+    """`root/[subset/]class/any/where/image.png`, decoded to RGB when asked for.
+
+    A subset is, whichever is there first: a folder `root/subset`; the lines of
+    `root/subset.txt`, paths relative to the root, each with an optional `,class`; or a
+    share of each class, drawn by `seed`. Classes are the names of the class folders of
+    the whole root in alphabetical order, so that every subset numbers them alike.
+
+    Args:
+        root: the folder.
+        subset: one, several, or None for all there is.
+        val_size: share of each class that is the subset val, where shares decide.
+        test_size: likewise; what is left is train.
+        seed: of the shares.
+        include_filter: patterns such as "*.png", one of which a path below the root
+            must match.
+        exclude_filter: patterns that it must not match.
+        class_to_idx: number of each class; classes that it leaves out are left out.
+        labelled: False for images without classes, anywhere below the root.
+
+    Raises:
+        ConfigError: folders, listed files or classes that are not there.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        subset: str | Sequence[str] | None = None,
+        val_size: float = 0.0,
+        test_size: float = 0.0,
+        seed: int = 0,
+        include_filter: Sequence[str] | None = None,
+        exclude_filter: Sequence[str] | None = None,
+        class_to_idx: Mapping[str, int] | None = None,
+        labelled: bool = True,
+    ):
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise ConfigError(
+                f"no image folder at {self.root}; set data.root or dataset.root"
+            )
+        self.labelled = labelled
+        self.filters = (list(include_filter or ["*"]), list(exclude_filter or []))
+        asked = [subset] if isinstance(subset, str) else list(subset or [])
+        parts = [name for name in _folders(self.root) if name in {*SUBSETS, *asked}]
+        tops = [self.root / name for name in parts] or [self.root]
+        names = sorted({name for top in tops for name in _folders(top)})
+        self.class_to_idx = dict(class_to_idx or {n: i for i, n in enumerate(names)})
+        if absent := [name for name in self.class_to_idx if name not in names]:
+            raise ConfigError(
+                f"class_to_idx names {absent[0]}, and {self.root} has no such class"
+                f"{nearest(absent[0], names)}"
+            )
+        self.classes = sorted(self.class_to_idx, key=self.class_to_idx.get)
+        self.num_classes = None
+        if labelled:
+            if not self.classes:
+                raise ConfigError(
+                    f"{tops[0]} has no class folders; set labelled: false for images"
+                    " without classes"
+                )
+            self.num_classes = max(self.class_to_idx.values()) + 1
+        lists = {n: self.root / f"{n}.txt" for n in asked}
+        if parts:
+            if missing := [n for n in asked if n not in parts]:
+                raise ConfigError(
+                    f"no subset folder {self.root / missing[0]}"
+                    f"{nearest(missing[0], parts)} (there are: {', '.join(parts)})"
+                )
+            chosen = [self.root / name for name in asked or parts]
+            self.samples = [s for top in chosen for s in self._below(top)]
+        elif asked and all(path.is_file() for path in lists.values()):
+            self.samples = [s for path in lists.values() for s in self._listed(path)]
+        else:
+            shares = {"val": val_size, "test": test_size}
+            self.samples = self._shares(asked, shares, seed)
+        if not self.samples:
+            raise ConfigError(f"no images in {', '.join(map(str, tops))}: {subset=}")
+
+    def _below(self, top: Path) -> list[Sample]:
+        """Return the images below a folder that passes the filters, in order."""
+        if not self.labelled:
+            return [(path, UNLABELLED) for path in self._images(top)]
+        return [
+            (path, self.class_to_idx[name])
+            for name in self.classes
+            for path in self._images(top / name)
+        ]
+
+    def _images(self, folder: Path) -> list[Path]:
+        include, exclude = self.filters
+        found = []
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(self.root).as_posix()
+            if (
+                path.suffix.lower() in EXTENSIONS
+                and any(fnmatch(name, pattern) for pattern in include)
+                and not any(fnmatch(name, pattern) for pattern in exclude)
+            ):
+                found.append(path)
+        return found
+
+    def _listed(self, file: Path) -> list[Sample]:
+        """Return the images that the lines of a text file name."""
+        samples = []
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            if not line.strip():
+                continue
+            name, _, label = (part.strip() for part in line.partition(","))
+            path = self.root / name
+            if not path.is_file():
+                raise ConfigError(f"{file}, line {number}: no image at {path}")
+            label = label or Path(name).parts[0]
+            if self.labelled and label not in self.class_to_idx:
+                raise ConfigError(
+                    f"{file}, line {number}: no class {label}"
+                    f"{nearest(label, self.classes)}"
+                )
+            number_of = self.class_to_idx.get(label, UNLABELLED)
+            samples.append((path, number_of if self.labelled else UNLABELLED))
+        return samples
+
+    def _shares(
+        self, asked: Sequence[str], shares: Mapping[str, float], seed: int
+    ) -> list[Sample]:
+        """Return the asked subsets of a split by shares, the same in every class."""
+        samples = self._below(self.root)
+        if not asked:
+            return samples
+        if unknown := [name for name in asked if name not in SUBSETS]:
+            raise ConfigError(
+                f"subset={unknown[0]}: {self.root} has no such folder, no"
+                f" {unknown[0]}.txt, and shares make {', '.join(SUBSETS)} only"
+            )
+        if wrong := [n for n in asked if n != "train" and not shares[n]]:
+            raise ConfigError(
+                f"subset={wrong[0]}: {self.root} has no folder {wrong[0]}, no"
+                f" {wrong[0]}.txt, and {wrong[0]}_size is 0; set one of them"
+            )
+        if sum(shares.values()) >= 1:
+            raise ConfigError(f"val_size + test_size = {sum(shares.values())} of 1")
+        labels = torch.tensor([label for _, label in samples])
+        kept = []
+        for label in labels.unique().tolist():
+            index = (labels == label).nonzero().flatten()
+            index = index[seeding.permutation(len(index), seed, label)]
+            val, test = (round(shares[n] * len(index)) for n in ("val", "test"))
+            parts = index.split([len(index) - val - test, val, test])
+            split = dict(zip(SUBSETS, parts, strict=True))
+            kept += [split[name] for name in asked]
+        return [samples[i] for i in torch.cat(kept).sort().values.tolist()]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        path, label = self.samples[index]
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB"), label
+        except OSError as error:
+            raise ConfigError(f"{path} is not a readable image: {error}") from error
+
+
+def _folders(top: Path) -> list[str]:
+    return sorted(p.name for p in top.iterdir() if p.is_dir())

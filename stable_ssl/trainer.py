@@ -159,12 +159,14 @@ class BaseTrainer(nn.Module):
         SIGTERM, SIGUSR2 and Ctrl-C are honoured at the next step boundary: the state is
         saved, and the signal then takes its course.
         """
+        preempted = False
         try:
             with self.preemption:
                 self.setup()
                 getattr(self, self.config.mode)()
             self._end("finished")
         except Preempted as error:
+            preempted = True
             self._end("preempted", str(error))
         except KeyboardInterrupt:
             self._end("preempted", "interrupted twice from the keyboard; not saved")
@@ -177,7 +179,7 @@ class BaseTrainer(nn.Module):
             raise
         finally:
             self.cleanup()
-        if self.preemption.requested:
+        if preempted:
             self.preemption.chain()
         return self.metrics.get(self.config.log.monitor)
 
@@ -369,8 +371,6 @@ class BaseTrainer(nn.Module):
             if self._completes_step:
                 self.after_train_step()
                 self._after_step()
-                if self.step == self.total_steps:
-                    break
         self.after_train_epoch()
         self.epoch += 1
         last = self.step == self.total_steps
@@ -388,8 +388,10 @@ class BaseTrainer(nn.Module):
         `accumulate` micro-batches make a step, and what is left over the last one.
         """
         loader, each = self.train_loader, self._accumulate
-        start = (self.step - self.epoch * self.steps_per_epoch) * each
-        end = min(len(loader), self.steps_per_epoch * each)
+        before = self.epoch * self.steps_per_epoch
+        start = (self.step - before) * each
+        steps = min(self.steps_per_epoch, self.total_steps - before)
+        end = min(len(loader), steps * each)
         if hasattr(loader, "set_epoch"):
             loader.set_epoch(self.epoch, start)
             batches = islice(loader, end - start)
@@ -620,6 +622,8 @@ class BaseTrainer(nn.Module):
         checkpoint.load_modules(self, state["modules"])
         self.online.load_state(state["probe"])
         self.epoch, self.step = state["epoch"], state["step"]
+        if self.steps_per_epoch:  # the last epoch of `optim.steps` may be a part of one
+            self.epoch = min(self.epoch, self.step // self.steps_per_epoch)
         self.metrics, self._validated = dict(state["metrics"]), state["validated"]
         self.checkpoints.best = [tuple(entry) for entry in state["best"]]
         if self.optimizer is not None:

@@ -84,6 +84,17 @@ def test_a_handler_from_before_is_called_after_the_state_is_saved(tmp_path):
     assert done.returncode == 7, done.stderr
 
 
+def test_a_signal_after_the_last_step_leaves_the_run_finished(tiny, config):
+    class Late(tiny):
+        def test(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            super().test()
+
+    trainer = Late(config())
+    trainer.run()
+    assert status(trainer.run_dir)["status"] == "finished"
+
+
 def test_the_second_ctrl_c_stops_at_once(tiny, config):
     class Impatient(tiny):
         def compute_loss(self):

@@ -99,6 +99,18 @@ def test_a_finished_run_started_again_changes_nothing(tiny, config, rows):
     assert rows(first.run_dir) == before
 
 
+def test_a_training_may_be_made_longer(tiny, config):
+    """In the middle of an epoch, too: the batches that come are those of a long run."""
+    constant = ["optim.epochs=null", "optim.scheduler.name=constant"]
+    long = tiny(config("base", "log.run=long", "optim.steps=22", *constant))
+    long.run()
+    tiny(config("base", "optim.steps=13", *constant)).run()
+    longer = tiny(config("base", "optim.steps=22", *constant))
+    longer.run()
+    assert longer.step == 22
+    assert equal(final(long.run_dir)["modules"], final(longer.run_dir)["modules"])
+
+
 def test_a_run_may_go_on_from_another_ones_state(tiny, config):
     first = tiny(config())
     first.run()

@@ -157,7 +157,7 @@ class Eval:
     """What is evaluated, and when."""
 
     every_n_epochs: int | None = key(1, low=1)
-    every_n_steps: int | None = key(None, low=1)
+    every_n_steps: float | None = key(None, above=0)  # below 1: a share of an epoch
     sanity_steps: int = key(0, low=0)  # val batches seen before training, not recorded
     untrained: bool = False  # evaluate val and test before the first step too
     test_at_end: bool = True  # on the weights of the last step

@@ -287,6 +287,10 @@ class BaseTrainer(nn.Module):
             self.steps_per_epoch, self.total_steps = lengths
             if self.config.fast_dev_run:
                 self.steps_per_epoch = self.total_steps = 1
+            every = self.settings.eval.every_n_steps
+            if every is not None and every < 1:
+                every = max(1, round(every * self.steps_per_epoch))
+                self.settings.eval.every_n_steps = every
 
     def place_modules(self) -> None:
         """Move the modules to the device; set precision, memory format, compilation."""

@@ -320,6 +320,16 @@ def test_accuracy_compares_forward_with_the_labels(tiny, config):
     assert trainer.metrics["test/acc1"] == right / total
 
 
+@pytest.mark.parametrize(("every", "steps"), [("0.5", [4, 8, 9]), ("3", [3, 6, 9])])
+def test_evaluation_within_an_epoch(tiny, config, rows, every, steps):
+    """In steps, or as a share of an epoch; here 9 steps, and 0.5 of them is 4."""
+    options = [f"log.eval.every_n_steps={every}", "optim.epochs=1"]
+    trainer = tiny(config("base", *options))
+    trainer.run()
+    found = [r["step"] for r in rows(trainer.run_dir) if "val/acc1" in r]
+    assert found == steps
+
+
 def test_hooks_of_an_evaluation_may_log(tiny, config, rows):
     class Logging(tiny):
         def after_eval_step(self):

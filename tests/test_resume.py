@@ -195,3 +195,11 @@ def test_a_process_killed_by_the_kernel_resumes(main, tmp_path, rows):
     assert equal(final(runs["whole"]), final(runs["killed"]))
     assert rows(runs["whole"]) == rows(runs["killed"])
     assert "resumed at" in (runs["killed"] / "console.log").read_text()
+
+
+@pytest.mark.slow
+def test_runs_killed_again_and_again(main, shell):
+    """The short version of the benchmark: workers, and kills during a save."""
+    done = shell(main.parents[1] / "benchmarks" / "crash.py", "--kills", 6, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 2 runs ended bit-identical" in done.stdout

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import re
 import warnings
@@ -20,11 +21,17 @@ from torch import nn
 from stable_ssl.config import ConfigError
 
 SUFFIX = ".ckpt"
+SETTINGS = {  # what a resumed run must share with its start; None: every key
+    "data": ("train", "batch_size", "batch_size_per_gpu", "num_classes"),
+    "model": None,
+    "optim": None,
+    "hardware": ("seed", "precision"),
+}
 NO_COMMENT = b"\x00\x00"  # a ZIP archive ends with the length of its comment
 DIGEST = 64  # hexadecimal characters of SHA-256
 
 
-class CorruptCheckpoint(RuntimeError):
+class CorruptCheckpoint(ConfigError):
     """A checkpoint that is truncated or whose bytes are not those that were written."""
 
 
@@ -105,6 +112,29 @@ def choose(resume: str | None, folder: Path) -> tuple[dict[str, Any] | None, boo
     return load(resume), False
 
 
+def refuse_other_settings(saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on with a run under settings that it was not trained with.
+
+    Args:
+        saved: resolved config of the checkpoint.
+        now: that of today; the length of the training, where data lies and what is
+            evaluated or written may differ.
+
+    Raises:
+        ConfigError: another key of data, model, optim or the seed differs.
+    """
+    free = {"optim.epochs", "optim.steps"}
+    for group, names in SETTINGS.items():
+        old, new = saved.get(group) or {}, now.get(group) or {}
+        for name in names or sorted({*old, *new}):
+            path = f"{group}.{name}"
+            if path not in free and old.get(name) != new.get(name):
+                raise ConfigError(
+                    f"this run was trained with {path}={old.get(name)}, not"
+                    f" {new.get(name)}; choose another log.run, or the old value"
+                )
+
+
 def load_modules(
     module: nn.Module, saved: dict[str, torch.Tensor], strict: bool = True
 ) -> str:
@@ -168,7 +198,7 @@ class Checkpoints:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"e{epoch:03d}_s{step:06d}{SUFFIX}"
-        if value is not None and self.top_k:
+        if value is not None and math.isfinite(value) and self.top_k:
             ranked = [entry for entry in self.best if entry[1] != path.name]
             ranked.append((value, path.name))  # sorted is stable: the earlier wins ties
             ranked.sort(key=lambda entry: entry[0], reverse=self.largest)

@@ -11,6 +11,7 @@ import argparse
 import inspect
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -94,6 +95,9 @@ class Job:
             return error
         except Diverged as error:
             print(f"diverged: {error}", file=sys.stderr)
+            return error
+        except Exception as error:  # a sweep goes on, and ends with its table
+            traceback.print_exc()
             return error
 
 

@@ -32,7 +32,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from stable_ssl import checkpoint, distributed, report, seeding
-from stable_ssl.config import ConfigError, Log, complete, load_config, nearest
+from stable_ssl.config import ConfigError, Log, complete, load_config, masked, nearest
 from stable_ssl.data import build_loaders
 from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.metrics import Accuracy
@@ -95,6 +95,7 @@ class BaseTrainer(nn.Module):
         self.preemption = Preemption()
         self._logged, self._eval_logged = Means(), Means()
         self.split: str | None = None  # the one under evaluation
+        self._weight = 1  # samples of the batch under evaluation, where there is one
         self._validated = -1  # the step of the last validation
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -252,7 +253,9 @@ class BaseTrainer(nn.Module):
             None if config.fast_dev_run else path, fresh=log.resume is None
         )
         self.run_dir = self.folder.path
-        self.folder.status("running")
+        self._owns_status = not (self.run_dir / "status.json").exists()
+        if self._owns_status:  # a command that is refused leaves an old run's alone
+            self.folder.status("running")
         self.console.copy = self.folder.say
         self.checkpoints = checkpoint.Checkpoints(
             self.run_dir / "ckpts",
@@ -345,8 +348,13 @@ class BaseTrainer(nn.Module):
         """Resume the full state, or load weights alone, or start afresh."""
         log, fit = self.config.log, self.config.mode == "fit"
         state, own = checkpoint.choose(log.resume, self.checkpoints.folder)
+        if not fit and log.load_from is not None:
+            state, own = None, False  # it is these weights that are asked about
         if state is not None:
+            if fit and own:
+                checkpoint.refuse_other_settings(state["config"], masked(self.config))
             self.load_state(state)
+            self.checkpoints.best = [tuple(e) for e in state["best"]] if own else []
             whose = "its own state" if own else log.resume
             self.say(f"resumed at epoch {self.epoch}, step {self.step} from {whose}")
         elif log.load_from is not None:
@@ -356,6 +364,9 @@ class BaseTrainer(nn.Module):
                 f"mode={self.config.mode} needs weights: set log.load_from to a"
                 " checkpoint, or log.run to a run that has some"
             )
+        if fit:
+            self._owns_status = True
+            self.folder.status("running")
         keep = None if not fit else state["rows"] if own else 0
         self.folder.open_rows(keep)
         self.folder.describe(self.config, self.overrides, environment(self.device))
@@ -487,12 +498,13 @@ class BaseTrainer(nn.Module):
         with self.online.evaluation():
             self.before_eval_epoch()
             for batch in islice(self.loaders[split], limit):
-                self.data = batch
+                self.data, self._weight = batch, len(batch[1])
                 self.online.forget()
                 self.before_eval_step()
                 self.eval_step(batch)
                 self.after_eval_step()
                 self.online.collect(batch)
+            self._weight = 1
             self.after_eval_epoch()
             found = self._accuracy.compute()
             found |= self.online.metrics(self.step, few_labels=split == "test")
@@ -524,7 +536,7 @@ class BaseTrainer(nn.Module):
         if self.split is None:
             self._logged.add(values)
         else:
-            self._eval_logged.add(values, weight=len(self.data[1]))
+            self._eval_logged.add(values, weight=self._weight)
 
     def say(self, text: str) -> None:
         """Print a line, in console.log too."""
@@ -581,7 +593,8 @@ class BaseTrainer(nn.Module):
     def _end(self, status: str, reason: str = "") -> None:
         if self.folder is not None:
             self.folder.say(f"{status} {reason}".strip())
-            self.folder.status(status, reason)
+            if self._owns_status:
+                self.folder.status(status, reason)
 
     # --- checkpoints ------------------------------------------------------------------
 
@@ -589,7 +602,7 @@ class BaseTrainer(nn.Module):
         """Return all that a resumed run needs: tensors and plain Python types."""
         return {
             "trainer": type(self).__name__,
-            "config": OmegaConf.to_container(self.config),
+            "config": masked(self.config),
             "epoch": self.epoch,
             "step": self.step,
             "modules": self.state_dict(),
@@ -616,6 +629,12 @@ class BaseTrainer(nn.Module):
         pending = state["logged"].get("train/loss")
         if pending is not None:
             self._check_finite(pending.mean().item())
+        norms = torch._foreach_norm([p.detach() for p in self.parameters()])
+        if not torch.stack([n.float() for n in norms]).isfinite().all():
+            raise Diverged(
+                f"a weight is not finite at step {self.step}; lower optim.lr, or set"
+                f" optim.grad_max_norm; the checkpoints before it are in {self.run_dir}"
+            )
         fresh = self._validated == self.step
         value = self.metrics.get(self.settings.monitor) if fresh else None
         self.checkpoints.save(state, self.epoch, self.step, value)
@@ -628,9 +647,9 @@ class BaseTrainer(nn.Module):
         self.epoch, self.step = state["epoch"], state["step"]
         if self.steps_per_epoch:  # the last epoch of `optim.steps` may be a part of one
             self.epoch = min(self.epoch, self.step // self.steps_per_epoch)
-        self.metrics, self._validated = dict(state["metrics"]), state["validated"]
-        self.checkpoints.best = [tuple(entry) for entry in state["best"]]
+        self.metrics = dict(state["metrics"])
         if self.optimizer is not None:
+            self._validated = state["validated"]
             self.optimizer.load_state_dict(state["optimizer"])
             if self.scheduler is not None and state["scheduler"] is not None:
                 self.scheduler.load_state_dict(state["scheduler"])

@@ -142,6 +142,37 @@ def test_a_checkpoint_of_another_model_is_refused(tiny, config):
         Wider(config()).run()
 
 
+def test_a_run_does_not_go_on_under_other_settings(tiny, config):
+    from stable_ssl import ConfigError
+
+    tiny(config()).run()
+    for other in ("optim.lr=0.2", "hardware.seed=1", "data.batch_size=64"):
+        name, _, value = other.partition("=")
+        with pytest.raises(ConfigError, match=f"was trained with {name}=.*{value}"):
+            tiny(config("base", other)).run()
+
+
+def test_a_refused_command_leaves_the_status_of_a_finished_run(tiny, config):
+    from stable_ssl import ConfigError
+
+    trainer = tiny(config())
+    trainer.run()
+    with pytest.raises(ConfigError):
+        tiny(config("base", "optim.lr=0.2")).run()
+    status = json.loads((trainer.run_dir / "status.json").read_text())
+    assert status["status"] == "finished"
+
+
+def test_a_probe_that_was_never_trained_is_not_evaluated(tiny, config):
+    from stable_ssl import ConfigError
+
+    trained = tiny(config("base", "log.eval.linear=null"))
+    trained.run()
+    path = trained.run_dir / "ckpts" / "last.ckpt"
+    with pytest.raises(ConfigError, match="no linear probe; set log.eval.linear=null"):
+        tiny(config("base", "log.run=x", "mode=test", f"log.load_from={path}")).run()
+
+
 def test_load_from_takes_what_fits_and_names_the_rest(tiny, config):
     first = tiny(config())
     first.run()

@@ -251,6 +251,19 @@ def test_a_diverging_run_says_so_and_keeps_its_last_good_checkpoint(tiny, config
     assert all(tensor.isfinite().all() for tensor in state["modules"].values())
 
 
+def test_a_weight_that_is_not_finite_is_not_saved(tiny, config):
+    class Spoiled(tiny):
+        def after_train_step(self):
+            if self.step == 18:
+                self.layer.bias.data[0] = float("nan")
+
+    trainer = Spoiled(config("base", "data.val=null", "log.monitor=null"))
+    with pytest.raises(Diverged, match="a weight is not finite at step 18"):
+        trainer.run()
+    state = torch.load(trainer.run_dir / "ckpts" / "last.ckpt", weights_only=True)
+    assert state["step"] == 9
+
+
 def test_an_unfinished_row_does_not_hide_divergence_from_a_checkpoint(tiny, config):
     class Diverging(tiny):
         def compute_loss(self):

@@ -60,7 +60,8 @@ class Online:
         self.model, self.plain, self.autocast = model, encode, autocast
         self.config, self.num_classes, self.seed = config, num_classes, seed
         self.limit = limit
-        self.bank_loader = loaders.get("bank") if num_classes else None
+        asked = num_classes and (config.knn is not None or config.few_labels)
+        self.bank_loader = loaders.get("bank") if asked else None
         self.bank: tuple[int, Any] = (-1, None)  # the step it was encoded at
         self.probe: LinearProbe | None = None
         self.evaluating = False
@@ -165,6 +166,15 @@ class Online:
         return None if self.probe is None else self.probe.state()
 
     def load_state(self, state: dict[str, Any] | None) -> None:
-        """Restore what `state` returned, where there is a probe then and now."""
+        """Restore what `state` returned.
+
+        Raises:
+            ConfigError: there is a probe now, and none was saved.
+        """
+        if self.probe is not None and state is None:
+            raise ConfigError(
+                "the checkpoint holds no linear probe; set log.eval.linear=null, or a"
+                " probe that was never trained would be evaluated"
+            )
         if self.probe is not None and state is not None:
             self.probe.load_state(state)

@@ -20,6 +20,7 @@ class JsonLines:
     def __init__(self, path: Path, position: int | None = None):
         self.file = open(path, "ab")
         if position is not None:
+            position = min(position, path.stat().st_size)
             self.file.truncate(position)
             self.file.seek(position)
 

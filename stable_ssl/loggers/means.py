@@ -25,8 +25,9 @@ class Means:
             weight: in the mean; given for a name always or never.
         """
         for name, value in values.items():
-            if isinstance(value, Tensor):
-                value = value.detach()
+            if isinstance(value, Tensor):  # a parameter or a view of one may change
+                shared = value.is_leaf or value._base is not None
+                value = value.detach().clone() if shared else value.detach()
             try:
                 self.values[name].append(value)
             except KeyError:

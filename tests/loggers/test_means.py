@@ -27,6 +27,14 @@ def test_no_graph_is_kept():
     assert not means.values["a"][0].requires_grad
 
 
+def test_a_value_that_changes_later_keeps_what_it_was():
+    means, w = Means(), torch.ones(1, requires_grad=True)
+    means.add({"a": w, "b": w[0]})
+    with torch.no_grad():
+        w += 1
+    assert means.take() == {"a": 1.0, "b": 1.0}
+
+
 def test_a_restored_state_gives_the_same_mean_to_the_last_bit():
     values = torch.rand(7, generator=torch.Generator().manual_seed(0))
     whole, before, after = Means(), Means(), Means()

@@ -371,7 +371,7 @@ def test_batches_and_threads_change_no_bit(spec, channels, side, monkeypatch):
     torch.set_num_threads(2)
     assert torch.equal(view(images, keys), whole)
     assert torch.equal(in_batches(view, images[:2], keys[:2], 1), whole[:2])
-    monkeypatch.setattr(augment, "CHUNK", 5 * images[0].numel())
+    monkeypatch.setattr(augment.view, "CHUNK", 5 * images[0].numel())
     assert torch.equal(view(images, keys), whole)
 
 
@@ -482,7 +482,9 @@ def test_the_path_of_a_gpu_gives_the_same(spec, channels, side, monkeypatch):
         spec = {"name": "normalize", "mean": 0.4, "std": 0.2}
     view, images = View(build_ops([spec])), pictures(12, channels, side, side)
     expected = view(images, KEYS[:12])
-    monkeypatch.setattr(augment, "_on_gpu", lambda x: True)
+    for module in vars(augment).values():
+        if hasattr(module, "on_gpu"):
+            monkeypatch.setattr(module, "on_gpu", lambda x: True)
     close(view(images, KEYS[:12]), expected, 1e-4)
 
 

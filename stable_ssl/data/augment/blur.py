@@ -1,0 +1,87 @@
+"""Gaussian blur."""
+# ruff: noqa: D102 - Op describes what out_size, draw and apply are
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stable_ssl import seeding
+from stable_ssl.data.augment.op import (
+    Op,
+    Pair,
+    Params,
+    Size,
+    check,
+    check_chance,
+    check_range,
+    check_sides,
+    separable,
+    total,
+    where,
+)
+
+
+def _filtering(weight: Tensor, size: int) -> Tensor:
+    """Return matrices (N, size, size) that filter by weight (N, K), reflected."""
+    n, taps = weight.shape
+    radius, wide = taps // 2, size + taps - 1
+    matrix = weight.new_zeros(n, size, wide)
+    diagonals = matrix.as_strided((n, size, taps), (size * wide, wide + 1, 1))
+    diagonals.copy_(weight[:, None])
+    left, inner, right = matrix.split((radius, size, radius), 2)
+    inner[..., 1 : radius + 1] += left.flip(2)
+    inner[..., size - 1 - radius : size - 1] += right.flip(2)
+    return inner
+
+
+@dataclass(eq=False)
+class GaussianBlur(Op):
+    """Blur with a Gaussian of random width, reflected at the borders.
+
+    Args:
+        kernel_size: (x, y) or a number for both, in pixels; odd.
+        sigma: range of the standard deviation, in pixels.
+        p: probability.
+    """
+
+    kernel_size: Size
+    sigma: Pair = (0.1, 2.0)
+    p: float = 1.0
+
+    def __post_init__(self):
+        self.kernel_size = check_sides("kernel_size", self.kernel_size)
+        odd = all(k % 2 for k in self.kernel_size)
+        check(odd, f"kernel_size={self.kernel_size}", "use odd numbers")
+        self.sigma = check_range("sigma", self.sigma, 1e-3)
+        check_chance(self.p)
+
+    def draw(self, keys: Tensor, height: int, width: int) -> Params:
+        """Draw `on` (N,) and `sigma` (N,), in pixels."""
+        coin, sigma = seeding.uniform(keys, (2,)).unbind(1)
+        low, high = self.sigma
+        return {"on": coin < self.p, "sigma": sigma * (high - low) + low}
+
+    def apply(self, x: Tensor, on: Tensor, sigma: Tensor) -> Tensor:
+        for side, kernel in zip(x.shape[:1:-1], self.kernel_size, strict=True):
+            check(
+                kernel // 2 < side,
+                f"kernel_size={kernel} on images of {side} pixels",
+                f"use at most {2 * side - 1}",
+            )
+        return where(on, self._blur, x, sigma)
+
+    def _blur(self, x: Tensor, sigma: Tensor) -> Tensor:
+        columns, rows = (
+            _filtering(self._weights(taps, sigma), side)
+            for taps, side in zip(self.kernel_size, x.shape[:1:-1], strict=True)
+        )
+        return separable(x, rows, columns)
+
+    def _weights(self, taps: int, sigma: Tensor) -> Tensor:
+        distance = torch.arange(taps, device=sigma.device) - taps // 2
+        exponent = (distance / sigma[:, None]).square_().mul_(-0.5)
+        weight = exponent.clamp_(min=-50).exp_()  # denormal numbers cost ten times more
+        return weight / total(weight)[:, None]

@@ -1,0 +1,259 @@
+"""Colour: brightness, contrast, saturation, hue, grey, solarize, normalize."""
+# ruff: noqa: D102 - Op describes what out_size, draw and apply are
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stable_ssl import seeding
+from stable_ssl.data.augment.op import (
+    Op,
+    Pair,
+    Params,
+    check,
+    check_chance,
+    check_range,
+    coin,
+    column,
+    constant,
+    grey_of,
+    numbers,
+    on_gpu,
+    total,
+    where,
+)
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = COLOURS = range(4)  # torchvision's numbers
+
+
+def _turn_hue(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn the hue of x (N, 3, H, W) by `turn` (N,), a fraction of the circle.
+
+    On the hexagon of hues, with red at 0, green at 2 and blue at -2, a colour with
+    chroma c and minimum m has the angle 1 + (g + b - r - m) / c from red, and a channel
+    at distance d from the hue is m + c clamp(2 - d, 0, 1), where 3 - d = ||a| - 3| for
+    any difference a of two angles in [-3, 3].
+    """
+    red, green, blue = x.unbind(1)
+    low, high = torch.minimum(green, blue), torch.maximum(green, blue)
+    angle = (low + high).sub_(red)
+    low, high = torch.minimum(low, red), torch.maximum(high, red)
+    chroma = high.sub_(low)
+    angle.sub_(low).div_(chroma.clamp(min=1e-12)).add_(1)
+    angle = torch.copysign(angle, green - blue).add_(column(turn * 6, low))
+    angle.sub_((angle / 6).round_().mul_(6))  # back to [-3, 3]
+    base, out = low.sub_(chroma), torch.empty_like(x)
+    for primary, channel in zip((0, 2, -2), out.unbind(1), strict=True):
+        torch.sub(angle, primary, out=channel)
+        channel.abs_().sub_(3).abs_().clamp_(1, 2).mul_(chroma).add_(base)
+    return out
+
+
+class _Colour(Op):
+    """The four colour ops, in an order drawn for each image."""
+
+    p: float
+    ranges: dict[int, tuple[float, float]]  # of each op in use
+
+    def _read(self, amounts: Mapping[str, Pair]) -> None:
+        check_chance(self.p)
+        self.ranges = {}
+        for colour, (name, amount) in zip(COLOURS, amounts.items(), strict=False):
+            bounds = (-0.5, 0.5, 0) if name == "hue" else (0, math.inf, 1)
+            low_high = check_range(name, amount, *bounds)
+            if low_high != (bounds[2], bounds[2]):
+                self.ranges[colour] = low_high
+
+    def draw(self, keys: Tensor, height: int, width: int) -> Params:
+        """Draw `on` (N,), `order` and `factor` (N, ops).
+
+        `order` names the op in each place, by torchvision's numbers (brightness 0,
+        contrast 1, saturation 2, hue 3); `factor` is that op's.
+        """
+        k = len(self.ranges)
+        u = seeding.uniform(keys, (1 + 2 * k,))
+        coin, place, factor = u[:, 0], u[:, 1 : 1 + k], u[:, 1 + k :]
+        low = tuple(low for low, _ in self.ranges.values())
+        span = tuple(high - low for low, high in self.ranges.values())
+        factor = factor * constant(span, u.device) + constant(low, u.device)
+        order = constant(tuple(self.ranges), u.device).long().expand_as(factor)
+        if k > 1:
+            place = place.argsort(stable=True)
+            order, factor = order.gather(1, place), factor.gather(1, place)
+        return {"on": coin < self.p, "order": order, "factor": factor}
+
+    def apply(self, x: Tensor, on: Tensor, order: Tensor, factor: Tensor) -> Tensor:
+        check(x.shape[1] in (1, 3), f"{x.shape[1]} channels", "colour has 1 or 3")
+        return where(on, self._jitter, x, order, factor) if self.ranges else x
+
+    def _jitter(self, x: Tensor, order: Tensor, factor: Tensor) -> Tensor:
+        """Blend in the places before hue, turn the hue, blend in those after it.
+
+        With images sorted by hue's place, those that blend in a place are a slice. To
+        know which would make a GPU wait: there all do, by a factor of 1 out of turn.
+        """
+        n, places = order.shape
+        gpu, colours = on_gpu(x), x.shape[1] == 3
+        if not colours:
+            factor = torch.where(order < SATURATION, factor, 1)
+        if not colours or HUE not in self.ranges:
+            x = x.clone()
+            for i in range(places):
+                self._blend(x, order[:, i], factor[:, i])
+            return x
+        hue = order == HUE
+        place, turn = hue.byte().argmax(1), (factor * hue).sum(1)
+        rank = torch.arange(n, device=x.device) if gpu else place.argsort(stable=True)
+        ends = None if gpu else place.bincount(minlength=places).cumsum(0).tolist()
+        x, order, factor, turn, place = (
+            v.index_select(0, rank) for v in (x, order, factor, turn, place)
+        )
+        for i in range(places - 1):
+            s = slice(0 if gpu else ends[i], n)
+            f = torch.where(place > i, factor[:, i], 1)
+            self._blend(x[s], order[s, i], f[s])
+        x = _turn_hue(x, turn)
+        for i in range(1, places):
+            s = slice(n if gpu else ends[i - 1])
+            f = torch.where(place < i, factor[:, i], 1)
+            self._blend(x[s], order[s, i], f[s])
+        return x if gpu else torch.empty_like(x).index_copy_(0, rank, x)
+
+    def _blend(self, x: Tensor, colour: Tensor, factor: Tensor) -> None:
+        """Blend x, in place, with black, its mean grey or its grey; colour (N,)."""
+        if not len(x):
+            return
+        scale = column(factor, x[:, 0])
+        if not {CONTRAST, SATURATION} & set(self.ranges):
+            x.mul_(scale[:, None]).clamp_(0, 1)
+            return
+        grey, rest = grey_of(x), 1 - factor
+        mean = total(total(grey)) / grey[0].numel()
+        grey.mul_(column(rest * (colour == SATURATION), grey))
+        grey.add_(column(rest * (colour == CONTRAST) * mean, grey))
+        for channel in x.unbind(1):
+            channel.mul_(scale).add_(grey).clamp_(0, 1)
+
+
+@dataclass(eq=False)
+class ColorJitter(_Colour):
+    """Jitter brightness, contrast, saturation and hue, in a random order.
+
+    Args:
+        brightness, contrast, saturation: range of the factor; a number a stands for
+            [max(0, 1 - a), 1 + a], and 0 for leaving it alone.
+        hue: range of the turn as a fraction of the circle, within [-.5, .5]; a number
+            a stands for [-a, a].
+        p: probability of jittering an image at all.
+    """
+
+    brightness: Pair = 0.0
+    contrast: Pair = 0.0
+    saturation: Pair = 0.0
+    hue: Pair = 0.0
+    p: float = 1.0
+
+    def __post_init__(self):
+        names = ("brightness", "contrast", "saturation", "hue")
+        self._read({name: getattr(self, name) for name in names})
+
+
+@dataclass(eq=False)
+class _Single(_Colour):
+    amount: Pair
+    p: float = 1.0
+
+    def __post_init__(self):
+        names = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)
+        self._read({**names, type(self).__name__.lower(): self.amount})
+
+
+class Brightness(_Single):
+    """Scale the image by a factor; `amount` and `p` as in ColorJitter."""
+
+
+class Contrast(_Single):
+    """Blend with the mean grey; `amount` and `p` as in ColorJitter."""
+
+
+class Saturation(_Single):
+    """Blend with the greyscale image; `amount` and `p` as in ColorJitter."""
+
+
+class Hue(_Single):
+    """Turn the hue; `amount` and `p` as in ColorJitter."""
+
+
+@dataclass(eq=False)
+class Grayscale(Op):
+    """Replace the channels by their luma with probability p."""
+
+    p: float = 0.1
+
+    def __post_init__(self):
+        check_chance(self.p)
+
+    def draw(self, keys: Tensor, height: int, width: int) -> Params:
+        """Draw `on` (N,): whether to drop the colours."""
+        return {"on": coin(keys, self.p)}
+
+    def apply(self, x: Tensor, on: Tensor) -> Tensor:
+        return where(on, lambda x: grey_of(x)[:, None].repeat(1, x.shape[1], 1, 1), x)
+
+
+@dataclass(eq=False)
+class Solarize(Op):
+    """Invert the pixels at or above a threshold with probability p.
+
+    Args:
+        threshold: within [0, 1].
+        p: probability.
+    """
+
+    threshold: float = 0.5
+    p: float = 0.5
+
+    def __post_init__(self):
+        check_range("threshold", self.threshold, 0, 1)
+        check_chance(self.p)
+
+    def draw(self, keys: Tensor, height: int, width: int) -> Params:
+        """Draw `on` (N,): whether to solarize."""
+        return {"on": coin(keys, self.p)}
+
+    def apply(self, x: Tensor, on: Tensor) -> Tensor:
+        return where(on, self._solarize, x)
+
+    def _solarize(self, x: Tensor) -> Tensor:
+        above = x.clone().ge_(self.threshold)  # 0 or 1, as a float
+        return (1 - 2 * above).mul_(x).add_(above)
+
+
+@dataclass(eq=False)
+class Normalize(Op):
+    """Subtract the mean and divide by the standard deviation, one a channel."""
+
+    mean: Pair
+    std: Pair
+
+    def __post_init__(self):
+        self.mean, self.std = numbers(self.mean), numbers(self.std)
+        check(
+            len(self.mean) == len(self.std) and min(self.std, default=0) > 0,
+            f"mean={self.mean}, std={self.std}",
+            "expected one mean and one positive std a channel",
+        )
+
+    def apply(self, x: Tensor) -> Tensor:
+        check(
+            len(self.mean) in (1, x.shape[1]),
+            f"normalize has {len(self.mean)} means, the images {x.shape[1]} channels",
+            "give one a channel",
+        )
+        mean, std = constant(self.mean, x.device), constant(self.std, x.device)
+        return (x - mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))

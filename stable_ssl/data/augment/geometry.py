@@ -1,0 +1,91 @@
+"""Flip, rotation and shear."""
+# ruff: noqa: D102 - Op describes what out_size, draw and apply are
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stable_ssl import seeding
+from stable_ssl.data.augment.op import (
+    Op,
+    Pair,
+    Params,
+    check_chance,
+    check_range,
+    coin,
+    where,
+)
+
+
+@dataclass(eq=False)
+class HorizontalFlip(Op):
+    """Mirror left and right with probability p."""
+
+    p: float = 0.5
+
+    def __post_init__(self):
+        check_chance(self.p)
+
+    def draw(self, keys: Tensor, height: int, width: int) -> Params:
+        """Draw `on` (N,): whether to flip."""
+        return {"on": coin(keys, self.p)}
+
+    def apply(self, x: Tensor, on: Tensor) -> Tensor:
+        return where(on, lambda x: x.flip(-1), x)
+
+
+def _warp(x: Tensor, matrix: tuple[tuple[Tensor | float, ...], ...]) -> Tensor:
+    """Sample x at matrix @ (column, row) about the centre; bilinear, zeros outside.
+
+    Args:
+        x: (N, C, H, W).
+        matrix: from output to input, 2 x 2 entries that are numbers or (N,).
+    """
+    h, w = x.shape[-2:]
+    row = torch.arange(h, device=x.device)[:, None] - (h - 1) / 2
+    column = torch.arange(w, device=x.device) - (w - 1) / 2
+    grid = x.new_empty(len(x), h, w, 2)
+    for i, (side, entries) in enumerate(zip((w, h), matrix, strict=True)):
+        a, b = (m[:, None, None] if isinstance(m, Tensor) else m for m in entries)
+        grid[..., i] = (a * column + b * row) * (2 / side)
+    return F.grid_sample(x, grid, align_corners=False)
+
+
+@dataclass(eq=False)
+class Rotation(Op):
+    """Rotate about the centre, bilinear, with zeros outside.
+
+    Args:
+        degrees: range of the angle, counter-clockwise; a number stands for (-it, it).
+    """
+
+    degrees: Pair
+
+    def __post_init__(self):
+        self.degrees = check_range("degrees", self.degrees, -math.inf, centre=0)
+
+    def draw(self, keys: Tensor, height: int, width: int) -> Params:
+        """Draw `angle` (N,), in degrees."""
+        return {"angle": seeding.uniform(keys, (), *self.degrees)}
+
+    def apply(self, x: Tensor, angle: Tensor) -> Tensor:
+        radians = angle * (math.pi / 180)
+        cos, sin = radians.cos(), radians.sin()
+        return _warp(x, ((cos, -sin), (sin, cos)))
+
+
+@dataclass(eq=False)
+class Shear(Rotation):
+    """Shear along the rows, bilinear, with zeros outside.
+
+    Args:
+        degrees: range of the angle; a number stands for (-it, it).
+    """
+
+    def apply(self, x: Tensor, angle: Tensor) -> Tensor:
+        return _warp(x, ((1, (angle * (math.pi / 180)).tan()), (0, 1)))

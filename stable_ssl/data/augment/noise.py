@@ -1,0 +1,113 @@
+"""Noise, and boxes erased."""
+# ruff: noqa: D102 - Op describes what out_size, draw and apply are
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stable_ssl import seeding
+from stable_ssl.data.augment.crop import draw_boxes
+from stable_ssl.data.augment.op import (
+    Op,
+    Pair,
+    Params,
+    check,
+    check_chance,
+    check_range,
+    coin,
+    constant,
+    numbers,
+    where,
+)
+
+
+@dataclass(eq=False)
+class Noise(Op):
+    """Add Gaussian noise.
+
+    Args:
+        std: of the noise, where images are within [0, 1].
+        clamp: whether to clamp the result to [0, 1].
+    """
+
+    std: float
+    clamp: bool = True
+
+    def __post_init__(self):
+        check_range("std", self.std, 0)
+
+    def draw(self, keys: Tensor, height: int, width: int) -> Params:
+        """Return the keys: the noise itself is drawn when it is added."""
+        return {"keys": keys}
+
+    def apply(self, x: Tensor, keys: Tensor) -> Tensor:
+        x = seeding.normal(keys, tuple(x.shape[1:])).mul_(self.std).add_(x)
+        return x.clamp_(0, 1) if self.clamp else x
+
+
+@dataclass(eq=False)
+class Erasing(Op):
+    """Erase a random box (Zhong et al. 2017, https://arxiv.org/abs/1708.04896).
+
+    Args:
+        p: probability.
+        scale: range of the box's area over the image's.
+        ratio: range of the box's height over its width.
+        value: a number, one a channel, or `random` for standard normal noise.
+    """
+
+    p: float = 0.5
+    scale: Pair = (0.02, 0.33)
+    ratio: Pair = (0.3, 3.3)
+    value: Pair | str = 0.0
+
+    def __post_init__(self):
+        check_chance(self.p)
+        self.scale = check_range("scale", self.scale, 0, 1)
+        self.ratio = check_range("ratio", self.ratio, 1e-3)
+        if isinstance(self.value, str):
+            ok = self.value == "random"
+            check(ok, f"value={self.value}", "use a number, one a channel, or random")
+        else:
+            self.value = numbers(self.value)
+
+    def draw(self, keys: Tensor, height: int, width: int) -> Params:
+        """Draw `on`, top, left, box_height, box_width and the filling's keys, all (N,).
+
+        An image for which no attempt fits is left alone, as in torchvision.
+        """
+        ratio = (1 / self.ratio[1], 1 / self.ratio[0])  # of width over height
+        drawn = seeding.fold_in(keys, 1)
+        fits, box = draw_boxes(drawn, height, width, self.scale, ratio, margin=1)
+        on = coin(keys, self.p) & fits
+        return {"on": on, **box, "keys": seeding.fold_in(keys, 2)}
+
+    def apply(
+        self,
+        x: Tensor,
+        on: Tensor,
+        top: Tensor,
+        left: Tensor,
+        box_height: Tensor,
+        box_width: Tensor,
+        keys: Tensor,
+    ) -> Tensor:
+        return where(on, self._erase, x, top, left, box_height, box_width, keys)
+
+    def _erase(self, x, top, left, box_height, box_width, keys):
+        inside = [
+            (at >= start[:, None]) & (at < (start + length)[:, None])
+            for side, start, length in zip(
+                x.shape[2:], (top, left), (box_height, box_width), strict=True
+            )
+            for at in [torch.arange(side, device=x.device)]
+        ]
+        mask = (inside[0][:, :, None] & inside[1][:, None]).float()[:, None]
+        if self.value == "random":
+            value = seeding.normal(keys, tuple(x.shape[1:]))
+        else:
+            value = constant(self.value, x.device).view(-1, 1, 1)
+        return x * (1 - mask) + value * mask

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 RECIPES = "stable_ssl.recipes"  # the package that holds the shipped YAML recipes
@@ -38,7 +39,15 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 def key(default: Any, **limits: Any) -> Any:
-    """Make a dataclass field with limits: low, above, high (numbers) or choices."""
+    """Make a dataclass field with limits, which hold for each element of a list.
+
+    Args:
+        default: of the field.
+        limits: low, above, high, below (numbers), choices, length (of a list), and of
+            a schedule's keys `of`, the names of those that read it.
+    """
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=limits)
     return field(default=default, metadata=limits)
 
 
@@ -82,10 +91,12 @@ class Schedule:
     )
     warmup_epochs: float = key(0.0, low=0)  # epochs, fractions allowed
     warmup_lr: float = key(0.0, low=0)  # learning rate of the first step
-    min_lr: float = key(0.0, low=0)  # learning rate after the last step
-    power: float = key(1.0, above=0)  # of polynomial
-    milestones: list[float] = field(default_factory=list)  # of step, in epochs
-    gamma: float = key(0.1, above=0)  # of step: factor at each milestone
+    min_lr: float = key(  # learning rate after the last step
+        0.0, low=0, of=("cosine", "polynomial", "step")
+    )
+    power: float = key(1.0, above=0, of=("polynomial",))
+    milestones: list[float] = key([], above=0, of=("step",))  # in epochs
+    gamma: float = key(0.1, above=0, of=("step",))  # factor at each milestone
 
 
 @dataclass
@@ -98,7 +109,7 @@ class Optim:
     weight_decay: float = key(0.0, low=0)  # not on biases and norms
     momentum: float = key(0.9, low=0, high=1)
     nesterov: bool = False
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    betas: list[float] = key([0.9, 0.999], low=0, below=1, length=2)
     grad_max_norm: float | None = key(None, above=0)  # clip the gradient's 2-norm
     accumulate: int = key(1, low=1)  # micro-batches a step; batch_size is one of them
     epochs: int | None = key(None, low=1)  # passes over the train data ...
@@ -163,7 +174,7 @@ class Eval:
     test_at_end: bool = True  # on the weights of the last step
     knn: Knn | None = field(default_factory=Knn)  # null: off
     linear: Linear | None = field(default_factory=Linear)  # null: off
-    few_labels: list[int] = field(default_factory=list)  # labels a class, test split
+    few_labels: list[int] = key([], low=1)  # labels a class, test split
 
 
 @dataclass
@@ -196,6 +207,14 @@ class Config:
     optim: Optim = node(Optim)
     hardware: Hardware = node(Hardware)
     log: Log = node(Log)
+
+
+BOUNDS = (
+    ("low", "at least", operator.ge),
+    ("above", "more than", operator.gt),
+    ("high", "at most", operator.le),
+    ("below", "less than", operator.lt),
+)
 
 
 # --- composition ----------------------------------------------------------------------
@@ -298,6 +317,7 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
     OmegaConf.set_struct(schema, False)
     with errors_in_words():
         full = OmegaConf.merge(schema, given)
+        _check_mappings(full)
     _check_limits(full, full, "")
     _check_together(full)
     return full
@@ -330,6 +350,18 @@ def _nested(annotation: str | type) -> type | None:
     return cls if isinstance(cls, type) and dataclasses.is_dataclass(cls) else None
 
 
+def _check_mappings(full: DictConfig) -> None:
+    """Refuse plain values where the schema is free and a mapping is needed."""
+    places = {"model": "{name: simclr}"}
+    for split in ("train", "val", "test", "bank"):
+        places[f"data.{split}"] = "{dataset: {name: digits}}"
+        places[f"data.{split}.dataset"] = "{name: digits}"
+    for path, like in places.items():
+        value = OmegaConf.select(full, path)
+        if value is not None and not isinstance(value, DictConfig):
+            raise ConfigError(f"{path}={value} is no mapping; write {path}={like}")
+
+
 def _check_limits(full: DictConfig, group: DictConfig, at: str) -> None:
     """Refuse values outside the limits that their fields state."""
     cls = OmegaConf.get_type(group)
@@ -343,23 +375,24 @@ def _check_limits(full: DictConfig, group: DictConfig, at: str) -> None:
             _check_limits(full, value, f"{path}.")
         if value is None:
             continue
-        limits = f.metadata
-        if "choices" in limits and value not in limits["choices"]:
+        _check_value(path, value, f.metadata)
+
+
+def _check_value(path: str, value: Any, limits: Mapping[str, Any]) -> None:
+    """Refuse a value, or an element of a list, outside the limits of its field."""
+    elements = value if isinstance(value, ListConfig) else [value]
+    if len(elements) != limits.get("length", len(elements)):
+        raise ConfigError(f"{path}={value} must have {limits['length']} elements")
+    for element in elements:
+        if "choices" in limits and element not in limits["choices"]:
             options = ", ".join(limits["choices"])
             raise ConfigError(
                 f"{path}={value} is not one of {options}"
-                f"{nearest(value, limits['choices'])}"
+                f"{nearest(element, limits['choices'])}"
             )
-        for word, fits in (
-            ("at least", "low" not in limits or value >= limits["low"]),
-            ("more than", "above" not in limits or value > limits["above"]),
-            ("at most", "high" not in limits or value <= limits["high"]),
-        ):
-            if not fits:
-                bound = {"at least": "low", "more than": "above", "at most": "high"}[
-                    word
-                ]
-                raise ConfigError(f"{path}={value} must be {word} {limits[bound]}")
+        for bound, words, fits in BOUNDS:
+            if bound in limits and not fits(element, limits[bound]):
+                raise ConfigError(f"{path}={value} must be {words} {limits[bound]}")
 
 
 def _check_together(full: DictConfig) -> None:
@@ -371,6 +404,46 @@ def _check_together(full: DictConfig) -> None:
         x, y = OmegaConf.select(full, a), OmegaConf.select(full, b)
         if x is not None and y is not None:
             raise ConfigError(f"{a}={x} contradicts {b}={y}; set one of them to null")
+    _check_scheduler(full.optim.scheduler)
+    _check_gpus(full.hardware)
+
+
+def _check_scheduler(scheduler: DictConfig) -> None:
+    """Refuse keys that the chosen schedule would not read; null reads none."""
+    default = OmegaConf.structured(Schedule)
+    for f in dataclasses.fields(Schedule):
+        readers = f.metadata.get("of")
+        if readers is None or scheduler.name in (None, *readers):
+            continue
+        if scheduler[f.name] != default[f.name]:
+            raise ConfigError(
+                f"optim.scheduler.{f.name}={scheduler[f.name]} is set, and the schedule"
+                f" {scheduler.name} does not read it ({', '.join(readers)} would);"
+                " remove it, or choose another schedule"
+            )
+
+
+def _check_gpus(hardware: DictConfig) -> None:
+    """Refuse what is no count and no ids, and GPUs that the accelerator contradicts."""
+    gpus, accelerator = hardware.gpus, hardware.accelerator
+    ids = list(gpus) if isinstance(gpus, ListConfig) else None
+    if gpus is None:
+        return
+    if not (
+        all(type(i) is int and i >= 0 for i in ids)
+        if ids is not None
+        else re.fullmatch(r"-1|\d+|(\d+,)+\d*", str(gpus))
+    ):
+        raise ConfigError(
+            f"hardware.gpus={gpus} is neither a count, a list of ids, '0,1', -1 (all)"
+            " nor 0 (the CPU)"
+        )
+    none = str(gpus) in ("0", "[]")
+    if (accelerator == "gpu" and none) or (accelerator in ("cpu", "mps") and not none):
+        raise ConfigError(
+            f"hardware.gpus={gpus} contradicts hardware.accelerator={accelerator};"
+            " set gpus to null, or accelerator to auto"
+        )
 
 
 @contextmanager
@@ -380,7 +453,9 @@ def errors_in_words() -> Iterator[None]:
 
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except ConfigError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_in_words(error)) from error
 
 

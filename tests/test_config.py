@@ -42,6 +42,29 @@ def test_every_shipped_recipe_composes(recipe):
         (["hardware.precision=bf16"], ["bf16", "did you mean 'bfloat16'"]),
         (["optim.scheduler.name=cosin"], ["cosin", "did you mean 'cosine'"]),
         (["mode=traim"], ["mode=traim", "fit, validate, test"]),
+        (["data=null"], ["Config group override"]),
+        (["data.train=digits"], ["data.train=digits is no mapping", "dataset: {name"]),
+        (["data.val.dataset=digits"], ["data.val.dataset=digits", "{name: digits}"]),
+        (["model=3"], ["model=3 is no mapping", "{name: simclr}"]),
+        (["optim.betas=[0.9]"], ["optim.betas=[0.9] must have 2 elements"]),
+        (["optim.betas=[2,3]"], ["optim.betas=[2.0, 3.0] must be less than 1"]),
+        (["optim.scheduler.gamma=0.2"], ["gamma=0.2", "cosine", "(step would)"]),
+        (["optim.scheduler.milestones=[3]"], ["milestones=[3.0]", "(step would)"]),
+        (["optim.scheduler.power=2"], ["power=2.0", "(polynomial would)"]),
+        (
+            ["optim.scheduler.name=constant", "optim.scheduler.min_lr=0.1"],
+            ["min_lr=0.1", "constant does not read it", "cosine, polynomial, step"],
+        ),
+        (["log.eval.few_labels=[0]"], ["log.eval.few_labels=[0] must be at least 1"]),
+        (["log.eval.few_labels=[2,-1]"], ["must be at least 1"]),
+        (["log.eval.few_labels=[a]"], ["log.eval.few_labels[0]", "'a'"]),
+        (["hardware.gpus=0", "hardware.accelerator=gpu"], ["gpus=0 contradicts"]),
+        (["hardware.gpus=1", "hardware.accelerator=cpu"], ["gpus=1 contradicts"]),
+        (["hardware.gpus=1.5"], ["hardware.gpus=1.5 is neither a count"]),
+        (["hardware.gpus=true"], ["hardware.gpus=True is neither"]),
+        (["hardware.gpus=[0.5]"], ["hardware.gpus=[0.5] is neither"]),
+        (["hardware.gpus={a: 1}"], ["hardware.gpus={'a': 1} is neither"]),
+        (["hardware.gpus=-2"], ["hardware.gpus=-2 is neither"]),
         (["optim.lr=1=2"], ["mismatched input"]),
         (["optim.lr=1,2"], ["optim.lr=1,2", "--multirun"]),
     ],
@@ -52,6 +75,21 @@ def test_wrong_input_is_refused_in_words(overrides, words):
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optim.scheduler.name=null", "optim.scheduler.power=2"],  # all switched off
+        ["optim.scheduler.name=step", "optim.scheduler.milestones=[3]"],
+        ["hardware.gpus=0", "hardware.accelerator=cpu"],
+        ["hardware.gpus='0,1'"],
+        ["hardware.gpus=[1]", "hardware.accelerator=gpu"],
+        ["hardware.gpus=-1"],
+    ],
+)
+def test_right_input_is_accepted(overrides):
+    assert load_config("simclr", overrides)
 
 
 def test_an_unknown_recipe_names_the_known_ones():

@@ -6,6 +6,7 @@ SHA-256 of its bytes in the comment of the ZIP archive; so `torch.load` opens it
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import math
@@ -13,7 +14,7 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -88,7 +89,7 @@ def newest_valid(folder: Path) -> dict[str, Any] | None:
 
     A truncated or corrupt one is skipped with a warning that names it.
     """
-    for path in sorted(folder.glob(f"e*_s*{SUFFIX}"), key=_step, reverse=True):
+    for path in reversed(_in_order(folder)):
         try:
             return load(path)
         except CorruptCheckpoint as error:
@@ -171,13 +172,14 @@ def load_modules(
 class Checkpoints:
     """The checkpoints of one run: the newest two, the best k, `last` and `best`.
 
-    Files are named by epoch and step, `e002_s005157.ckpt`; `last.ckpt` and `best.ckpt`
-    are further names of the same files. The newest but one is kept to fall back to.
+    Files are named by epoch and step, `e002_s005157.ckpt`; a step has one, the one
+    written last. `last.ckpt` and `best.ckpt` are further names of the same files. The
+    newest is kept to resume from and the one before to fall back to.
 
     Args:
-        folder: made when the first checkpoint is written.
+        folder: made when the first checkpoint is written; written by one process.
         top_k: how many of the best to keep.
-        last: whether the newest is kept after the run and named `last.ckpt`.
+        last: whether the newest is named `last.ckpt` and stays after the run.
         largest: whether a larger monitored value is better.
     """
 
@@ -195,30 +197,103 @@ class Checkpoints:
             epoch: epochs completed; names the file, as `step` does.
             step: optimizer steps taken.
             value: the monitored metric at this very step; None leaves the ranking be.
+
+        Raises:
+            ConfigError: it could not be written; the earlier ones are untouched.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"e{epoch:03d}_s{step:06d}{SUFFIX}"
-        if value is not None and math.isfinite(value) and self.top_k:
-            ranked = [entry for entry in self.best if entry[1] != path.name]
-            ranked.append((value, path.name))  # sorted is stable: the earlier wins ties
-            ranked.sort(key=lambda entry: entry[0], reverse=self.largest)
-            self.best = ranked[: self.top_k]
-        save(path, {**state, "best": self.best})
-        if self.last:
-            _name(path, "last")
-        if self.best:
-            _name(self.folder / self.best[0][1], "best")
-        newest = sorted(self.folder.glob(f"e*_s*{SUFFIX}"), key=_step)[-2:]
-        for old in self.folder.glob(f"e*_s*{SUFFIX}"):
-            if old not in newest and old.name not in {name for _, name in self.best}:
-                old.unlink()
+        best = self._ranked(path.name, value)
+        try:
+            self._make_folder()
+            self._delete_leftovers()
+            save(path, {**state, "best": best})
+            self.best = best
+            if self.last:
+                _name(path, "last")
+            if best:
+                _name(self.folder / best[0][1], "best")
+        except OSError as error:
+            _refuse(path, error)
+        self._delete_surplus(path)
         return path
 
     def forget_after(self, step: int) -> None:
         """Delete the checkpoints of later steps: a resumed run writes them again."""
-        for path in self.folder.glob(f"e*_s*{SUFFIX}"):
-            if _step(path) > step:
+        for path in _in_order(self.folder):
+            if _place(path.name)[0] > step:
                 path.unlink()
+
+    def finish(self) -> None:
+        """Without `last`, delete the newest at the end of a run and leave the best.
+
+        A run of which nothing could be ranked keeps its newest, or all would be lost.
+        """
+        best = {name for _, name in self.best if (self.folder / name).exists()}
+        if not self.last and (best or not self.top_k):
+            (self.folder / f"last{SUFFIX}").unlink(missing_ok=True)
+            self._delete_but(best)
+
+    def _ranked(self, name: str, value: float | None) -> list[tuple[float, str]]:
+        """Return the ranking with this file in the place of others of its step."""
+        step = _place(name)[0]
+        own = [v for v, other in self.best if _place(other)[0] == step]
+        if value is None or not math.isfinite(value):  # a step's weights are the same
+            value = own[0] if own else None
+        ranked = [entry for entry in self.best if _place(entry[1])[0] != step]
+        if value is not None:
+            ranked.append((value, name))
+        # the earlier wins ties
+        ranked.sort(key=lambda e: (-e[0] if self.largest else e[0], _place(e[1])))
+        return ranked[: self.top_k]
+
+    def _make_folder(self) -> None:
+        """Make the folder, which is on the disk before its first file is."""
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True)
+            _sync_folder(self.folder.parent)
+
+    def _delete_leftovers(self) -> None:
+        """Delete the temporary files of processes that were killed during a save."""
+        for path in self.folder.glob(f".*{SUFFIX}.*.tmp"):
+            owner = path.name.split(".")[-2]
+            # in a container a restarted process often has the number of the killed one
+            if owner == str(os.getpid()) or not _lives(owner):
+                path.unlink(missing_ok=True)
+
+    def _delete_surplus(self, path: Path) -> None:
+        """Delete others of this file's step, then all but the newest two and best."""
+        step = _place(path.name)[0]
+        files = _in_order(self.folder)
+        steps = [p for p in files if _place(p.name)[0] != step or p == path]
+        newest = {p.name for p in steps[-2:]}
+        self._delete_but(newest | {name for _, name in self.best})
+
+    def _delete_but(self, names: set[str]) -> None:
+        for path in _in_order(self.folder):
+            if path.name not in names:
+                path.unlink()
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Compare two nested states exactly, e.g. of two runs that should be the same."""
+    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
+        return type(a) is type(b) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def _refuse(path: Path, error: OSError) -> NoReturn:
+    """Say which checkpoint could not be written, why, and what to do."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free some space" if full else f"make {path.parent} writable"
+    raise ConfigError(
+        f"the checkpoint could not be written to {path}: {error.strerror or error};"
+        f" the earlier checkpoints are intact; {remedy} and start the same command"
+        " again to resume"
+    ) from error
 
 
 def _name(path: Path, name: str) -> None:
@@ -228,16 +303,38 @@ def _name(path: Path, name: str) -> None:
     temporary = path.with_name(f".{name}{SUFFIX}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        os.link(path, temporary)
-    except OSError:
-        temporary.write_bytes(path.read_bytes())
-    os.replace(temporary, path.with_name(f"{name}{SUFFIX}"))
-    temporary.unlink(missing_ok=True)  # a rename to the same file leaves both names
+        try:
+            os.link(path, temporary)
+        except OSError:
+            temporary.write_bytes(path.read_bytes())
+        os.replace(temporary, path.with_name(f"{name}{SUFFIX}"))
+    finally:  # of a failed copy; a rename to the same file leaves both names, too
+        temporary.unlink(missing_ok=True)
 
 
-def _step(path: Path) -> int:
-    match = re.search(r"_s(\d+)", path.name)
-    return int(match.group(1)) if match else -1
+def _in_order(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run, the newest last; without those two names."""
+    return sorted(folder.glob(f"e*_s*{SUFFIX}"), key=lambda path: _place(path.name))
+
+
+def _place(name: str) -> tuple[int, int]:
+    """Return the step and the epoch in a file's name.
+
+    Of one step the file of the later epoch is the newer: the epoch was ended there.
+    """
+    match = re.search(r"e(\d+)_s(\d+)", name)
+    return (int(match[2]), int(match[1])) if match else (-1, -1)
+
+
+def _lives(process: str) -> bool:
+    """Say whether a process of this machine has this number."""
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,5 +1,10 @@
 """Checkpoints: atomic, checked, kept."""
 
+import errno
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -7,6 +12,7 @@ from stable_ssl import ConfigError
 from stable_ssl.checkpoint import (
     Checkpoints,
     CorruptCheckpoint,
+    equal,
     load,
     newest_valid,
     save,
@@ -98,3 +104,143 @@ def test_later_checkpoints_are_forgotten_on_resume(tmp_path):
         keep.save(state(step), 0, step, None)
     keep.forget_after(1)
     assert newest_valid(tmp_path)["step"] == 1
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+# --- one step, one checkpoint ---------------------------------------------------------
+
+
+def test_a_later_checkpoint_of_a_step_takes_the_place_of_the_earlier(tmp_path):
+    keep = Checkpoints(tmp_path, top_k=2, last=True, largest=True)
+    keep.save(state(5), 0, 5, 0.9)
+    keep.save(state(10), 0, 10, 0.8)
+    keep.save(state(10), 1, 10, 0.8)
+    assert keep.best == [(0.9, "e000_s000005.ckpt"), (0.8, "e001_s000010.ckpt")]
+    assert names(tmp_path) == [
+        "best.ckpt",
+        "e000_s000005.ckpt",  # the newest but one is of another step
+        "e001_s000010.ckpt",
+        "last.ckpt",
+    ]
+
+
+def test_a_step_keeps_its_rank_where_its_later_checkpoint_has_no_value(tmp_path):
+    keep = Checkpoints(tmp_path, top_k=1, last=True, largest=True)
+    keep.save(state(10), 0, 10, 0.8)
+    keep.save(state(10), 1, 10, None)
+    assert keep.best == [(0.8, "e001_s000010.ckpt")]
+    assert load(tmp_path / "best.ckpt")["best"] == keep.best
+
+
+@pytest.mark.parametrize("earlier_first", [True, False])
+def test_of_one_step_the_later_epoch_is_the_newest(
+    tmp_path, monkeypatch, earlier_first
+):
+    """Both are there after a kill between the writing and the deletion."""
+    paths = [tmp_path / f"e00{epoch}_s000010.ckpt" for epoch in (0, 1)]
+    for epoch, path in enumerate(paths):
+        save(path, {**state(10), "epoch": epoch})
+    listed = paths if earlier_first else paths[::-1]
+    monkeypatch.setattr(type(tmp_path), "glob", lambda self, pattern: iter(listed))
+    assert newest_valid(tmp_path)["epoch"] == 1
+
+
+# --- what a killed or failing save leaves ---------------------------------------------
+
+
+def test_leftovers_of_dead_processes_are_deleted_by_the_next_save(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    leftover = tmp_path / f".e000_s000001.ckpt.{dead.pid}.tmp"
+    of_a_namesake = tmp_path / f".e000_s000001.ckpt.{os.getpid()}.tmp"
+    of_the_living = tmp_path / f".e000_s000001.ckpt.{os.getppid()}.tmp"
+    for path in (leftover, of_a_namesake, of_the_living):
+        path.write_bytes(b"half")
+    Checkpoints(tmp_path, top_k=0, last=False, largest=True).save(state(2), 0, 2, None)
+    assert names(tmp_path) == [of_the_living.name, "e000_s000002.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "free some space"), (errno.EROFS, "make .* writable")],
+)
+def test_a_failing_save_is_said_in_one_line(tmp_path, monkeypatch, number, remedy):
+    keep = Checkpoints(tmp_path, top_k=1, last=True, largest=True)
+    keep.save(state(1), 0, 1, 0.5)
+    before, best = names(tmp_path), list(keep.best)
+
+    def fail(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fsync", fail)
+    words = (
+        f"could not be written to .*e000_s000002.ckpt: {os.strerror(number)}; the"
+        f" earlier checkpoints are intact; {remedy} and start the same command again"
+    )
+    with pytest.raises(ConfigError, match=words) as caught:
+        keep.save(state(2), 0, 2, 0.6)
+    assert "\n" not in str(caught.value)
+    assert names(tmp_path) == before
+    assert keep.best == best
+
+
+def test_a_file_in_the_way_of_the_folder_is_said_in_one_line(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    keep = Checkpoints(tmp_path / "run" / "ckpts", top_k=0, last=True, largest=True)
+    with pytest.raises(ConfigError, match="could not be written to .*Not a directory"):
+        keep.save(state(1), 0, 1, None)
+
+
+# --- the end of a run -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("last", "top_k", "kept"),
+    [
+        (True, 1, ["best.ckpt", "e1", "e2", "e3", "last.ckpt"]),
+        (False, 1, ["best.ckpt", "e1"]),
+        (False, 0, []),
+    ],
+)
+def test_without_last_only_the_best_stay_after_the_run(tmp_path, last, top_k, kept):
+    keep = Checkpoints(tmp_path, top_k=top_k, last=last, largest=True)
+    for step, value in ((1, 0.9), (2, 0.5), (3, 0.6)):
+        keep.save(state(step), step, step, value)
+    assert newest_valid(tmp_path)["step"] == 3  # while it runs, to resume from
+    keep.finish()
+    names_ = [n if "_" not in n else f"e{int(n[1:4])}" for n in names(tmp_path)]
+    assert names_ == kept
+
+
+def test_the_newest_stays_where_nothing_was_ranked(tmp_path):
+    keep = Checkpoints(tmp_path, top_k=1, last=False, largest=True)
+    keep.save(state(1), 0, 1, None)
+    keep.finish()
+    assert newest_valid(tmp_path)["step"] == 1
+
+
+def test_an_earlier_last_is_removed_without_last(tmp_path):
+    for last in (True, False):
+        keep = Checkpoints(tmp_path, top_k=1, last=last, largest=True)
+        keep.save(state(1), 0, 1, 0.5)
+    keep.finish()
+    assert names(tmp_path) == ["best.ckpt", "e000_s000001.ckpt"]
+
+
+# --- comparison -----------------------------------------------------------------------
+
+
+def test_states_are_compared_exactly():
+    a = {"w": torch.ones(2), "x": [1, (2.0, "three")], "y": None}
+    assert equal(a, {"w": torch.ones(2), "x": (1, [2.0, "three"]), "y": None})
+    for other in (
+        {**a, "w": torch.ones(2).double()},
+        {**a, "w": torch.ones(3)},
+        {**a, "w": 1.0},
+        {**a, "x": [1, (2.0,)]},
+        {**a, "z": 0},
+    ):
+        assert not equal(a, other)

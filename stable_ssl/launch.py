@@ -13,9 +13,11 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from omegaconf import DictConfig
+import torch
+from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import config as configuration
 from stable_ssl import distributed
@@ -87,9 +89,10 @@ class Job:
         from stable_ssl.trainer import Diverged
 
         try:
-            run = trainer_class(self.trainer, config)(config)
-            run.overrides = list(HydraConfig.get().overrides.task)
-            return run.run()
+            with own_settings():
+                run = trainer_class(self.trainer, config)(config)
+                run.overrides = list(HydraConfig.get().overrides.task)
+                return run.run()
         except ConfigError as error:
             print(f"error: {error}", file=sys.stderr)
             return error
@@ -99,6 +102,19 @@ class Job:
         except Exception as error:  # a sweep goes on, and ends with its table
             traceback.print_exc()
             return error
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """Restore torch's settings of the whole process: the next job has its own."""
+    threads = torch.get_num_threads()
+    strict = torch.are_deterministic_algorithms_enabled()
+    warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict, warn_only=warn)
 
 
 class Command:
@@ -263,7 +279,7 @@ def trainer_class(trainer: type | None, config: DictConfig) -> type:
     """Return the trainer to run: the one given, or what `model.name` names."""
     from stable_ssl.methods import method_class
 
-    return trainer or method_class(config.model.get("name"))
+    return trainer or method_class(OmegaConf.select(config, "model.name"))
 
 
 def check(job: DictConfig, trainer: type | None, here: bool) -> None:
@@ -278,8 +294,13 @@ def check(job: DictConfig, trainer: type | None, here: bool) -> None:
         ConfigError: in words.
     """
     from stable_ssl.data.loader import build_views
+    from stable_ssl.optim import check_optimizer
 
     full = configuration.complete(job, trainer_class(trainer, job).model_config)
+    if full.mode == "fit":
+        check_optimizer(full.optim)
+    if full.log.eval.linear is not None:
+        check_optimizer(full.log.eval.linear, at="log.eval.linear")
     if here:
         distributed.choose_device(full.hardware)
         resume, weights = full.log.resume, full.log.load_from

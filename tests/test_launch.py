@@ -61,6 +61,7 @@ def rows(run):
         ("model.name=SimCRL", "model.name=SimCRL.*did you mean 'simclr'"),
         ("++log.resume=/no/such/file", "log.resume=/no/such/file is not a file"),
         ("++optim.lr=-1", "optim.lr=-1.0 must be at least 0"),
+        ("optim.optimizer=adamx", "optim.optimizer=adamx is neither.*did you mean"),
         ("++hardware.gpus=99", "hardware.gpus=99 asks for GPU 98"),
         ("++model.temperatur=1", "model.temperatur .*did you mean 'temperature'"),
         ("++data.train.dataset.image_transform=[{name: blurr}]", "did you mean"),
@@ -81,10 +82,22 @@ def test_wrong_input_ends_with_one_message_and_no_run(
     assert not list(tmp_path.rglob("metrics.jsonl"))
 
 
-def test_one_wrong_job_stops_a_sweep_before_it_starts(shell, main, tmp_path):
-    done = shell(main, "-m", "++optim.lr=0.1,-1", *QUICK)
+@pytest.mark.parametrize(
+    ("sweep", "words"),
+    [
+        ("++optim.lr=0.1,-1", "optim.lr=-1.0"),
+        ("optim.optimizer=sgd,adamx", "optim.optimizer=adamx"),
+        ("log.eval.linear.optimizer=adamw,adamx", "log.eval.linear.optimizer=adamx"),
+        ("optim.optimizer=sgd,adamw optim.nesterov=true", "optim.nesterov=True"),
+    ],
+)
+def test_one_wrong_job_stops_a_sweep_before_it_starts(
+    shell, main, tmp_path, sweep, words
+):
+    done = shell(main, "-m", *sweep.split(), *QUICK)
     assert done.returncode == 2
-    assert "optim.lr=-1.0" in done.stderr
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -203,15 +216,34 @@ def test_a_launcher_is_used_without_multirun(shell, main, tmp_path):
     assert list((tmp_path / "logs" / ".submitit").rglob("*_result.pkl"))
 
 
-def test_the_job_returns_the_monitored_value(main, tmp_path, monkeypatch):
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """Return a runner of one job in this process."""
     from hydra.core.hydra_config import HydraConfig
 
     from stable_ssl import config
     from stable_ssl.launch import Job
 
-    overrides = [f"log.folder={tmp_path}", *QUICK]
-    composed = config.compose("simclr", overrides)
-    monkeypatch.setattr(HydraConfig.instance(), "cfg", composed)
-    value = Job(None)(composed)
+    def run(*overrides):
+        composed = config.compose("simclr", [f"log.folder={tmp_path}", *overrides])
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", composed)
+        return Job(None)(composed)
+
+    return run
+
+
+@pytest.mark.parametrize("outcome", ["right", "wrong"])
+def test_a_job_leaves_the_process_as_it_was(job, outcome):
+    import torch
+
+    epochs = "optim.steps_per_epoch=1" if outcome == "right" else "optim.lr=1e20"
+    settings = ["hardware.threads=2", "hardware.deterministic=true", epochs]
+    job(*QUICK, *settings)
+    assert torch.get_num_threads() == 1
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_job_returns_the_monitored_value(job, tmp_path):
+    value = job(*QUICK)
     (run,) = sorted((tmp_path / "runs" / "simclr").iterdir())
     assert value == next(r["val/knn_acc1"] for r in rows(run) if "val/knn_acc1" in r)

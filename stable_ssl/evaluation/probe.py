@@ -32,7 +32,9 @@ class LinearProbe(nn.Module):
             torch.manual_seed(seed)
             self.norm = nn.BatchNorm1d(dim, affine=False)
             self.classifier = nn.Linear(dim, num_classes)
-        self.optimizer = build_optimizer(self.named_parameters(), config)
+        self.optimizer = build_optimizer(
+            self.named_parameters(), config, at="log.eval.linear"
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (N, dim) to logits (N, num_classes) in float32."""

@@ -1,6 +1,6 @@
 """Optimization: parameter groups from a config, LARS, learning-rate schedules."""
 
-from stable_ssl.optim.build import base_lr, build_optimizer
+from stable_ssl.optim.build import base_lr, build_optimizer, check_optimizer
 from stable_ssl.optim.lars import LARS
 from stable_ssl.optim.schedules import Scheduler, build_schedule, count_steps
 
@@ -10,5 +10,6 @@ __all__ = [
     "base_lr",
     "build_optimizer",
     "build_schedule",
+    "check_optimizer",
     "count_steps",
 ]

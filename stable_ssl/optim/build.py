@@ -21,6 +21,7 @@ def build_optimizer(
     named_parameters: Iterable[tuple[str, nn.Parameter]],
     config: Any,
     batch_size: int | None = None,
+    at: str = "optim",
 ) -> Optimizer:
     """Build the optimizer of the trainable parameters.
 
@@ -38,10 +39,11 @@ def build_optimizer(
             a parameter's name wins, absent keys are the optimizer's, and
             `schedule: false` keeps the rate constant. Missing keys are not set.
         batch_size: samples an optimizer step, over all processes.
+        at: where the config stands, to name its keys.
 
     Raises:
-        ConfigError: nothing to train, an unknown optimizer, a value that it does not
-            take, a pattern that finds no parameter.
+        ConfigError: nothing to train, a pattern that finds no parameter, what
+            `check_optimizer` refuses, a value that the optimizer refuses.
     """
     parameters = [(name, p) for name, p in named_parameters if p.requires_grad]
     if not parameters:
@@ -49,11 +51,10 @@ def build_optimizer(
             "found no trainable parameters; assign a module to the trainer in "
             "initialize_modules, or unfreeze one"
         )
-    name, cls, options = _resolve(getattr(config, "optimizer", None) or Optim.optimizer)
-    accepted = inspect.signature(cls).parameters
-    options = {**_hyperparameters(config, name, accepted, options), **options}
+    name, cls, options, rules = check_optimizer(config, at)
     options["lr"] = base_lr(config, batch_size)
-    groups = _groups(parameters, config, batch_size, name, accepted)
+    accepted = inspect.signature(cls).parameters
+    groups = _groups(parameters, config, batch_size, rules, accepted)
     try:
         return cls(groups, **options)
     except (TypeError, ValueError) as error:
@@ -61,7 +62,33 @@ def build_optimizer(
         if unknown is None and isinstance(error, TypeError):
             raise
         hint = nearest(unknown.group(1), accepted) if unknown else ""
-        raise ConfigError(f"optim.optimizer={name} refuses: {error}{hint}") from error
+        raise ConfigError(f"{at}.optimizer={name} refuses: {error}{hint}") from error
+
+
+def check_optimizer(
+    config: Any, at: str = "optim"
+) -> tuple[str, Callable[..., Optimizer], dict[str, Any], list[dict[str, Any]]]:
+    """Read all that can be read of an optimizer's config without its parameters.
+
+    Args:
+        config: as for `build_optimizer`.
+        at: likewise.
+
+    Returns:
+        Its name, its constructor, the constructor's arguments except the learning rate,
+        and the rules that split the parameters, the one for the rest last.
+
+    Raises:
+        ConfigError: an unknown optimizer, a value that it does not take, a group that
+            is none.
+    """
+    spec = getattr(config, "optimizer", None) or Optim.optimizer
+    name, cls, options = _resolve(spec, at)
+    accepted = inspect.signature(cls).parameters
+    options = {**_hyperparameters(config, name, accepted, options, at), **options}
+    own = getattr(config, "groups", None) or ()
+    rules = [_rule(rule, name, accepted) for rule in own]
+    return name, cls, options, [*rules, {"pattern": re.compile("")}]
 
 
 def base_lr(
@@ -89,37 +116,45 @@ def base_lr(
 # --- which optimizer ------------------------------------------------------------------
 
 
-def _resolve(spec: str | Mapping) -> tuple[str, Callable[..., Optimizer], dict]:
+def _resolve(
+    spec: str | Mapping, at: str
+) -> tuple[str, Callable[..., Optimizer], dict]:
     """Return the optimizer's name, its constructor and the arguments of its own."""
     if isinstance(spec, str):
         known = _by_name()
         if spec.lower() not in known:
             raise ConfigError(
-                f"optim.optimizer={spec} is neither lars nor in torch.optim"
+                f"{at}.optimizer={spec} is neither lars nor in torch.optim"
                 f"{nearest(spec, known)}; for another one use {{_target_: dotted.path}}"
             )
         return spec, known[spec.lower()], {}
     if isinstance(spec, DictConfig):
         spec = OmegaConf.to_container(spec, resolve=True)
-    options = dict(spec)
-    path = options.pop("_target_", None)
-    if not isinstance(path, str):
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("_target_"), str):
         raise ConfigError(
-            f"optim.optimizer={spec} has no _target_; expected a name, or "
+            f"{at}.optimizer={spec} has no _target_; expected a name, or "
             "{_target_: dotted.path, its own arguments}"
         )
+    options = dict(spec)
+    path = options.pop("_target_")
     for key in ("lr", "weight_decay"):
         if key in options:
             raise ConfigError(
-                f"optim.optimizer sets {key}={options[key]}; set optim.{key} instead"
+                f"{at}.optimizer sets {key}={options[key]}; set {at}.{key} instead"
             )
     module, _, attribute = path.rpartition(".")
     try:
-        return path, getattr(importlib.import_module(module), attribute), options
+        found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"optim.optimizer._target_={path} cannot be imported: {error}"
+            f"{at}.optimizer._target_={path} cannot be imported: {error}"
         ) from error
+    if not callable(found):
+        raise ConfigError(
+            f"{at}.optimizer._target_={path} is a {type(found).__name__}; expected an"
+            " optimizer's class, or a function that returns one"
+        )
+    return path, found, options
 
 
 def _by_name() -> dict[str, type[Optimizer]]:
@@ -137,7 +172,7 @@ def _by_name() -> dict[str, type[Optimizer]]:
 
 
 def _hyperparameters(
-    config: Any, name: str, accepted: Mapping, own: Mapping
+    config: Any, name: str, accepted: Mapping, own: Mapping, at: str
 ) -> dict[str, Any]:
     """Return the config's values that the optimizer takes; refuse those set in vain."""
     values = {}
@@ -152,7 +187,7 @@ def _hyperparameters(
             values[key] = value
         elif value != getattr(defaults, key):
             raise ConfigError(
-                f"optim.{key}={value} is set and {name} does not take it; "
+                f"{at}.{key}={value} is set and {name} does not take it; "
                 f"remove it, or choose an optimizer with {key}"
             )
     return values
@@ -165,12 +200,10 @@ def _groups(
     parameters: list[tuple[str, nn.Parameter]],
     config: Any,
     batch_size: int | None,
-    name: str,
+    rules: list[dict[str, Any]],
     accepted: Mapping,
 ) -> list[dict[str, Any]]:
     """Split the parameters by the first pattern found and by whether they decay."""
-    own = getattr(config, "groups", None) or ()
-    rules = [_rule(rule, name, accepted) for rule in (*own, {"pattern": ""})]
     split: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for path, parameter in parameters:
         i = next(i for i, rule in enumerate(rules) if rule["pattern"].search(path))
@@ -178,10 +211,10 @@ def _groups(
         alike = not decay and "adapt" not in accepted  # one group costs less a step
         split.setdefault((i, alike or parameter.ndim > 1), []).append(parameter)
     matched = {i for i, _ in split}
-    for i in range(len(own)):
+    for i, rule in enumerate(rules[:-1]):
         if i not in matched:
             raise ConfigError(
-                f"optim.groups: pattern={own[i]['pattern']} finds no trainable "
+                f"optim.groups: pattern={rule['pattern'].pattern} finds no trainable "
                 "parameter that an earlier one has not taken; their names are like "
                 f"{parameters[0][0]}, {parameters[-1][0]}"
             )
@@ -203,12 +236,25 @@ def _groups(
 
 def _rule(rule: Mapping, name: str, accepted: Mapping) -> dict[str, Any]:
     """Check one entry of `groups` and compile its pattern."""
+    if not isinstance(rule, Mapping):
+        raise ConfigError(
+            f"optim.groups: found {rule}, expected {{pattern: ..., lr: ...}} (a group"
+            f" knows {', '.join(GROUP_KEYS)})"
+        )
     for key in rule:
         if key not in GROUP_KEYS:
             raise ConfigError(
                 f"optim.groups: {key} is not a key{nearest(str(key), GROUP_KEYS)} "
                 f"(a group knows {', '.join(GROUP_KEYS)})"
             )
+    for key in ("lr", "weight_decay"):
+        value = rule.get(key)
+        if value is not None and (type(value) not in (int, float) or not value >= 0):
+            raise ConfigError(f"optim.groups: {key}={value}, expected a number from 0")
+    if not isinstance(rule.get("schedule", True), bool):
+        raise ConfigError(
+            f"optim.groups: schedule={rule['schedule']}, expected true or false"
+        )
     if rule.get("weight_decay") and "weight_decay" not in accepted:
         raise ConfigError(
             f"optim.groups: weight_decay={rule['weight_decay']} is set and {name} does "

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from stable_ssl.config import ConfigError, Optim
-from stable_ssl.optim import LARS, base_lr, build_optimizer
+from stable_ssl.optim import LARS, base_lr, build_optimizer, check_optimizer
 
 
 def net():
@@ -163,6 +163,9 @@ def test_a_training_step_moves_every_parameter():
         ({"optimizer": "rprop", "weight_decay": 0.1}, "weight_decay=0.1"),
         ({"optimizer": "sgd", "nesterov": True, "momentum": 0.0}, "sgd refuses"),
         ({"optimizer": {"clip_lr": True}}, "no _target_"),
+        ({"optimizer": 3}, "optim.optimizer=3 has no _target_"),
+        ({"optimizer": ["sgd"]}, "no _target_; expected a name"),
+        ({"optimizer": {"_target_": "torch.optim.swa_utils"}}, "is a module"),
         ({"optimizer": {"_target_": "torch.optim.SDG"}}, "cannot be imported"),
         ({"optimizer": {"_target_": "SGD"}}, "cannot be imported"),
         ({"optimizer": {"_target_": "torch.optim.SGD", "lr": 1.0}}, "set optim.lr"),
@@ -174,6 +177,13 @@ def test_a_training_step_moves_every_parameter():
         ({"groups": [{"pattern": "."}, {"pattern": "head"}]}, "head finds no"),
         ({"groups": [{"patern": "head"}]}, "did you mean 'pattern'"),
         ({"groups": [{"lr": 0.1}]}, "pattern=None"),
+        ({"groups": ["head"]}, "found head, expected {pattern"),
+        ({"groups": [3]}, "found 3, expected {pattern"),
+        ({"groups": [{"pattern": 3}]}, "pattern=3"),
+        ({"groups": [{"pattern": "head", "lr": "fast"}]}, "lr=fast, expected a number"),
+        ({"groups": [{"pattern": "head", "lr": -1}]}, "lr=-1, expected a number"),
+        ({"groups": [{"pattern": "head", "weight_decay": True}]}, "weight_decay=True"),
+        ({"groups": [{"pattern": "head", "schedule": "no"}]}, "schedule=no, expected"),
         ({"groups": [{"pattern": "("}]}, "regular expression"),
         (
             {"optimizer": "rprop", "groups": [{"pattern": "head", "weight_decay": 1}]},
@@ -184,3 +194,17 @@ def test_a_training_step_moves_every_parameter():
 def test_wrong_words_are_refused(words, text):
     with pytest.raises(ConfigError, match=text):
         build(**words)
+
+
+def test_the_keys_are_named_where_they_stand():
+    words = SimpleNamespace(optimizer="adamx", lr=0.1)
+    with pytest.raises(ConfigError, match="^log.eval.linear.optimizer=adamx"):
+        build_optimizer(net().named_parameters(), words, at="log.eval.linear")
+
+
+def test_what_needs_no_parameters_is_checked_without_them():
+    check_optimizer(Optim(groups=[{"pattern": "head"}]))
+    with pytest.raises(ConfigError, match="did you mean 'adam"):
+        check_optimizer(Optim(optimizer="adamx"))
+    with pytest.raises(ConfigError, match="did you mean 'pattern'"):
+        check_optimizer(OmegaConf.structured(Optim(groups=[{"patern": "head"}])))

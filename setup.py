@@ -30,6 +30,7 @@ setup(
     ],
     extras_require={
         "timm": ["timm"],
+        "peers": ["kornia", "albumentations"],
         "test": ["pytest", "docutils", "ruff"],
         "dev": ["pytest", "ruff", "pre-commit", "timm", "docutils"],
     },

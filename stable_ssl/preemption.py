@@ -1,18 +1,24 @@
-"""Signals that ask a run to stop: heard at once, honoured at the next step boundary."""
+"""Signals that ask a run to stop: heard at once, honoured at the next step boundary.
+
+Before the first step, when there is nothing to save, they are honoured at once.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 STOP = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)  # Slurm sends the first two
+CTRL_C = "stopping after this step; press Ctrl-C again to stop at once"
 
 
 class Preempted(BaseException):
-    """A signal asked the run to stop, and its state is saved.
+    """A signal asked the run to stop; its state is saved, or there was none yet.
 
     Like KeyboardInterrupt no Exception, so that nobody takes it for a failure.
     """
@@ -23,14 +29,19 @@ class Preemption:
 
     `requested` names the signal that came, None without one. A second Ctrl-C raises
     KeyboardInterrupt at once. Outside the main thread nothing is listened for.
+
+    Whoever opens the context looks at `requested` after every step, unless `at_once`.
     """
 
     def __init__(self) -> None:
         self.requested: str | None = None
+        self._at_once = False
+        self._process: int | None = None  # a forked worker inherits the handlers
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Preemption:
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
             for number in STOP:
                 self._before[number] = signal.signal(number, self._hear)
@@ -45,10 +56,35 @@ class Preemption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def at_once(self) -> None:
+        """From now on raise Preempted where the signal comes: nothing would be lost."""
+        self._at_once = True
+
+    def at_steps(self) -> None:
+        """From now on, as at first, leave a signal to whoever looks at `requested`.
+
+        Raises:
+            Preempted: one came before, and its exception was lost: Python drops those
+                that are raised in a destructor.
+        """
+        self._at_once = False
+        if self.requested:
+            raise Preempted(self._reason())
+
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.requested == "SIGINT":
-            raise KeyboardInterrupt
+        if os.getpid() != self._process:
+            return  # a worker's: the main process decides for it
+        again = number == signal.SIGINT and self.requested == "SIGINT"
         self._signal, self.requested = number, signal.Signals(number).name
+        if again:
+            raise KeyboardInterrupt
+        if self._at_once:
+            raise Preempted(self._reason())
+        if number == signal.SIGINT:
+            _tell(CTRL_C)
+
+    def _reason(self) -> str:
+        return f"{self.requested} before the first step; nothing to save"
 
     def chain(self) -> None:
         """Do what the signal would have done: call the handler from before, or exit.
@@ -60,3 +96,12 @@ class Preemption:
         if callable(before) and self._signal != signal.SIGINT:
             before(self._signal, None)
         sys.exit(128 + self._signal)
+
+
+def _tell(text: str) -> None:
+    """Write a line to the standard error past Python's buffer.
+
+    A signal may come in the middle of a print, which must not be entered again.
+    """
+    with suppress(OSError):  # nobody listens any more
+        os.write(2, f"\n{text}\n".encode())

@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from stable_ssl.preemption import CTRL_C, Preempted, Preemption
+
 OPTIONS = [
     "optim.epochs=8",
     "log.every_n_steps=2",
@@ -49,6 +51,7 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(main, tmp_path, rows, name):
     wait_for_rows(run, 3, process)
     os.kill(process.pid, number)
     assert process.wait(60) == 128 + number
+    assert (CTRL_C in process.stderr.read()) == (name == "SIGINT")
     assert status(run)["status"] == "preempted"
     step = int(status(run)["reason"].removeprefix(f"{name} at step "))
     assert (run / "ckpts" / f"e{step // 9:03d}_s{step:06d}.ckpt").exists()
@@ -108,3 +111,49 @@ def test_the_second_ctrl_c_stops_at_once(tiny, config):
         trainer.run()
     assert status(trainer.run_dir)["status"] == "preempted"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2", "SIGINT"])
+def test_before_the_first_step_a_signal_ends_the_run_where_it_is(name):
+    with Preemption() as preemption:
+        preemption.at_once()
+        with pytest.raises(Preempted, match=f"{name} before the first step"):
+            os.kill(os.getpid(), getattr(signal, name))
+            time.sleep(10)
+        with pytest.raises(SystemExit) as caught:
+            preemption.chain()
+    assert caught.value.code == 128 + getattr(signal, name)
+
+
+def test_a_signal_that_was_swallowed_is_honoured_before_the_first_step():
+    with Preemption() as preemption:
+        preemption.at_once()
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Preempted:
+            pass  # as Python does in a destructor
+        with pytest.raises(Preempted, match="SIGTERM before the first step"):
+            preemption.at_steps()
+
+
+def test_between_steps_a_signal_waits(capfd):
+    with Preemption() as preemption:
+        preemption.at_once()
+        preemption.at_steps()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert preemption.requested == "SIGTERM"
+        assert capfd.readouterr().err == ""
+        os.kill(os.getpid(), signal.SIGINT)
+        assert preemption.requested == "SIGINT"
+        assert capfd.readouterr().err == f"\n{CTRL_C}\n"
+
+
+def test_a_forked_worker_leaves_a_signal_to_the_main_process(capfd):
+    with Preemption():
+        worker = os.fork()
+        if worker == 0:
+            for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+                os.kill(os.getpid(), number)
+            os._exit(0)
+        assert os.waitpid(worker, 0)[1] == 0
+    assert capfd.readouterr().err == ""

@@ -67,9 +67,15 @@ class Data:
     eval_batch_size: int | None = key(None, low=1)  # null: as in training
     num_workers: int = key(0, low=0)  # processes that decode; 0: in the main process
     download: bool = False  # fetch a missing torchvision dataset
+    on_error: str = key("raise", choices=("raise", "skip"))  # an image not readable
+    in_memory: float = key(
+        2.0, low=0
+    )  # GiB; image folders of one size up to it are held
+    compile: bool = False  # torch.compile the batched augmentation
+    labelled: str | None = None  # of several train loaders, whose labels probes use
     transforms: dict[str, Any] = field(default_factory=dict)  # free pool of op lists
-    train: Any = None  # loader node: {dataset: {name, ...}, DataLoader keys}
-    val: Any = None
+    train: Any = None  # loader node {dataset: {name, ...}, DataLoader keys}, or several
+    val: Any = None  # by name; null turns one off
     test: Any = None
     bank: Any = None  # kNN neighbours; null: the train split, seen as in val
 

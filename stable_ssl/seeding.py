@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -133,6 +133,24 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def keyed(key: int | Tensor) -> Iterator[None]:
+    """Seed the CPU's global generators from a key inside, restore them on exit.
+
+    What others draw inside, with python, numpy or torch, is a function of the key. A
+    worker process, whose state nobody relies on, is left as it is then.
+    """
+    import numpy
+    from torch.utils.data import get_worker_info
+
+    seed = int(key)
+    with preserve_rng() if get_worker_info() is None else nullcontext():
+        random.seed(seed)
+        numpy.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _capture() -> tuple[Any, ...]:

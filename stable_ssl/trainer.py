@@ -22,7 +22,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,9 @@ from torch import Tensor, nn
 
 from stable_ssl import checkpoint, distributed, report, seeding
 from stable_ssl.config import ConfigError, Log, complete, load_config, masked, nearest
-from stable_ssl.data import build_loaders
+from stable_ssl.data import build_loaders, splits
+from stable_ssl.data.build import labelled_name
+from stable_ssl.data.loader import on_device
 from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.metrics import Accuracy
 from stable_ssl.evaluation.online import Online
@@ -86,8 +88,11 @@ class BaseTrainer(nn.Module):
         self.overrides: list[str] = []  # as given on the command line
         self.epoch, self.step, self.total_steps = 0, 0, 0
         self.steps_per_epoch = 0
+        self.step_size, self.completes_step = 1, True  # micro-batches; is it the last
         self.data: Any = None
         self.train_loader: Any = None
+        self.loaders: dict[str, Any] = {}  # by split: train, val, test, bank
+        self.num_classes: int | None = None
         self.optimizer = self.scheduler = None
         self.metrics: dict[str, float] = {}  # the last value of everything reported
         self.console = Console()
@@ -188,7 +193,8 @@ class BaseTrainer(nn.Module):
         """Train to `total_steps`; evaluate before, during and after."""
         if self.step == 0:
             if self.settings.eval.sanity_steps:
-                self.evaluate("val", limit=self.settings.eval.sanity_steps)
+                for split in self.splits("val"):
+                    self.evaluate(split, limit=self.settings.eval.sanity_steps)
             if self.settings.eval.untrained:
                 self.validate()
                 self.test()
@@ -200,12 +206,14 @@ class BaseTrainer(nn.Module):
         self.summarize()
 
     def validate(self) -> None:
-        """Evaluate the val split and write its row, once a step."""
+        """Evaluate the val split, or several, and write their rows, once a step."""
         if self._validated != self.step:
             self._validated = self.step
-            self.report(self.evaluate("val", self._limit))
+            with self._off_the_clock():
+                for split in self.splits("val"):
+                    self.report(self.evaluate(split, self._limit))
             monitor = self.settings.monitor
-            if monitor and "val" in self.loaders and monitor not in self.metrics:
+            if monitor and self.splits("val") and monitor not in self.metrics:
                 raise ConfigError(
                     f"log.monitor={monitor} is never reported"
                     f"{nearest(monitor, list(self.metrics))}"
@@ -213,8 +221,13 @@ class BaseTrainer(nn.Module):
                 )
 
     def test(self) -> None:
-        """Evaluate the test split and write its row."""
-        self.report(self.evaluate("test", self._limit))
+        """Evaluate the test split, or several, and write their rows."""
+        for split in self.splits("test"):
+            self.report(self.evaluate(split, self._limit))
+
+    def splits(self, kind: str) -> list[str]:
+        """Return the splits there are of val or test: `val`, or `val_<name>` each."""
+        return [s for s in self.loaders if s == kind or s.startswith(f"{kind}_")]
 
     def cleanup(self) -> None:
         """Release the terminal and the files, whatever happened."""
@@ -234,6 +247,7 @@ class BaseTrainer(nn.Module):
         self.initialize_modules()
         self.place_modules()
         self.initialize_optimizer()
+        self._find_left_out()
         self.initialize_scheduler()
         self.initialize_evaluation()
         self.load_checkpoint()
@@ -278,6 +292,7 @@ class BaseTrainer(nn.Module):
             self.loaders = build_loaders(self.config, self.device)
         self.train_loader = self.loaders.get("train")
         self.num_classes = self.config.data.num_classes
+        splits.record(self.run_dir / "data", self.loaders, masked(self.config)["data"])
 
     def count_steps(self) -> None:
         """Set `images_per_step`, and `steps_per_epoch` and `total_steps` in steps."""
@@ -286,8 +301,12 @@ class BaseTrainer(nn.Module):
             self._accumulate, self._clip = optim.accumulate, optim.grad_max_norm
             batch_size = getattr(self.train_loader, "batch_size", None) or 1
             self.images_per_step = batch_size * optim.accumulate
-            lengths = count_steps(optim, len(self.train_loader))
-            self.steps_per_epoch, self.total_steps = lengths
+            try:
+                batches = len(self.train_loader)
+            except TypeError:  # an iterable dataset that does not know its length
+                batches = None
+            self.steps_per_epoch, self.total_steps = count_steps(optim, batches)
+            self._epoch_batches = batches or self.steps_per_epoch * optim.accumulate
             if self.config.fast_dev_run:
                 self.steps_per_epoch = self.total_steps = 1
             every = self.settings.eval.every_n_steps
@@ -315,6 +334,14 @@ class BaseTrainer(nn.Module):
             self.optimizer = build_optimizer(
                 self.named_parameters(), self.config.optim, self.images_per_step
             )
+
+    def _find_left_out(self) -> None:
+        """List the parameters that get gradients and are in no group: none, usually."""
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        own = {id(p) for group in groups for p in group["params"]}
+        self._left_out = [
+            p for p in self.parameters() if p.requires_grad and id(p) not in own
+        ]
 
     def initialize_scheduler(self) -> None:
         """Build `self.scheduler`, of torch's protocol and moved every step, or None."""
@@ -377,13 +404,19 @@ class BaseTrainer(nn.Module):
     def train_epoch(self) -> None:
         """Train one epoch, or what a resumed run has left of it."""
         self.train()
-        self.before_train_epoch()
+        if self.step == self.epoch * self.steps_per_epoch:
+            self._rng_at_epoch = seeding.get_rng_state()
+            self.before_train_epoch()
+        else:  # resumed in its middle: the hook draws again what it drew before
+            with seeding.preserve_rng():
+                seeding.set_rng_state(self._rng_at_epoch)
+                self.before_train_epoch()
         for place, batch in self._micro_batches():
             self.data = batch
             if place == 0:
                 self.before_train_step()
             self.train_step(batch)
-            if self._completes_step:
+            if self.completes_step:
                 self.after_train_step()
                 self._after_step()
         self.after_train_epoch()
@@ -406,16 +439,21 @@ class BaseTrainer(nn.Module):
         before = self.epoch * self.steps_per_epoch
         start = (self.step - before) * each
         steps = min(self.steps_per_epoch, self.total_steps - before)
-        end = min(len(loader), steps * each)
+        end = min(self._epoch_batches, steps * each)
         if hasattr(loader, "set_epoch"):
             loader.set_epoch(self.epoch, start)
             batches = islice(loader, end - start)
         else:
-            batches = islice(loader, start, end)
+            batches = on_device(islice(loader, start, end), self.device)
+        skips = self.config.data.on_error == "skip"
+        skipped = getattr(loader, "skipped", 0)
         for index, batch in enumerate(batches, start):
             place = index % each
-            size = min(each, end - (index - place))  # micro-batches of this step
-            self._step_size, self._completes_step = size, place == size - 1
+            size = min(each, end - (index - place))
+            self.step_size, self.completes_step = size, place == size - 1
+            if skips:
+                before, skipped = skipped, getattr(loader, "skipped", 0)
+                self.log({"train/skipped": skipped - before})
             yield place, batch
 
     def train_step(self, batch: Any) -> None:
@@ -437,21 +475,24 @@ class BaseTrainer(nn.Module):
                 " with one under 'loss'"
             )
         self.log({"train/loss": loss})
-        if self._step_size > 1:
-            loss = loss / self._step_size
+        if self.step_size > 1:
+            loss = loss / self.step_size
         self.scaler.scale(loss).backward()
-        if self._completes_step:
+        if self.completes_step:
             self.optimizer_step()
 
     def optimizer_step(self) -> None:
         """Clip, update the weights, clear the gradient, move the learning rate."""
         if self._clip is not None:
             self.scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(self.parameters(), self._clip)
+            own = [p for group in self.optimizer.param_groups for p in group["params"]]
+            norm = nn.utils.clip_grad_norm_(own, self._clip)
             self.log({"train/grad_norm": norm})
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
+        for parameter in self._left_out:
+            parameter.grad = None
         self._lr = self.optimizer.param_groups[0]["lr"]
         self.step += 1
         if self.scheduler is not None:
@@ -466,7 +507,8 @@ class BaseTrainer(nn.Module):
         log, step = self.settings, self.step
         save, evaluation = log.checkpoint, log.eval
         if self.online.probe is not None:
-            self.log({"train/probe_loss": self.online.fit_probe(self.data)})
+            loss = self.online.fit_probe(self.labelled(self.data))
+            self.log({"train/probe_loss": loss})
         if step % log.every_n_steps == 0 or step == self.total_steps:
             self._write_row()
         if evaluation.every_n_steps and step % evaluation.every_n_steps == 0:
@@ -486,7 +528,7 @@ class BaseTrainer(nn.Module):
         """Evaluate a split, disturbing nothing of the training.
 
         Args:
-            split: val or test; nothing happens where the data has none.
+            split: val, test, or one of several; nothing happens where there is none.
             limit: batches to see; None sees all.
 
         Returns:
@@ -497,7 +539,9 @@ class BaseTrainer(nn.Module):
         training_data, self.split, self._accuracy = self.data, split, Accuracy()
         with self.online.evaluation():
             self.before_eval_epoch()
-            for batch in islice(self.loaders[split], limit):
+            loader = self.loaders[split]
+            skipped = getattr(loader, "skipped", 0)
+            for batch in islice(loader, limit):
                 self.data, self._weight = batch, len(batch[1])
                 self.online.forget()
                 self.before_eval_step()
@@ -507,7 +551,10 @@ class BaseTrainer(nn.Module):
             self._weight = 1
             self.after_eval_epoch()
             found = self._accuracy.compute()
-            found |= self.online.metrics(self.step, few_labels=split == "test")
+            few_labels = split in self.splits("test")
+            found |= self.online.metrics(self.step, few_labels)
+            if unread := getattr(loader, "skipped", 0) - skipped:
+                found["skipped"] = unread
         self.data, self.split = training_data, None
         found = {f"{split}/{name}": value for name, value in found.items()}
         return found | self._eval_logged.take()
@@ -518,6 +565,12 @@ class BaseTrainer(nn.Module):
         logits = self.predict(first_view(x))
         if logits.ndim == 2 and logits.shape[1] == self.num_classes:
             self._accuracy.update(logits, labels)
+
+    def labelled(self, batch: Any) -> tuple[Any, Tensor]:
+        """Return the batch whose labels probes use: of several, `data.labelled`'s."""
+        if not isinstance(batch, dict):
+            return batch
+        return batch[labelled_name(self.config.data, list(batch))]
 
     def _autocast(self) -> AbstractContextManager:
         if self._dtype is None:
@@ -565,16 +618,24 @@ class BaseTrainer(nn.Module):
             Diverged: the loss was not finite.
         """
         values = self._logged.take()
-        self._check_finite(values["train/loss"])
+        self._check_finite("train/loss", values.get("train/loss", 0.0))
         now, (then, step) = time.perf_counter(), self._row_before
         self._row_before = now, self.step
         speed = (self.step - step) * self.images_per_step / (now - then)
         self.report(values | {"train/lr": self._lr, "perf/images_per_s": speed})
 
-    def _check_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
+    @contextmanager
+    def _off_the_clock(self) -> Iterator[None]:
+        """Leave what happens inside out of `perf/images_per_s`."""
+        start = time.perf_counter()
+        yield
+        then, step = self._row_before
+        self._row_before = then + time.perf_counter() - start, step
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
             raise Diverged(
-                f"train/loss is {loss} by step {self.step}; lower optim.lr, or set"
+                f"{what} is {value} by step {self.step}; lower optim.lr, or set"
                 f" optim.grad_max_norm; the checkpoints before it are in {self.run_dir}"
             )
 
@@ -611,6 +672,7 @@ class BaseTrainer(nn.Module):
             "scaler": self.scaler.state_dict(),
             "probe": self.online.state(),
             "rng": seeding.get_rng_state(),
+            "rng_at_epoch": self._rng_at_epoch,
             "logged": self._logged.state(),
             "metrics": self.metrics,
             "validated": self._validated,
@@ -626,18 +688,15 @@ class BaseTrainer(nn.Module):
         if self.config.fast_dev_run:
             return
         state = self.state()
-        pending = state["logged"].get("train/loss")
-        if pending is not None:
-            self._check_finite(pending.mean().item())
+        if (pending := state["logged"].get("train/loss")) is not None:
+            self._check_finite("train/loss", pending.mean().item())
         norms = torch._foreach_norm([p.detach() for p in self.parameters()])
-        if not torch.stack([n.float() for n in norms]).isfinite().all():
-            raise Diverged(
-                f"a weight is not finite at step {self.step}; lower optim.lr, or set"
-                f" optim.grad_max_norm; the checkpoints before it are in {self.run_dir}"
-            )
+        norm = torch.stack([n.float() for n in norms]).norm().item()
+        self._check_finite("the norm of the weights", norm)
         fresh = self._validated == self.step
         value = self.metrics.get(self.settings.monitor) if fresh else None
-        self.checkpoints.save(state, self.epoch, self.step, value)
+        with self._off_the_clock():
+            self.checkpoints.save(state, self.epoch, self.step, value)
         self._saved_at = time.monotonic()
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -656,6 +715,7 @@ class BaseTrainer(nn.Module):
             self.scaler.load_state_dict(state["scaler"])
             self._logged.load_state(state["logged"])
             self.checkpoints.forget_after(self.step)
+        self._rng_at_epoch = state["rng_at_epoch"]
         seeding.set_rng_state(state["rng"])
 
     def load_weights(self, state: dict[str, Any]) -> None:

@@ -1,12 +1,22 @@
 """Data: datasets by name, keyed batched augmentation, resumable loaders."""
 
+from stable_ssl.data.build import build_loader, build_loaders
+from stable_ssl.data.combined import Combined
 from stable_ssl.data.datasets import build_dataset, register_dataset
-from stable_ssl.data.loader import Loader, build_loader, build_loaders
+from stable_ssl.data.folder import Unreadable
+from stable_ssl.data.loader import Loader
+from stable_ssl.data.presets import center_crop_transforms, train_transforms
+from stable_ssl.data.rotation import RotationCollate
 
 __all__ = [
+    "Combined",
     "Loader",
+    "RotationCollate",
+    "Unreadable",
     "build_dataset",
     "build_loader",
     "build_loaders",
+    "center_crop_transforms",
     "register_dataset",
+    "train_transforms",
 ]

@@ -7,17 +7,22 @@ uint8 tensor (C, H, W). Those that fit in memory are one `Images`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_ssl import seeding
 from stable_ssl.config import ConfigError, nearest
-from stable_ssl.data.folder import ImageFolder
+from stable_ssl.data.folder import ImageFolder, Unreadable
 
 BUILDERS: dict[str, Callable[..., Dataset]] = {"image_folder": ImageFolder}
 
@@ -44,11 +49,19 @@ class Images(Dataset):
     Args:
         images: (N, C, H, W) uint8.
         labels: (N,) int64.
-        num_classes: of the labels; never guessed from those present.
+        num_classes: of the labels, never guessed from those present; None without.
+        source: the dataset that was read into memory, where there is one.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, num_classes: int):
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        num_classes: int | None,
+        source: Dataset | None = None,
+    ):
         self.images, self.labels, self.num_classes = images, labels, num_classes
+        self.source = source
 
     def __len__(self) -> int:
         return len(self.images)
@@ -76,14 +89,17 @@ def build_dataset(node: Any, root: str, download: bool) -> Dataset:
     own_root = kwargs.get("root")
     kwargs["root"] = str(Path(root) / (own_root or ""))
     if "_target_" in kwargs:
+        from hydra.errors import HydraException
         from hydra.utils import instantiate
 
         if own_root is None:  # it may take none
             del kwargs["root"]
-        return instantiate(kwargs)
-    name = kwargs.pop("name", None)
-    if name is None:
-        raise ConfigError("a dataset needs a name or a _target_; it has neither")
+        try:
+            return instantiate(kwargs)
+        except HydraException as error:
+            raise ConfigError(f"dataset: {' '.join(str(error).split())}") from error
+    check_name(kwargs)
+    name = kwargs.pop("name")
     subset = kwargs.pop("subset", None)
     if name in BUILDERS:
         builder = BUILDERS[name]
@@ -95,6 +111,56 @@ def build_dataset(node: Any, root: str, download: bool) -> Dataset:
             )
         return builder(subset=subset, **kwargs)
     return _torchvision(name, subset, download, **kwargs)
+
+
+def held_in_memory(dataset: Dataset, limit: float, skip: bool) -> Dataset:
+    """Decode an image folder once, where all images have one size and fit.
+
+    Whether it is held is a function of the files and the limit, not of the machine: a
+    held image is augmented in float from the start, a worker's after rounding its crop.
+
+    Args:
+        dataset: any; what is no image folder is returned as it is.
+        limit: in GiB of decoded images; 0 never holds.
+        skip: leave unreadable images out with a warning, or raise.
+
+    Raises:
+        Unreadable: an image cannot be read, and `skip` is off.
+    """
+    if not isinstance(dataset, ImageFolder) or not limit:
+        return dataset
+    size, readable = None, []
+    for i in range(len(dataset)):
+        try:
+            found = dataset.size(i)
+        except Unreadable as error:
+            if not skip:
+                raise
+            warnings.warn(f"skipped: {error}", stacklevel=2)
+            continue
+        size = size or found
+        if found != size or 3 * math.prod(size) * len(dataset) > limit * 2**30:
+            return dataset
+        readable.append(i)
+    if size is None:
+        raise Unreadable(f"no image below {dataset.root} can be read")
+    images = torch.empty(len(readable), 3, *size, dtype=torch.uint8)
+    good = torch.ones(len(readable), dtype=torch.bool)
+
+    def decode(place: int) -> None:
+        try:
+            pixels = numpy.array(dataset[readable[place]][0])
+            images[place] = torch.from_numpy(pixels).permute(2, 0, 1)
+        except Unreadable as error:
+            if not skip:
+                raise
+            warnings.warn(f"skipped: {error}", stacklevel=2)
+            good[place] = False
+
+    with ThreadPoolExecutor() as pool:  # PIL decodes without Python's lock
+        list(pool.map(decode, range(len(readable))))
+    labels = torch.tensor([dataset.samples[i][1] for i in readable])
+    return Images(images[good], labels[good], dataset.num_classes, dataset)
 
 
 # --- the embedded default -------------------------------------------------------------
@@ -131,6 +197,29 @@ def _subsets(subset: str | Sequence[str] | None, known: Sequence[str]) -> list[s
     return asked
 
 
+def check_name(node: Any) -> None:
+    """Refuse a dataset node that names none that there is.
+
+    Raises:
+        ConfigError: with the nearest name.
+    """
+    if not isinstance(node, (Mapping, DictConfig)):
+        raise ConfigError(f"dataset={node}: write dataset.name={node}")
+    if "_target_" in node or node.get("name") in BUILDERS:
+        return
+    if node.get("name") is None:
+        raise ConfigError("a dataset needs a name or a _target_; it has neither")
+    from torchvision import datasets
+
+    name, classes = node["name"], [n for n in datasets.__all__ if n[0].isupper()]
+    if name not in classes:
+        raise ConfigError(
+            f"there is no dataset {name}{nearest(name, [*BUILDERS, *classes])}"
+            f" (registered: {', '.join(BUILDERS)}; or the name of any torchvision"
+            " dataset)"
+        )
+
+
 # --- torchvision ----------------------------------------------------------------------
 
 
@@ -141,12 +230,6 @@ def _torchvision(
     from torchvision import datasets
 
     classes = {n: getattr(datasets, n) for n in datasets.__all__ if n[0].isupper()}
-    if name not in classes:
-        known = [*BUILDERS, *classes]
-        raise ConfigError(
-            f"there is no dataset {name}{nearest(name, known)} (registered:"
-            f" {', '.join(BUILDERS)}; or the name of any torchvision dataset)"
-        )
     accepted = inspect.signature(classes[name]).parameters
     if subset is not None:
         kwargs |= _torchvision_subset(name, subset, accepted)

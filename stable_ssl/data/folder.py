@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,17 @@ from torch.utils.data import Dataset
 
 from stable_ssl import seeding
 from stable_ssl.config import ConfigError, nearest
+from stable_ssl.data import splits
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 SUBSETS = ("train", "val", "test")
 UNLABELLED = -1
 
 Sample = tuple[Path, int]
+
+
+class Unreadable(ConfigError):
+    """An image that cannot be read; the text names it."""
 
 
 class ImageFolder(Dataset):
@@ -39,6 +45,8 @@ class ImageFolder(Dataset):
         exclude_filter: patterns that it must not match.
         class_to_idx: number of each class; classes that it leaves out are left out.
         labelled: False for images without classes, anywhere below the root.
+        split_file: a run's `data/splits.csv`, whose subsets and class numbers are then
+            taken, whatever else is there.
 
     Raises:
         ConfigError: folders, listed files or classes that are not there.
@@ -55,12 +63,19 @@ class ImageFolder(Dataset):
         exclude_filter: Sequence[str] | None = None,
         class_to_idx: Mapping[str, int] | None = None,
         labelled: bool = True,
+        split_file: str | None = None,
     ):
         self.root = Path(root)
         if not self.root.is_dir():
             raise ConfigError(
                 f"no image folder at {self.root}; set data.root or dataset.root"
             )
+        if split_file is not None:
+            asked = [subset] if isinstance(subset, str) else list(subset or [])
+            found = splits.load(Path(split_file), asked, self.root)
+            self.samples, self.class_to_idx = found
+            self._count_classes(labelled and bool(self.class_to_idx))
+            return
         self.labelled = labelled
         self.filters = (list(include_filter or ["*"]), list(exclude_filter or []))
         asked = [subset] if isinstance(subset, str) else list(subset or [])
@@ -73,15 +88,12 @@ class ImageFolder(Dataset):
                 f"class_to_idx names {absent[0]}, and {self.root} has no such class"
                 f"{nearest(absent[0], names)}"
             )
-        self.classes = sorted(self.class_to_idx, key=self.class_to_idx.get)
-        self.num_classes = None
-        if labelled:
-            if not self.classes:
-                raise ConfigError(
-                    f"{tops[0]} has no class folders; set labelled: false for images"
-                    " without classes"
-                )
-            self.num_classes = max(self.class_to_idx.values()) + 1
+        if labelled and not self.class_to_idx:
+            raise ConfigError(
+                f"{tops[0]} has no class folders; set labelled: false for images"
+                " without classes"
+            )
+        self._count_classes(labelled)
         lists = {n: self.root / f"{n}.txt" for n in asked}
         if parts:
             if missing := [n for n in asked if n not in parts]:
@@ -98,6 +110,11 @@ class ImageFolder(Dataset):
             self.samples = self._shares(asked, shares, seed)
         if not self.samples:
             raise ConfigError(f"no images in {', '.join(map(str, tops))}: {subset=}")
+
+    def _count_classes(self, labelled: bool) -> None:
+        self.classes = sorted(self.class_to_idx, key=self.class_to_idx.get)
+        last = max(self.class_to_idx.values(), default=-1)
+        self.num_classes = last + 1 if labelled else None
 
     def _below(self, top: Path) -> list[Sample]:
         """Return the images below a folder that passes the filters, in order."""
@@ -175,15 +192,25 @@ class ImageFolder(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Return the (height, width) of an image, read from the head of its file."""
+        with self._opened(index) as image:
+            return image.size[::-1]
+
     def __getitem__(self, index: int) -> tuple[Any, int]:
+        with self._opened(index) as image:
+            return image.convert("RGB"), self.samples[index][1]
+
+    @contextmanager
+    def _opened(self, index: int) -> Iterator[Any]:
         from PIL import Image
 
-        path, label = self.samples[index]
+        path = self.samples[index][0]
         try:
             with Image.open(path) as image:
-                return image.convert("RGB"), label
-        except OSError as error:
-            raise ConfigError(f"{path} is not a readable image: {error}") from error
+                yield image
+        except (OSError, SyntaxError, ValueError) as error:  # as PIL raises
+            raise Unreadable(f"{path} is not a readable image: {error}") from error
 
 
 def _folders(top: Path) -> list[str]:

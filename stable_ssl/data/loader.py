@@ -7,22 +7,32 @@ fixes the size (a crop, a resize), so that images of any size become one batch.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from stable_ssl import seeding
-from stable_ssl.config import ConfigError, nearest
-from stable_ssl.data.augment import View, build_ops
-from stable_ssl.data.datasets import Images, build_dataset
+from stable_ssl.config import ConfigError
+from stable_ssl.data.augment import View
+from stable_ssl.data.datasets import Images
+from stable_ssl.data.decode import (
+    Batch,
+    Head,
+    Samples,
+    Stream,
+    Unreadable,
+    collate,
+    ignore_signals,
+    to_tensor,
+)
 from stable_ssl.data.sampler import BatchSampler
 
-ON_DEVICE = 4 * 2**30  # bytes of images that are held on the GPU rather than copied
+ON_DEVICE = 1 / 4  # share of the GPU's free memory that images may be held in
 
 
 class Loader:
@@ -32,15 +42,25 @@ class Loader:
     several; y the labels (N,) int64. Views depend on (seed, epoch, index, view) alone.
 
     Args:
-        dataset: map-style, of (image, label).
+        dataset: map-style or iterable, of (image, label).
         views: one list of augmentation ops a view.
-        batch_size: samples a batch.
+        batch_size: samples a batch, over all processes.
         seed: of order and views.
         device: where batches are made or moved to.
         shuffle: a new order every epoch.
         drop_last: leave out an incomplete last batch.
         channels_last: memory format of the views.
+        on_error: `raise` on an image that cannot be read, or `skip` it: with drop_last
+            the next one takes its place, otherwise the batch is smaller.
+        compile: whether torch.compile makes the batched part of the views.
+        sampler: torch sampler that chooses and orders the samples instead of shuffle.
+        collate_fn: makes the batch from a list of (view or views, label), all tensors.
+        rank: number of this process ...
+        world_size: ... among how many; a batch here is this process's part of it.
         options: any further keyword of torch's DataLoader.
+
+    Raises:
+        ConfigError: an iterable dataset with several workers, or with a sampler.
     """
 
     def __init__(
@@ -54,37 +74,81 @@ class Loader:
         shuffle: bool = False,
         drop_last: bool = False,
         channels_last: bool = False,
+        on_error: str = "raise",
+        compile: bool = False,
+        sampler: Sampler | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
         **options: Any,
     ):
-        self.dataset, self.seed = dataset, seed
+        self.dataset, self.seed, self.on_error = dataset, seed, on_error
         self.device = torch.device(device)
-        self.sampler = BatchSampler(len(dataset), batch_size, seed, shuffle, drop_last)
+        self.collate_fn = collate_fn
+        self.streams = isinstance(dataset, IterableDataset)
+        self.sampler = BatchSampler(
+            0 if self.streams else len(dataset),
+            batch_size,
+            seed,
+            shuffle,
+            drop_last,
+            sampler,
+            rank,
+            world_size,
+        )
         self.format = torch.channels_last if channels_last else torch.contiguous_format
-        if isinstance(dataset, Images):
+        self.skipped = 0  # samples so far that could not be read
+        self._warned: set[str] = set()
+        heads = [Head(ops) for ops in views]
+        if isinstance(dataset, Images) and not any(head.foreign for head in heads):
             self.views = [View(ops) for ops in views]
             self.images, self.labels = dataset.images, dataset.labels
-            if self.device.type == "cuda" and self.images.nbytes <= ON_DEVICE:
+            if _fits(self.images, self.device):
                 self.images = self.images.to(self.device)
             self.workers = None
         else:
-            heads, self.views = zip(*(_split(ops) for ops in views), strict=True)
+            self.views = [head.tail for head in heads]
+            self.workers = self._decoders(heads, drop_last, options)
+        if compile:
+            self.views = [view.compile() for view in self.views]
+
+    def _decoders(
+        self, heads: Sequence[Head], drop_last: bool, options: dict[str, Any]
+    ) -> DataLoader:
+        """Return the torch loader that reads samples and begins their views."""
+        options = {
+            "generator": torch.Generator(),  # its draws leave the global one alone
+            "collate_fn": collate,
+            "worker_init_fn": ignore_signals,
+            "pin_memory": self.device.type == "cuda",
+            **options,
+        }
+        if not self.streams:
             options.setdefault("persistent_workers", options.get("num_workers", 0) > 0)
-            options.setdefault("pin_memory", self.device.type == "cuda")
-            self.workers = DataLoader(
-                _Decoded(dataset, heads, seed),
-                batch_sampler=self.sampler,
-                generator=torch.Generator(),  # its draws leave the global one alone
-                **options,
+            replaces = self.on_error == "skip" and drop_last
+            samples = Samples(self.dataset, heads, self.seed, replaces)
+            return DataLoader(samples, batch_sampler=self.sampler, **options)
+        if options.get("num_workers", 0) > 1 or self.sampler.sampler is not None:
+            raise ConfigError(
+                "an iterable dataset is read in order by one worker: set num_workers: 1"
+                " and no sampler in its loader node"
             )
+        options["num_workers"] = 1  # its generators are then its own
+        stream = Stream(self.dataset, heads, self.sampler, endless=drop_last)
+        part = torch.arange(self.batch_size).tensor_split(self.sampler.world_size)
+        size = len(part[self.sampler.rank])
+        return DataLoader(stream, batch_size=size, drop_last=drop_last, **options)
 
     @property
     def channels(self) -> int:
         """The number of channels of the images."""
-        return _to_tensor(self.dataset[0][0]).shape[0]
+        if self.streams:
+            return to_tensor(next(iter(self.dataset))[0]).shape[0]
+        return to_tensor(self.dataset[0][0]).shape[0]
 
     @property
     def batch_size(self) -> int:
-        """Samples a batch."""
+        """Samples a batch, over all processes."""
         return self.sampler.batch_size
 
     @property
@@ -95,6 +159,9 @@ class Loader:
         return len(getattr(self.dataset, "classes", ())) or None
 
     def __len__(self) -> int:
+        if self.streams:  # TypeError where the dataset does not know
+            whole, rest = divmod(len(self.dataset), self.batch_size)
+            return whole + (rest > 0 and not self.sampler.drop_last)
         return len(self.sampler)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
@@ -102,183 +169,110 @@ class Loader:
         self.sampler.epoch, self.sampler.start = epoch, start
 
     def __iter__(self) -> Iterator[tuple[Tensor | list[Tensor], Tensor]]:
-        for images, labels, index in self._raw():
+        epoch = self.sampler.epoch
+        for batch in self._raw():
+            self.skipped += len(batch.failures)
+            if not batch.views:
+                continue
             x = [
-                view(
-                    image, seeding.sample_keys(self.seed, self.sampler.epoch, index, v)
+                view(image, seeding.sample_keys(self.seed, epoch, batch.index, v))
+                for v, (view, image) in enumerate(
+                    zip(self.views, batch.views, strict=True)
                 )
-                for v, (view, image) in enumerate(zip(self.views, images, strict=True))
             ]
+            if self.collate_fn is not None:
+                yield self._collated(x, batch.labels)
+                continue
             if x[0].shape[1] > 1:
                 x = [view.to(memory_format=self.format) for view in x]
-            yield (x if len(x) > 1 else x[0]), labels
+            yield (x if len(x) > 1 else x[0]), batch.labels
 
-    def _raw(self) -> Iterator[tuple[Sequence[Tensor], Tensor, Tensor]]:
-        """Yield (one image batch a view, labels, index), all on the device."""
+    def _collated(self, views: list[Tensor], labels: Tensor) -> Any:
+        """Let `collate_fn` make the batch, as it would in torch's DataLoader."""
+        images = views[0] if len(views) == 1 else map(list, zip(*views, strict=True))
+        return self.collate_fn(list(zip(images, labels, strict=True)))
+
+    def _raw(self) -> Iterator[Batch]:
+        """Yield batches on the device whose views are not finished."""
         if self.workers is None:
             for index in self.sampler.batches():
-                where = index.to(self.images.device)
-                images = self.images[where].to(self.device)
+                images = self.images[index.to(self.images.device)].to(self.device)
                 labels = self.labels[index].to(self.device)
-                yield [images] * len(self.views), labels, index.to(self.device)
+                index = index.to(self.device)
+                yield Batch([images] * len(self.views), labels, index, [])
+        elif self.device.type == "cuda":
+            yield from self._prefetched()
         else:
-            for images, labels, index in self.workers:
-                images = [i.to(self.device, non_blocking=True) for i in images]
-                yield images, labels.to(self.device), index.to(self.device)
+            yield from map(self._to_device, self._read())
+
+    def _read(self) -> Iterator[Batch]:
+        """Yield the workers' batches, failures seen to."""
+        for batch in self.workers:
+            if batch.error or (batch.failures and self.on_error == "raise"):
+                kind = ConfigError if batch.error else Unreadable
+                raise kind(
+                    batch.error
+                    or f"{batch.failures[0]}; mend or remove it, or set"
+                    " data.on_error=skip"
+                )
+            for failure in batch.failures:
+                if failure not in self._warned:
+                    self._warned.add(failure)
+                    warnings.warn(f"skipped: {failure}", stacklevel=2)
+            yield batch
+
+    def _to_device(self, batch: Batch) -> Batch:
+        if not batch.views:
+            return batch
+        views = [view.to(self.device, non_blocking=True) for view in batch.views]
+        labels = batch.labels
+        if isinstance(labels, Tensor):
+            labels = labels.to(self.device, non_blocking=True)
+        index = batch.index.to(self.device, non_blocking=True)
+        return replace(batch, views=views, labels=labels, index=index)
+
+    def _prefetched(self) -> Iterator[Batch]:
+        """Copy the next batch on a stream of its own while this one is used."""
+        stream, ahead = torch.cuda.Stream(self.device), None
+        for batch in self._read():
+            with torch.cuda.stream(stream):
+                copied = self._to_device(batch)
+                done = stream.record_event()
+            if ahead is not None:
+                yield _arrived(*ahead)
+            ahead = copied, done
+        if ahead is not None:
+            yield _arrived(*ahead)
 
 
-def _split(ops: Sequence[Any]) -> tuple[View, View]:
-    """Split a view after the first op that fixes the size: per sample, then batched."""
-    cut = next((i + 1 for i, op in enumerate(ops) if op.fixes_size), 0)
-    return View(ops[:cut]), View(ops[cut:], first=cut)
+def on_device(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
+    """Move the tensors of another loader's batches, however nested, to a device."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(device, non_blocking=True)
+        if isinstance(value, Mapping):
+            return {name: move(one) for name, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(move(one) for one in value)
+        return value
+
+    return map(move, batches)
 
 
-class _Decoded(Dataset):
-    """The worker's side: decode a sample and run the head of each of its views."""
-
-    def __init__(self, dataset: Dataset, heads: Sequence[View], seed: int):
-        self.dataset, self.heads, self.seed = dataset, heads, seed
-
-    def __getitem__(self, place: tuple[int, int]) -> tuple[list[Tensor], int, int]:
-        epoch, index = place
-        image, label = self.dataset[index]
-        image = _to_tensor(image)[None]
-        views = []
-        for v, head in enumerate(self.heads):
-            if head.ops:
-                keys = seeding.sample_keys(self.seed, epoch, torch.tensor([index]), v)
-                pixels = head(image, keys).mul_(255).round_().to(torch.uint8)
-            else:
-                pixels = image
-            views.append(pixels[0])
-        return views, label, index
+def _arrived(batch: Batch, done: torch.cuda.Event) -> Batch:
+    """Make the current stream wait for a batch that another one copied."""
+    current = torch.cuda.current_stream()
+    current.wait_event(done)
+    for tensor in (*batch.views, batch.labels, batch.index):
+        if isinstance(tensor, Tensor):  # its memory is not reused before we are done
+            tensor.record_stream(current)
+    return batch
 
 
-def _to_tensor(image: Any) -> Tensor:
-    """Return a PIL image or an array as a uint8 tensor (C, H, W)."""
-    if isinstance(image, Tensor):
-        return image
-    from torchvision.transforms.functional import pil_to_tensor
-
-    return pil_to_tensor(image)
-
-
-# --- from the configuration -----------------------------------------------------------
-
-LOADER_KEYS = sorted(
-    {"dataset", *inspect.signature(DataLoader.__init__).parameters}
-    - {"self", "sampler", "batch_sampler", "generator", "worker_init_fn", "collate_fn"}
-)
-
-
-def build_loaders(config: DictConfig, device: torch.device) -> dict[str, Loader]:
-    """Build the loaders that a config names: train (to fit), val, test and bank.
-
-    The bank, unless named, is the train split seen as in evaluation. What the config
-    leaves to the data is written into it: `data.num_classes` and the backbone's
-    `in_channels`.
-
-    Raises:
-        ConfigError: no train data to fit, or what `build_loader` refuses.
-    """
-    data = config.data
-    nodes = {"val": data.val, "test": data.test, "bank": data.bank}
-    if config.mode == "fit":
-        if not data.train:
-            raise ConfigError("mode=fit needs data.train; e.g. data=digits")
-        nodes["train"] = data.train
-    if data.train and not data.bank:
-        seen = (data.val or data.test or {}).get("dataset", {})
-        seen = {"image_transform": seen.get("image_transform")}
-        nodes["bank"] = {"dataset": {**data.train.dataset, **seen}}
-    loaders = {
-        split: build_loader(
-            node,
-            data,
-            train=split == "train",
-            seed=config.hardware.seed,
-            device=device,
-            channels_last=config.hardware.channels_last,
-        )
-        for split, node in nodes.items()
-        if node
-    }
-    if not loaders:
-        raise ConfigError("the group data names no dataset; e.g. data=digits")
-    some = next(iter(loaders.values()))
-    data.num_classes = data.num_classes or some.num_classes
-    backbone = config.model.get("backbone")
-    backbone = {"name": backbone} if isinstance(backbone, str) else backbone
-    if backbone and "in_channels" not in backbone:
-        config.model.backbone = {**backbone, "in_channels": some.channels}
-    return loaders
-
-
-def build_loader(
-    node: Mapping[str, Any],
-    data: Any,
-    *,
-    train: bool,
-    seed: int,
-    device: torch.device,
-    channels_last: bool = False,
-) -> Loader:
-    """Build the loader of a node {dataset: {...}, any DataLoader key}.
-
-    Args:
-        node: its own keys win over those of the group `data`.
-        data: the group `data`: root, batch sizes, num_workers, download.
-        train: shuffle, drop the incomplete last batch, use the train batch size.
-        seed: of order and views.
-        device: of the batches.
-        channels_last: memory format of the views.
-
-    Raises:
-        ConfigError: unknown keys, fewer samples than a batch, missing data.
-    """
-    options = dict(node)
-    if unknown := [k for k in options if k not in LOADER_KEYS]:
-        raise ConfigError(
-            f"a loader node takes no {unknown[0]}{nearest(unknown[0], LOADER_KEYS)}"
-        )
-    spec = options.pop("dataset", None)
-    if not spec:
-        raise ConfigError("a loader node needs dataset: {name: ...}; it has none")
-    batch_size = data.batch_size or data.batch_size_per_gpu
-    if not train and data.eval_batch_size:
-        batch_size = data.eval_batch_size
-    batch_size = options.pop("batch_size", batch_size)
-    if batch_size is None:
-        raise ConfigError("set data.batch_size (all processes) or batch_size_per_gpu")
-    dataset = build_dataset(spec, data.root, data.download)
-    if train and len(dataset) < batch_size:
-        raise ConfigError(
-            f"data.batch_size={batch_size}, but the train split has {len(dataset)}"
-            " samples; use a smaller batch"
-        )
-    options.setdefault("num_workers", data.num_workers)
-    return Loader(
-        dataset,
-        build_views(spec.get("image_transform")),
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
-        shuffle=options.pop("shuffle", train),
-        drop_last=options.pop("drop_last", train),
-        channels_last=channels_last,
-        **options,
-    )
-
-
-def build_views(transform: Sequence[Any] | None) -> list[list[Any]]:
-    """Read an image_transform: a list of ops is one view, a list of lists several."""
-    if OmegaConf.is_config(transform):
-        transform = OmegaConf.to_container(transform, resolve=True)
-    transform = transform or []
-    several = any(
-        isinstance(op, Sequence) and not isinstance(op, str) for op in transform
-    )
-    try:
-        return [build_ops(ops) for ops in (transform if several else [transform])]
-    except ValueError as error:
-        raise ConfigError(f"image_transform: {error}") from error
+def _fits(images: Tensor, device: torch.device) -> bool:
+    """Return whether a GPU has room for the images beside a training."""
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return images.nbytes <= ON_DEVICE * free

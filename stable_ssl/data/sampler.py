@@ -2,45 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+from torch.utils.data import Sampler
 
 from stable_ssl import seeding
-
-
-def epoch_order(size: int, seed: int, epoch: int, shuffle: bool) -> Tensor:
-    """Return the order of the samples in an epoch, (size,) int64 on the CPU."""
-    return seeding.permutation(size, seed, epoch) if shuffle else torch.arange(size)
 
 
 class BatchSampler:
     """Yield the samples of each batch of an epoch, from any batch on.
 
+    Several processes share a batch: each takes its consecutive part, so that together
+    they see what one process would, no sample twice and none left out. Parts differ by
+    one sample at most; those of a last batch may be empty.
+
     Args:
         size: samples in the dataset.
-        batch_size: samples a batch.
+        batch_size: samples a batch, over all processes.
         seed: with the epoch, decides the order.
         shuffle: a new order every epoch, or that of the dataset.
         drop_last: leave an incomplete last batch out.
+        sampler: chooses and orders the samples instead; iterated under global
+            generators that are seeded by (seed, epoch).
+        rank: number of this process ...
+        world_size: ... among how many.
     """
 
     def __init__(
-        self, size: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool,
+        sampler: Sampler | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ):
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.shuffle, self.drop_last = shuffle, drop_last
+        self.size = size if sampler is None else len(sampler)
+        self.batch_size, self.seed = batch_size, seed
+        self.shuffle, self.drop_last, self.sampler = shuffle, drop_last, sampler
+        self.rank, self.world_size = rank, world_size
         self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
         whole, rest = divmod(self.size, self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
-    def batches(self) -> list[Tensor]:
-        """Return the index of every batch still to come in this epoch."""
-        order = epoch_order(self.size, self.seed, self.epoch, self.shuffle)
-        return list(order.split(self.batch_size)[self.start : len(self)])
+    def order(self) -> Tensor:
+        """Return the samples of the epoch in order, (size,) int64 on the CPU."""
+        if self.sampler is not None:
+            with seeding.keyed(seeding.fold_in(self.seed, self.epoch)):
+                return torch.tensor(list(self.sampler))
+        if self.shuffle:
+            return seeding.permutation(self.size, self.seed, self.epoch)
+        return torch.arange(self.size)
 
-    def __iter__(self):
+    def batches(self) -> list[Tensor]:
+        """Return this process's part of every batch still to come in this epoch."""
+        whole = self.order().split(self.batch_size)[self.start : len(self)]
+        return [batch.tensor_split(self.world_size)[self.rank] for batch in whole]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Yield lists of (epoch, index), all that a sample's views depend on."""
         for batch in self.batches():
             yield [(self.epoch, index) for index in batch.tolist()]

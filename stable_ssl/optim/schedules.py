@@ -75,17 +75,24 @@ def _progress(step: int, total_steps: int, warmup_steps: int) -> float:
     return min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
 
 
-def count_steps(config: Any, batches: int) -> tuple[int, int]:
+def count_steps(config: Any, batches: int | None) -> tuple[int, int]:
     """Turn the length of a training into optimizer steps: (of an epoch, in all).
 
     Args:
         config: `config.Optim`: accumulate, epochs or steps, steps_per_epoch.
         batches: micro-batches in an epoch of the train data; those left over when
-            `accumulate` of them make a step are a step of their own.
+            `accumulate` of them make a step are a step of their own. None where the
+            data does not know its length: an epoch is then `steps_per_epoch`, or all.
 
     Raises:
         ConfigError: neither epochs nor steps, or more steps an epoch than there are.
     """
+    if batches is None:
+        if config.steps is None:
+            raise ConfigError(
+                "the train data has no length; set optim.steps, and optim.epochs=null"
+            )
+        return config.steps_per_epoch or config.steps, config.steps
     whole = math.ceil(batches / config.accumulate)
     steps_per_epoch = config.steps_per_epoch or whole
     if steps_per_epoch > whole:

@@ -23,6 +23,7 @@ from stable_ssl.data.augment.colour import (
     Solarize,
 )
 from stable_ssl.data.augment.crop import CenterCrop, RandomResizedCrop, Resize
+from stable_ssl.data.augment.foreign import Foreign, build_foreign
 from stable_ssl.data.augment.geometry import HorizontalFlip, Rotation, Shear
 from stable_ssl.data.augment.noise import Erasing, Noise
 from stable_ssl.data.augment.op import Op, Params, check, on_gpu
@@ -50,8 +51,12 @@ OPS: dict[str, type[Op]] = {
 }
 
 
-def build_ops(specs: Sequence[Mapping[str, Any] | None]) -> list[Op]:
-    """Build ops from mappings {name, any of the op's arguments}; None is skipped.
+def build_ops(specs: Sequence[Any]) -> list[Op | Foreign]:
+    """Build the ops of a view.
+
+    Args:
+        specs: {name, any of the op's arguments}; {_target_, arguments} or a callable
+            of another library, run one image at a time; None is skipped.
 
     Raises:
         ValueError: an unknown name (with the nearest), argument, or value.
@@ -59,7 +64,9 @@ def build_ops(specs: Sequence[Mapping[str, Any] | None]) -> list[Op]:
     return [_build(spec) for spec in specs if spec is not None]
 
 
-def _build(spec: Mapping[str, Any]) -> Op:
+def _build(spec: Mapping[str, Any]) -> Op | Foreign:
+    if callable(spec) or (isinstance(spec, Mapping) and "_target_" in spec):
+        return build_foreign(spec)
     check(
         isinstance(spec, Mapping) and "name" in spec,
         f"augmentation {spec!r}",
@@ -115,6 +122,11 @@ class View:
             some = [{name: p[part] for name, p in drawn.items()} for drawn in params]
             view[part] = self._apply(images[part], some)
         return view
+
+    def compile(self) -> View:
+        """Let torch.compile fuse the ops; equal to rounding, no longer to the bit."""
+        self._apply = torch.compile(self._apply, dynamic=False)
+        return self
 
     def _apply(self, x: Tensor, params: Sequence[Params]) -> Tensor:
         scaled = x.dtype == torch.uint8

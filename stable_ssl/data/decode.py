@@ -1,0 +1,248 @@
+"""The workers' side of a loader: read a sample, begin its views, stack a batch.
+
+Here run, one sample at a time, what has to see the image as it is in the file: the ops
+of other libraries, and the library's own up to the first that fixes the size.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, default_collate
+
+from stable_ssl import seeding
+from stable_ssl.config import ConfigError
+from stable_ssl.data.augment import View
+from stable_ssl.data.augment.foreign import Foreign
+from stable_ssl.data.datasets import Images
+from stable_ssl.data.folder import ImageFolder, Unreadable
+
+READING = -1  # the view whose key a dataset's own draws come from
+
+
+class Head:
+    """The part of a view that runs before batching.
+
+    Args:
+        ops: of the whole view; those of other libraries come first.
+    """
+
+    def __init__(self, ops: Sequence[Any]):
+        foreign = [i for i, op in enumerate(ops) if isinstance(op, Foreign)]
+        fixing = [i for i, op in enumerate(ops) if getattr(op, "fixes_size", False)]
+        self.foreign = list(ops[: len(foreign)])
+        if foreign and foreign[-1] != len(foreign) - 1:
+            raise ConfigError(
+                "image_transform: ops by _target_ run one image at a time and come"
+                " before those by name, which run on whole batches; move them first"
+            )
+        cut = fixing[0] + 1 if fixing else len(foreign)
+        self.own = View(ops[len(foreign) : cut], first=len(foreign))
+        self.tail = View(ops[cut:], first=cut)
+
+    def __call__(self, image: Any, key: Tensor) -> Tensor:
+        """Return (C, H, W): uint8, or float where the image was made float before.
+
+        Args:
+            image: as the dataset returns it.
+            key: of the view, ().
+        """
+        if self.foreign:
+            image = _to_pil(image)
+        for i, op in enumerate(self.foreign):
+            image = op(image, seeding.fold_in(key, i))
+        pixels = to_tensor(image)
+        if not self.own.ops:
+            return pixels
+        view = self.own(pixels[None], key[None])[0]
+        if pixels.dtype == torch.uint8:
+            view = view.mul_(255).round_().to(torch.uint8)
+        return view
+
+
+def _to_pil(image: Any) -> Any:
+    if isinstance(image, Tensor):
+        from torchvision.transforms.functional import to_pil_image
+
+        return to_pil_image(image)
+    return image
+
+
+def to_tensor(image: Any) -> Tensor:
+    """Return a PIL image or an array (H, W, C) as a tensor (C, H, W)."""
+    if isinstance(image, Tensor):
+        return image.as_subclass(Tensor)
+    import numpy
+
+    pixels = torch.from_numpy(numpy.array(image))  # a copy: it may be read-only
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    pixels = pixels.permute(2, 0, 1).contiguous()
+    return pixels if pixels.is_floating_point() else pixels.to(torch.uint8)
+
+
+@dataclass
+class Sample:
+    """One sample as a worker returns it."""
+
+    views: list[Tensor] | None  # None: it could not be read
+    label: Any
+    index: int
+    failures: list[str]  # what could not be read
+
+
+class Samples(Dataset):
+    """Read samples by (epoch, index) and begin their views.
+
+    Args:
+        dataset: map-style, of (image, label).
+        heads: one a view.
+        seed: of the views.
+        replace: whether the next readable sample takes the place of one that cannot be
+            read, so that batches keep their size.
+    """
+
+    def __init__(
+        self, dataset: Dataset, heads: Sequence[Head], seed: int, replace: bool
+    ):
+        self.dataset, self.heads, self.seed = dataset, list(heads), seed
+        self.replace = replace
+        self.draws = not isinstance(dataset, (Images, ImageFolder))  # perhaps
+
+    def __getitem__(self, place: tuple[int, int]) -> Sample:
+        epoch, index = place
+        failures: list[str] = []
+        for tried in range(len(self.dataset) if self.replace else 1):
+            at = (index + tried) % len(self.dataset)
+            try:
+                image, label = self._read(epoch, at)
+                views = begin(self.heads, image, self.seed, epoch, at)
+                return Sample(views, label, at, failures)
+            except (Unreadable, OSError, SyntaxError) as error:  # as PIL raises
+                failures.append(_in_words(error, at))
+        return Sample(None, None, index, failures)
+
+    def _read(self, epoch: int, index: int) -> tuple[Any, Any]:
+        if not self.draws:
+            return self.dataset[index]
+        key = seeding.sample_keys(self.seed, epoch, torch.tensor(index), READING)
+        with seeding.keyed(key):
+            return self.dataset[index]
+
+
+class Stream(IterableDataset):
+    """Read an iterable dataset in order, from a batch on; sample i is its i-th.
+
+    Its own draws come from global generators that are seeded by (seed, epoch, pass).
+
+    Args:
+        dataset: iterable, of (image, label).
+        heads: one a view.
+        sampler: says epoch and first batch; its batch_size, rank and world_size say
+            which samples of a batch this process takes.
+        endless: whether to start again where the data ends.
+    """
+
+    def __init__(
+        self,
+        dataset: IterableDataset,
+        heads: Sequence[Head],
+        sampler: Any,
+        endless: bool,
+    ):
+        self.dataset, self.heads, self.sampler = dataset, list(heads), sampler
+        self.endless = endless
+
+    def __iter__(self) -> Iterator[Sample]:
+        part = self.sampler
+        first = part.start * part.batch_size
+        own = torch.arange(part.batch_size).tensor_split(part.world_size)[part.rank]
+        own = set(own.tolist())
+        for index, (image, label) in enumerate(self._passes()):
+            if index >= first and index % part.batch_size in own:
+                with seeding.preserve_rng():  # the dataset's own draws go on after it
+                    views = begin(self.heads, image, part.seed, part.epoch, index)
+                yield Sample(views, label, index, [])
+
+    def _passes(self) -> Iterator[tuple[Any, Any]]:
+        number = read = 0
+        while number == 0 or self.endless:
+            before = read
+            key = seeding.sample_keys(
+                self.sampler.seed, self.sampler.epoch, torch.tensor(number), READING
+            )
+            with seeding.keyed(key):
+                for sample in self.dataset:
+                    read += 1
+                    yield sample
+            if read == before:
+                raise ConfigError("the iterable dataset of a train loader is empty")
+            number += 1
+
+
+def begin(
+    heads: Sequence[Head], image: Any, seed: int, epoch: int, index: int
+) -> list[Tensor]:
+    """Run each view's head on one image."""
+    return [
+        head(image, seeding.sample_keys(seed, epoch, torch.tensor(index), v))
+        for v, head in enumerate(heads)
+    ]
+
+
+@dataclass
+class Batch:
+    """What a worker hands over; no views where nothing could be read."""
+
+    views: list[Tensor]  # one a view, (N, C, H, W)
+    labels: Any
+    index: Tensor | None
+    failures: list[str]
+    error: str | None = None  # that ends the run, whatever data.on_error says
+
+    def pin_memory(self) -> Batch:
+        """Move the tensors to pinned memory; torch's loader calls this."""
+        views = [view.pin_memory() for view in self.views]
+        return replace(self, views=views)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples, leaving out what could not be read."""
+    failures = [f for s in samples for f in s.failures]
+    read = [s for s in samples if s.views is not None]
+    if not read:
+        return Batch([], None, None, failures)
+    views = list(zip(*(s.views for s in read), strict=True))
+    for several in views:
+        sizes = sorted({tuple(view.shape) for view in several})
+        if len(sizes) > 1:
+            return Batch([], None, None, failures, _SIZES.format(*sizes[:2]))
+    labels = default_collate([s.label for s in read])
+    index = torch.tensor([s.index for s in read])
+    return Batch([torch.stack(several) for several in views], labels, index, failures)
+
+
+_SIZES = (
+    "images of shapes {} and {} do not stack; begin the image_transform with an op that"
+    " fixes the size: random_resized_crop, or resize and center_crop"
+)
+
+
+def ignore_signals(worker: int) -> None:
+    """Leave a worker running when its whole process group is told to stop.
+
+    The main process hears the signal too, finishes its step, saves, and then ends its
+    workers.
+    """
+    for name in ("SIGTERM", "SIGINT", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _in_words(error: Exception, index: int) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, Unreadable) else f"sample {index}: {text}"

@@ -1,0 +1,112 @@
+"""The split that a run was made on, in its folder: `data/splits.csv`.
+
+One row an image: path below the dataset's root, class, number of the class, subset.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stable_ssl.config import ConfigError, nearest
+
+FILE = "splits.csv"
+FIELDS = ("path", "class", "label", "split")
+
+Row = tuple[str, str, str, str]
+
+
+def record(folder: Path, loaders: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Write the splits of a run's image folders, and its group `data`, once.
+
+    Args:
+        folder: `data` in the run folder.
+        loaders: by split; those that read no image folder have nothing to record.
+        data: resolved group `data`.
+
+    Raises:
+        ConfigError: a split differs from the one recorded by an earlier launch.
+    """
+    path, now = folder / FILE, _rows(loaders)
+    if not now:
+        return
+    before = _read(path) if path.exists() else []
+    for split in sorted({row[3] for row in now} & {row[3] for row in before}):
+        old = {row for row in before if row[3] == split}
+        new = {row for row in now if row[3] == split}
+        if old != new:
+            example = min(old ^ new)[0]
+            raise ConfigError(
+                f"the split {split} is not the one this run was made on: {len(new)}"
+                f" images instead of {len(old)}, {example} among those that differ; set"
+                f" dataset.split_file={path} to keep that one, or choose another"
+                " log.run"
+            )
+    known = {row[3] for row in before}
+    rows = [*before, *(row for row in now if row[3] not in known)]
+    folder.mkdir(exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([FIELDS, *rows])
+    (folder / "params.yaml").write_text(yaml.safe_dump(dict(data), sort_keys=False))
+
+
+def _rows(loaders: Mapping[str, Any]) -> list[Row]:
+    """Return the rows of all splits; the bank repeats the train split."""
+    rows: dict[Row, None] = {}
+    for split, loader in loaders.items():
+        if split == "bank":
+            continue
+        parts = getattr(loader, "loaders", {split: loader})  # of a Combined
+        for name, part in parts.items():
+            source = getattr(part.dataset, "source", None) or part.dataset
+            if not hasattr(source, "class_to_idx") or not hasattr(source, "root"):
+                continue
+            names = {number: name for name, number in source.class_to_idx.items()}
+            own = split if name == split else f"{split}_{name}"
+            for image, label in source.samples:
+                place = Path(image).relative_to(source.root).as_posix()
+                rows[place, names.get(label, ""), str(label), own] = None
+    return list(rows)
+
+
+def _read(path: Path) -> list[Row]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return [tuple(row[f] for f in FIELDS) for row in csv.DictReader(file)]
+    except (OSError, KeyError) as error:
+        raise ConfigError(f"{path} is no split file of a run: {error!r}") from error
+
+
+def load(
+    path: Path, subsets: Sequence[str], root: Path
+) -> tuple[list[tuple[Path, int]], dict[str, int]]:
+    """Return the samples of some subsets, and the number of each class.
+
+    Args:
+        path: of a `splits.csv`.
+        subsets: names in its column `split`; none stands for all.
+        root: that the paths are relative to.
+
+    Raises:
+        ConfigError: no such file, subset or image.
+    """
+    rows = _read(path)
+    known = sorted({row[3] for row in rows})
+    for name in subsets:
+        if name not in known:
+            raise ConfigError(
+                f"{path} has no subset {name}{nearest(name, known)}"
+                f" (it has: {', '.join(known)})"
+            )
+    samples = []
+    for place, _, label, split in rows:
+        if not subsets or split in subsets:
+            if not (root / place).is_file():
+                raise ConfigError(f"{path} names {place}, and it is not below {root}")
+            samples.append((root / place, int(label)))
+    classes = {row[1]: int(row[2]) for row in rows if row[1]}
+    return samples, classes

@@ -1,0 +1,52 @@
+"""The processes of a run: where they stand, what they exchange, how they end.
+
+torchrun's variables, Slurm's, or nothing say which of them this process is: `place`.
+`spawn` starts several on this machine, `start` joins them into torch.distributed's
+group, gloo for tensors on the CPU and NCCL for those on GPUs. Every collective is a
+no-op for one process; several must call it, all of them and in the same order.
+"""
+
+from stable_ssl.distributed.group import (
+    all_gather_object,
+    all_mean,
+    all_sum,
+    barrier,
+    broadcast_object,
+    gather,
+    gather_uneven,
+    is_main,
+    rank,
+    start,
+    stop,
+    world_size,
+)
+from stable_ssl.distributed.local import RankFailed, spawn
+from stable_ssl.distributed.placement import (
+    Place,
+    choose_device,
+    gpu_ids,
+    place,
+    processes_asked,
+)
+
+__all__ = [
+    "Place",
+    "RankFailed",
+    "all_gather_object",
+    "all_mean",
+    "all_sum",
+    "barrier",
+    "broadcast_object",
+    "choose_device",
+    "gather",
+    "gather_uneven",
+    "gpu_ids",
+    "is_main",
+    "place",
+    "processes_asked",
+    "rank",
+    "spawn",
+    "start",
+    "stop",
+    "world_size",
+]

@@ -1,0 +1,213 @@
+"""The process group: joining it, leaving it, and what its ranks exchange."""
+
+from __future__ import annotations
+
+import socket
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from stable_ssl.config import ConfigError
+from stable_ssl.distributed.placement import Place, asked_of, choose_device, place
+
+START_SECONDS = 60  # for all ranks to come; imports over a slow network take some
+COLLECTIVE = timedelta(minutes=30)  # a rank may wait while another saves or evaluates
+
+_store: dist.Store | None = None  # kept for later starts, as its server's port is
+_starts = 0
+_ours = False  # whether the group is one that `start` made
+
+
+def rank() -> int:
+    """Return this process's number among the run's processes; 0 alone."""
+    return dist.get_rank() if dist.is_initialized() else place().rank
+
+
+def world_size() -> int:
+    """Return the number of processes of the run."""
+    return dist.get_world_size() if dist.is_initialized() else place().world_size
+
+
+def is_main() -> bool:
+    """Return whether this is the process that prints and writes: rank 0."""
+    return rank() == 0
+
+
+def start(hardware: Any, seconds: float = START_SECONDS) -> torch.device:
+    """Join the other processes of the run, if any; synchronises ranks.
+
+    A group that exists already, such as a notebook's, is used and left as it is.
+
+    Args:
+        hardware: the group `hardware` of a configuration.
+        seconds: that the other processes have to come.
+
+    Returns:
+        The device of this process, CUDA's current one if it is a GPU.
+
+    Raises:
+        ConfigError: a variable, an address or a device is wrong, or not all came.
+    """
+    device, here = choose_device(hardware), place()
+    if dist.is_initialized():
+        if device.type == "cuda" and here.starter is None:
+            device = torch.device("cuda", torch.cuda.current_device())
+        return device
+    asked = asked_of(hardware) if here.world_size == 1 else 1
+    if asked > 1:
+        raise ConfigError(
+            f"hardware asks for {asked} processes, and one was started; start it by"
+            f" stable_ssl.launch, or by torchrun --nproc-per-node={asked}"
+        )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if here.world_size > 1:
+        _join(here, device, timedelta(seconds=seconds))
+    return device
+
+
+def stop() -> None:
+    """Leave the group if `start` made it; safe to call at any time, by any rank."""
+    global _ours
+    if _ours and dist.is_initialized():
+        dist.destroy_process_group()
+    _ours = False
+
+
+def _join(here: Place, device: torch.device, patience: timedelta) -> None:
+    global _store, _starts, _ours
+    met = f"MASTER_ADDR={here.address}, MASTER_PORT={here.port}"
+    if here.starter == "Slurm":
+        met += " (unless set: SLURM_STEP_NODELIST's first node, by SLURM_JOB_ID)"
+    try:
+        socket.getaddrinfo(here.address, here.port)
+        _store = _store or _meet(here, patience)
+        _starts += 1  # ranks count alike, and no key of an earlier start is met again
+        store = dist.PrefixStore(f"start{_starts}", _store)
+        arrivals = [f"rank{r}" for r in range(here.world_size)]
+        if store.add(arrivals[here.rank], 1) > 1:
+            raise ValueError(f"two processes came as rank {here.rank}")
+        store.wait(arrivals, patience)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=store,
+            rank=here.rank,
+            world_size=here.world_size,
+            timeout=COLLECTIVE,
+        )
+        _ours = True
+        dist.all_reduce(torch.zeros(1, device=device))  # NCCL connects only here
+    except (OSError, RuntimeError, ValueError) as error:
+        stop()
+        raise ConfigError(
+            f"rank {here.rank} of {here.world_size} did not meet the others within"
+            f" {patience.total_seconds():.0f} s at {met}: {str(error).splitlines()[0]};"
+            " are all of them started, and can each reach this address?"
+        ) from error
+
+
+def _meet(here: Place, patience: timedelta) -> dist.Store:
+    """Connect to the store through which the ranks find one another."""
+    if here.starter == "torchrun":  # whose agent may be the server
+        url = f"env://?rank={here.rank}&world_size={here.world_size}"
+        return next(dist.rendezvous(url, timeout=patience))[0]
+    main = here.rank == 0
+    return dist.TCPStore(here.address, here.port, here.world_size, main, patience)
+
+
+# --- collectives ----------------------------------------------------------------------
+
+
+def barrier() -> None:
+    """Wait until all ranks are here; synchronises ranks."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def broadcast_object(x: Any) -> Any:
+    """Return rank 0's x; synchronises ranks and, of GPUs, the host."""
+    if world_size() == 1:
+        return x
+    box = [x]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def all_gather_object(x: Any) -> list[Any]:
+    """Return every rank's x, by rank; synchronises ranks and, of GPUs, the host."""
+    if world_size() == 1:
+        return [x]
+    boxes = [None] * world_size()
+    dist.all_gather_object(boxes, x)
+    return boxes
+
+
+def gather(x: Tensor) -> Tensor:
+    """Concatenate every rank's x, by rank, with gradient; synchronises ranks.
+
+    The gradient of x is the sum over ranks of what their losses ask of it. Where the
+    loss is the mean over ranks and the parameters' gradients are averaged, as
+    DistributedDataParallel does, both equal those of one process with the whole batch.
+
+    Args:
+        x: (N, ...), of the same shape on every rank.
+
+    Returns:
+        (ranks * N, ...), the same on every rank.
+    """
+    return x if world_size() == 1 else _Gather.apply(x)
+
+
+def gather_uneven(x: Tensor) -> Tensor:
+    """Concatenate every rank's x, by rank, without gradient; synchronises ranks.
+
+    Args:
+        x: (N, ...) with any N, 0 included, and the same other dimensions on every rank.
+    """
+    if world_size() == 1:
+        return x.detach()
+    lengths = all_gather_object(len(x))
+    padded = x.new_zeros(max(lengths), *x.shape[1:])
+    padded[: len(x)] = x.detach()
+    parts = _Gather.apply(padded).split(max(1, max(lengths)))
+    return torch.cat([p[:n] for p, n in zip(parts, lengths, strict=False)])
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """Return the sum of every rank's x, with gradient; synchronises ranks."""
+    return x if world_size() == 1 else _AllSum.apply(x)
+
+
+def all_mean(x: Tensor) -> Tensor:
+    """Return the mean of every rank's x, with gradient; synchronises ranks."""
+    return x if world_size() == 1 else _AllSum.apply(x) / world_size()
+
+
+class _AllSum(torch.autograd.Function):
+    """torch.distributed.nn has these two, deprecated: they cannot be compiled."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _AllSum.apply(grad)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        gathered = x.new_empty(world_size() * len(x), *x.shape[1:])
+        dist.all_gather_into_tensor(gathered, x.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        # A reduce-scatter would move half as much, and gloo's older versions lack it.
+        return _AllSum.apply(grad).chunk(world_size())[rank()]

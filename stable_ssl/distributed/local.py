@@ -1,0 +1,203 @@
+"""Starting the processes of a run on this machine, and ending all when one dies."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from stable_ssl.config import ConfigError
+
+SETTLE_SECONDS = 2  # for ranks to fail by themselves, in words, after one of them died
+GRACE_SECONDS = 10  # between SIGTERM and SIGKILL
+FORWARDED = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+
+
+class RankFailed(RuntimeError):
+    """A process of the run died; the text names its rank, `__cause__` its error."""
+
+
+def spawn(fn: Callable[..., Any], n: int, args: Iterable[Any] = ()) -> Any:
+    """Run `fn(*args)` in n new processes of this machine; return rank 0's value.
+
+    They find torchrun's variables, and share the CPU's threads. SIGTERM, SIGUSR2 and
+    Ctrl-C are passed on; when all have ended on one, it then takes its course here.
+    A second Ctrl-C ends them. None outlives this process.
+
+    Args:
+        fn: found by its module's name in a new interpreter, so defined at its top.
+        n: processes, ranks 0 to n - 1.
+        args: what pickle can carry.
+
+    Raises:
+        RankFailed: a process died; the others were ended.
+        ConfigError: a process raised it.
+    """
+    if "RANK" in os.environ:
+        raise RuntimeError(f"rank {os.environ['RANK']} of a run spawns no other ranks")
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environ = {
+        "WORLD_SIZE": str(n),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(server.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # this server: no port to race for
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
+    context = torch.multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as name:
+        folder, processes = Path(name), []
+        with _forward_signals(processes) as heard:
+            try:
+                for r in range(n):
+                    own = environ | {"RANK": str(r), "LOCAL_RANK": str(r)}
+                    work = (fn, tuple(args), own, folder, os.getpid())
+                    process = context.Process(target=_child, args=work)
+                    process.start()
+                    processes.append(process)
+                deaths = _watch(processes, heard, folder)
+            finally:
+                _end(processes)
+        if deaths and heard and all(_obeyed(code, heard) for _, _, code in deaths):
+            _take_course(heard[0])
+        if deaths:
+            _, r, code = min(deaths)  # the earliest; others may have died of it
+            _raise_for(r, n, code, folder / f"error{r}")
+        return pickle.loads((folder / "value").read_bytes())
+
+
+def _child(
+    fn: Callable[..., Any], args: tuple, environ: dict, folder: Path, parent: int
+) -> None:
+    """Be one of the processes of `spawn`."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it died before
+        sys.exit(1)
+    os.setsid()  # a terminal's Ctrl-C comes once, through the parent
+    os.environ |= environ
+    if "OMP_NUM_THREADS" not in os.environ:
+        share = torch.get_num_threads() // int(environ["WORLD_SIZE"])
+        torch.set_num_threads(max(1, share))
+    try:
+        value = fn(*args)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if not isinstance(error, ConfigError):  # whose words the parent says
+            traceback.print_exc()
+        path = folder / f"error{environ['RANK']}"
+        path.write_bytes(_pickled(error))
+        sys.exit(1)
+    if environ["RANK"] == "0":
+        (folder / "value").write_bytes(pickle.dumps(value))
+
+
+def _pickled(error: Exception) -> bytes:
+    """Return the error as the parent can read it, at worst its text."""
+    try:
+        data = pickle.dumps(error)
+        pickle.loads(data)
+    except Exception:
+        data = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
+    return data
+
+
+@contextmanager
+def _forward_signals(processes: list) -> Iterator[list[int]]:
+    """Pass signals on while open; yield the list of those heard."""
+    heard: list[int] = []
+
+    def forward(number: int, frame: Any) -> None:
+        again = number == signal.SIGINT and number in heard
+        heard.append(number)
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, number)
+        if again:
+            raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    before = {s: signal.signal(s, forward) for s in FORWARDED if main}
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(
+    processes: list, heard: list[int], folder: Path
+) -> list[tuple[float, int, int]]:
+    """Wait until all ended, or one died and the others had time to fail in words.
+
+    Returns:
+        Time, rank and exit code of those that ended with one.
+    """
+    alive, deaths, deadline = dict(enumerate(processes)), [], float("inf")
+    while alive and time.monotonic() < deadline:
+        wait([p.sentinel for p in alive.values()], timeout=SETTLE_SECONDS / 4)
+        for r, process in list(alive.items()):
+            if process.exitcode is not None:
+                del alive[r]
+            if process.exitcode:
+                error = folder / f"error{r}"
+                died = error.stat().st_mtime if error.exists() else time.time()
+                deaths.append((died, r, process.exitcode))
+                if process.exitcode - 128 not in heard:  # else the others save, too
+                    deadline = min(deadline, time.monotonic() + SETTLE_SECONDS)
+    return deaths
+
+
+def _end(processes: list) -> None:
+    """End what still runs: with SIGTERM, and SIGKILL for those that do not listen."""
+    for process in processes:
+        if process.is_alive():
+            process.terminate()
+    deadline = time.monotonic() + GRACE_SECONDS
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _obeyed(code: int, heard: list[int]) -> bool:
+    """Return whether an exit code is that of a process which a signal asked to stop."""
+    starting = code == 1 and signal.SIGINT in heard  # Python's own, before `_child`
+    return code - 128 in heard or -code in heard or starting
+
+
+def _take_course(number: int) -> None:
+    """Do what a signal would have done: submitit's handler requeues the job."""
+    handler = signal.getsignal(number)
+    if callable(handler) and number != signal.SIGINT:
+        handler(number, None)
+    sys.exit(128 + number)
+
+
+def _raise_for(r: int, n: int, code: int, path: Path) -> None:
+    """Raise the error that names the rank which failed."""
+    error = pickle.loads(path.read_bytes()) if path.exists() else None
+    if isinstance(error, ConfigError):
+        raise error
+    how = f"exited with code {code}"
+    if error is not None:
+        how = f"failed: {type(error).__name__}: {error}"
+    elif code < 0:
+        how = f"was ended by {signal.Signals(-code).name}"
+        how += " (out of memory?)" if -code == signal.SIGKILL else ""
+    raise RankFailed(f"rank {r} of {n} {how}; the other ranks were ended") from error

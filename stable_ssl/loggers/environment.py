@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 
+from stable_ssl.loggers.arguments import masked_arguments
+
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Return the facts of this launch as plain JSON types."""
     script = Path(sys.argv[0]).absolute().parent if sys.argv[0] else Path.cwd()
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "argv": sys.argv,
+        "argv": masked_arguments(sys.argv),
         "cwd": os.getcwd(),
         "host": platform.node(),
         "platform": platform.platform(),

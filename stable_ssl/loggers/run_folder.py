@@ -6,14 +6,17 @@ import json
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl.config import ConfigError, masked, to_yaml
-from stable_ssl.loggers.jsonl import JsonLines
+from stable_ssl.loggers.arguments import masked_arguments
+from stable_ssl.loggers.jsonl import JsonLines, unwritable
 
 
 class RunFolder:
@@ -37,7 +40,8 @@ class RunFolder:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.console = open(self.path / "console.log", "a", encoding="utf-8")
+            # unbuffered: what could not be written must not be tried again in `close`
+            self.console = open(self.path / "console.log", "ab", buffering=0)
         except OSError as error:
             raise ConfigError(
                 f"cannot write the run folder {self.path}: {error.strerror}; set"
@@ -51,11 +55,16 @@ class RunFolder:
         """Write config.yaml, config_tree.txt, overrides.yaml, add to environment.json.
 
         An evaluation leaves the config of the training that the folder holds alone.
+
+        Raises:
+            ConfigError: one of them could not be written.
         """
         if config.mode == "fit" or not (self.path / "config.yaml").exists():
             self._write("config.yaml", to_yaml(config))
             self._write("config_tree.txt", "\n".join(_tree(masked(config))) + "\n")
-            self._write("overrides.yaml", OmegaConf.to_yaml(list(overrides)))
+            self._write(
+                "overrides.yaml", OmegaConf.to_yaml(masked_arguments(overrides))
+            )
         path = self.path / "environment.json"
         launches = json.loads(path.read_text()) if path.exists() else []
         self._write("environment.json", json.dumps([*launches, environment], indent=1))
@@ -65,13 +74,25 @@ class RunFolder:
         self.rows = JsonLines(self.path / "metrics.jsonl", position)
 
     def status(self, status: str, reason: str = "") -> None:
-        """Write status.json: running, finished, preempted, diverged or failed."""
-        self._write("status.json", json.dumps({"status": status, "reason": reason}))
+        """Write status.json: running, finished, preempted, diverged or failed.
+
+        Where it cannot be written, a warning says so: what ends the run, perhaps the
+        same full disk, must be heard.
+        """
+        try:
+            self._write("status.json", json.dumps({"status": status, "reason": reason}))
+        except ConfigError as error:
+            warnings.warn(f"status {status}: {error}", stacklevel=2)
 
     def say(self, text: str) -> None:
-        """Append a line to console.log."""
-        self.console.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
-        self.console.flush()
+        """Append a line to console.log, or warn: the terminal shows it anyway."""
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n"
+        try:
+            self.console.write(line.encode("utf-8", "replace"))
+        except OSError as error:
+            warnings.warn(
+                f"console.log is not complete: {error.strerror}", stacklevel=2
+            )
 
     def close(self) -> None:
         """Close the files; delete a temporary folder."""
@@ -82,9 +103,15 @@ class RunFolder:
             self.temporary.cleanup()
 
     def _write(self, name: str, text: str) -> None:
-        temporary = self.path / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path / name)
+        """Write a file so that a crash leaves the old one or the new one."""
+        path, temporary = self.path / name, self.path / f".{name}.tmp"
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise unwritable(path, error) from error
 
 
 def _tree(value: Mapping[str, Any], indent: str = "") -> list[str]:

@@ -1,0 +1,75 @@
+"""The run folder: what it records, and what happens where it cannot be written."""
+
+import errno
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from stable_ssl import ConfigError
+from stable_ssl.loggers.environment import environment
+from stable_ssl.loggers.run_folder import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    yield folder
+    folder.close()
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """Let every file that is written as a whole fail."""
+
+    def fail(self, *args, **kwargs):
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    return lambda: monkeypatch.setattr(Path, "write_text", fail)
+
+
+def test_no_secret_of_the_command_line_is_recorded(folder, config, monkeypatch):
+    overrides = ["++log.tags=[a]", "++mine.api_key=hush"]
+    monkeypatch.setattr(sys, "argv", ["main.py", *overrides])
+    device = torch.device("cpu")
+    folder.describe(config("base", *overrides), overrides, environment(device))
+    for path in folder.path.iterdir():
+        assert "hush" not in path.read_text(), path.name
+    assert "- ++mine.api_key=***" in (folder.path / "overrides.yaml").read_text()
+    (launch,) = json.loads((folder.path / "environment.json").read_text())
+    assert launch["argv"] == ["main.py", "++log.tags=[a]", "++mine.api_key=***"]
+
+
+def test_a_file_that_cannot_be_written_is_named(folder, config, full):
+    full()
+    with pytest.raises(ConfigError, match="config.yaml could not be written: No space"):
+        folder.describe(config(), [], {})
+    assert not list(folder.path.glob(".*"))
+
+
+def test_a_status_that_cannot_be_written_hides_no_error(folder, full):
+    folder.status("running")
+    full()
+    with pytest.warns(UserWarning, match="status failed: .*No space left"):
+        folder.status("failed", "the disk is full")
+    assert json.loads((folder.path / "status.json").read_text())["status"] == "running"
+    assert not list(folder.path.glob(".*"))
+
+
+def test_a_line_of_the_console_that_cannot_be_written_ends_no_run(folder):
+    class Full:
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def close(self):
+            pass
+
+    folder.say("before")
+    folder.console.close()
+    folder.console = Full()
+    with pytest.warns(UserWarning, match="console.log is not complete: No space"):
+        folder.say("lost")
+    assert (folder.path / "console.log").read_text().endswith("before\n")

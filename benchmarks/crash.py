@@ -19,9 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
-from stable_ssl.checkpoint import load
+from stable_ssl.checkpoint import equal, load
 from stable_ssl.data import build_dataset
 
 MAIN = Path(__file__).resolve().parents[1] / "runs" / "main.py"
@@ -102,17 +100,6 @@ def ending(run):
         "best",
     )
     return {"rows": rows, **{name: state[name] for name in names}}
-
-
-def equal(a, b):
-    """Compare nested values, tensors bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
 
 
 def main():

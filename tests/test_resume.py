@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from stable_ssl.checkpoint import load
+from stable_ssl.checkpoint import equal, load
 from stable_ssl.methods import METHODS, method_class
 
 
@@ -20,17 +20,6 @@ def final(run_dir):
     return {
         k: state[k] for k in state if k not in ("config", "rows", "metrics", "logged")
     }
-
-
-def equal(a, b):
-    """Compare nested states bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
 
 
 class Killed(Exception):

@@ -2,5 +2,11 @@
 
 import stable_ssl
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Run what the command line says."""
     stable_ssl.launch()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
-"""Train or evaluate any method: python main.py --config-name=simclr ++optim.lr=2."""
+"""Train a method: another name of main.py."""
 
-import stable_ssl
+from main import main
 
 if __name__ == "__main__":
-    stable_ssl.launch()
+    main()

@@ -463,6 +463,11 @@ def errors_in_words() -> Iterator[None]:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_in_words(error)) from error
+    except (AttributeError, AssertionError) as error:  # as OmegaConf sets keys of null
+        raise ConfigError(
+            f"a key is set of a group that is null ({_first_line(error)}); give the"
+            " group above it: log.eval={linear: {lr: 0.1}}"
+        ) from error
 
 
 def _in_words(error: Exception) -> str:

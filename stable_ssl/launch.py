@@ -293,7 +293,8 @@ def check(job: DictConfig, trainer: type | None, here: bool) -> None:
     Raises:
         ConfigError: in words.
     """
-    from stable_ssl.data.loader import build_views
+    from stable_ssl.data.build import build_views, named_nodes
+    from stable_ssl.data.datasets import check_name
     from stable_ssl.optim import check_optimizer
 
     full = configuration.complete(job, trainer_class(trainer, job).model_config)
@@ -309,7 +310,6 @@ def check(job: DictConfig, trainer: type | None, here: bool) -> None:
                 raise ConfigError(
                     f"log.{name}={path} is not a file; give the path of a checkpoint"
                 )
-    for split in ("train", "val", "test", "bank"):
-        node = full.data[split]
-        if node and "dataset" in node:
-            build_views(node.dataset.get("image_transform"))
+    for _, _, node in named_nodes(full.data):
+        check_name(node.dataset)
+        build_views(node.dataset.get("image_transform"))

@@ -77,6 +77,14 @@ def test_wrong_input_is_refused_in_words(overrides, words):
     assert "\n" not in str(error.value)
 
 
+def test_what_a_recipe_turns_off_is_turned_on_by_the_group_above():
+    for wrong in ("log.eval.linear.lr=0.1", "log.eval.linear={lr: 0.1}"):
+        with pytest.raises(ConfigError, match="is null .*; give the group above"):
+            load_config("supervised", [wrong])
+    on = load_config("supervised", ["log.eval={linear: {lr: 0.1}}"])
+    assert on.log.eval.linear.lr == 0.1
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -247,3 +247,14 @@ def test_the_job_returns_the_monitored_value(job, tmp_path):
     value = job(*QUICK)
     (run,) = sorted((tmp_path / "runs" / "simclr").iterdir())
     assert value == next(r["val/knn_acc1"] for r in rows(run) if "val/knn_acc1" in r)
+
+
+def test_train_and_test_are_main_by_other_names(shell, main, tmp_path):
+    line = ["--config-name=supervised", *QUICK]
+    done = shell(main.with_name("train.py"), *line, "log.run=run")
+    assert done.returncode == 0, done.stderr
+    weights = tmp_path / "logs" / "runs" / "supervised" / "run" / "ckpts" / "last.ckpt"
+    done = shell(main.with_name("test.py"), *line, f"log.load_from={weights}")
+    assert done.returncode == 0, done.stderr
+    (row,) = rows(next(r for r in runs(tmp_path, "supervised") if r.name != "run"))
+    assert "test/acc1" in row

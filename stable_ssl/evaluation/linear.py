@@ -18,7 +18,7 @@ def few_label_accuracy(
     """Return the top-1 accuracy of logistic regression on a few labels a class.
 
     Features are standardised by the bank's mean and deviation; the regression is
-    scikit-learn's with its default penalty (C = 1).
+    scikit-learn's with its default penalty (C = 1). A bank of one class predicts it.
 
     Args:
         bank: features (M, D) and labels (M,) that the few are drawn from.
@@ -29,6 +29,9 @@ def few_label_accuracy(
     """
     from sklearn.linear_model import LogisticRegression
 
+    classes = bank[1].unique()
+    if len(classes) == 1:
+        return (queries[1] == classes).float().mean().item()
     mean, deviation = bank[0].mean(0), bank[0].std(0).clamp_min(1e-6)
     x, y = ((bank[0] - mean) / deviation).double().cpu().numpy(), bank[1].cpu()
     test = ((queries[0] - mean) / deviation).double().cpu().numpy()

@@ -36,7 +36,7 @@ def check_monitor(log: Any, splits: Iterable[str], num_classes: int | None) -> N
             f"{nearest(split, sorted(splits))} (it has {', '.join(sorted(splits))});"
             f" set data.{split}, another monitor, or log.monitor=null"
         )
-    if split == "test":
+    if split.partition("_")[0] == "test":
         raise ConfigError(
             f"log.monitor={monitor} ranks no checkpoint: test is evaluated at the end"
             " only; monitor a metric of val, or set log.monitor=null"
@@ -60,7 +60,7 @@ def _check_switched_on(
     if not num_classes:
         reason = "the data states no classes; set data.num_classes"
     elif metric.startswith("knn") and config.knn is None:
-        reason = "log.eval.knn=null turns it off; set log.eval.knn={}"
+        reason = "log.eval.knn=null turns it off; remove that"
     elif metric.endswith("5") and num_classes <= 5:
         reason = f"top 5 of {num_classes} classes is no measure; use top 1"
     else:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stable_ssl import seeding
 from stable_ssl.config import ConfigError
 from stable_ssl.evaluation.features import encode_split, feature_metrics, first_view
+from stable_ssl.evaluation.labels import check_labels
 from stable_ssl.evaluation.probe import LinearProbe
 
 
@@ -33,7 +34,8 @@ class Online:
     """What is measured on the features of `encode` while a model trains.
 
     Calls of `encode` on whole views are remembered, detached, until the next batch, so
-    that neither probe nor kNN encodes again what the loss or `predict` encoded.
+    that neither probe nor kNN encodes again what the loss or `predict` encoded. During
+    an evaluation a view is encoded once a batch, whoever asks.
 
     Args:
         model: put in eval mode where features are encoded for their own sake.
@@ -44,6 +46,9 @@ class Online:
         num_classes: of the labels; None turns all of it off.
         seed: of the probe's weights and the few labels.
         limit: batches of the bank to see; None sees all.
+
+    Raises:
+        ConfigError: labels are missing or out of range; features are not (N, D).
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Online:
         self.model, self.plain, self.autocast = model, encode, autocast
         self.config, self.num_classes, self.seed = config, num_classes, seed
         self.limit = limit
+        check_labels(loaders, num_classes, config)
         asked = num_classes and (config.knn is not None or config.few_labels)
         self.bank_loader = loaders.get("bank") if asked else None
         self.bank: tuple[int, Any] = (-1, None)  # the step it was encoded at
@@ -87,6 +93,8 @@ class Online:
 
     def encode(self, x: Tensor) -> Tensor:
         """Encode, and remember it if somebody will ask."""
+        if self.evaluating and (found := self._remembered([x])):
+            return found[0]
         features = self.plain(x)
         if self.probe is not None or self.evaluating:
             self.calls.append((x, features.detach()))

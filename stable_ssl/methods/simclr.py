@@ -8,7 +8,7 @@ batch; these negatives prevent collapse.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -23,7 +23,7 @@ class SimCLRConfig(Model):
     """Keys under `model`."""
 
     temperature: float = key(0.5, above=0)  # tau of eq. 1
-    projector: list[int] = field(default_factory=lambda: [2048, 128])  # widths of g
+    projector: list[int] = key([2048, 128], low=1)  # widths of g
     projector_norm: bool = True  # batch norm after the projector's hidden layers
 
 
@@ -31,6 +31,7 @@ class SimCLR(BaseTrainer):
     """Contrast two views within the batch; `data.train` yields two views."""
 
     model_config = SimCLRConfig
+    views = 2
 
     def initialize_modules(self) -> None:
         """Build the backbone f and the projector g."""

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from stable_ssl.config import Model, key
+from stable_ssl.config import ConfigError, Model, key
+from stable_ssl.evaluation.features import first_view
+from stable_ssl.evaluation.labels import label_range
 from stable_ssl.models import backbone
 from stable_ssl.trainer import BaseTrainer
 
@@ -26,9 +28,21 @@ class Supervised(BaseTrainer):
     """Classify one view; `log.eval.linear=null` makes val/acc1 the classifier's own."""
 
     model_config = SupervisedConfig
+    views = 1
+    predicts = True
 
     def initialize_modules(self) -> None:
-        """Build the backbone and a linear classifier."""
+        """Build the backbone and a linear classifier.
+
+        Raises:
+            ConfigError: the train data has no labels.
+        """
+        least, _ = label_range(self.train_loader) or (0, 0)
+        if self.num_classes is None or least < 0:
+            raise ConfigError(
+                "model.name=supervised found no labels in the train data; choose"
+                " labelled data, and set data.num_classes if it does not state it"
+            )
         self.backbone = backbone(self.config.model.backbone)
         self.classifier = nn.Linear(self.backbone.dim, self.num_classes)
 
@@ -41,10 +55,12 @@ class Supervised(BaseTrainer):
         return self.classifier(self.encode(x))
 
     def compute_loss(self) -> Tensor:
-        """Return the cross-entropy of the logits."""
+        """Return the cross-entropy of the logits of the first view."""
         x, labels = self.data
         return cross_entropy(
-            self(x), labels, label_smoothing=self.config.model.label_smoothing
+            self(first_view(x)),
+            labels,
+            label_smoothing=self.config.model.label_smoothing,
         )
 
     def eval_step(self, batch: tuple[Tensor, Tensor]) -> None:

@@ -50,6 +50,13 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
     provider = options.pop("provider", None)
     pretrained = options.pop("pretrained", False)
     in_channels = options.pop("in_channels", 3)
+    _check_type("pretrained", pretrained, isinstance(pretrained, bool), "true or false")
+    for key, value in (
+        ("in_channels", in_channels),
+        ("width", options.get("width", 1)),
+    ):
+        whole = type(value) is int and value > 0
+        _check_type(key, value, whole, "a positive integer")
     if provider == "timm":
         build = _timm
     elif provider is None and name == "convnet":
@@ -68,6 +75,11 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
         if wrong is None:
             raise
         _refuse(name, wrong.group(1), KEYS, error)
+
+
+def _check_type(key: str, value: Any, fits: bool, expected: str) -> None:
+    if not fits:
+        raise ConfigError(f"model.backbone.{key}={value}, expected {expected}")
 
 
 def _plain(spec: str | Mapping[str, Any]) -> dict[str, Any]:

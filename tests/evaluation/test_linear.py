@@ -32,3 +32,11 @@ def test_the_draws_are_a_function_of_the_seed():
     bank, queries = blobs(spread=1.0)
     found = [few_label_accuracy(bank, queries, 2, seed=s) for s in (0, 0, 1)]
     assert found[0] == found[1] != found[2]
+
+
+def test_a_bank_of_one_class_predicts_it():
+    """A single batch, as fast_dev_run sees it, may hold one class or one image."""
+    queries = torch.randn(8, 4), torch.tensor([3, 3, 0, 1, 2, 4, 5, 6])
+    for n in (5, 1):
+        bank = torch.randn(n, 4), torch.full((n,), 3)
+        assert few_label_accuracy(bank, queries, 2) == 0.25

@@ -30,6 +30,7 @@ def test_several_val_splits_may_have_names():
         ("val/acc1", {"splits": ("train", "bank")}, "no val .*set data.val, .*=null"),
         ("vall/acc1", {}, "no vall; did you mean 'val'"),
         ("bank/acc1", {}, "the data has no bank"),
+        ("test_a/acc1", {"splits": ("val", "test_a")}, "test is evaluated at the end"),
         ("test/acc1", {}, "test is evaluated at the end only"),
         ("val/ac1", {}, "did you mean 'val/acc1'"),
         ("val/knn_acc", {}, "did you mean 'val/knn_acc"),

@@ -1,8 +1,10 @@
 """Features are made once, and looking leaves no trace."""
 
+import pytest
 import torch
 from torch import nn
 
+from stable_ssl.evaluation.metrics import Accuracy
 from stable_ssl.evaluation.online import undisturbed
 
 
@@ -55,3 +57,27 @@ def test_a_loss_that_encodes_no_whole_view_pays_one_call(tiny, config):
     trainer = Joint(config("base", "optim.epochs=1", "log.every_n_steps=1"))
     trainer.run()
     assert trainer.metrics["train/probe_loss"] < 3
+
+
+@pytest.mark.parametrize("linear", ["null", "{}"])
+def test_an_evaluation_encodes_a_view_once(config, linear):
+    from stable_ssl import Supervised
+
+    calls = []
+
+    class Counting(Supervised):
+        def encode(self, x):
+            calls.append(x)
+            return super().encode(x)
+
+    trainer = Counting(config("supervised", f"log.eval={{linear: {linear}}}"))
+    trainer.setup()
+    for loader in trainer.loaders.values():  # views of one batch are one object
+        calls.clear()
+        with trainer.online.evaluation():
+            batch = trainer.data = next(iter(loader))
+            trainer.split, trainer._accuracy = "val", Accuracy()
+            trainer.eval_step(batch)
+            trainer.online.collect(batch)
+        assert len(calls) == 1
+    trainer.cleanup()

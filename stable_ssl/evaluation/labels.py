@@ -1,0 +1,62 @@
+"""The labels that a dataset holds, looked at before they are an index out of range."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from stable_ssl.config import ConfigError
+
+
+def label_range(loader: Any) -> tuple[int, int] | None:
+    """Return a loader's least and largest label; None where images must be read."""
+    dataset = getattr(loader, "dataset", None)
+    labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
+    if labels is None:  # a folder's samples are (path, label)
+        labels = [label for _, label in getattr(dataset, "samples", ())]
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
+    try:
+        labels = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    if labels.ndim != 1 or not len(labels) or labels.is_floating_point():
+        return None
+    return int(labels.min()), int(labels.max())
+
+
+def check_labels(
+    loaders: Mapping[str, Any], num_classes: int | None, config: Any
+) -> None:
+    """Refuse labels that `num_classes` leaves out, and none where they are needed.
+
+    Args:
+        loaders: by split.
+        num_classes: of the dataset; None evaluates nothing on labels.
+        config: group `log.eval`: linear, knn and few_labels are read.
+
+    Raises:
+        ConfigError: in words; nothing is said of labels that only reading would show.
+    """
+    probe = config.linear is not None
+    neighbours = config.knn is not None or bool(config.few_labels)
+    needed = {"train": probe, "bank": neighbours}
+    for split, loader in loaders.items() if num_classes else ():
+        found = label_range(loader)
+        if found is None:
+            continue
+        if found[1] >= num_classes:
+            raise ConfigError(
+                f"data.num_classes={num_classes}, but {split} has labels up to"
+                f" {found[1]}; set it to {found[1] + 1} or more, or to null to ask the"
+                " dataset"
+            )
+        if found[0] < 0 and needed.get(split, probe or neighbours):
+            raise ConfigError(
+                f"{split} has images without labels, which the linear probe and kNN"
+                " need; set log.eval.linear=null, log.eval.knn=null and"
+                " log.eval.few_labels=[]"
+                + (", or a labelled data.bank" if split == "bank" else "")
+            )

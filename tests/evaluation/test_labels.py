@@ -1,0 +1,53 @@
+"""Labels are looked at where they are held, and refused before they are an index."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from stable_ssl.config import ConfigError, Eval
+from stable_ssl.evaluation.labels import check_labels, label_range
+
+
+def loader(**held):
+    return SimpleNamespace(dataset=SimpleNamespace(**held))
+
+
+@pytest.mark.parametrize(
+    ("held", "found"),
+    [
+        ({"labels": torch.tensor([3, 0, 7])}, (0, 7)),
+        ({"targets": [1, 2]}, (1, 2)),
+        ({"samples": [("a.png", -1), ("b.png", -1)]}, (-1, -1)),
+        ({"targets": [1, 2], "target_transform": lambda y: 0}, None),
+        ({"targets": ["cat", "dog"]}, None),
+        ({"targets": [[1, 2], [3]]}, None),
+        ({}, None),
+    ],
+)
+def test_the_range_of_the_labels_held(held, found):
+    assert label_range(loader(**held)) == found
+    assert label_range(None) is None
+
+
+def test_what_is_right_or_not_known_is_accepted():
+    labelled, plain = loader(targets=[0, 9]), loader(targets=[-1])
+    check_labels({"train": labelled, "val": labelled, "bank": loader()}, 10, Eval())
+    check_labels({"train": plain, "val": plain}, None, Eval())
+    check_labels({"train": plain}, 10, Eval(linear=None))
+    off = Eval(linear=None, knn=None)
+    check_labels({"train": plain, "bank": plain, "val": plain}, 10, off)
+
+
+@pytest.mark.parametrize(
+    ("split", "labels", "words"),
+    [
+        ("train", [0, 9], "num_classes=5, but train has labels up to 9; set it to 10"),
+        ("train", [-1, -1], "train has images without labels.*log.eval.linear=null"),
+        ("bank", [-1, 3], "bank has images without labels.*a labelled data.bank"),
+        ("val", [-1], "val has images without labels"),
+    ],
+)
+def test_what_would_be_an_index_out_of_range_is_refused(split, labels, words):
+    with pytest.raises(ConfigError, match=words):
+        check_labels({split: loader(targets=labels)}, 5, Eval())

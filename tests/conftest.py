@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from stable_ssl import BaseTrainer, load_config
+from stable_ssl import BaseTrainer, distributed, load_config
 
 torch.set_num_threads(1)  # tiny models; two threads wait for each other on busy cores
 os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too
@@ -90,6 +91,27 @@ def shell(tmp_path):
             text=True,
             timeout=timeout,
         )
+
+    return run
+
+
+def on_a_rank(fn, *arguments):
+    """Join the group, call, leave it; return every rank's value."""
+    distributed.start(SimpleNamespace(gpus=0, accelerator="cpu"))
+    torch.set_num_threads(1)
+    try:
+        return distributed.all_gather_object(fn(*arguments))
+    finally:
+        distributed.stop()
+
+
+@pytest.fixture
+def ranks(monkeypatch):
+    """Return a runner of a test module's function on n processes: [value per rank]."""
+    monkeypatch.syspath_prepend(REPOSITORY)  # new interpreters import tests.<module>
+
+    def run(n, fn, *arguments):
+        return distributed.spawn(on_a_rank, n, (fn, *arguments))
 
     return run
 

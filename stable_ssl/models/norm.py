@@ -52,7 +52,7 @@ class SyncBatchNorm(_BatchNorm):
 
     Parameters, buffers and their names are those of torch's norms, and in evaluation
     and in one process it is theirs. Computed in float32 at least, whatever the autocast
-    state. Ranks may hold different N.
+    state. Ranks may hold different N, above 0.
 
     Raises:
         ValueError: one value per channel over all ranks has no variance.

@@ -43,6 +43,12 @@ def test_no_secret_of_the_command_line_is_recorded(folder, config, monkeypatch):
     assert launch["argv"] == ["main.py", "++log.tags=[a]", "++mine.api_key=***"]
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "logs").write_text("a file")
+    with pytest.raises(ConfigError, match="logs/run: Not a directory; set log.folder"):
+        RunFolder(tmp_path / "logs" / "run")
+
+
 def test_a_file_that_cannot_be_written_is_named(folder, config, full):
     full()
     with pytest.raises(ConfigError, match="config.yaml could not be written: No space"):

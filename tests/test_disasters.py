@@ -80,10 +80,14 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
-    """The run after SIGTERM between its first two checkpoints; for tests to copy."""
+    """The run after SIGTERM some steps after a checkpoint; for tests to copy."""
     folder = tmp_path_factory.mktemp("interrupted")
     process = launch(folder)
     wait_for_a_checkpoint(folder, process)
+    metrics = run_dir(folder) / "metrics.jsonl"
+    while metrics.read_bytes().count(b"\n") < 45:  # a step later than the checkpoint
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     code, errors = finish(process)
     assert code == 128 + signal.SIGTERM, errors

@@ -1,3 +1,4 @@
+import atexit
 import os
 import signal
 import socket
@@ -5,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +18,7 @@ from stable_ssl.config import ConfigError
 from stable_ssl.distributed import local
 from stable_ssl.distributed.placement import first_host
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 TORCHRUN = dict(zip(VARIABLES, ["1", "4", "1", "10.0.0.7", "29500"], strict=True))
 SRUN = {
@@ -34,6 +37,7 @@ def hardware(**keys):
 
 @pytest.fixture(autouse=True)
 def nothing_started(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY)  # of new interpreters, too
     for name in [*VARIABLES, *SRUN, "SLURM_STEP_NUM_TASKS", "SLURM_JOB_NODELIST"]:
         monkeypatch.delenv(name, raising=False)
 
@@ -295,14 +299,17 @@ def exchange():
         )
         errors[dtype] = gathered, summed
 
-    again = [distributed.all_sum(torch.rand(999) * (rank + 1)) for _ in range(2)]
+    noise = torch.arange(9999.0).add(rank).sin().exp()  # sums round
+    sums = [distributed.all_sum(noise) for _ in range(5)]
+    others = distributed.all_gather_object(bytes(sums[0].numpy()))
     labels = distributed.gather_uneven(torch.full((rank,), rank))
     nothing = distributed.gather_uneven(torch.ones(0, 2))
     marks = distributed.gather_uneven(torch.tensor([True, False][: rank + 1]))
     distributed.barrier()
     return {
         "errors": errors,
-        "deterministic": all(s.equal(again[0]) for s in [again[0]]),
+        "equal": all(s.equal(sums[0]) for s in sums),
+        "bytes": all(other == others[0] for other in others),
         "labels": labels.tolist(),
         "nothing": tuple(nothing.shape),
         "marks": marks.tolist(),
@@ -324,6 +331,7 @@ def test_value_and_gradient_equal_one_process(ranks, world):
     for found in ranks(world, exchange):
         for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
             assert max(found["errors"][dtype]) < tolerance, found
+        assert found["equal"] and found["bytes"]
         assert found["labels"] == [r for r in range(world) for _ in range(r)]
         assert found["nothing"] == (0, 2)
         assert found["marks"] == [True] + [True, False] * (world - 1)
@@ -338,6 +346,10 @@ def test_value_and_gradient_equal_one_process(ranks, world):
 def die(how, folder):
     """Let rank 1 die; rank 0 waits for it in a collective."""
     distributed.start(hardware(gpus=0))
+    if how == "late":
+        distributed.stop()
+        atexit.register(os.abort)
+        return how
     if distributed.rank() == 1:
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -358,7 +370,6 @@ def die(how, folder):
     ],
 )
 def test_the_rank_that_died_is_named(monkeypatch, tmp_path, how, error, words):
-    monkeypatch.syspath_prepend(os.getcwd())
     monkeypatch.setattr(local, "SETTLE_SECONDS", 0.4)
     before = time.monotonic()
     with pytest.raises(error, match=words) as caught:
@@ -366,6 +377,10 @@ def test_the_rank_that_died_is_named(monkeypatch, tmp_path, how, error, words):
     assert time.monotonic() - before < 60
     if how == "raised":
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_crash_after_the_work_is_no_failure(tmp_path):
+    assert distributed.spawn(die, 2, ("late", tmp_path)) == "late"
 
 
 def listen(folder):
@@ -385,7 +400,7 @@ def both(folder, suffix=""):
     return [folder / f"{r}{suffix}" for r in range(2)]
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.05)
@@ -393,9 +408,7 @@ def wait_for(condition, seconds=30):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
-def test_a_signal_reaches_all_ranks_and_takes_its_course(
-    monkeypatch, ranks, tmp_path, number
-):
+def test_a_signal_reaches_all_ranks_and_takes_its_course(monkeypatch, tmp_path, number):
     course = []
     monkeypatch.setattr(
         local.signal, "getsignal", lambda s: lambda *_: course.append(s)
@@ -426,7 +439,7 @@ def test_no_rank_outlives_its_parent(tmp_path):
         "from tests.test_distributed import listen\n"
         f"distributed.spawn(listen, 2, (Path({str(tmp_path)!r}),))"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code])
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY)
     try:
         assert wait_for(lambda: all(p.exists() for p in both(tmp_path)))
         pids = [int(p.read_text()) for p in both(tmp_path)]

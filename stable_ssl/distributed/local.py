@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import pickle
 import signal
@@ -76,7 +77,7 @@ def spawn(fn: Callable[..., Any], n: int, args: Iterable[Any] = ()) -> Any:
         if deaths:
             _, r, code = min(deaths)  # the earliest; others may have died of it
             _raise_for(r, n, code, folder / f"error{r}")
-        return pickle.loads((folder / "value").read_bytes())
+        return pickle.loads((folder / "value0").read_bytes())
 
 
 def _child(
@@ -87,6 +88,7 @@ def _child(
         ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # it died before
         sys.exit(1)
+    faulthandler.enable()  # a crash below Python prints where it was
     os.setsid()  # a terminal's Ctrl-C comes once, through the parent
     os.environ |= environ
     if "OMP_NUM_THREADS" not in os.environ:
@@ -102,8 +104,8 @@ def _child(
         path = folder / f"error{environ['RANK']}"
         path.write_bytes(_pickled(error))
         sys.exit(1)
-    if environ["RANK"] == "0":
-        (folder / "value").write_bytes(pickle.dumps(value))
+    value = value if environ["RANK"] == "0" else None
+    (folder / f"value{environ['RANK']}").write_bytes(pickle.dumps(value))
 
 
 def _pickled(error: Exception) -> bytes:
@@ -145,7 +147,7 @@ def _watch(
     """Wait until all ended, or one died and the others had time to fail in words.
 
     Returns:
-        Time, rank and exit code of those that ended with one.
+        Time, rank and exit code of those that ended before their work was done.
     """
     alive, deaths, deadline = dict(enumerate(processes)), [], float("inf")
     while alive and time.monotonic() < deadline:
@@ -153,7 +155,8 @@ def _watch(
         for r, process in list(alive.items()):
             if process.exitcode is not None:
                 del alive[r]
-            if process.exitcode:
+            done = (folder / f"value{r}").exists()  # a crash of the exit undoes nothing
+            if process.exitcode and not done:
                 error = folder / f"error{r}"
                 died = error.stat().st_mtime if error.exists() else time.time()
                 deaths.append((died, r, process.exitcode))

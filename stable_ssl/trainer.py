@@ -38,6 +38,7 @@ from stable_ssl.data.build import labelled_name
 from stable_ssl.data.loader import on_device
 from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.metrics import Accuracy
+from stable_ssl.evaluation.monitor import check_monitor
 from stable_ssl.evaluation.online import Online
 from stable_ssl.loggers.console import Console
 from stable_ssl.loggers.environment import environment
@@ -77,6 +78,8 @@ class BaseTrainer(nn.Module):
     """
 
     model_config: type | None = None  # dataclass of the keys under `model`; None: any
+    views: int | None = None  # of an image, as `compute_loss` needs them; None: any
+    predicts = False  # `forward` returns logits, which are scored where no probe is on
 
     def __init__(self, config: Mapping | None = None):
         super().__init__()
@@ -168,6 +171,7 @@ class BaseTrainer(nn.Module):
         preempted = False
         try:
             with self.preemption:
+                self.preemption.at_once()  # there is nothing to save yet
                 self.setup()
                 getattr(self, self.config.mode)()
             self._end("finished")
@@ -198,11 +202,13 @@ class BaseTrainer(nn.Module):
             if self.settings.eval.untrained:
                 self.validate()
                 self.test()
+        self.preemption.at_steps()
         self.console.progress(self.total_steps, self.step)
         while self.epoch < math.ceil(self.total_steps / self.steps_per_epoch):
             self.train_epoch()
         if self.settings.eval.test_at_end:
             self.test()
+        self.checkpoints.finish()
         self.summarize()
 
     def validate(self) -> None:
@@ -243,6 +249,7 @@ class BaseTrainer(nn.Module):
         self.initialize_run()
         self.seed_everything()
         self.initialize_data()
+        self._check_data()
         self.count_steps()
         self.initialize_modules()
         self.place_modules()
@@ -293,6 +300,22 @@ class BaseTrainer(nn.Module):
         self.train_loader = self.loaders.get("train")
         self.num_classes = self.config.data.num_classes
         splits.record(self.run_dir / "data", self.loaders, masked(self.config)["data"])
+
+    def _check_data(self) -> None:
+        """Refuse data that lack what the method, the mode or the monitor needs."""
+        mode, found = self.config.mode, len(getattr(self.train_loader, "views", ()))
+        if self.views and found and found != self.views:
+            raise ConfigError(
+                f"data.train.dataset.image_transform makes views: {found}, and"
+                f" {type(self).__name__} needs {self.views}; one list of ops is one"
+                " view, a list of lists several"
+            )
+        if mode == "fit":
+            check_monitor(self.settings, self.loaders, self.num_classes)
+        else:
+            split = {"validate": "val", "test": "test"}[mode]
+            if not any(name.partition("_")[0] == split for name in self.loaders):
+                raise ConfigError(f"mode={mode} needs data.{split}, which is null")
 
     def count_steps(self) -> None:
         """Set `images_per_step`, and `steps_per_epoch` and `total_steps` in steps."""
@@ -560,11 +583,10 @@ class BaseTrainer(nn.Module):
         return found | self._eval_logged.take()
 
     def eval_step(self, batch: Any) -> None:
-        """Compare `predict` with the labels, where it returns one logit a class."""
-        x, labels = batch
-        logits = self.predict(first_view(x))
-        if logits.ndim == 2 and logits.shape[1] == self.num_classes:
-            self._accuracy.update(logits, labels)
+        """Compare `predict` with the labels, where a probe or the method predicts."""
+        if self.num_classes and (self.predicts or self.online.probe is not None):
+            x, labels = batch
+            self._accuracy.update(self.predict(first_view(x)), labels)
 
     def labelled(self, batch: Any) -> tuple[Any, Tensor]:
         """Return the batch whose labels probes use: of several, `data.labelled`'s."""
@@ -693,6 +715,7 @@ class BaseTrainer(nn.Module):
         norms = torch._foreach_norm([p.detach() for p in self.parameters()])
         norm = torch.stack([n.float() for n in norms]).norm().item()
         self._check_finite("the norm of the weights", norm)
+        self.folder.rows.sync()  # the checkpoint refers to a length of the file
         fresh = self._validated == self.step
         value = self.metrics.get(self.settings.monitor) if fresh else None
         with self._off_the_clock():

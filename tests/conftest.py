@@ -20,6 +20,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 class Tiny(BaseTrainer):
     """Classify digits with one linear layer: the smallest trainer."""
 
+    predicts = True
+
     def initialize_modules(self):
         self.layer = torch.nn.Linear(64, 10)
 

@@ -244,3 +244,18 @@ def test_states_are_compared_exactly():
         {**a, "z": 0},
     ):
         assert not equal(a, other)
+
+
+def test_rows_are_on_the_disk_before_a_checkpoint_refers_to_them(
+    tiny, config, monkeypatch
+):
+    from stable_ssl import checkpoint
+    from stable_ssl.loggers.jsonl import JsonLines
+
+    calls, sync, save = [], JsonLines.sync, checkpoint.save
+    monkeypatch.setattr(JsonLines, "sync", lambda s: calls.append("rows") or sync(s))
+    monkeypatch.setattr(
+        checkpoint, "save", lambda *a: calls.append("checkpoint") or save(*a)
+    )
+    tiny(config()).run()
+    assert calls == ["rows", "checkpoint"] * 2

@@ -157,3 +157,30 @@ def test_a_forked_worker_leaves_a_signal_to_the_main_process(capfd):
             os._exit(0)
         assert os.waitpid(worker, 0)[1] == 0
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("place", ["initialize_modules", "before_eval_epoch"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_before_the_first_step_ends_the_run_where_it_is(
+    tiny, config, rows, name, place
+):
+    number = getattr(signal, name)
+
+    def stop(self):
+        os.kill(os.getpid(), number)
+        raise AssertionError("still here")
+
+    stopped = type("Stopped", (tiny,), {place: stop})
+    trainer = stopped(config("base", "log.eval.untrained=true"))
+    with pytest.raises(SystemExit) as caught:
+        trainer.run()
+    assert caught.value.code == 128 + number
+    assert status(trainer.run_dir) == {
+        "status": "preempted",
+        "reason": f"{name} before the first step; nothing to save",
+    }
+    whole = tiny(config("base", "log.eval.untrained=true", "log.run=whole"))
+    whole.run()
+    again = tiny(config("base", "log.eval.untrained=true"))
+    again.run()
+    assert rows(again.run_dir) == rows(whole.run_dir)

@@ -223,3 +223,17 @@ def test_runs_killed_again_and_again(main, shell):
     done = shell(main.parents[1] / "benchmarks" / "crash.py", "--kills", 6, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 of 2 runs ended bit-identical" in done.stdout
+
+
+def test_a_run_without_last_leaves_its_best_alone(tiny, config):
+    trainer = tiny(
+        config("base", "log.checkpoint.last=false", "log.monitor=val/knn_acc1")
+    )
+    value = trainer.run()
+    names = sorted(p.name for p in (trainer.run_dir / "ckpts").iterdir())
+    assert names[0] == "best.ckpt" and len(names) == 2
+    again = tiny(
+        config("base", "log.checkpoint.last=false", "log.monitor=val/knn_acc1")
+    )
+    assert again.run() == value
+    assert sorted(p.name for p in (trainer.run_dir / "ckpts").iterdir()) == names

@@ -258,7 +258,7 @@ def test_a_weight_that_is_not_finite_is_not_saved(tiny, config):
                 self.layer.bias.data[0] = float("nan")
 
     trainer = Spoiled(config("base", "data.val=null", "log.monitor=null"))
-    with pytest.raises(Diverged, match="a weight is not finite at step 18"):
+    with pytest.raises(Diverged, match="norm of the weights is nan by step 18"):
         trainer.run()
     state = torch.load(trainer.run_dir / "ckpts" / "last.ckpt", weights_only=True)
     assert state["step"] == 9
@@ -362,8 +362,17 @@ def test_a_monitor_that_is_never_reported_is_refused(tiny, config):
         trainer.run()
 
 
+def test_features_are_not_scored_as_logits(config):
+    """Their width may happen to be the number of classes."""
+    options = ["data.num_classes=128", "log.eval.linear=null"]
+    trainer = method_class("simclr")(config("simclr", "optim.epochs=1", *options))
+    trainer.run()
+    assert "val/acc1" not in trainer.metrics
+    assert "val/knn_acc1" in trainer.metrics
+
+
 def test_without_validation_the_last_checkpoint_is_kept(tiny, config):
-    trainer = tiny(config("base", "data.val=null"))
+    trainer = tiny(config("base", "data.val=null", "log.monitor=null"))
     trainer.run()
     assert (trainer.run_dir / "ckpts" / "last.ckpt").exists()
     assert not (trainer.run_dir / "ckpts" / "best.ckpt").exists()

@@ -22,6 +22,8 @@ def images(tmp_path):
 
 UNKNOWN = "{name: image_folder, root: unknown, subset: null, labelled: false}"
 KNOWN = "{name: image_folder, root: known, subset: null}"
+ONE_VIEW = "data.train.dataset.image_transform=[]"
+TWO_VIEWS = "data.train.dataset.image_transform=[[],[]]"
 FOLDERS = [
     "data.root={images}",
     "data.batch_size=32",
@@ -65,6 +67,12 @@ def refusal(config, images, method, overrides):
             [*FOLDERS, "data.num_classes=10", "log.eval.knn=null", "log.monitor=null"],
             "supervised found no labels in the train data",
         ),
+        ("simclr", [ONE_VIEW], "image_transform makes views: 1, and SimCLR needs 2"),
+        ("supervised", [TWO_VIEWS], "makes views: 2, and Supervised needs 1"),
+        ("simclr", ["log.monitor=val/knn_ac1"], "did you mean 'val/knn_acc1'"),
+        ("simclr", ["data.val=null"], "log.monitor=val/knn_acc1, but .* no val"),
+        ("simclr", ["log.eval.knn=null"], "log.eval.knn=null turns it off"),
+        ("simclr", ["data.test=null", "mode=test"], "mode=test needs data.test"),
         ("simclr", ["optim.optimizer=adamx"], "^optim.optimizer=adamx is neither"),
         ("simclr", ["log.eval.linear.optimizer=adamx"], "^log.eval.linear.optimizer="),
         ("simclr", ["optim.groups=[head]"], "found head, expected {pattern"),

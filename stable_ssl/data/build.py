@@ -110,7 +110,9 @@ def build_loaders(config: DictConfig, device: torch.device) -> dict[str, Any]:
     some = next(iter(loaders.values()))
     if isinstance(some, Combined):
         some = some.loaders[labelled_name(data, list(train))]
-    data.num_classes = data.num_classes or some.num_classes
+    stated = [some, *(loaders[s] for s in loaders if s != "train")]
+    stated = [loader.num_classes for loader in stated if loader.num_classes]
+    data.num_classes = data.num_classes or next(iter(stated), None)
     backbone = config.model.get("backbone")
     backbone = {"name": backbone} if isinstance(backbone, str) else backbone
     if backbone and "in_channels" not in backbone:

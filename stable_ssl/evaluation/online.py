@@ -73,7 +73,7 @@ class Online:
         self.evaluating = False
         self.calls: list[tuple[Tensor, Tensor]] = []
         if config.linear is not None and num_classes and loaders:
-            self._build_probe(loaders.get("bank") or next(iter(loaders.values())))
+            self._build_probe(loaders.get("bank", next(iter(loaders.values()))))
         self.active = self.probe is not None or self.bank_loader is not None
 
     def _build_probe(self, loader: Any) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ class Noise(Op):
 
     std: float
     clamp: bool = True
+    draws_late: ClassVar[bool] = True
 
     def __post_init__(self):
         check_range("std", self.std, 0)
@@ -63,6 +65,7 @@ class Erasing(Op):
     scale: Pair = (0.02, 0.33)
     ratio: Pair = (0.3, 3.3)
     value: Pair | str = 0.0
+    draws_late: ClassVar[bool] = True
 
     def __post_init__(self):
         check_chance(self.p)

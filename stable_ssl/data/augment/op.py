@@ -21,6 +21,7 @@ class Op:
     """What the ops of this module share: an identity without parameters."""
 
     fixes_size: bool = False  # whether images of any size leave with the same one
+    draws_late: bool = False  # whether `apply` draws more from keys among its params
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) that an image of this size leaves with."""

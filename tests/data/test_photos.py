@@ -1,0 +1,249 @@
+"""A folder of JPEGs of 300 to 800 px: cropped in workers, never squashed."""
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import functional as TF
+
+from stable_ssl import load_config, seeding
+from stable_ssl.config import ConfigError
+from stable_ssl.data import Loader, Unreadable, build_dataset
+from stable_ssl.data.augment import build_ops
+from stable_ssl.data.build import build_loaders
+from stable_ssl.data.datasets import Images, held_in_memory
+from stable_ssl.methods import SimCLR
+
+CROP = {"name": "random_resized_crop", "size": 64, "scale": [0.2, 1.0]}
+FLIP = {"name": "horizontal_flip"}
+LOCAL = {"name": "random_resized_crop", "size": 32, "scale": [0.05, 0.4]}
+
+
+def loader(root, *views, **options):
+    dataset = build_dataset({"name": "image_folder"}, str(root), False)
+    views = views or ([CROP, FLIP], [CROP, FLIP])
+    settings = {"batch_size": 6, "seed": 3, "shuffle": True, **options}
+    return Loader(dataset, [build_ops(view) for view in views], **settings)
+
+
+@pytest.mark.parametrize(("workers", "batch_size"), [(1, 7), (2, 24), (4, 6)])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_views_do_not_depend_on_workers_and_batch(
+    photos, in_order, workers, batch_size
+):
+    expected = in_order(loader(photos), 1)
+    assert len(expected) == 24
+    again = loader(photos, num_workers=workers, batch_size=batch_size)
+    assert in_order(again, 1) == expected
+
+
+def test_crops_are_cut_from_the_image_as_it_is_in_the_file(photos):
+    """The box is drawn for the file's own size, and its aspect is kept."""
+    batches = loader(photos, [CROP], shuffle=False)
+    x, _ = next(iter(batches))
+    op = build_ops([CROP])[0]
+    for i in range(6):
+        image = Image.open(batches.dataset.samples[i][0])
+        key = seeding.fold_in(seeding.sample_keys(3, 0, torch.tensor([i])), 0)
+        box = [int(v) for v in op.draw(key, image.height, image.width).values()]
+        expected = TF.to_tensor(TF.resized_crop(image, *box, [64, 64]))
+        assert (x[i] - expected).abs().max() < 2.01 / 255  # PIL rounds twice
+
+
+def test_several_crops_of_several_sizes(photos):
+    views, _ = next(iter(loader(photos, [CROP], [CROP], *[[LOCAL, FLIP]] * 6)))
+    assert [tuple(v.shape[1:]) for v in views] == [(3, 64, 64)] * 2 + [(3, 32, 32)] * 6
+    assert len({v[0].sum().item() for v in views}) == 8
+
+
+def test_without_an_op_that_fixes_the_size(photos):
+    for workers in (0, 1):
+        with pytest.raises(ConfigError, match="do not stack.*random_resized_crop"):
+            next(iter(loader(photos, [FLIP], num_workers=workers)))
+
+
+# --- images that cannot be read -------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(photos, tmp_path):
+    """Copy the photographs, and cut two of the files short."""
+    for path in sorted(photos.rglob("*.jpg")):
+        copy = tmp_path / path.relative_to(photos)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    (tmp_path / "china" / "3.jpg").write_bytes(b"no image at all")
+    whole = (tmp_path / "flower" / "7.jpg").read_bytes()
+    (tmp_path / "flower" / "7.jpg").write_bytes(whole[: len(whole) // 2])
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_image_is_named(damaged, workers):
+    with pytest.raises(Unreadable, match=r"(3|7)\.jpg is not.*data.on_error=skip"):
+        list(loader(damaged, num_workers=workers))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipping_in_an_evaluation_leaves_them_out(damaged, workers):
+    some = loader(damaged, num_workers=workers, on_error="skip")
+    with pytest.warns(UserWarning, match="skipped: .*jpg is not a readable image"):
+        labels = torch.cat([y for _, y in some])
+    assert len(labels) == 22 and some.skipped == 2
+
+
+def test_skipping_in_training_keeps_the_batch(damaged):
+    some = loader(damaged, on_error="skip", drop_last=True)
+    with pytest.warns(UserWarning, match="skipped"):
+        sizes = [len(y) for _, y in some]
+    assert sizes == [6] * 4 and some.skipped == 2
+
+
+def photo_config(root, folder, **data):
+    config = load_config(
+        "simclr",
+        [
+            f"log.folder={folder}",
+            "log.run=run",
+            "optim.epochs=2",
+            "optim.scheduler.warmup_epochs=0",
+            "log.every_n_steps=1",
+            "log.eval.every_n_epochs=1",
+            "log.eval.few_labels=[]",
+            "log.eval.untrained=false",
+        ],
+    )
+    dataset = {"name": "image_folder", "val_size": 0.25, "root": str(root)}
+    plain = [
+        {"name": "resize", "size": 64},
+        {"name": "center_crop", "size": 64},
+    ]
+    views = [[CROP, FLIP], [CROP, FLIP]]
+    train = {**dataset, "subset": "train", "image_transform": views}
+    val = {**dataset, "subset": "val", "image_transform": plain}
+    nodes = {"train": {"dataset": train}, "val": {"dataset": val}}
+    return {
+        **config,
+        "data": {"batch_size": 6, "num_workers": 1, **nodes, **data},
+    }
+
+
+def test_training_on_photographs(photos, tmp_path, rows):
+    trainer = SimCLR(photo_config(photos, tmp_path))
+    trainer.run()
+    assert trainer.step == 6 and trainer.metrics["val/knn_acc1"] >= 0.5
+    assert "train/skipped" not in rows(trainer.run_dir)[0]
+    assert trainer.num_classes == 2
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_skips_are_counted_in_the_rows(damaged, tmp_path, rows):
+    (tmp_path / "logs").mkdir()
+    trainer = SimCLR(photo_config(damaged, tmp_path / "logs", on_error="skip"))
+    trainer.run()
+    written = rows(trainer.run_dir)
+    in_training = sum(row.get("train/skipped", 0) for row in written)
+    in_evaluation = [row.get("val/skipped", 0) for row in written if "val/acc1" in row]
+    assert in_training + 2 * in_evaluation[0] >= 2 and len(set(in_evaluation)) == 1
+
+
+# --- folders of one size --------------------------------------------------------------
+
+
+@pytest.fixture
+def small(photos, tmp_path):
+    """Write the photographs at 40 x 32 px, without loss."""
+    for path in sorted(photos.rglob("*.jpg")):
+        place = tmp_path / path.parent.name
+        place.mkdir(exist_ok=True)
+        Image.open(path).resize((40, 32)).save(place / f"{path.stem}.png")
+    return tmp_path
+
+
+def test_images_of_one_size_are_held_in_memory(small, photos):
+    folder = build_dataset({"name": "image_folder"}, str(small), False)
+    held = held_in_memory(folder, 2.0, skip=False)
+    assert isinstance(held, Images) and held.images.shape == (24, 3, 32, 40)
+    for i in (0, 11, 23):
+        assert torch.equal(held[i][0], TF.pil_to_tensor(folder[i][0]))
+        assert held[i][1] == folder[i][1]
+    assert held.num_classes == 2
+    for limit in (0, 24 * 3 * 32 * 40 / 2**30 - 1e-9):
+        assert held_in_memory(folder, limit, skip=False) is folder
+    large = build_dataset({"name": "image_folder"}, str(photos), False)
+    assert held_in_memory(large, 2.0, skip=False) is large
+
+
+def test_a_damaged_image_among_those_held(small):
+    path = small / "china" / "5.png"
+    path.write_bytes(path.read_bytes()[:200])
+    folder = build_dataset({"name": "image_folder"}, str(small), False)
+    with pytest.raises(Unreadable, match=r"5\.png is not a readable image"):
+        held_in_memory(folder, 2.0, skip=False)
+    with pytest.warns(UserWarning, match=r"skipped: .*5\.png"):
+        held = held_in_memory(folder, 2.0, skip=True)
+    assert len(held) == 23 and held.labels.tolist() == [0] * 11 + [1] * 12
+
+
+# --- the split on record --------------------------------------------------------------
+
+
+def test_the_split_is_written_and_can_be_read_again(photos, tmp_path):
+    trainer = SimCLR(photo_config(photos, tmp_path))
+    trainer.setup()
+    trainer.cleanup()
+    file = trainer.run_dir / "data" / "splits.csv"
+    lines = file.read_text().splitlines()
+    assert lines[0] == "path,class,label,split" and len(lines) == 25
+    assert "china/0.jpg,china,0,train" in lines or "china/0.jpg,china,0,val" in lines
+    assert "num_workers: 1" in (file.parent / "params.yaml").read_text()
+    for subset in ("train", "val"):
+        node = {"name": "image_folder", "subset": subset, "split_file": str(file)}
+        again = build_dataset(node, str(photos), False)
+        assert again.samples == trainer.loaders[subset].dataset.samples
+        assert again.classes == ["china", "flower"] and again.num_classes == 2
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_a_run_does_not_go_on_with_another_split(damaged, tmp_path):
+    config = photo_config(damaged, tmp_path / "logs", on_error="skip")
+    first = SimCLR(config)
+    first.setup()
+    first.cleanup()
+    (damaged / "china" / "0.jpg").unlink()
+    with pytest.raises(ConfigError, match="split .* is not the one .*split_file="):
+        SimCLR(config).setup()
+
+
+def test_split_files_in_wrong_words(photos, tmp_path):
+    file = tmp_path / "splits.csv"
+    file.write_text("path,class,label,split\nchina/0.jpg,china,0,train\n")
+
+    def build(**keys):
+        node = {"name": "image_folder", "split_file": str(file), **keys}
+        return build_dataset(node, str(photos), False)
+
+    assert len(build(subset="train")) == 1
+    with pytest.raises(ConfigError, match="no subset tran; did you mean 'train'"):
+        build(subset="tran")
+    with pytest.raises(ConfigError, match="is no split file"):
+        build(split_file=str(tmp_path / "absent.csv"))
+    file.write_text("path,class,label,split\nchina/99.jpg,china,0,train\n")
+    with pytest.raises(ConfigError, match="names china/99.jpg, and it is not below"):
+        build(subset="train")
+
+
+def test_several_val_splits(photos, tmp_path):
+    config = load_config("base")
+    node = {"dataset": {"name": "digits", "subset": "val"}}
+    config = {
+        **config,
+        "data": {
+            "batch_size": 64,
+            "train": {"dataset": {"name": "digits", "subset": "train"}},
+            "val": {"near": node, "far": node, "off": None},
+        },
+    }
+    from stable_ssl.config import complete
+
+    loaders = build_loaders(complete(config), torch.device("cpu"))
+    assert set(loaders) == {"train", "val_near", "val_far", "bank"}

@@ -11,6 +11,7 @@ deviation over the seeds.
 
 import argparse
 import contextlib
+import os
 import statistics
 import tempfile
 import time
@@ -98,7 +99,7 @@ def data_of(name, policy, args):
 
 def trial(name, policy, seed, args):
     """Train once; return kNN top-1 on the test split, and the seconds it took."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         config = load_config(
             "simclr",
             [
@@ -118,7 +119,7 @@ def trial(name, policy, seed, args):
             config.optim.scheduler.warmup_epochs = 1
             config.model.backbone.width = args.width
         config = {**config, "data": data_of(name, policy, args)}
-        with contextlib.redirect_stdout(None):
+        with contextlib.redirect_stdout(nowhere):
             trainer, start = SimCLR(config), time.perf_counter()
             trainer.run()
         return trainer.metrics["test/knn_acc1"], time.perf_counter() - start

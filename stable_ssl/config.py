@@ -134,7 +134,10 @@ class Hardware:
     gpus: Any = (
         None  # count, list or "0,1" of ids, -1: all, 0: CPU; null: what there is
     )
-    threads: int | None = key(None, low=1)  # of the CPU; null: torch's choice
+    processes: int | None = key(None, low=1)  # on the CPU of this machine; null: 1
+    num_nodes: int = key(1, low=1)  # machines, which Slurm or torchrun must start
+    sync_batchnorm: bool = True  # batch statistics of all processes, as of one
+    threads: int | None = key(None, low=1)  # of a process's CPU; null: torch's choice
     precision: str = key("float32", choices=("float32", "bfloat16", "float16"))
     channels_last: bool = True
     compile: bool = False  # torch.compile the loss

@@ -86,6 +86,15 @@ class Preemption:
     def _reason(self) -> str:
         return f"{self.requested} before the first step; nothing to save"
 
+    @property
+    def number(self) -> int:
+        """The signal that came, 0 without one."""
+        return self._signal or 0
+
+    def adopt(self, number: int) -> None:
+        """Do as if a signal had come, which another process of the run heard."""
+        self._signal, self.requested = number, signal.Signals(number).name
+
     def chain(self) -> None:
         """Do what the signal would have done: call the handler from before, or exit.
 

@@ -19,6 +19,7 @@ Every name is a method to override; the hooks, `before_*` and `after_*`, are emp
 from __future__ import annotations
 
 import math
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -43,7 +44,8 @@ from stable_ssl.evaluation.online import Online
 from stable_ssl.loggers.console import Console
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.means import Means
-from stable_ssl.loggers.run_folder import RunFolder
+from stable_ssl.loggers.run_folder import Bystander, RunFolder, mark_failed
+from stable_ssl.models.norm import convert_sync_batchnorm
 from stable_ssl.optim import (
     Scheduler,
     build_optimizer,
@@ -58,6 +60,13 @@ DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 class Diverged(RuntimeError):
     """The training loss is not finite."""
+
+
+def _run(trainer: type, config: dict[str, Any], overrides: list[str]) -> float | None:
+    """Be one of the processes of a run."""
+    run = trainer(config)
+    run.overrides = overrides
+    return run.run()
 
 
 class BaseTrainer(nn.Module):
@@ -105,6 +114,7 @@ class BaseTrainer(nn.Module):
         self.split: str | None = None  # the one under evaluation
         self._weight = 1  # samples of the batch under evaluation, where there is one
         self._validated = -1  # the step of the last validation
+        self._all_used = False  # whether every parameter got a gradient
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set plain values directly: nn.Module's own way costs 1 us each."""
@@ -168,12 +178,16 @@ class BaseTrainer(nn.Module):
         SIGTERM, SIGUSR2 and Ctrl-C are honoured at the next step boundary: the state is
         saved, and the signal then takes its course.
         """
+        processes = distributed.processes_asked(self.config.hardware)
+        if processes > 1:
+            return self._spawn(processes)
         preempted = False
         try:
             with self.preemption:
                 self.preemption.at_once()  # there is nothing to save yet
                 self.setup()
                 getattr(self, self.config.mode)()
+            distributed.barrier()  # none leaves while another still writes
             self._end("finished")
         except Preempted as error:
             preempted = True
@@ -193,6 +207,20 @@ class BaseTrainer(nn.Module):
             self.preemption.chain()
         return self.metrics.get(self.config.log.monitor)
 
+    def _spawn(self, processes: int) -> float | None:
+        """Run in several processes of this machine, each a trainer like this one."""
+        self._name_run()
+        config = OmegaConf.to_container(self.config)
+        try:
+            return distributed.spawn(
+                _run, processes, (type(self), config, self.overrides)
+            )
+        except distributed.RankFailed as error:
+            mark_failed(self._path(), str(error))
+            if isinstance(error.__cause__, Diverged):
+                raise error.__cause__ from None
+            raise
+
     def fit(self) -> None:
         """Train to `total_steps`; evaluate before, during and after."""
         if self.step == 0:
@@ -208,7 +236,8 @@ class BaseTrainer(nn.Module):
             self.train_epoch()
         if self.settings.eval.test_at_end:
             self.test()
-        self.checkpoints.finish()
+        if self.rank == 0:
+            self.checkpoints.finish()
         self.summarize()
 
     def validate(self) -> None:
@@ -241,6 +270,7 @@ class BaseTrainer(nn.Module):
         self.console.copy = None
         if self.folder is not None:
             self.folder.close()
+        distributed.stop()
 
     # --- setup ------------------------------------------------------------------------
 
@@ -260,19 +290,24 @@ class BaseTrainer(nn.Module):
         self.load_checkpoint()
 
     def initialize_run(self) -> None:
-        """Choose the device and open the run folder."""
+        """Join the other processes, choose the device and open the run folder."""
         config, log = self.config, self.config.log
+        self.device = distributed.start(config.hardware)
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
-        self.device = distributed.choose_device(config.hardware)
         if config.hardware.threads is not None:
             torch.set_num_threads(config.hardware.threads)
         self._limit = 1 if config.fast_dev_run else None  # batches of a split
-        if log.run is None:
-            log.run = time.strftime("%Y%m%d_%H%M%S_0")
-        path = Path(log.folder) / "runs" / log.experiment / log.run
-        self.folder = RunFolder(
-            None if config.fast_dev_run else path, fresh=log.resume is None
-        )
+        if log.resume is None and int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+            log.resume = "auto"  # the folder is this very job's, requeued
+        self._name_run()
+        if self.rank == 0:
+            path = None if config.fast_dev_run else self._path()
+            self.folder = RunFolder(path, fresh=log.resume is None)
+        path = distributed.broadcast_object(self.folder and self.folder.path)
+        if self.rank:
+            self.folder = Bystander(path)
+            self.console.stream = open(os.devnull, "w")
+            self.console.terminal = False
         self.run_dir = self.folder.path
         self._owns_status = not (self.run_dir / "status.json").exists()
         if self._owns_status:  # a command that is refused leaves an old run's alone
@@ -286,6 +321,18 @@ class BaseTrainer(nn.Module):
         )
         self.settings: Log = OmegaConf.to_object(log)  # plain: read at every step
         self._saved_at = time.monotonic()
+        self._vote = distributed.Vote()
+
+    def _name_run(self) -> None:
+        """Fix the run's name, once for all processes."""
+        log = self.config.log
+        log.run = distributed.broadcast_object(
+            log.run or time.strftime("%Y%m%d_%H%M%S_0")
+        )
+
+    def _path(self) -> Path:
+        log = self.config.log
+        return Path(log.folder) / "runs" / log.experiment / log.run
 
     def seed_everything(self) -> None:
         """Seed the global generators; initial weights and dropout draw from them."""
@@ -295,11 +342,14 @@ class BaseTrainer(nn.Module):
 
     def initialize_data(self) -> None:
         """Build the loaders `train` (to fit), `val`, `test` and `bank`."""
-        with seeding.preserve_rng():  # data draws nothing from the global generators
+        # data draws nothing from the global generators; rank 0 alone downloads
+        with seeding.preserve_rng(), distributed.main_first():
             self.loaders = build_loaders(self.config, self.device)
         self.train_loader = self.loaders.get("train")
         self.num_classes = self.config.data.num_classes
-        splits.record(self.run_dir / "data", self.loaders, masked(self.config)["data"])
+        if self.rank == 0:
+            data = masked(self.config)["data"]
+            splits.record(self.run_dir / "data", self.loaders, data)
 
     def _check_data(self) -> None:
         """Refuse data that lack what the method, the mode or the monitor needs."""
@@ -350,6 +400,16 @@ class BaseTrainer(nn.Module):
         self._loss = self.compute_loss
         if hardware.compile:
             self._loss = torch.compile(self.compute_loss)
+        if self.world_size > 1:
+            if hardware.sync_batchnorm:
+                convert_sync_batchnorm(self, self.device)
+            if self.config.mode == "fit":
+                own = not hardware.sync_batchnorm  # running statistics of its own
+                loss = distributed.average_gradients(self, self._loss, own)
+                self.__dict__["_loss"] = loss  # a child would contain its parent
+        if self.rank:  # weights are rank 0's; dropout differs
+            key = seeding.fold_in(hardware.seed, self.rank)
+            seeding.seed_everything(int(key) % 2**63)
 
     def initialize_optimizer(self) -> None:
         """Build `self.optimizer`; None when only evaluating."""
@@ -398,6 +458,7 @@ class BaseTrainer(nn.Module):
         """Resume the full state, or load weights alone, or start afresh."""
         log, fit = self.config.log, self.config.mode == "fit"
         state, own = checkpoint.choose(log.resume, self.checkpoints.folder)
+        distributed.barrier()  # all have read it before rank 0 deletes later ones
         if not fit and log.load_from is not None:
             state, own = None, False  # it is these weights that are asked about
         if state is not None:
@@ -483,6 +544,8 @@ class BaseTrainer(nn.Module):
         """Add a micro-batch's gradient; take the step with its last one."""
         if self.online.active:
             self.online.forget()
+        if self.world_size > 1:  # the last micro-batch's backward reduces them all
+            self._loss.require_backward_grad_sync = self.completes_step
         if self._dtype is None:  # a context manager that does nothing costs 1 us
             loss = self._loss()
         else:
@@ -501,8 +564,22 @@ class BaseTrainer(nn.Module):
         if self.step_size > 1:
             loss = loss / self.step_size
         self.scaler.scale(loss).backward()
+        if self.world_size > 1 and not self._all_used:
+            self._check_used()
         if self.completes_step:
             self.optimizer_step()
+
+    def _check_used(self) -> None:
+        """Refuse parameters without a gradient: the other ranks would wait for them."""
+        self._all_used = True
+        trained = ((n, p) for n, p in self.named_parameters() if p.requires_grad)
+        unused = [name for name, p in trained if p.grad is None]
+        if unused:
+            raise ConfigError(
+                f"compute_loss does not use {len(unused)} of the parameters:"
+                f" {', '.join(unused[:5])}; with several processes each must get a"
+                " gradient: leave them out of the model, or set requires_grad=False"
+            )
 
     def optimizer_step(self) -> None:
         """Clip, update the weights, clear the gradient, move the learning rate."""
@@ -536,13 +613,16 @@ class BaseTrainer(nn.Module):
             self._write_row()
         if evaluation.every_n_steps and step % evaluation.every_n_steps == 0:
             self.validate()
-        if (save.every_n_steps and step % save.every_n_steps == 0) or (
-            save.every_n_minutes
-            and time.monotonic() - self._saved_at > 60 * save.every_n_minutes
-        ):
+        minutes, signal = save.every_n_minutes, self.preemption.number
+        late = minutes and time.monotonic() - self._saved_at > 60 * minutes
+        if self.world_size > 1:
+            late, signal = self._vote(bool(late), signal)
+        if late or (save.every_n_steps and step % save.every_n_steps == 0):
             self.save_checkpoint()
-        if self.preemption.requested:
+        if signal:
+            self.preemption.adopt(signal)
             self.save_checkpoint()
+            distributed.barrier()  # none ends the job before rank 0 has saved
             raise Preempted(f"{self.preemption.requested} at step {self.step}")
 
     # --- evaluate ---------------------------------------------------------------------
@@ -565,6 +645,8 @@ class BaseTrainer(nn.Module):
             loader = self.loaders[split]
             skipped = getattr(loader, "skipped", 0)
             for batch in islice(loader, limit):
+                if not len(batch[1]):  # other ranks have the rest of the last one
+                    continue
                 self.data, self._weight = batch, len(batch[1])
                 self.online.forget()
                 self.before_eval_step()
@@ -576,7 +658,8 @@ class BaseTrainer(nn.Module):
             found = self._accuracy.compute()
             few_labels = split in self.splits("test")
             found |= self.online.metrics(self.step, few_labels)
-            if unread := getattr(loader, "skipped", 0) - skipped:
+            unread = getattr(loader, "skipped", 0) - skipped
+            if unread := sum(distributed.all_gather_object(unread)):
                 found["skipped"] = unread
         self.data, self.split = training_data, None
         found = {f"{split}/{name}": value for name, value in found.items()}
@@ -663,7 +746,7 @@ class BaseTrainer(nn.Module):
 
     def summarize(self) -> None:
         """Show the closing table and draw the learning curves of a kept run."""
-        if self.config.fast_dev_run:
+        if self.config.fast_dev_run or self.rank:
             return
         self.console.stop()
         self.console.table(report.summary(self.run_dir))
@@ -682,7 +765,15 @@ class BaseTrainer(nn.Module):
     # --- checkpoints ------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return all that a resumed run needs: tensors and plain Python types."""
+        """Return all that a resumed run needs: tensors and plain Python types.
+
+        Synchronises the host and the ranks.
+        """
+        own = {  # of each rank
+            "rng": seeding.get_rng_state(),
+            "rng_at_epoch": self._rng_at_epoch,
+            "logged": self._logged.state(),
+        }
         return {
             "trainer": type(self).__name__,
             "config": masked(self.config),
@@ -693,9 +784,7 @@ class BaseTrainer(nn.Module):
             "scheduler": self.scheduler and self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "probe": self.online.state(),
-            "rng": seeding.get_rng_state(),
-            "rng_at_epoch": self._rng_at_epoch,
-            "logged": self._logged.state(),
+            "ranks": distributed.all_gather_object(own),
             "metrics": self.metrics,
             "validated": self._validated,
             "rows": self.folder.rows.position,
@@ -710,16 +799,18 @@ class BaseTrainer(nn.Module):
         if self.config.fast_dev_run:
             return
         state = self.state()
-        if (pending := state["logged"].get("train/loss")) is not None:
-            self._check_finite("train/loss", pending.mean().item())
+        for own in state["ranks"]:
+            for loss in own["logged"].get("train/loss", [])[-1:]:
+                self._check_finite("train/loss", loss.item())
         norms = torch._foreach_norm([p.detach() for p in self.parameters()])
         norm = torch.stack([n.float() for n in norms]).norm().item()
         self._check_finite("the norm of the weights", norm)
         self.folder.rows.sync()  # the checkpoint refers to a length of the file
         fresh = self._validated == self.step
         value = self.metrics.get(self.settings.monitor) if fresh else None
-        with self._off_the_clock():
-            self.checkpoints.save(state, self.epoch, self.step, value)
+        if self.rank == 0:
+            with self._off_the_clock():
+                self.checkpoints.save(state, self.epoch, self.step, value)
         self._saved_at = time.monotonic()
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -736,10 +827,19 @@ class BaseTrainer(nn.Module):
             if self.scheduler is not None and state["scheduler"] is not None:
                 self.scheduler.load_state_dict(state["scheduler"])
             self.scaler.load_state_dict(state["scaler"])
-            self._logged.load_state(state["logged"])
-            self.checkpoints.forget_after(self.step)
-        self._rng_at_epoch = state["rng_at_epoch"]
-        seeding.set_rng_state(state["rng"])
+            if self.rank == 0:
+                self.checkpoints.forget_after(self.step)
+        ranks = state["ranks"]
+        if len(ranks) != self.world_size:
+            self.say(
+                f"saved by {len(ranks)} processes, resumed by {self.world_size}: what"
+                " draws from global generators, such as dropout, goes on otherwise"
+            )
+        own = ranks[self.rank % len(ranks)]
+        if self.optimizer is not None:
+            self._logged.load_state(own["logged"])
+        self._rng_at_epoch = own["rng_at_epoch"]
+        seeding.set_rng_state(own["rng"])
 
     def load_weights(self, state: dict[str, Any]) -> None:
         """Load weights alone: to evaluate, all of them, the probe's too, or fail.

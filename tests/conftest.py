@@ -99,10 +99,13 @@ def shell(tmp_path):
 
 def on_a_rank(fn, *arguments):
     """Join the group, call, leave it; return every rank's value."""
-    distributed.start(SimpleNamespace(gpus=0, accelerator="cpu"))
+    hardware = SimpleNamespace(gpus=0, accelerator="cpu")
+    distributed.start(hardware)
     torch.set_num_threads(1)
     try:
-        return distributed.all_gather_object(fn(*arguments))
+        value = fn(*arguments)
+        distributed.start(hardware)  # a trainer leaves the group at its end
+        return distributed.all_gather_object(value)
     finally:
         distributed.stop()
 

@@ -176,11 +176,6 @@ def build_loader(
     if batch_size is None:
         raise ConfigError("set data.batch_size (all processes) or batch_size_per_gpu")
     _check_options(batch_size, options)
-    if train and batch_size % ranks:
-        raise ConfigError(
-            f"data.batch_size={batch_size} is not divisible by {ranks} processes; use a"
-            f" multiple of {ranks}"
-        )
     views = build_views(spec.get("image_transform"))
     dataset = build_dataset(spec, data.root, data.download)
     dataset = held_in_memory(dataset, data.in_memory, data.on_error == "skip")
@@ -189,6 +184,9 @@ def build_loader(
             f"data.batch_size={batch_size}, but the train split has {len(dataset)}"
             " samples; use a smaller batch"
         )
+    known = len(dataset) if hasattr(dataset, "__len__") else None
+    if ranks > 1 and known is not None:
+        _check_shares(node, known, batch_size, ranks, train)
     for key in ("sampler", "collate_fn"):
         if options.get(key) is not None:
             options[key] = _built(key, options[key], dataset)
@@ -225,6 +223,25 @@ def _check_options(batch_size: Any, options: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"{key}={options[key]} of a loader node: use true or false"
             )
+
+
+def _check_shares(
+    node: Mapping[str, Any], samples: int, batch_size: int, ranks: int, train: bool
+) -> None:
+    """Refuse what several processes cannot share so that together they are as one."""
+    if samples < ranks:
+        raise ConfigError(f"{samples} samples for {ranks} processes; use fewer of them")
+    if train and batch_size % ranks:
+        raise ConfigError(
+            f"data.batch_size={batch_size} is not divisible by {ranks} processes; use a"
+            f" multiple of {ranks}"
+        )
+    rest = samples % batch_size
+    if train and rest % ranks and not node.get("drop_last", True):
+        raise ConfigError(
+            f"drop_last=false leaves a last batch of {rest}, which is not divisible by"
+            f" {ranks} processes; set it to true"
+        )
 
 
 def _built(key: str, spec: Any, dataset: Dataset) -> Any:

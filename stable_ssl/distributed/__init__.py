@@ -15,6 +15,7 @@ from stable_ssl.distributed.group import (
     gather,
     gather_uneven,
     is_main,
+    main_first,
     rank,
     start,
     stop,
@@ -28,13 +29,16 @@ from stable_ssl.distributed.placement import (
     place,
     processes_asked,
 )
+from stable_ssl.distributed.together import Vote, average_gradients
 
 __all__ = [
     "Place",
     "RankFailed",
+    "Vote",
     "all_gather_object",
     "all_mean",
     "all_sum",
+    "average_gradients",
     "barrier",
     "broadcast_object",
     "choose_device",
@@ -42,6 +46,7 @@ __all__ = [
     "gather_uneven",
     "gpu_ids",
     "is_main",
+    "main_first",
     "place",
     "processes_asked",
     "rank",

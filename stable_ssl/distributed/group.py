@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -22,13 +24,13 @@ _ours = False  # whether the group is one that `start` made
 
 
 def rank() -> int:
-    """Return this process's number among the run's processes; 0 alone."""
-    return dist.get_rank() if dist.is_initialized() else place().rank
+    """Return this process's number among the run's processes; 0 before `start`."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Return the number of processes of the run."""
-    return dist.get_world_size() if dist.is_initialized() else place().world_size
+    """Return the number of processes of the run; 1 before `start`."""
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
@@ -125,6 +127,16 @@ def barrier() -> None:
     """Wait until all ranks are here; synchronises ranks."""
     if world_size() > 1:
         dist.barrier()
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Let rank 0 do something, such as a download, before the others do it too."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
 
 
 def broadcast_object(x: Any) -> Any:

@@ -47,11 +47,11 @@ def knn_accuracy(
     temperature: float = 0.07,
     chunk: int = 1024,
 ) -> dict[str, float]:
-    """Return the accuracies {"acc1", "acc5"} of the neighbours' vote.
+    """Return the accuracies {"acc1", "acc5"} of the neighbours' vote on all ranks.
 
     Args:
         bank: features (M, D) and labels (M,).
-        queries: features (N, D) and labels (N,).
+        queries: this rank's features (N, D) and labels (N,).
         num_classes: of the dataset.
         k: neighbours.
         temperature: of the vote's weights.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from stable_ssl import distributed
+
 
 def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     """Count the samples whose label is among the k largest logits.
@@ -33,5 +35,15 @@ class Accuracy:
             self.correct[f"acc{k}"] = self.correct.get(f"acc{k}", 0) + hits
 
     def compute(self) -> dict[str, float]:
-        """Return the shares {"acc1", "acc5"} of all samples; synchronises the host."""
-        return {name: int(hits) / self.count for name, hits in self.correct.items()}
+        """Return the shares {"acc1", "acc5"} of all ranks' samples.
+
+        Synchronises the host and the ranks.
+        """
+        own = self.count, {name: int(hits) for name, hits in self.correct.items()}
+        everyone = distributed.all_gather_object(own)
+        count = sum(samples for samples, _ in everyone)
+        names = dict.fromkeys(name for _, correct in everyone for name in correct)
+        return {
+            name: sum(correct.get(name, 0) for _, correct in everyone) / count
+            for name in names
+        }

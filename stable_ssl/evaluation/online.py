@@ -160,7 +160,7 @@ class Online:
         with torch.autocast(self.features[0].device.type, enabled=False):
             return feature_metrics(
                 self.bank[1],
-                (torch.cat(self.features), torch.cat(self.labels)),
+                (self.features, self.labels),
                 self.num_classes,
                 self.config,
                 few_labels,

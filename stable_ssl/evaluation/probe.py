@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from stable_ssl import seeding
+from stable_ssl import distributed, seeding
+from stable_ssl.models.norm import SyncBatchNorm
 from stable_ssl.optim import build_optimizer
 
 
@@ -30,7 +31,7 @@ class LinearProbe(nn.Module):
         super().__init__()
         with seeding.preserve_rng():
             torch.manual_seed(seed)
-            self.norm = nn.BatchNorm1d(dim, affine=False)
+            self.norm = SyncBatchNorm(dim, affine=False)
             self.classifier = nn.Linear(dim, num_classes)
         self.optimizer = build_optimizer(
             self.named_parameters(), config, at="log.eval.linear"
@@ -41,10 +42,15 @@ class LinearProbe(nn.Module):
         return self.classifier(self.norm(features.float()))
 
     def fit_batch(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Take one optimizer step on detached features; return the loss, a scalar."""
+        """Take one optimizer step on detached features; return the loss, a scalar.
+
+        Synchronises ranks: gradient and statistics are those of the whole batch.
+        """
         with torch.enable_grad(), torch.autocast(features.device.type, enabled=False):
             loss = cross_entropy(self(features.detach()), labels)
             loss.backward()
+        for parameter in self.parameters():
+            parameter.grad = distributed.all_mean(parameter.grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.detach()

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from stable_ssl import distributed
+
 
 class Means:
     """Collect scalars by name; tensors stay on their device until `take`."""
@@ -36,15 +38,25 @@ class Means:
                 self.weights.setdefault(name, []).append(weight)
 
     def take(self) -> dict[str, float]:
-        """Return the mean of each and start anew; synchronises the host."""
-        means = {}
+        """Return the mean of each over all ranks and start anew.
+
+        Synchronises the host and the ranks.
+        """
+        sums: dict[str, tuple[float, float]] = {}
         for name, values in self.values.items():
             floats = _floats(values)
+            weights = torch.ones_like(floats)
             if name in self.weights:
                 weights = _floats(self.weights[name])
-                floats = floats * weights / weights.mean()
-            means[name] = floats.mean().item()
+            sums[name] = (floats * weights).sum().item(), weights.sum().item()
         self.values, self.weights = {}, {}
+        everyone = distributed.all_gather_object(sums)
+        names = dict.fromkeys(name for one in everyone for name in one)
+        means = {}
+        for name in names:
+            parts = [one[name] for one in everyone if name in one]
+            total, weight = (sum(part) for part in zip(*parts, strict=True))
+            means[name] = total / weight
         return means
 
     def state(self) -> dict[str, Tensor]:

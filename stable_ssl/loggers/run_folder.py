@@ -114,6 +114,32 @@ class RunFolder:
             raise unwritable(path, error) from error
 
 
+def mark_failed(path: Path, reason: str) -> None:
+    """Say that a run failed whose own process cannot say it any more."""
+    file = path / "status.json"
+    with suppress(OSError, ValueError):
+        if json.loads(file.read_text())["status"] == "running":
+            file.write_text(json.dumps({"status": "failed", "reason": reason}))
+
+
+class Bystander:
+    """The run folder of the ranks other than 0, which write nothing.
+
+    Args:
+        path: as rank 0 has it.
+    """
+
+    position = 0  # of the rows that it does not write
+
+    def __init__(self, path: Path):
+        self.path, self.rows = path, self
+
+    def ignore(self, *args: Any) -> None:
+        """Do nothing, as every method here."""
+
+    describe = open_rows = status = say = close = write = sync = ignore
+
+
 def _tree(value: Mapping[str, Any], indent: str = "") -> list[str]:
     """Return nested keys as lines of an indented tree."""
     lines = []

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stable_ssl import distributed
+
 EPS = 1e-6  # least norm divided by: a zero row must not multiply gradients by 1e12
 
 
@@ -14,12 +16,14 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.5) -> Tensor:
     in float64 if the projections are, whatever the autocast state.
 
     Args:
-        z_a: projections of one view, (N, D), not normalised.
+        z_a: projections of one view, (N, D), not normalised; N is this rank's batch.
         z_b: those of the other view, row by row of the same images.
         temperature: divides the cosine similarities, tau in the paper.
 
     Returns:
-        Scalar, the mean over the 2N anchors; log(2N - 1) when all projections coincide.
+        Scalar, the mean over this rank's 2N anchors against the views of all ranks;
+        log(2N - 1), N over all ranks, when all projections coincide. Synchronises
+        ranks; its mean over them is the loss of the whole batch.
 
     Raises:
         ValueError: the shapes are not one (N, D), N < 2 (no negatives), or the
@@ -32,19 +36,20 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.5) -> Tensor:
         )
     if temperature <= 0:
         raise ValueError(f"nt_xent found temperature={temperature}; use one above 0")
-    n = len(z_a)
-    if n < 2:
+    n, ranks = len(z_a), distributed.world_size()
+    if n * ranks < 2:
         raise ValueError(
             f"nt_xent found N={n}, and one image has no negatives; "
             "use a batch of 2 or more (and drop_last, if the last one is smaller)"
         )
     with torch.autocast(z_a.device.type, enabled=False):
         anchors = torch.cat([_unit(z_a), _unit(z_b)])
-        candidates = anchors
-        itself = torch.arange(2 * n, device=z_a.device)  # column of an anchor
-        partner = itself.roll(n)  # column of its other view
+        candidates = distributed.gather(anchors)  # rank by rank, both views of each
+        row = torch.arange(2 * n, device=z_a.device)
+        first = 2 * n * distributed.rank()
+        itself, partner = first + row, first + row.roll(n)  # columns
         logits = (anchors / temperature) @ candidates.T
-        logits[itself, itself] = -torch.inf
+        logits[row, itself] = -torch.inf
         return F.cross_entropy(logits, partner)
 
 

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from stable_ssl import distributed, losses
 from stable_ssl.losses import nt_xent
 
 
@@ -102,3 +103,30 @@ def test_a_zero_projection_keeps_the_gradient_bounded():
 def test_wrong_input_is_refused_in_words(z_a, z_b, temperature, words):
     with pytest.raises(ValueError, match=words):
         nt_xent(z_a, z_b, temperature)
+
+
+def on_a_part(name, dtype):
+    """Return this rank's loss and the gradient of its rows; runs on every rank."""
+    rank, world = distributed.rank(), distributed.world_size()
+    own = [v.chunk(world)[rank].clone().requires_grad_() for v in views(16, 8)]
+    loss = getattr(losses, name)(*(v.to(dtype) for v in own))
+    loss.backward()
+    return loss.detach(), [v.grad for v in own]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)]
+)
+def test_ranks_have_the_loss_and_gradient_of_the_whole_batch(
+    ranks, world, dtype, tolerance
+):
+    z = [v.requires_grad_() for v in views(16, 8)]
+    whole = nt_xent(*(v.to(dtype) for v in z))
+    whole.backward()
+    parts = ranks(world, on_a_part, "nt_xent", dtype)
+    mean = sum(loss for loss, _ in parts) / world
+    assert (mean - whole).abs() <= tolerance * whole.abs()
+    for i, view in enumerate(z):
+        grad = torch.cat([grads[i] for _, grads in parts]) / world  # DDP's mean
+        assert (grad - view.grad).norm() <= tolerance * view.grad.norm()

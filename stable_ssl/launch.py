@@ -23,6 +23,7 @@ from stable_ssl import config as configuration
 from stable_ssl import distributed
 from stable_ssl.config import ConfigError
 
+REQUEUES = 1000  # of a job that runs into its time limit, again and again
 HYDRA = [  # Hydra writes nothing of its own: the run folder holds what it would
     "hydra.output_subdir=null",
     "hydra.run.dir=.",
@@ -187,6 +188,8 @@ class Command:
         for job in jobs:
             check(job, self.trainer, here=launcher == "basic")
         overrides = [*self.overrides, *HYDRA, *self._run_name(jobs, several)]
+        if launcher.startswith("submitit"):
+            overrides += self._submitit(jobs[0])
         hydra, job = configuration.hydra_app(self.folders), Job(self.trainer)
         if not several:
             returned = [hydra.run(self.name, job, overrides)]
@@ -198,6 +201,29 @@ class Command:
             self._show_sweep(jobs)
         values = [r.return_value for r in returned]
         return [value for value in values if isinstance(value, Exception)]
+
+    def _submitit(self, job: DictConfig) -> list[str]:
+        """Return what a job of submitit needs and the command line leaves open.
+
+        Its own default never requeues a job that has timed out; and a job that asks
+        for several GPUs or processes a machine gets a task for each.
+        """
+        hardware, launcher = job.hardware, job.hydra.launcher
+        gpus = hardware.gpus
+        gpus = gpus.split(",") if isinstance(gpus, str) else gpus
+        each = len(gpus) if isinstance(gpus, Sequence) else gpus
+        each = hardware.processes or (each if isinstance(each, int) else 1)
+        wanted = {
+            "max_num_timeout": (0, REQUEUES),
+            "tasks_per_node": (1, max(each, 1)),
+            "nodes": (1, hardware.num_nodes),
+        }
+        return [
+            f"hydra.launcher.{key}={value}"
+            for key, (default, value) in wanted.items()
+            if launcher.get(key) == default != value
+            and not any(f"launcher.{key}=" in o for o in self.overrides)
+        ]
 
     def _answer(self) -> None:
         """Print help, the configuration or Hydra's information, as Hydra does."""

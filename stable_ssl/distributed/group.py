@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,7 @@ def start(hardware: Any, seconds: float = START_SECONDS) -> torch.device:
         ConfigError: a variable, an address or a device is wrong, or not all came.
     """
     device, here = choose_device(hardware), place()
+    _check_nodes(getattr(hardware, "num_nodes", 1), here)
     if dist.is_initialized():
         if device.type == "cuda" and here.starter is None:
             device = torch.device("cuda", torch.cuda.current_device())
@@ -69,6 +71,21 @@ def start(hardware: Any, seconds: float = START_SECONDS) -> torch.device:
     if here.world_size > 1:
         _join(here, device, timedelta(seconds=seconds))
     return device
+
+
+def _check_nodes(asked: int, here: Place) -> None:
+    """Refuse a number of machines that nobody started."""
+    if asked == 1:
+        return
+    if here.starter == "Slurm":
+        found = int(os.environ.get("SLURM_STEP_NUM_NODES", os.environ["SLURM_NNODES"]))
+    else:  # torchrun says how many processes there are on this machine
+        found = here.world_size // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if found != asked:
+        raise ConfigError(
+            f"hardware.num_nodes={asked}, but {found} were started; start it by"
+            f" hydra/launcher=submitit_slurm or torchrun --nnodes={asked}"
+        )
 
 
 def stop() -> None:

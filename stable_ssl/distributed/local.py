@@ -75,7 +75,8 @@ def spawn(fn: Callable[..., Any], n: int, args: Iterable[Any] = ()) -> Any:
         if deaths and heard and all(_obeyed(code, heard) for _, _, code in deaths):
             _take_course(heard[0])
         if deaths:
-            _, r, code = min(deaths)  # the earliest; others may have died of it
+            # one that was killed, or the earliest: the others died of it
+            _, r, code = min(deaths, key=lambda death: (death[2] >= 0, death))
             _raise_for(r, n, code, folder / f"error{r}")
         return pickle.loads((folder / "value0").read_bytes())
 

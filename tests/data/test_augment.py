@@ -90,6 +90,20 @@ def test_random_resized_crop(interpolation, height, width, size, channels):
     against(op, pictures(12, channels, height, width, torch.float32), reference)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("height, width", [(32, 32), (130, 120)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_crop_of_bytes_is_that_of_floats(interpolation, height, width, channels):
+    """A large photograph is cut before it is made float, with the same bits."""
+    op = augment.RandomResizedCrop(40, interpolation=interpolation)
+    x, keys = pictures(12, channels, height, width), KEYS[:12]
+    expected = op(x.float().div_(255), seeding.fold_in(keys, 0))
+    for images in (x, x.to(memory_format=torch.channels_last)):
+        before = images.clone()
+        assert torch.equal(View([op])(images, keys), expected)
+        assert torch.equal(images, before)
+
+
 @pytest.mark.parametrize("size", [24, 50, (20, 40)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("height, width", [(32, 32), (47, 33), (33, 47)])
@@ -134,7 +148,9 @@ def test_horizontal_flip_grayscale_and_solarize(channels):
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 23, (5, 9)])
-@pytest.mark.parametrize("height, width", [(32, 32), (13, 20), (100, 120)])
+@pytest.mark.parametrize(
+    "height, width", [(32, 32), (13, 20), (100, 120), (224, 96), (33, 65)]
+)
 def test_gaussian_blur(kernel_size, height, width):
     def reference(image, on, sigma):
         return TF.gaussian_blur(image, kernel_size, [sigma] * 2) if on else image
@@ -347,7 +363,7 @@ EVERY = [
     {"name": "contrast", "amount": 0.4},
     {"name": "saturation", "amount": 0.4},
     {"name": "hue", "amount": 0.4},
-    {"name": "gaussian_blur", "kernel_size": (7, 3)},
+    {"name": "gaussian_blur", "kernel_size": (7, 23)},
     {"name": "noise", "std": 0.1},
     {"name": "erasing", "value": "random"},
 ]
@@ -359,7 +375,9 @@ def in_batches(view, images, keys, size):
 
 
 @pytest.mark.parametrize("spec", EVERY, ids=lambda spec: spec["name"])
-@pytest.mark.parametrize("channels, side", [(3, 32), (3, 29), (1, 13), (3, 110)])
+@pytest.mark.parametrize(
+    "channels, side", [(3, 32), (3, 29), (1, 13), (1, 96), (3, 110), (3, 224)]
+)
 def test_batches_and_threads_change_no_bit(spec, channels, side, monkeypatch):
     if spec["name"] == "normalize":
         spec = {"name": "normalize", "mean": 0.4, "std": 0.2}

@@ -30,6 +30,13 @@ DENSE = 96  # longest side, in pixels, that is resampled by dense matrices on th
 ATTEMPTS = 10  # to draw a box that fits, as torchvision
 
 
+def as_float(x: Tensor) -> Tensor:
+    """Return uint8 as float32 in [0, 1], and floats as contiguous float32."""
+    scaled = x.dtype == torch.uint8
+    x = x.to(torch.float32, memory_format=torch.contiguous_format)
+    return x.div_(255) if scaled else x
+
+
 def _linear(x: Tensor) -> Tensor:
     return (1 - x.abs()).clamp_(min=0)
 
@@ -103,6 +110,8 @@ def draw_boxes(
 class RandomResizedCrop(Op):
     """Crop a box of random area and aspect, and resize it with antialias.
 
+    Takes uint8 too: of a large photograph, only the box is made float.
+
     Args:
         size: of the output, in pixels; (height, width) or a number for both.
         scale: range of the box's area over the image's.
@@ -151,13 +160,12 @@ class RandomResizedCrop(Op):
         if on_gpu(x) or max(h, w, out_h, out_w) <= DENSE:
             rows = resampling(top, box_height, h, out_h, self.interpolation)
             columns = resampling(left, box_width, w, out_w, self.interpolation)
-            x = separable(x, rows, columns)
+            x = separable(as_float(x), rows, columns)
         else:
             boxes = torch.stack((top, left, top + box_height, left + box_width), 1)
+            how = self.size, self.interpolation
             crops = [
-                _interpolate(
-                    image[None, :, y0:y1, x0:x1], self.size, self.interpolation
-                )
+                _interpolate(as_float(image[None, :, y0:y1, x0:x1]), *how)
                 for image, (y0, x0, y1, x1) in zip(x, boxes.tolist(), strict=True)
             ]
             x = torch.cat(crops)

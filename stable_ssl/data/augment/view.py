@@ -22,7 +22,12 @@ from stable_ssl.data.augment.colour import (
     Saturation,
     Solarize,
 )
-from stable_ssl.data.augment.crop import CenterCrop, RandomResizedCrop, Resize
+from stable_ssl.data.augment.crop import (
+    CenterCrop,
+    RandomResizedCrop,
+    Resize,
+    as_float,
+)
 from stable_ssl.data.augment.foreign import Foreign, build_foreign
 from stable_ssl.data.augment.geometry import HorizontalFlip, Rotation, Shear
 from stable_ssl.data.augment.noise import Erasing, Noise
@@ -136,9 +141,8 @@ class View:
         return self
 
     def _apply(self, x: Tensor, params: Sequence[Params]) -> Tensor:
-        scaled = x.dtype == torch.uint8
-        x = x.to(torch.float32, memory_format=torch.contiguous_format)
-        x = x.div_(255) if scaled else x
+        if not (self.ops and isinstance(self.ops[0], RandomResizedCrop)):
+            x = as_float(x)  # a crop makes float what it keeps
         for op, drawn in zip(self.ops, params, strict=True):
             x = op.apply(x, **drawn)
         return x

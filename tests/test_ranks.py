@@ -1,0 +1,255 @@
+"""Promise 3: N processes are one process; and what happens when one of them dies."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from stable_ssl import checkpoint, load_config
+from stable_ssl.config import ConfigError
+from stable_ssl.methods import SimCLR, Supervised
+from tests.conftest import REPOSITORY
+
+QUICK = [
+    "optim.epochs=3",
+    "optim.scheduler.warmup_epochs=1",
+    "log.eval.untrained=false",
+    "log.eval.few_labels=[2]",
+    "log.eval.every_n_epochs=1",
+    "log.every_n_steps=1",
+    "log.run=run",
+]
+
+
+def doubled(trainer):
+    """Return the trainer in float64, which shows what rounding would hide."""
+
+    class Double(trainer):
+        def initialize_modules(self):
+            super().initialize_modules()
+            self.double()
+            self.backbone.register_forward_pre_hook(lambda _, x: (x[0].double(),))
+
+    return Double
+
+
+def train(kind, folder, *overrides):
+    """Train; return the rows and the checkpoint. The same on every rank."""
+    torch.set_num_threads(1)
+    name = "supervised" if kind is Supervised else "simclr"
+    config = load_config(name, [*QUICK, f"log.folder={folder}", *overrides])
+    seen = []
+
+    class Watched(doubled(kind) if "data.root=double" in overrides else kind):
+        def before_train_step(self):
+            if self.step < 2:
+                x, y = self.data
+                views = x if isinstance(x, list) else [x]
+                seen.append([v.clone() for v in views] + [y.clone()])
+
+    trainer = Watched(config)
+    trainer.run()
+    rows = []
+    if trainer.rank == 0:
+        text = (trainer.run_dir / "metrics.jsonl").read_text()
+        rows = [json.loads(line) for line in text.splitlines()]
+    weights = {k: v.clone() for k, v in trainer.state_dict().items()}
+    probe = trainer.online.probe.state_dict() if trainer.online.probe else {}
+    return {"seen": seen, "rows": rows, "weights": weights, "probe": probe}
+
+
+def difference(a, b):
+    return max((a[k].double() - b[k].double()).abs().max().item() for k in a)
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "overrides"),
+    [
+        (SimCLR, 2, []),
+        (SimCLR, 4, ["optim.accumulate=3", "optim.grad_max_norm=0.5"]),
+        (Supervised, 2, ["optim.accumulate=2"]),
+    ],
+    ids=["simclr-2", "simclr-4-accumulated", "supervised-2"],
+)
+def test_ranks_train_as_one_process(ranks, tmp_path, kind, n, overrides):
+    overrides = [*overrides, "data.root=double"]
+    one = train(kind, tmp_path / "one", *overrides)
+    several = ranks(n, train, kind, str(tmp_path / "several"), *overrides)
+    for step, views in enumerate(one["seen"]):  # bit-identical, parts in order
+        for i, whole in enumerate(views):
+            parts = [rank["seen"][step][i] for rank in several]
+            assert torch.equal(whole, torch.cat(parts))
+    for rank in several:
+        assert difference(one["weights"], rank["weights"]) < 1e-8
+        assert not one["probe"] or difference(one["probe"], rank["probe"]) < 1e-5
+    rows = several[0]["rows"]
+    assert [row.keys() for row in rows] == [row.keys() for row in one["rows"]]
+    for a, b in zip(one["rows"], rows, strict=True):
+        for name in a:
+            if name.partition("/")[0] not in ("time", "perf"):
+                loose = 0.02 if "few2" in name else 1e-5
+                assert a[name] == pytest.approx(b[name], abs=loose), name
+
+
+def test_in_float32_the_first_loss_agrees(ranks, tmp_path):
+    short = ["optim.epochs=1", "log.eval.few_labels=[]"]
+    one = train(SimCLR, tmp_path / "one", *short)
+    two = ranks(2, train, SimCLR, str(tmp_path / "two"), *short)
+    first, again = one["rows"][0]["train/loss"], two[0]["rows"][0]["train/loss"]
+    assert first == pytest.approx(again, rel=1e-6)
+
+
+class Unused(SimCLR):
+    """A SimCLR with a layer that its loss does not use."""
+
+    def initialize_modules(self):
+        super().initialize_modules()
+        self.forgotten = torch.nn.Linear(3, 3)
+
+
+def test_parameters_that_get_no_gradient_are_named(tmp_path):
+    config = load_config(
+        "simclr", [*QUICK, f"log.folder={tmp_path}", "hardware.processes=2"]
+    )
+    with pytest.raises(ConfigError, match=r"not use 2 .*forgotten.weight, forgotten"):
+        Unused(config).run()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["data.batch_size=127"], "batch_size=127 is not divisible by 2 processes"),
+        (["data.batch_size=100", "data.train.drop_last=false"], "a last batch of 97"),
+    ],
+)
+def test_batches_that_cannot_be_shared(overrides, words, monkeypatch):
+    from stable_ssl import distributed
+    from stable_ssl.config import complete
+    from stable_ssl.data import build_loaders
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    config = load_config("simclr", [*QUICK, *(f"++{o}" for o in overrides)])
+    with pytest.raises(ConfigError, match=words):
+        build_loaders(complete(config), torch.device("cpu"))
+
+
+# --- the command line -----------------------------------------------------------------
+
+
+def command(folder, *overrides):
+    main = str(REPOSITORY / "runs" / "main.py")
+    quick = [*QUICK, "log.eval.few_labels=[]", "log.checkpoint.every_n_steps=2"]
+    return [sys.executable, main, f"log.folder={folder}", *quick, *overrides]
+
+
+def finished(folder):
+    run = folder / "runs" / "simclr" / "run"
+    assert json.loads((run / "status.json").read_text())["status"] == "finished"
+    state = checkpoint.load(run / "ckpts" / "last.ckpt")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    plain = [
+        {k: v for k, v in row.items() if k.partition("/")[0] not in ("time", "perf")}
+        for row in rows
+    ]
+    return state, plain
+
+
+def same(a, b):
+    assert a[1] == b[1]
+    for part in ("modules", "optimizer", "probe", "ranks"):
+        assert checkpoint.equal(a[0][part], b[0][part]), part
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Train with two processes, undisturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = subprocess.run(
+        command(folder, "hardware.processes=2"), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return finished(folder)
+
+
+def start(folder, steps, *overrides):
+    """Start two processes; return them once so many rows are written."""
+    process = subprocess.Popen(
+        command(folder, "hardware.processes=2", *overrides),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    rows = folder / "runs" / "simclr" / "run" / "metrics.jsonl"
+    end = time.monotonic() + 120
+    while not (rows.exists() and rows.read_text().count("train/loss") >= steps):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+    return process
+
+
+def children(pid):
+    """Return the processes of a run, rank 0 first."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat") as file:
+                    parent = int(file.read().rpartition(")")[2].split()[1])
+                with open(f"/proc/{entry}/cmdline") as file:
+                    line = file.read()
+            except OSError:
+                continue
+            if parent == pid and "spawn_main" in line:
+                found.append(int(entry))
+    return sorted(found)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks for processes in /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_ends_the_run_which_then_resumes(whole, tmp_path, rank):
+    process = start(tmp_path, 11, "optim.epochs=3")
+    os.kill(children(process.pid)[rank], signal.SIGKILL)
+    killed = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - killed < 60 and process.returncode not in (0, None)
+    assert re.search(rf"rank {rank} of 2 was ended by SIGKILL", errors)
+    status = tmp_path / "runs" / "simclr" / "run" / "status.json"
+    assert json.loads(status.read_text())["status"] == "failed"
+    again = command(tmp_path, "hardware.processes=2")
+    done = subprocess.run(again, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    same(finished(tmp_path), whole)
+
+
+def test_a_signal_is_honoured_by_all_ranks_at_one_step(whole, tmp_path):
+    process = start(tmp_path, 5)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    status = tmp_path / "runs" / "simclr" / "run" / "status.json"
+    found = json.loads(status.read_text())
+    assert found["status"] == "preempted" and "SIGTERM at step" in found["reason"]
+    done = subprocess.run(
+        command(tmp_path, "hardware.processes=2"), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    same(finished(tmp_path), whole)
+
+
+def test_torchrun(whole, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*torchrun, "--nproc-per-node=2", *command(tmp_path)[1:]],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    same(finished(tmp_path), whole)
+    assert done.stdout.count("top-1 accuracy on frozen features") == 1

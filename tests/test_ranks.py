@@ -1,5 +1,6 @@
 """Promise 3: N processes are one process; and what happens when one of them dies."""
 
+import copy
 import json
 import os
 import re
@@ -95,6 +96,69 @@ def test_ranks_train_as_one_process(ranks, tmp_path, kind, n, overrides):
             if name.partition("/")[0] not in ("time", "perf"):
                 loose = 0.02 if "few2" in name else 1e-5
                 assert a[name] == pytest.approx(b[name], abs=loose), name
+
+
+class Taught(SimCLR):
+    """A SimCLR with a frozen teacher that follows it."""
+
+    def initialize_modules(self):
+        super().initialize_modules()
+        self.teacher = copy.deepcopy(self.backbone).requires_grad_(False)
+
+    def after_train_step(self):
+        for t, s in zip(
+            self.teacher.parameters(), self.backbone.parameters(), strict=True
+        ):
+            t.lerp_(s.detach(), 0.1)
+
+
+def smooth(module):
+    """Replace ReLUs: rounding decides which way an input at their edge goes."""
+    for name, child in module.named_children():
+        if isinstance(child, torch.nn.ReLU):
+            setattr(module, name, torch.nn.GELU())
+        smooth(child)
+
+
+def first_gradients(folder):
+    """Return loss, gradient and teacher of a step of each method in both precisions."""
+    found = {}
+    for kind, kinds in ((Taught, "simclr"), (Supervised, "supervised")):
+        for double in (False, True):
+
+            class Stopped(doubled(kind) if double else kind):
+                def initialize_modules(self):
+                    super().initialize_modules()
+                    smooth(self)
+
+                def optimizer_step(self):
+                    self.gradients = {n: p.grad for n, p in self.named_parameters()}
+                    super().optimizer_step()
+
+            name = f"{kinds}{double:d}"
+            one = ["optim.epochs=null", "optim.steps=1", f"log.folder={folder}/{name}"]
+            trainer = Stopped(load_config(kinds, [*QUICK[1:], *one]))
+            trainer.run()
+            gradients = {n: g for n, g in trainer.gradients.items() if g is not None}
+            found[name] = trainer.metrics["train/loss"], gradients, trainer.state_dict()
+    return found
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_the_first_gradient_is_that_of_one_process(ranks, tmp_path, n):
+    one = first_gradients(tmp_path / "one")
+    for rank in ranks(n, first_gradients, str(tmp_path / "several")):
+        for name, (loss, gradients, state) in one.items():
+            tolerance = 1e-10 if name.endswith("1") else 1e-5
+            again, several, modules = rank[name]
+            assert loss == pytest.approx(again, rel=tolerance)
+            assert gradients.keys() == several.keys() and len(gradients) > 5
+            whole = torch.stack([g.norm() for g in gradients.values()]).norm()
+            apart = [several[k] - g for k, g in gradients.items()]
+            assert torch.stack([a.norm() for a in apart]).norm() <= tolerance * whole
+            for a, g in zip(apart, gradients.values(), strict=True):
+                assert a.norm() <= tolerance * max(g.norm(), 1e-3 * whole)
+            assert difference(state, modules) < 1e-5  # teacher and statistics
 
 
 def test_in_float32_the_first_loss_agrees(ranks, tmp_path):

@@ -47,6 +47,8 @@ def test_a_command_runs(command, my_idea):
         words.append("++optim.epochs=1")
     if words[0] == "python":
         words[0] = sys.executable
+    elif words[0] == "torchrun":
+        words[:1] = [sys.executable, "-m", "torch.distributed.run"]
     elif words[0] == "stable-ssl":
         words[0] = str(Path(sys.executable).with_name("stable-ssl"))
         if not Path(words[0]).exists():

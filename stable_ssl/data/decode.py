@@ -6,7 +6,9 @@ of other libraries, and the library's own up to the first that fixes the size.
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -232,15 +234,24 @@ _SIZES = (
 )
 
 
-def ignore_signals(worker: int) -> None:
-    """Leave a worker running when its whole process group is told to stop.
+def leave_signals(worker: int) -> None:
+    """Let only the main process end a worker.
 
-    The main process hears the signal too, finishes its step, saves, and then ends its
-    workers.
+    A signal to all processes of a job is heard by the main process too, which finishes
+    its step with the workers' help, saves, and then ends them: by a SIGTERM of its own.
     """
-    for name in ("SIGTERM", "SIGINT", "SIGUSR2"):
+    for name in ("SIGINT", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # it tells who sent a signal; not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _in_words(error: Exception, index: int) -> str:

@@ -27,7 +27,7 @@ from stable_ssl.data.decode import (
     Stream,
     Unreadable,
     collate,
-    ignore_signals,
+    leave_signals,
     to_tensor,
 )
 from stable_ssl.data.sampler import BatchSampler
@@ -119,7 +119,7 @@ class Loader:
         options = {
             "generator": torch.Generator(),  # its draws leave the global one alone
             "collate_fn": collate,
-            "worker_init_fn": ignore_signals,
+            "worker_init_fn": leave_signals,
             "pin_memory": self.device.type == "cuda",
             **options,
         }

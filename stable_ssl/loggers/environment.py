@@ -13,7 +13,10 @@ from typing import Any
 
 import torch
 
+from stable_ssl import distributed
 from stable_ssl.loggers.arguments import masked_arguments
+
+SLURM = ("SLURM_JOB", "SLURM_NNODES", "SLURM_RESTART")  # what is kept of its variables
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -24,6 +27,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "argv": masked_arguments(sys.argv),
         "cwd": os.getcwd(),
         "host": platform.node(),
+        "pid": os.getpid(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "device": str(device),
@@ -34,7 +38,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         ),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "slurm": {k: v for k, v in os.environ.items() if k.startswith("SLURM_JOB")},
+        "processes": distributed.world_size(),
+        "slurm": {k: v for k, v in os.environ.items() if k.startswith(SLURM)},
         "git": {
             "commit": _git(script, "rev-parse", "HEAD"),
             "diff": _git(script, "diff", "HEAD"),

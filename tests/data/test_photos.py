@@ -1,5 +1,10 @@
 """A folder of JPEGs of 300 to 800 px: cropped in workers, never squashed."""
 
+import multiprocessing
+import signal
+import subprocess
+import sys
+
 import pytest
 import torch
 from PIL import Image
@@ -36,6 +41,20 @@ def test_views_do_not_depend_on_workers_and_batch(
     assert in_order(again, 1) == expected
 
 
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_share_the_batches(photos, world):
+    """Their parts, one after the other, are the batches of one process."""
+    settings = {"batch_size": 8, "drop_last": False}
+    whole = loader(photos, **settings)
+    parts = [loader(photos, rank=r, world_size=world, **settings) for r in range(world)]
+    for some in (whole, *parts):
+        some.set_epoch(2)
+    for (views, labels), *shares in zip(whole, *parts, strict=True):
+        for v, view in enumerate(views):
+            assert torch.equal(view, torch.cat([share[0][v] for share in shares]))
+        assert torch.equal(labels, torch.cat([share[1] for share in shares]))
+
+
 def test_crops_are_cut_from_the_image_as_it_is_in_the_file(photos):
     """The box is drawn for the file's own size, and its aspect is kept."""
     batches = loader(photos, [CROP], shuffle=False)
@@ -47,6 +66,37 @@ def test_crops_are_cut_from_the_image_as_it_is_in_the_file(photos):
         box = [int(v) for v in op.draw(key, image.height, image.width).values()]
         expected = TF.to_tensor(TF.resized_crop(image, *box, [64, 64]))
         assert (x[i] - expected).abs().max() < 2.01 / 255  # PIL rounds twice
+
+
+def test_a_process_ends_though_its_workers_are_in_the_middle(photos):
+    code = (
+        "import sys; from stable_ssl.data import Loader, build_dataset\n"
+        "from stable_ssl.data.augment import build_ops\n"
+        "data = build_dataset({'name': 'image_folder'}, sys.argv[1], False)\n"
+        "ops = build_ops([{'name': 'random_resized_crop', 'size': 8}])\n"
+        "some = iter(Loader(data, [ops], batch_size=2, num_workers=2))\n"
+        "next(some); print('read')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(photos)], capture_output=True, timeout=60
+    )
+    assert done.stdout == b"read\n" and done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="macOS has none")
+def test_workers_leave_a_signal_to_the_main_process(photos):
+    """Sent to all processes of a job, it must not end the data before the step."""
+    before = set(multiprocessing.active_children())
+    some = loader(photos, num_workers=1, batch_size=2)
+    batches = iter(some)
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - before
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)
+    assert len(list(batches)) == 11 and worker.is_alive()
+    worker.terminate()  # as multiprocessing does when the main process ends
+    worker.join(20)
+    assert worker.exitcode == 0
 
 
 def test_several_crops_of_several_sizes(photos):

@@ -134,6 +134,7 @@ def main():
         "--width", type=int, default=16, help="of the convnet, CIFAR-10"
     )
     parser.add_argument("--only", choices=POLICIES, help="one of the data sets")
+    parser.add_argument("--views", choices=("ours", "PIL"), help="one of the two")
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -142,6 +143,8 @@ def main():
         if args.only not in (None, name) or (name == "cifar" and not args.cifar):
             continue
         for views, policy in policies.items():
+            if args.views not in (None, views):
+                continue
             trials = [trial(name, policy, seed, args) for seed in range(args.seeds)]
             found, seconds = zip(*trials, strict=True)
             spread = statistics.stdev(found) if args.seeds > 1 else 0.0

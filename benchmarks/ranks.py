@@ -1,9 +1,9 @@
 """Images/s of two processes over one, and the share of it spent on one another.
 
 SimCLR on CIFAR-shaped noise, the same batch for each process, one thread each, views
-made beforehand. Three timings in one run: a process alone; two at once that know nothing
-of each other; two that train one model (gradients, batch statistics and features
-exchanged). What the exchange and the waiting cost is the difference of the last two.
+made beforehand. Three timings in one run: a process alone; two at once that know
+nothing of each other; two that train one model (gradients, batch statistics and
+features exchanged). What exchange and waiting cost is the difference of the last two.
 
     python benchmarks/ranks.py
 """

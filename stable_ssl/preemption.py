@@ -9,12 +9,16 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 STOP = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)  # Slurm sends the first two
 CTRL_C = "stopping after this step; press Ctrl-C again to stop at once"
+
+
+REQUEUE_SECONDS = 30  # task 0 requeues a job; some clusters end it if another exits
 
 
 class Preempted(BaseException):
@@ -104,6 +108,8 @@ class Preemption:
         before = self._before.get(self._signal)
         if callable(before) and self._signal != signal.SIGINT:
             before(self._signal, None)
+            if os.environ.get("SLURM_PROCID", "0") != "0":
+                time.sleep(REQUEUE_SECONDS)
         sys.exit(128 + self._signal)
 
 

@@ -109,22 +109,24 @@ def test_two_tasks_are_two_ranks(slurm, whole, tmp_path):
     same(found, whole[2])
 
 
-@pytest.mark.parametrize("tasks", [1, 2])
-def test_a_signal_in_mid_epoch_requeues_and_ends_bit_identical(
-    slurm, whole, tmp_path, tasks
-):
-    """A requeued job waits about two minutes."""
-    asked = [f"hydra.launcher.tasks_per_node={tasks}"]
-    if tasks == 1:
-        asked += ["log.resume=null"]  # its own folder is no other run's
-    process = submit(tmp_path, "submitit_slurm", *asked)
-    subprocess.run(["scancel", "--signal=USR2", job_of(tmp_path)], check=True)
-    _, errors = process.communicate(timeout=400)
-    assert process.returncode == 0, errors
-    found = outcome(tmp_path)
-    assert found[0] == "finished" and len(found[1]) == 2, "it was never interrupted"
-    assert found[1][1]["slurm"]["SLURM_RESTART_COUNT"] == "1"
-    same(found, whole[tasks])
+def test_signals_in_mid_epoch_requeue_and_end_bit_identical(slurm, whole, tmp_path):
+    """A requeued job waits about two minutes; so both wait together."""
+    waiting = {}
+    for tasks in (1, 2):
+        folder = tmp_path / str(tasks)
+        folder.mkdir()
+        asked = [f"hydra.launcher.tasks_per_node={tasks}"]
+        if tasks == 1:
+            asked += ["log.resume=null"]  # its own folder is no other run's
+        waiting[tasks] = submit(folder, "submitit_slurm", *asked)
+        subprocess.run(["scancel", "--signal=USR2", job_of(folder)], check=True)
+    for tasks, process in waiting.items():
+        _, errors = process.communicate(timeout=500)
+        assert process.returncode == 0, errors
+        found = outcome(tmp_path / str(tasks))
+        assert found[0] == "finished" and len(found[1]) == 2, "it was not interrupted"
+        assert found[1][1]["slurm"]["SLURM_RESTART_COUNT"] == "1"
+        same(found, whole[tasks])
 
 
 def test_scancel_leaves_no_half_written_file(slurm, tmp_path):

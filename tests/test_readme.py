@@ -80,7 +80,7 @@ def test_the_yaml_blocks_compose(tmp_path):
 def test_files_and_recipes_that_are_named_exist():
     for path in re.findall(r"``((?:[\w-]+/)+[\w.-]+\.\w+)``|image:: (\S+)", TEXT):
         name = "".join(path)
-        if not name.startswith(("ckpts/", "logs/")):
+        if not name.startswith(("ckpts/", "data/", "logs/")):
             assert (REPOSITORY / name).exists(), name
     for recipe in re.findall(r"^``(\w+)``  +\w", TEXT, re.MULTILINE):
         assert (REPOSITORY / "runs" / "configs" / f"{recipe}.yaml").exists(), recipe

@@ -397,6 +397,7 @@ class BaseTrainer(nn.Module):
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=hardware.precision == "float16"
         )
+        self._scales = self.scaler.is_enabled()  # a scaler that does nothing costs 2 us
         self._loss = self.compute_loss
         if hardware.compile:
             self._loss = torch.compile(self.compute_loss)
@@ -531,10 +532,12 @@ class BaseTrainer(nn.Module):
             batches = on_device(islice(loader, start, end), self.device)
         skips = self.config.data.on_error == "skip"
         skipped = getattr(loader, "skipped", 0)
+        place, self.step_size, self.completes_step = 0, 1, True
         for index, batch in enumerate(batches, start):
-            place = index % each
-            size = min(each, end - (index - place))
-            self.step_size, self.completes_step = size, place == size - 1
+            if each > 1:
+                place = index % each
+                self.step_size = min(each, end - (index - place))
+                self.completes_step = place == self.step_size - 1
             if skips:
                 before, skipped = skipped, getattr(loader, "skipped", 0)
                 self.log({"train/skipped": skipped - before})
@@ -563,7 +566,7 @@ class BaseTrainer(nn.Module):
         self.log({"train/loss": loss})
         if self.step_size > 1:
             loss = loss / self.step_size
-        self.scaler.scale(loss).backward()
+        (self.scaler.scale(loss) if self._scales else loss).backward()
         if self.world_size > 1 and not self._all_used:
             self._check_used()
         if self.completes_step:
@@ -588,8 +591,11 @@ class BaseTrainer(nn.Module):
             own = [p for group in self.optimizer.param_groups for p in group["params"]]
             norm = nn.utils.clip_grad_norm_(own, self._clip)
             self.log({"train/grad_norm": norm})
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if self._scales:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
         self.optimizer.zero_grad()
         for parameter in self._left_out:
             parameter.grad = None

@@ -247,6 +247,8 @@ class Loader:
 
 def on_device(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
     """Move the tensors of another loader's batches, however nested, to a device."""
+    if device.type == "cpu":
+        return iter(batches)  # where they are: moving nothing costs 5 us
 
     def move(value: Any) -> Any:
         if isinstance(value, Tensor):

@@ -44,11 +44,11 @@ class Means:
         """
         sums: dict[str, tuple[float, float]] = {}
         for name, values in self.values.items():
-            floats = _floats(values)
-            weights = torch.ones_like(floats)
+            floats, total = _floats(values), float(len(values))
             if name in self.weights:
                 weights = _floats(self.weights[name])
-            sums[name] = (floats * weights).sum().item(), weights.sum().item()
+                floats, total = floats * weights, weights.sum().item()
+            sums[name] = floats.sum().item(), total
         self.values, self.weights = {}, {}
         everyone = distributed.all_gather_object(sums)
         names = dict.fromkeys(name for one in everyone for name in one)

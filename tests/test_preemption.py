@@ -7,21 +7,23 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
 from stable_ssl.preemption import CTRL_C, Preempted, Preemption
 
 OPTIONS = [
-    "optim.epochs=8",
+    "optim.epochs=5",
     "log.every_n_steps=2",
     "log.eval.untrained=false",
     "log.eval.few_labels=[]",
 ]
+MAIN = Path(__file__).resolve().parents[1] / "runs" / "main.py"
 
 
-def start(main, folder, name, *options):
-    line = [sys.executable, main, f"log.folder={folder}", f"log.run={name}"]
+def start(folder, name, *options):
+    line = [sys.executable, MAIN, f"log.folder={folder}", f"log.run={name}"]
     return subprocess.Popen(
         [*line, *OPTIONS, *options],
         stdout=subprocess.DEVNULL,
@@ -41,12 +43,18 @@ def status(run):
     return json.loads((run / "status.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Return the folder of a run that no signal met."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert start(folder, "whole").wait(240) == 0
+    return folder / "runs" / "simclr" / "whole"
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2", "SIGINT"])
-def test_a_signal_saves_and_the_run_goes_on_exactly(main, tmp_path, rows, name):
+def test_a_signal_saves_and_the_run_goes_on_exactly(whole, tmp_path, rows, name):
     number = getattr(signal, name)
-    whole = start(main, tmp_path, "whole")
-    assert whole.wait(240) == 0
-    process = start(main, tmp_path, "stopped")
+    process = start(tmp_path, "stopped")
     run = tmp_path / "runs" / "simclr" / "stopped"
     wait_for_rows(run, 3, process)
     os.kill(process.pid, number)
@@ -55,9 +63,9 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(main, tmp_path, rows, name):
     assert status(run)["status"] == "preempted"
     step = int(status(run)["reason"].removeprefix(f"{name} at step "))
     assert (run / "ckpts" / f"e{step // 9:03d}_s{step:06d}.ckpt").exists()
-    assert start(main, tmp_path, "stopped").wait(240) == 0
+    assert start(tmp_path, "stopped").wait(240) == 0
     assert status(run)["status"] == "finished"
-    assert rows(run) == rows(run.with_name("whole"))
+    assert rows(run) == rows(whole)
 
 
 def test_a_handler_from_before_is_called_after_the_state_is_saved(tmp_path):

@@ -73,7 +73,10 @@ def difference(a, b):
     ("kind", "n", "overrides"),
     [
         (SimCLR, 2, []),
-        (SimCLR, 4, ["optim.accumulate=3", "optim.grad_max_norm=0.5"]),
+        pytest.param(
+            *(SimCLR, 4, ["optim.accumulate=3", "optim.grad_max_norm=0.5"]),
+            marks=pytest.mark.slow,
+        ),
         (Supervised, 2, ["optim.accumulate=2"]),
     ],
     ids=["simclr-2", "simclr-4-accumulated", "supervised-2"],
@@ -144,7 +147,7 @@ def first_gradients(folder):
     return found
 
 
-@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("n", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_the_first_gradient_is_that_of_one_process(ranks, tmp_path, n):
     one = first_gradients(tmp_path / "one")
     for rank in ranks(n, first_gradients, str(tmp_path / "several")):
@@ -276,7 +279,7 @@ def children(pid):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks for processes in /proc")
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_rank_that_is_killed_ends_the_run_which_then_resumes(whole, tmp_path, rank):
     process = start(tmp_path, 11, "optim.epochs=3")
     os.kill(children(process.pid)[rank], signal.SIGKILL)

@@ -89,17 +89,8 @@ def ending(run):
     rows = [
         {k: v for k, v in json.loads(x).items() if k not in WALL_CLOCK} for x in lines
     ]
-    names = (
-        "epoch",
-        "step",
-        "modules",
-        "optimizer",
-        "scheduler",
-        "probe",
-        "rng",
-        "best",
-    )
-    return {"rows": rows, **{name: state[name] for name in names}}
+    kept = state.keys() - {"config", "metrics", "rows"}
+    return {"rows": rows, **{name: state[name] for name in kept}}
 
 
 def main():

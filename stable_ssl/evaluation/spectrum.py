@@ -1,0 +1,92 @@
+"""What the spectrum of features says of them without labels: ranks and decay.
+
+All in float64, of the features of all ranks. Features from an accelerator without
+float64 are moved to the CPU.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EPS = 1e-7  # added to each share of a spectrum, as in both papers on ranks
+
+
+def rankme(features: Tensor) -> float:
+    """Return the effective rank of features, between 1 and min(N, D), RankMe.
+
+    Garrido et al. 2023, https://arxiv.org/abs/2210.02885, eq. 1: the exponential of the
+    entropy of the singular values, as shares of their sum.
+
+    Args:
+        features: (N, D), not centred.
+    """
+    return effective_rank(torch.linalg.svdvals(float64(features)))
+
+
+def alpha_req(features: Tensor) -> float:
+    """Return the exponent alpha of a spectrum that decays as 1 / j^alpha, alpha-ReQ.
+
+    Agrawal et al. 2022, https://papers.neurips.cc/paper_files/paper/2022/hash/
+    70596d70542c51c8d9b4e423f4bf2736-Abstract-Conference.html. The line of least squares
+    through (log j, log lambda_j), of all eigenvalues of the features' covariance above
+    rounding, 1e-10 of the largest; the paper leaves the range open. 0 is a flat
+    spectrum, about 1 a good one, more a fast decay.
+
+    Args:
+        features: (N, D).
+
+    Returns:
+        nan where fewer than two eigenvalues differ from 0: a total collapse.
+    """
+    x = float64(features)
+    singular = torch.linalg.svdvals(x - x.mean(0))
+    rounding = torch.finfo(x.dtype).eps * max(x.shape) * x.norm()
+    singular = singular[singular > torch.maximum(1e-5 * singular[0], rounding)]
+    spectrum = singular**2  # the covariance's eigenvalues, times N
+    if len(spectrum) < 2:
+        return float("nan")
+    j = torch.arange(1, len(spectrum) + 1, dtype=x.dtype, device=x.device).log()
+    j, y = j - j.mean(), spectrum.log()
+    return -((j * y).sum() / (j * j).sum()).item()
+
+
+def lidar(views: Tensor, delta: float = 1e-4) -> float:
+    """Return the rank of what tells images apart, whitened by what views vary: LiDAR.
+
+    Thilak et al. 2024, https://arxiv.org/abs/2312.04000, section 4: each image is a
+    surrogate class, its views are the members. The effective rank of
+    S_w^-1/2 S_b S_w^-1/2, S_b the covariance of the images' means and S_w the mean
+    covariance of an image's views plus delta on the diagonal.
+
+    Args:
+        views: features of V views of each of N images, (N, V, D); the paper takes
+            V = 50 training views of 1,000 images, and features of the projector where
+            there is one.
+        delta: regularises S_w, in squared units of the features.
+
+    Raises:
+        ValueError: fewer than two views.
+    """
+    n, v, d = views.shape
+    if v < 2:
+        raise ValueError(f"lidar found {v} view of an image, expected 2 or more")
+    x = float64(views)
+    means = x.mean(1)
+    between = means - means.mean(0)
+    within = (x - means[:, None]).flatten(0, 1)
+    covariance = within.T @ within / (n * v)
+    values, vectors = torch.linalg.eigh(covariance)
+    whitened = between @ vectors * (values.clamp_min(0) + delta).rsqrt()
+    return effective_rank(torch.linalg.svdvals(whitened) ** 2)
+
+
+def effective_rank(spectrum: Tensor) -> float:
+    """Return exp of the entropy of a spectrum (K,), as shares of its sum."""
+    share = spectrum / spectrum.sum().clamp_min(torch.finfo(spectrum.dtype).tiny) + EPS
+    return (-(share * share.log()).sum()).exp().item()
+
+
+def float64(x: Tensor) -> Tensor:
+    """Return x in float64, on the CPU where its device has none."""
+    return (x.cpu() if x.device.type == "mps" else x).double()

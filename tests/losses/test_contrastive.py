@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from stable_ssl import distributed, losses
-from stable_ssl.losses import nt_xent
+from stable_ssl.losses import contrastive, info_nce, nt_xent, sup_con
 
 
 def views(n=6, d=5, dtype=torch.float64, seed=0):
@@ -75,13 +75,6 @@ def test_half_inputs_are_computed_in_float32():
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_autocast_does_not_enter():
-    z_a, z_b = views(dtype=torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = nt_xent(z_a, z_b, 0.1)
-    assert torch.equal(inside, nt_xent(z_a, z_b, 0.1))
-
-
 def test_a_zero_projection_keeps_the_gradient_bounded():
     z_a, z_b = views(dtype=torch.float32)
     z_a[0] = 0
@@ -105,28 +98,179 @@ def test_wrong_input_is_refused_in_words(z_a, z_b, temperature, words):
         nt_xent(z_a, z_b, temperature)
 
 
-def on_a_part(name, dtype):
-    """Return this rank's loss and the gradient of its rows; runs on every rank."""
-    rank, world = distributed.rank(), distributed.world_size()
-    own = [v.chunk(world)[rank].clone().requires_grad_() for v in views(16, 8)]
-    loss = getattr(losses, name)(*(v.to(dtype) for v in own))
-    loss.backward()
-    return loss.detach(), [v.grad for v in own]
+# --- without the square of the batch --------------------------------------------------
 
 
-@pytest.mark.parametrize("world", [2, 4])
+def whole(anchors, candidates, excluded=None):
+    logits = anchors @ candidates.T
+    if excluded is not None:
+        logits = logits.scatter(1, excluded[:, None], -torch.inf)
+    return logits.logsumexp(1).mean()
+
+
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)]
+    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)]
 )
-def test_ranks_have_the_loss_and_gradient_of_the_whole_batch(
-    ranks, world, dtype, tolerance
-):
-    z = [v.requires_grad_() for v in views(16, 8)]
-    whole = nt_xent(*(v.to(dtype) for v in z))
-    whole.backward()
-    parts = ranks(world, on_a_part, "nt_xent", dtype)
-    mean = sum(loss for loss, _ in parts) / world
-    assert (mean - whole).abs() <= tolerance * whole.abs()
-    for i, view in enumerate(z):
-        grad = torch.cat([grads[i] for _, grads in parts]) / world  # DDP's mean
-        assert (grad - view.grad).norm() <= tolerance * view.grad.norm()
+@pytest.mark.parametrize("rows", [1, 7, 100])  # of a block; 23 anchors
+def test_blocks_equal_the_whole(monkeypatch, dtype, tolerance, rows):
+    monkeypatch.setattr(contrastive, "BLOCK", rows * 31)
+    given = torch.randn(54, 9, dtype=dtype).split([23, 31])
+    one, two = ([x.clone().requires_grad_() for x in given] for _ in range(2))
+    excluded = torch.arange(23) + 4
+    expected = whole(*one, excluded)
+    found = contrastive._spread(*two, excluded)
+    (3 * expected).backward()
+    (3 * found).backward()
+    assert (found - expected).abs() <= tolerance * expected.abs()
+    for a, b in zip(one, two, strict=True):
+        assert (a.grad - b.grad).norm() <= tolerance * a.grad.norm()
+
+
+def test_memory_does_not_grow_with_the_square_of_the_batch(monkeypatch):
+    monkeypatch.setattr(contrastive, "BLOCK", 1000)
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                largest = max(largest, out.numel())
+            return out
+
+    z_a, z_b = views(200, 4).requires_grad_()
+    with Watch():
+        nt_xent(z_a, z_b).backward()
+    assert largest <= 1600  # 2N x D; the similarities would be 160,000
+
+
+def test_the_loss_compiles_in_one_graph():
+    z = views().requires_grad_()
+    compiled = torch.compile(nt_xent, fullgraph=True, backend="aot_eager")
+    (expected,) = torch.autograd.grad(nt_xent(*z), z)
+    (found,) = torch.autograd.grad(compiled(*z), z)
+    torch.testing.assert_close(found, expected)
+
+
+# --- InfoNCE --------------------------------------------------------------------------
+
+
+def info_nce_reference(q, k, temperature, negatives):
+    total = 0.0
+    q, k, negatives = (F.normalize(x).tolist() for x in (q, k, negatives))
+    for i, u in enumerate(q):
+        exps = [
+            math.exp(sum(x * y for x, y in zip(u, v, strict=True)) / temperature)
+            for v in [*k, *negatives]
+        ]
+        total -= math.log(exps[i] / sum(exps))
+    return total / len(q)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+@pytest.mark.parametrize("n", [1, 5])
+def test_info_nce_equals_the_formula(n, temperature):
+    q, k = views(n, 4)
+    negatives = views(7, 4, seed=1)[0]
+    expected = info_nce_reference(q, k, temperature, negatives)
+    found = info_nce(q, k, temperature, negatives)
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+    if n > 1:
+        expected = info_nce_reference(q, k, temperature, negatives[:0])
+        assert info_nce(q, k, temperature).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_one_log_sum_exp_over_keys_and_negatives_not_a_sum_of_two():
+    ones = torch.ones(4, 3)
+    found = info_nce(ones, ones, 0.1, torch.ones(12, 3))
+    assert found.item() == pytest.approx(math.log(16))
+
+
+def test_the_gradient_of_info_nce_reaches_all_that_asks_for_it():
+    q, k = views(4, 3).requires_grad_()
+    negatives = views(5, 3, seed=1)[0].requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda q, k, n: info_nce(q, k, 0.3, n), (q, k, negatives)
+    )
+    (grad,) = torch.autograd.grad(info_nce(q.detach(), k, 0.3), k)  # NNCLR's side
+    assert grad.norm() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "q, k, negatives, words",
+    [
+        (torch.ones(1, 3), torch.ones(1, 3), None, "N=1"),
+        (torch.ones(4, 3), torch.ones(5, 3), None, r"\(4, 3\) and \(5, 3\)"),
+        (torch.ones(4, 3), torch.ones(4, 3), torch.ones(9, 2), r"use \(K, 3\)"),
+    ],
+)
+def test_wrong_input_of_info_nce_is_refused_in_words(q, k, negatives, words):
+    with pytest.raises(ValueError, match=words):
+        info_nce(q, k, 0.1, negatives)
+
+
+# --- SupCon ---------------------------------------------------------------------------
+
+
+def sup_con_reference(views, labels, temperature):
+    """Eq. 2 of the SupCon paper, term by term."""
+    z = [F.normalize(v) for v in views]
+    z, y = torch.cat(z), labels.tolist() * len(views)
+    sims = (z @ z.T / temperature).exp().tolist()
+    total = 0.0
+    for i in range(len(y)):
+        others = [a for a in range(len(y)) if a != i]
+        positives = [p for p in others if y[p] == y[i]]
+        denominator = sum(sims[i][a] for a in others)
+        logs = [math.log(sims[i][p] / denominator) for p in positives]
+        total -= sum(logs) / len(positives)
+    return total / len(y)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("labels", [[5, 5, 0, 9, 0, 5], [3] * 6, [5, 4, 3, 2, 1, 0]])
+def test_sup_con_equals_the_formula_of_the_paper(labels, count):
+    given = [*views(), views(seed=1)[0]][:count]
+    labels = torch.tensor(labels)
+    found = sup_con(given, labels, 0.2)
+    expected = sup_con_reference(given, labels, 0.2)
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_sup_con_with_labels_all_different_is_nt_xent():
+    z_a, z_b = views()
+    found = sup_con([z_a, z_b], torch.tensor([4, -1, 7, 0, 2, 9]), 0.5)
+    torch.testing.assert_close(found, nt_xent(z_a, z_b, 0.5), rtol=1e-12, atol=0)
+
+
+def test_permuting_batch_views_or_names_of_labels_changes_nothing_in_sup_con():
+    z_a, z_b = views()
+    labels = torch.tensor([0, 0, 1, 1, 2, 1])
+    order = torch.tensor([3, 1, 5, 0, 4, 2])
+    expected = sup_con([z_a, z_b], labels)
+    for found in (
+        sup_con([z_a[order], z_b[order]], labels[order]),
+        sup_con([z_b, z_a], labels),
+        sup_con([z_a, z_b], 10 - 3 * labels),
+    ):
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_gradient_of_sup_con_equals_finite_differences():
+    z = views(4, 3).requires_grad_()
+    labels = torch.tensor([1, 0, 1, 1])
+    assert torch.autograd.gradcheck(lambda z: sup_con(list(z), labels), z)
+
+
+@pytest.mark.parametrize(
+    "views, labels, words",
+    [
+        ([torch.ones(4, 3)], torch.zeros(4), "1 view"),
+        ([torch.ones(4, 3)] * 2, torch.zeros(3), r"shape \(3,\) for 4 images"),
+        ([torch.ones(4, 3), torch.ones(4, 2)], torch.zeros(4), "expected the same"),
+        ([], torch.zeros(4), "0 view"),
+    ],
+)
+def test_wrong_input_of_sup_con_is_refused_in_words(views, labels, words):
+    with pytest.raises(ValueError, match=words):
+        sup_con(views, labels)

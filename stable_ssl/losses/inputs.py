@@ -1,0 +1,87 @@
+"""The form in which losses take tensors: wide enough, of one shape, of norm 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, ParamSpec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stable_ssl import distributed
+
+EPS = 1e-6  # least norm divided by: a zero row must not multiply gradients by 1e12
+P = ParamSpec("P")
+
+
+def in_float32(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Compute a loss in float32, or float64 if its inputs are, whatever the autocast.
+
+    Half-precision tensors among its arguments, and in sequences of them, are widened.
+    """
+
+    @wraps(loss)
+    def wide(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        first = next(_tensors([*args, *kwargs.values()]), None)
+        device = first.device.type if first is not None else "cpu"
+        with torch.autocast(device, enabled=False):
+            widened = {name: _widen(x) for name, x in kwargs.items()}
+            return loss(*map(_widen, args), **widened)
+
+    return wide
+
+
+def _tensors(x: Any) -> Iterator[Tensor]:
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, list | tuple):
+        for item in x:
+            yield from _tensors(item)
+
+
+def _widen(x: Any) -> Any:
+    if isinstance(x, list | tuple):
+        return [_widen(item) for item in x]
+    if isinstance(x, Tensor) and x.is_floating_point():
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x
+
+
+def unit(z: Tensor) -> Tensor:
+    """Return the rows scaled to norm 1."""
+    return F.normalize(z, eps=EPS)
+
+
+def check_rows(name: str, *tensors: Tensor, least: int = 1) -> int:
+    """Return the rows over all ranks of tensors that share one shape (N, D).
+
+    Args:
+        name: of the loss, for the error.
+        tensors: one or more, each with this rank's rows.
+        least: rows over all ranks that the loss needs.
+
+    Raises:
+        ValueError: the shapes differ or are not (N, D), or the rows are too few.
+    """
+    if tensors[0].ndim != 2 or any(z.shape != tensors[0].shape for z in tensors):
+        shapes = " and ".join(str(tuple(z.shape)) for z in tensors)
+        raise ValueError(
+            f"{name} found shapes {shapes}, expected the same (N, D) for all; flatten"
+            " what has more dimensions, and pair rows of the same images"
+        )
+    n = len(tensors[0]) * distributed.world_size()
+    if n < least:
+        raise ValueError(
+            f"{name} found N={n} over all ranks, expected {least} or more; use a larger"
+            " batch (and drop_last, if the last one is smaller)"
+        )
+    return n
+
+
+def check_positive(name: str, **values: float) -> None:
+    """Raise ValueError for a value that is not above 0, by its name."""
+    for key, value in values.items():
+        if value <= 0:
+            raise ValueError(f"{name} found {key}={value}; use one above 0")

@@ -2,9 +2,13 @@
 
 from collections.abc import Callable
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from stable_ssl.config import ConfigError
+
+EPS = 1e-6  # least norm divided by
 
 
 def mlp(
@@ -41,3 +45,81 @@ def mlp(
         if not last:
             layers.append(activation())
     return nn.Sequential(*layers)
+
+
+def unit(z: Tensor) -> Tensor:
+    """Scale vectors (..., D) to norm 1, in float32 at least; half squares overflow."""
+    return F.normalize(
+        z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1, eps=EPS
+    )
+
+
+class Prototypes(nn.Linear):
+    """Similarities to `count` directions: (N, dim) -> (N, count), cosines of unit rows.
+
+    Caron et al. 2020 (SwAV), https://arxiv.org/abs/2006.09882. The rows compared with
+    have norm 1 whatever the optimizer did to `weight`, in float32 at least.
+
+    Args:
+        dim: of the vectors.
+        count: of the prototypes.
+    """
+
+    def __init__(self, dim: int, count: int):
+        super().__init__(dim, count, bias=False)
+        self.normalize()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Compare z (N, dim), of norm 1, with each prototype."""
+        weight = unit(self.weight)
+        with torch.autocast(z.device.type, enabled=False):
+            return F.linear(z.to(weight.dtype), weight)
+
+    @torch.no_grad()
+    def normalize(self) -> None:
+        """Scale `weight` itself to rows of norm 1; call it after an optimizer step.
+
+        Otherwise rows would grow, as their gradient is orthogonal to them, and the
+        learning rate would in effect fall.
+        """
+        self.weight.copy_(unit(self.weight))
+
+
+class DINOHead(nn.Module):
+    """A perceptron to a unit bottleneck, and its cosines to `out` prototypes.
+
+    Caron et al. 2021 (DINO), https://arxiv.org/abs/2104.14294, appendix C. The last
+    layer is `.last`, weight-normalised with its norm fixed to 1; a method freezes the
+    student's by dropping `last.weight.grad` before the optimizer step.
+
+    Args:
+        dim: of the features.
+        hidden: width of the hidden layers.
+        bottleneck: width before the last layer.
+        out: number of prototypes, K in the paper.
+        layers: linear ones up to the bottleneck.
+        norm: batch norm after each hidden layer, each its own.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        out: int = 65536,
+        layers: int = 3,
+        norm: bool = False,
+    ):
+        super().__init__()
+        widths = [hidden] * (layers - 1)
+        self.mlp = mlp(dim, *widths, bottleneck, norm=norm, activation=nn.GELU)
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        self.last = Prototypes(bottleneck, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features (N, dim) to logits (N, out) in [-1, 1]."""
+        return self.last(unit(self.mlp(x)))

@@ -1,9 +1,11 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from stable_ssl.config import ConfigError
-from stable_ssl.models import mlp
+from stable_ssl.models import EMA, DINOHead, Prototypes, mlp
+from stable_ssl.models.heads import unit
 
 
 def kinds(head):
@@ -40,3 +42,78 @@ def test_the_activation_can_be_chosen():
 def test_wrong_widths_are_refused(dims):
     with pytest.raises(ConfigError, match="two or more positive integers"):
         mlp(*dims)
+
+
+def test_unit_vectors_of_half_are_float32():
+    z = 300 * torch.ones(2, 400, dtype=torch.half)  # squares overflow
+    assert unit(z).dtype == torch.float32
+    torch.testing.assert_close(unit(z).norm(dim=1), torch.ones(2))
+    assert unit(torch.zeros(2, 3)).equal(torch.zeros(2, 3))
+
+
+def test_prototypes_have_norm_one_at_each_step():  # fault 17
+    torch.manual_seed(0)
+    prototypes = Prototypes(4, 6)
+    optimizer = torch.optim.SGD(prototypes.parameters(), lr=5.0, weight_decay=0.1)
+    assert [name for name, _ in prototypes.named_parameters()] == ["weight"]
+    for _ in range(3):
+        z = unit(torch.randn(8, 4))
+        F.cross_entropy(prototypes(z) / 0.1, torch.arange(8) % 6).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        used = prototypes(torch.eye(4)).T  # of the optimizer's weights, as they are
+        torch.testing.assert_close(used.norm(dim=1), torch.ones(6))
+        assert (prototypes.weight.norm(dim=1) - 1).abs().max() > 1e-3
+        prototypes.normalize()
+        torch.testing.assert_close(prototypes.weight.norm(dim=1), torch.ones(6))
+        torch.testing.assert_close(prototypes(torch.eye(4)).T, used)
+
+
+def test_prototypes_give_cosines_with_gradient_along_the_sphere():
+    prototypes = Prototypes(4, 6).double()
+    z = unit(torch.randn(8, 4, dtype=torch.float64))
+    expected = F.cosine_similarity(z[:, None], prototypes.weight[None], dim=2)
+    torch.testing.assert_close(prototypes(z), expected)
+    prototypes(z).square().sum().backward()
+    radial = (prototypes.weight.grad * prototypes.weight).sum(1)
+    assert radial.abs().max() < 1e-12 < prototypes.weight.grad.norm()
+
+
+def test_autocast_does_not_enter_prototypes():
+    prototypes, z = Prototypes(4, 6), unit(torch.randn(8, 4))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = prototypes(z)
+    assert inside.equal(prototypes(z))
+
+
+def test_a_dino_head_has_a_unit_bottleneck_and_unit_prototypes():
+    head = DINOHead(6, 16, 4, 10)
+    assert kinds(head.mlp) == ["Linear", "GELU", "Linear", "GELU", "Linear"]
+    x = torch.randn(5, 6)
+    expected = F.cosine_similarity(head.mlp(x)[:, None], head.last.weight[None], dim=2)
+    torch.testing.assert_close(head(x), expected)
+    assert kinds(DINOHead(6, 16, 4, 10, layers=1).mlp) == ["Linear"]
+
+
+def test_each_layer_of_a_dino_head_has_its_own_batch_norm():  # fault 23
+    head = DINOHead(6, 16, 4, 10, layers=4, norm=True)
+    norms = [m for m in head.modules() if isinstance(m, nn.BatchNorm1d)]
+    assert len({id(norm) for norm in norms}) == len(norms) == 3
+    assert len([layer for layer in head.mlp if isinstance(layer, nn.BatchNorm1d)]) == 3
+
+
+def test_the_students_last_layer_is_the_one_to_freeze():  # fault 22
+    torch.manual_seed(0)
+    student = DINOHead(6, 16, 4, 10)
+    teacher = EMA(student, 0.9)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=0.1, weight_decay=0.1)
+    before = {name: p.clone() for name, p in student.named_parameters()}
+    F.cross_entropy(student(torch.randn(8, 6)), torch.arange(8)).backward()
+    assert student.last.weight.grad.norm() > 0
+    student.last.weight.grad = None
+    optimizer.step()
+    teacher.update(student, 1, 2)
+    still = [n for n, p in student.named_parameters() if p.equal(before[n])]
+    assert still == ["last.weight"]
+    moved = [n for n, p in teacher.module.named_parameters() if not p.equal(before[n])]
+    assert len(moved) == len(before) - 1

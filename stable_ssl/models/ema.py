@@ -1,0 +1,88 @@
+"""A teacher whose weights are the moving average of a student's.
+
+Grill et al. 2020 (BYOL), https://arxiv.org/abs/2006.07733, section 3.2; Tarvainen and
+Valpola 2017, https://arxiv.org/abs/1703.01780.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from stable_ssl.config import ConfigError
+
+
+def momentum(step: int, total: int, base: float, final: float = 1.0) -> float:
+    """Return tau(step) = final - (final - base) (cos(pi step / total) + 1) / 2.
+
+    Args:
+        step: optimizer steps taken, not micro-batches nor epochs.
+        total: optimizer steps of the whole training; 0 is its end.
+        base: tau at step 0.
+        final: tau at step `total` and after it.
+    """
+    done = min(step / total, 1.0) if total else 1.0
+    return final - (final - base) * (math.cos(math.pi * done) + 1) / 2
+
+
+class EMA(nn.Module):
+    """A frozen copy of a student that follows it: t <- tau t + (1 - tau) s.
+
+    The copy is `.module`, in the state dict, without gradient, and its mode is that of
+    the trainer: batch norms of a trained teacher use their own batch, as in BYOL.
+
+    Args:
+        student: copied as it is; build the teacher in `initialize_modules`.
+        base: tau at the first step.
+        final: tau at the last; equal to base, tau is constant.
+
+    Raises:
+        ConfigError: not 0 <= base <= final <= 1.
+    """
+
+    def __init__(self, student: nn.Module, base: float = 0.996, final: float = 1.0):
+        super().__init__()
+        if not 0 <= base <= final <= 1:
+            raise ConfigError(
+                f"the teacher's momentum goes from {base} to {final}; use values from"
+                " 0 to 1, the first not above the last"
+            )
+        self.base, self.final = base, final
+        self.module = copy.deepcopy(student).requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the copy, without gradient."""
+        return self.module(*args, **kwargs)
+
+    @torch.no_grad()
+    def update(self, student: nn.Module, step: int, total_steps: int) -> None:
+        """Move towards the student; call it once an optimizer step, after the step.
+
+        Floating-point buffers, such as running statistics, follow as the parameters
+        do; others, such as counters, are copied. A function of the ranks' common
+        weights, so ranks stay alike.
+
+        Args:
+            student: what was copied; modules are paired in their order.
+            step: `self.step` of the trainer.
+            total_steps: `self.total_steps` of the trainer.
+        """
+        tau = momentum(step, total_steps, self.base, self.final)
+        averaged: tuple[list, list] = ([], [])
+        pairs = zip(_tensors(self.module), _tensors(student), strict=True)
+        for own, other in pairs:
+            if own.is_floating_point():
+                averaged[0].append(own)
+                averaged[1].append(other)
+            else:
+                own.copy_(other)
+        torch._foreach_lerp_(*averaged, 1 - tau)
+
+
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]

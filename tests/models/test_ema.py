@@ -1,0 +1,116 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from stable_ssl.config import ConfigError
+from stable_ssl.models import EMA, backbone, momentum
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU())
+
+
+def moved(student):
+    """Return the student after a forward pass in training and a step."""
+    student(torch.randn(8, 4)).square().sum().backward()
+    torch.optim.SGD(student.parameters(), lr=0.1).step()
+    return student
+
+
+def test_the_momentum_is_in_optimizer_steps_from_base_to_final():  # fault 26
+    total, base = 40, 0.9
+    taus = [momentum(step, total, base) for step in range(total + 1)]
+    assert taus[0] == base and taus[-1] == 1.0
+    assert all(a < b for a, b in zip(taus, taus[1:], strict=False))
+    assert taus[10] == pytest.approx(1 - 0.1 * (math.cos(math.pi / 4) + 1) / 2)
+    assert momentum(total + 1, total, base) == 1.0  # not back down the cosine
+    assert momentum(0, 0, base, 0.99) == 0.99
+    assert momentum(7, total, 0.99, 0.99) == 0.99
+    assert momentum(total, total, 0.9, 0.95) == 0.95
+
+
+def test_the_teacher_moves_by_the_formula_of_the_paper():
+    student = network().double()
+    teacher = EMA(student, base=0.6, final=0.9)
+    expected = copy.deepcopy(student.state_dict())
+    for step in (1, 2, 3):
+        moved = {k: v + 1 for k, v in student.state_dict().items()}
+        student.load_state_dict(moved)
+        tau = 0.9 - 0.3 * (math.cos(math.pi * step / 3) + 1) / 2
+        teacher.update(student, step, 3)
+        for name, new in moved.items():
+            if new.is_floating_point():
+                new = tau * expected[name] + (1 - tau) * new
+            expected[name] = new
+    found = teacher.module.state_dict()
+    assert "1.running_var" in found and found["1.num_batches_tracked"] == 3
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=0)
+
+
+def test_momentum_one_leaves_the_teacher_and_zero_copies_the_student():
+    student = network()
+    still, follower = EMA(student, 1.0, 1.0), EMA(student, 0.0, 0.0)
+    start = copy.deepcopy(still.state_dict())
+    moved(student)
+    still.update(student, 1, 2)
+    follower.update(student, 1, 2)
+    counter = "module.1.num_batches_tracked"
+    for name, value in still.state_dict().items():
+        assert name == counter or value.equal(start[name])
+    for name, value in student.state_dict().items():
+        assert follower.module.state_dict()[name].equal(value)
+
+
+def test_a_teacher_is_never_trained():
+    class Method(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.student = network()
+            self.teacher = EMA(self.student)
+
+    method = Method()
+    trained = [n for n, p in method.named_parameters() if p.requires_grad]
+    assert len(trained) == 4 and not any("teacher" in name for name in trained)
+    x = torch.randn(8, 4, requires_grad=True)
+    assert not method.teacher(x).requires_grad
+    loss = (method.student(x) - method.teacher(x)).square().sum()
+    loss.backward()
+    assert all(p.grad is None for p in method.teacher.parameters())
+    names = {n for n in method.state_dict() if n.startswith("teacher.module.")}
+    assert len(names) == len(method.student.state_dict())
+
+
+def test_the_mode_is_the_trainers():
+    teacher = EMA(network())
+    x = 5 + torch.randn(8, 4)
+    teacher.train()
+    assert teacher.module[1].training
+    before = teacher.module[1].running_mean.clone()
+    own = teacher(x)
+    assert not teacher.module[1].running_mean.equal(before)
+    teacher.eval()
+    assert not torch.allclose(teacher(x), own)
+
+
+def test_an_update_in_training_does_not_break_the_students_backward():
+    student = backbone("convnet", width=2)
+    teacher = EMA(student, 0.5)
+    loss = (student(torch.randn(4, 3, 8, 8)) - 1).square().mean()
+    teacher.update(student, 1, 2)
+    loss.backward()
+
+
+@pytest.mark.parametrize("base, final", [(-0.1, 1), (0.99, 1.1), (0.99, 0.9)])
+def test_wrong_momenta_are_refused_in_words(base, final):
+    with pytest.raises(ConfigError, match="from 0 to 1"):
+        EMA(network(), base, final)
+
+
+def test_a_student_of_another_shape_is_refused():
+    with pytest.raises(ValueError):
+        EMA(network()).update(nn.Linear(4, 3), 1, 2)

@@ -43,8 +43,9 @@ def key(default: Any, **limits: Any) -> Any:
 
     Args:
         default: of the field.
-        limits: low, above, high, below (numbers), choices, length (of a list), and of
-            a schedule's keys `of`, the names of those that read it.
+        limits: low, above, high, below (numbers), choices, length and shortest (of a
+            list), pattern (of a text; `like` is an example), and of a schedule's keys
+            `of`, the names of those that read it.
     """
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=limits)
@@ -173,6 +174,24 @@ class Linear:
 
 
 @dataclass
+class Offline:
+    """Classifiers of the frozen features of the bank, in evaluations of test splits.
+
+    linear_acc1: SGD on standardised features, for all `lrs` at once, of which a part of
+    the bank chooses; logistic_acc1: scikit-learn's logistic regression.
+    """
+
+    in_fit: bool = False  # when a training evaluates test too, not in mode=test alone
+    lrs: list[float] = key(
+        [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0], above=0, shortest=1
+    )
+    epochs: int = key(100, low=1)  # passes over the bank's features
+    batch_size: int = key(256, low=1)
+    held_out: float = key(0.1, above=0, below=1)  # share of the bank that chooses
+    logistic: bool = True  # costly from some 100,000 images or 1,000 classes on
+
+
+@dataclass
 class Eval:
     """What is evaluated, and when."""
 
@@ -183,7 +202,11 @@ class Eval:
     test_at_end: bool = True  # on the weights of the last step
     knn: Knn | None = field(default_factory=Knn)  # null: off
     linear: Linear | None = field(default_factory=Linear)  # null: off
-    few_labels: list[int] = key([], low=1)  # labels a class, test split
+    few_labels: list[str] = key(  # 10 a class, or "1%" of each; test splits
+        [], pattern=r"[1-9]\d*|(?=.*[1-9])\d{1,2}(\.\d+)?%|100%", like="10 or 1%"
+    )
+    offline: Offline | None = field(default_factory=Offline)  # null: off
+    spectrum: bool = False  # rankme, alpha_req, feature_std, uniformity of the features
 
 
 @dataclass
@@ -199,6 +222,7 @@ class Log:
     )  # a row of metrics.jsonl, the mean since the last
     monitor: str | None = None  # metric that ranks checkpoints and is returned
     monitor_mode: str = key("max", choices=("max", "min"))
+    metrics: dict[str, Any] = field(default_factory=dict)  # {f1: {callable, kwargs}}
     checkpoint: Checkpoint = node(Checkpoint)
     resume: str | None = "auto"  # auto | null: a fresh run | path: its full state
     load_from: str | None = None  # checkpoint whose weights alone are loaded
@@ -392,6 +416,8 @@ def _check_value(path: str, value: Any, limits: Mapping[str, Any]) -> None:
     elements = value if isinstance(value, ListConfig) else [value]
     if len(elements) != limits.get("length", len(elements)):
         raise ConfigError(f"{path}={value} must have {limits['length']} elements")
+    if len(elements) < limits.get("shortest", 0):
+        raise ConfigError(f"{path}={value} must have an element")
     for element in elements:
         if "choices" in limits and element not in limits["choices"]:
             options = ", ".join(limits["choices"])
@@ -399,6 +425,8 @@ def _check_value(path: str, value: Any, limits: Mapping[str, Any]) -> None:
                 f"{path}={value} is not one of {options}"
                 f"{nearest(element, limits['choices'])}"
             )
+        if "pattern" in limits and not re.fullmatch(limits["pattern"], element):
+            raise ConfigError(f"{path}={value} must be like {limits['like']}")
         for bound, words, fits in BOUNDS:
             if bound in limits and not fits(element, limits[bound]):
                 raise ConfigError(f"{path}={value} must be {words} {limits[bound]}")

@@ -440,6 +440,9 @@ class BaseTrainer(nn.Module):
 
     def initialize_evaluation(self) -> None:
         """Watch the calls of `encode`; build the online probe."""
+        offline = self.settings.eval.offline
+        if self.config.mode == "fit" and offline and not offline.in_fit:
+            self.settings.eval.offline = None
         own = type(self).encode is not BaseTrainer.encode
         name = "encode" if own else "forward"  # which encode is, unless overridden
         self.online = Online(
@@ -450,6 +453,7 @@ class BaseTrainer(nn.Module):
             self.loaders,
             self.num_classes,
             self.config.hardware.seed,
+            self.say,
             self._limit,
         )
         if self.online.active:
@@ -662,8 +666,7 @@ class BaseTrainer(nn.Module):
             self._weight = 1
             self.after_eval_epoch()
             found = self._accuracy.compute()
-            few_labels = split in self.splits("test")
-            found |= self.online.metrics(self.step, few_labels)
+            found |= self.online.metrics(self.step, split in self.splits("test"))
             unread = getattr(loader, "skipped", 0) - skipped
             if unread := sum(distributed.all_gather_object(unread)):
                 found["skipped"] = unread

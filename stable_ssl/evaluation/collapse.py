@@ -58,14 +58,14 @@ def feature_std(x: Tensor) -> float:
     return (unit.std(0, correction=0).mean() * unit.shape[1] ** 0.5).item()
 
 
-def collapse_warning(std: float) -> str | None:
-    """Say that features have collapsed, or nothing.
+def collapse_warning(x: Tensor) -> str | None:
+    """Say that features (N, D) have collapsed, or nothing; one image says nothing.
 
     A `feature_std` of s allows a mean cosine similarity of images of 1 - s^2 at least
     if all dimensions vary alike, or else a share of s^2 of the dimensions that vary:
     0.05 is 0.9975, or one dimension in 400.
     """
-    if std >= COLLAPSED:
+    if len(x) < 2 or (std := feature_std(x)) >= COLLAPSED:
         return None
     return (
         f"the features have collapsed: feature_std={std:.2g}, below {COLLAPSED} (1 is"

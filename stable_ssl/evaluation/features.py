@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice, zip_longest
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from stable_ssl import distributed
+from stable_ssl.evaluation.collapse import alignment, feature_std, uniformity
+from stable_ssl.evaluation.few_labels import few_label_accuracy, few_label_name
+from stable_ssl.evaluation.gather import gather_batches
 from stable_ssl.evaluation.knn import knn_accuracy
-from stable_ssl.evaluation.linear import few_label_accuracy
-
-Labelled = tuple[Tensor, Tensor]  # features (N, D) and labels (N,)
+from stable_ssl.evaluation.linear import (
+    Labelled,
+    linear_accuracy,
+    logistic_accuracy,
+    standardiser,
+)
+from stable_ssl.evaluation.spectrum import alpha_req, lidar, rankme
 
 
 def first_view(x: Tensor | list[Tensor]) -> Tensor:
@@ -43,35 +50,12 @@ def encode_split(
     return gather_batches(features), gather_batches(labels)
 
 
-def gather_batches(parts: Sequence[Tensor]) -> Tensor:
-    """Join every rank's parts of the batches of a split, batch after batch.
-
-    Args:
-        parts: one a batch, (n, ...), of which a rank has at least one; n may differ
-            between ranks, and the last may be missing on some.
-
-    Returns:
-        (N, ...), as one process would see them; synchronises ranks.
-    """
-    own = torch.cat(list(parts))
-    if distributed.world_size() == 1:
-        return own
-    lengths = distributed.all_gather_object([len(part) for part in parts])
-    whole = distributed.gather_uneven(own).split([n for some in lengths for n in some])
-    ranks, start = [], 0
-    for some in lengths:
-        ranks.append(whole[start : start + len(some)])
-        start += len(some)
-    batches = zip_longest(*ranks, fillvalue=own[:0])
-    return torch.cat([part for batch in batches for part in batch])
-
-
-def feature_metrics(
+def labelled_metrics(
     bank: Labelled,
     queries: tuple[Sequence[Tensor], Sequence[Tensor]],
     num_classes: int,
     config: Any,
-    few_labels: bool,
+    test: bool,
     seed: int,
 ) -> dict[str, float]:
     """Measure the features of a split against those of the train split.
@@ -80,12 +64,13 @@ def feature_metrics(
         bank: train split, seen as in validation, of all ranks.
         queries: this rank's batches of the split in question.
         num_classes: of the dataset.
-        config: group `log.eval`: knn and few_labels are read.
-        few_labels: whether to fit classifiers on a few labels a class.
-        seed: chooses the few labels.
+        config: group `log.eval`: knn, few_labels and offline are read.
+        test: whether to fit classifiers, few_labels and offline, too.
+        seed: of what is random in fitting them.
 
     Returns:
-        knn_acc1, knn_acc5, and few<k>_acc1 for each k of `config.few_labels`.
+        knn_acc1, knn_acc5, few10_acc1 and the like, linear_acc1, linear_acc5, linear_lr
+        and logistic_acc1.
     """
     found = {}
     if config.knn is not None:
@@ -93,10 +78,43 @@ def feature_metrics(
         knn = config.knn
         scores = knn_accuracy(bank, own, num_classes, knn.k, knn.temperature)
         found |= {f"knn_{name}": value for name, value in scores.items()}
-    if few_labels and config.few_labels:
-        whole = gather_batches(queries[0]), gather_batches(queries[1])
-        if distributed.is_main():  # the others wait: it is no work for several
-            for k in config.few_labels:
-                found[f"few{k}_acc1"] = few_label_accuracy(bank, whole, k, seed=seed)
-        found = distributed.broadcast_object(found)
-    return found
+    if not test or not (config.few_labels or config.offline):
+        return found
+    whole = gather_batches(queries[0]), gather_batches(queries[1])
+    if distributed.is_main():  # the others wait: it is no work for several
+        for labels in config.few_labels:
+            value = few_label_accuracy(bank, whole, labels, seed=seed)
+            found[few_label_name(labels)] = value
+        if config.offline is not None:
+            scores = linear_accuracy(bank, whole, num_classes, config.offline, seed)
+            found |= {f"linear_{name}": value for name, value in scores.items()}
+            if config.offline.logistic:
+                scaled = standardiser(bank[0])
+                pair = [(scaled(x), y) for x, y in (bank, whole)]
+                found["logistic_acc1"] = logistic_accuracy(*pair)
+    return distributed.broadcast_object(found)
+
+
+def spectrum_metrics(
+    features: Sequence[Tensor], views: Sequence[Tensor]
+) -> dict[str, float]:
+    """Measure the features of a split without labels.
+
+    Args:
+        features: this rank's batches, (n, D).
+        views: of a split whose loader makes several views, this rank's batches of all
+            of them, (n, V, D); otherwise none.
+
+    Returns:
+        rankme, alpha_req, feature_std, uniformity; of several views also alignment,
+        that of the first two, and lidar.
+    """
+    found, x = {}, gather_batches(features)
+    several = gather_batches(views) if views else None
+    if distributed.is_main():
+        for metric in (rankme, alpha_req, feature_std, uniformity):
+            found[metric.__name__] = metric(x)
+        if several is not None:
+            found["alignment"] = alignment(several[:, 0], several[:, 1])
+            found["lidar"] = lidar(several)
+    return distributed.broadcast_object(found)

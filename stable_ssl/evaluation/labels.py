@@ -35,14 +35,14 @@ def check_labels(
     Args:
         loaders: by split.
         num_classes: of the dataset; None evaluates nothing on labels.
-        config: group `log.eval`: linear, knn and few_labels are read.
+        config: group `log.eval`: linear, knn, few_labels and offline are read.
 
     Raises:
         ConfigError: in words; nothing is said of labels that only reading would show.
     """
     probe = config.linear is not None
-    neighbours = config.knn is not None or bool(config.few_labels)
-    needed = {"train": probe, "bank": neighbours}
+    bank = bool(config.knn or config.few_labels or config.offline)
+    needed = {"train": probe, "bank": bank}
     for split, loader in loaders.items() if num_classes else ():
         found = label_range(loader)
         if found is None:
@@ -53,10 +53,10 @@ def check_labels(
                 f" {found[1]}; set it to {found[1] + 1} or more, or to null to ask the"
                 " dataset"
             )
-        if found[0] < 0 and needed.get(split, probe or neighbours):
+        if found[0] < 0 and needed.get(split, probe or bank):
             raise ConfigError(
-                f"{split} has images without labels, which the linear probe and kNN"
-                " need; set log.eval.linear=null, log.eval.knn=null and"
-                " log.eval.few_labels=[]"
+                f"{split} has images without labels, which probe, kNN and classifiers"
+                " need; set log.eval.linear=null, log.eval.knn=null,"
+                " log.eval.few_labels=[] and log.eval.offline=null"
                 + (", or a labelled data.bank" if split == "bank" else "")
             )

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from stable_ssl import seeding
 from stable_ssl.config import ConfigError
-from stable_ssl.evaluation.features import encode_split, feature_metrics, first_view
+from stable_ssl.evaluation.collapse import collapse_warning
+from stable_ssl.evaluation.features import (
+    encode_split,
+    first_view,
+    labelled_metrics,
+    spectrum_metrics,
+)
 from stable_ssl.evaluation.labels import check_labels
 from stable_ssl.evaluation.probe import LinearProbe
 
@@ -43,8 +49,9 @@ class Online:
         autocast: returns the precision to encode in.
         config: group `log.eval`.
         loaders: by split; kNN needs `bank`, the probe any.
-        num_classes: of the labels; None turns all of it off.
-        seed: of the probe's weights and the few labels.
+        num_classes: of the labels; None turns off all that needs labels.
+        seed: of the probe's weights and of the classifiers of a test split.
+        say: is told, once, that features have collapsed.
         limit: batches of the bank to see; None sees all.
 
     Raises:
@@ -60,21 +67,23 @@ class Online:
         loaders: Mapping[str, Any],
         num_classes: int | None,
         seed: int,
+        say: Callable[[str], None],
         limit: int | None = None,
     ):
         self.model, self.plain, self.autocast = model, encode, autocast
         self.config, self.num_classes, self.seed = config, num_classes, seed
-        self.limit = limit
+        self.say, self.limit, self.warned = say, limit, False
         check_labels(loaders, num_classes, config)
-        asked = num_classes and (config.knn is not None or config.few_labels)
-        self.bank_loader = loaders.get("bank") if asked else None
+        asked = config.knn is not None or config.few_labels or config.offline
+        self.bank_loader = loaders.get("bank") if asked and num_classes else None
         self.bank: tuple[int, Any] = (-1, None)  # the step it was encoded at
         self.probe: LinearProbe | None = None
         self.evaluating = False
         self.calls: list[tuple[Tensor, Tensor]] = []
         if config.linear is not None and num_classes and loaders:
             self._build_probe(loaders.get("bank", next(iter(loaders.values()))))
-        self.active = self.probe is not None or self.bank_loader is not None
+        self.collects = self.bank_loader is not None or config.spectrum
+        self.active = self.probe is not None or self.collects
 
     def _build_probe(self, loader: Any) -> None:
         """Build the probe for the features' measured dimension."""
@@ -129,6 +138,7 @@ class Online:
         """Collect the features of a split's batches while it is evaluated."""
         self.features: list[Tensor] = []
         self.labels: list[Tensor] = []
+        self.views: list[Tensor] = []
         self.evaluating = True
         modules = [self.model] if self.probe is None else [self.model, self.probe]
         try:
@@ -139,33 +149,44 @@ class Online:
             self.forget()
 
     def collect(self, batch: tuple[Any, Tensor]) -> None:
-        """Keep the features (N, D) and labels of a batch, where there is a bank."""
-        if self.bank_loader is not None:
-            view, labels = first_view(batch[0]), batch[1]
-            features = (self._remembered([view]) or [self.plain(view)])[0]
-            self.features.append(features.float())
-            self.labels.append(labels)
+        """Keep the features (N, D) and labels of a batch, where somebody will ask."""
+        if not self.collects:
+            return
+        x, labels = batch
+        self.features.append(self.encode(first_view(x)).detach().float())
+        self.labels.append(labels)
+        if self.config.spectrum and isinstance(x, list) and len(x) > 1:
+            self.views.append(torch.stack([self.encode(view) for view in x], 1))
 
-    def metrics(self, step: int, few_labels: bool) -> dict[str, float]:
-        """Measure the collected features against the bank, encoded once a step.
+    def metrics(self, step: int, test: bool) -> dict[str, float]:
+        """Measure the collected features, against the bank too, encoded once a step.
 
         Args:
             step: optimizer steps taken.
-            few_labels: whether to fit classifiers on a few labels a class too.
+            test: whether the split is a test split, on which classifiers are scored.
         """
+        found: dict[str, float] = {}
         if not self.features:
-            return {}
-        if self.bank[0] != step:
+            return found
+        if self.bank_loader is not None and self.bank[0] != step:
             self.bank = (step, encode_split(self.plain, self.bank_loader, self.limit))
         with torch.autocast(self.features[0].device.type, enabled=False):
-            return feature_metrics(
-                self.bank[1],
-                (self.features, self.labels),
-                self.num_classes,
-                self.config,
-                few_labels,
-                self.seed,
-            )
+            if self.bank_loader is not None:
+                found |= labelled_metrics(
+                    self.bank[1],
+                    (self.features, self.labels),
+                    self.num_classes,
+                    self.config,
+                    test,
+                    self.seed,
+                )
+            if self.config.spectrum:
+                found |= spectrum_metrics(self.features, self.views)
+            if step and not self.warned:  # untrained features have one direction, too
+                if words := collapse_warning(torch.cat(self.features)):
+                    self.warned = True
+                    self.say(f"step {step}: {words}")
+        return found
 
     # --- checkpoints ------------------------------------------------------------------
 

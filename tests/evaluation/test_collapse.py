@@ -62,5 +62,6 @@ def test_a_collapse_is_said_where_images_have_one_direction():
         std = feature_std(x)
         cosine = x.mean(0).square().sum().item()
         assert cosine == pytest.approx(1 - std**2, abs=1e-4)
-        assert bool(collapse_warning(std)) is warned
-    assert "feature_std=0.012, below 0.05" in collapse_warning(0.012)
+        assert bool(collapse_warning(x)) is warned
+    assert "feature_std=0, below 0.05" in collapse_warning(torch.zeros(9, 4))
+    assert collapse_warning(torch.zeros(1, 4)) is None

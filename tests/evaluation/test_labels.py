@@ -35,7 +35,7 @@ def test_what_is_right_or_not_known_is_accepted():
     check_labels({"train": labelled, "val": labelled, "bank": loader()}, 10, Eval())
     check_labels({"train": plain, "val": plain}, None, Eval())
     check_labels({"train": plain}, 10, Eval(linear=None))
-    off = Eval(linear=None, knn=None)
+    off = Eval(linear=None, knn=None, offline=None)
     check_labels({"train": plain, "bank": plain, "val": plain}, 10, off)
 
 

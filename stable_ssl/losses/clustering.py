@@ -1,0 +1,96 @@
+"""Clustering: views of an image are assigned to the same prototypes.
+
+Assignments that share the batch equally among the prototypes prevent collapse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from stable_ssl import distributed
+from stable_ssl.losses.inputs import check_positive, check_rows, in_float32
+from stable_ssl.losses.swapped import check_views, swapped_cross_entropy
+
+
+@torch.no_grad()
+@in_float32
+def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
+    """Assign rows to prototypes, each of which gets an equal share of all rows.
+
+    The Sinkhorn-Knopp algorithm as in Caron et al. 2020 (SwAV),
+    https://arxiv.org/abs/2006.09882, eq. 3 to 5, on logarithms: no score is so large or
+    so small that its exponential overflows or leaves a row of zeros.
+
+    Args:
+        scores: similarities of this rank's rows to the prototypes, (N, K).
+        epsilon: their temperature; a smaller one makes assignments harder.
+        iterations: of scaling prototypes and then rows; with more the shares of the
+            prototypes come nearer to equal.
+
+    Returns:
+        (N, K) without gradient; rows sum to 1, and columns, over all ranks, to about
+        N / K. In float32 at least. Synchronises ranks.
+
+    Raises:
+        ValueError: scores are not (N, K), or epsilon or iterations is not positive.
+    """
+    check_rows("sinkhorn", scores)
+    check_positive("sinkhorn", epsilon=epsilon, iterations=iterations)
+    logs = scores / epsilon
+    for _ in range(iterations):
+        shares = distributed.gather(logs.logsumexp(0, keepdim=True)).logsumexp(0)
+        logs = (logs - shares).log_softmax(1)
+    return logs.exp()
+
+
+@in_float32
+def swav(
+    scores: Sequence[Tensor],
+    assigned: int = 2,
+    temperature: float = 0.1,
+    epsilon: float = 0.05,
+    iterations: int = 3,
+    queue_scores: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Predict from each view the assignments of every other view.
+
+    Caron et al. 2020 (SwAV), https://arxiv.org/abs/2006.09882, eq. 1 and 2, and eq. 6
+    for more views than two.
+
+    Args:
+        scores: similarities of each view's embeddings to the prototypes, (N, K); N is
+            this rank's batch. Both are normalised by the caller.
+        assigned: leading views which get assignments; the others, small crops, only
+            predict.
+        temperature: divides the scores of predictions, tau in the paper.
+        epsilon: as of `sinkhorn`.
+        iterations: as of `sinkhorn`.
+        queue_scores: those of earlier embeddings to the prototypes of today, (Q, K)
+            for each assigned view: they take part in `sinkhorn` alone.
+
+    Returns:
+        Scalar, the mean over pairs of different views and over N; gradients reach the
+        predictions alone. Synchronises ranks; its mean over them is the loss of the
+        whole batch.
+
+    Raises:
+        ValueError: there is no pair of views, shapes differ, queue_scores are not one
+            for each assigned view, or a number is not positive.
+    """
+    check_views("swav", scores[:assigned], scores)
+    check_rows("swav", *scores)
+    check_positive("swav", temperature=temperature)
+    pools = scores[:assigned]
+    if queue_scores is not None:
+        if len(queue_scores) != assigned:
+            raise ValueError(
+                f"swav found {len(queue_scores)} queues for {assigned} assigned views;"
+                " use one for each, so that views are not mixed"
+            )
+        pools = [torch.cat(pair) for pair in zip(pools, queue_scores, strict=True)]
+    n = len(scores[0])
+    codes = [sinkhorn(pool, epsilon, iterations)[:n] for pool in pools]
+    return swapped_cross_entropy(codes, [x / temperature for x in scores])

@@ -1,5 +1,27 @@
 """Losses: pure functions of tensors, one file a family."""
 
-from stable_ssl.losses.contrastive import nt_xent
+from stable_ssl.losses.clustering import sinkhorn, swav
+from stable_ssl.losses.contrastive import info_nce, nt_xent, sup_con
+from stable_ssl.losses.distillation import cosine_regression, dino, negative_cosine
+from stable_ssl.losses.gaussian import sigreg
+from stable_ssl.losses.masked import masked_mse, normalize_patches
+from stable_ssl.losses.redundancy import barlow_twins, vicreg
+from stable_ssl.losses.semi_supervised import consistency, pseudo_label
 
-__all__ = ["nt_xent"]
+__all__ = [
+    "barlow_twins",
+    "consistency",
+    "cosine_regression",
+    "dino",
+    "info_nce",
+    "masked_mse",
+    "negative_cosine",
+    "normalize_patches",
+    "nt_xent",
+    "pseudo_label",
+    "sigreg",
+    "sinkhorn",
+    "sup_con",
+    "swav",
+    "vicreg",
+]

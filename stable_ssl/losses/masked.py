@@ -1,0 +1,51 @@
+"""Masked modelling: what was hidden of an image is predicted from the rest."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from stable_ssl import distributed
+from stable_ssl.losses.inputs import in_float32
+
+
+@in_float32
+def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean squared error of the masked patches.
+
+    He et al. 2022 (MAE), https://arxiv.org/abs/2111.06377, section 3, where the target
+    is best `normalize_patches` of the pixels.
+
+    Args:
+        prediction: (N, L, P): P values for each of L patches; no class token.
+        target: (N, L, P).
+        mask: (N, L), 1 or True where a patch was hidden; others cost nothing.
+
+    Returns:
+        Scalar, the mean over the P values and over the masked patches of all ranks,
+        which may have different numbers of them; NaN if none is masked. Synchronises
+        ranks; its mean over them is the loss of the whole batch.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    found = [tuple(x.shape) for x in (prediction, target, mask)]
+    if prediction.ndim != 3 or found[1] != found[0] or found[2] != found[0][:2]:
+        raise ValueError(
+            f"masked_mse found a prediction of shape {found[0]}, a target of {found[1]}"
+            f" and a mask of {found[2]}; use (N, L, P) twice and (N, L), without the"
+            " class token"
+        )
+    mask = mask.to(prediction.dtype)
+    errors = (prediction - target).square().mean(2)
+    return (errors * mask).sum() / distributed.all_mean(mask.sum())
+
+
+@in_float32
+def normalize_patches(patches: Tensor) -> Tensor:
+    """Standardise each patch by its own mean and unbiased variance (+ 1e-6), as in MAE.
+
+    Args:
+        patches: (N, L, P), P of 2 or more.
+    """
+    centred = patches - patches.mean(-1, keepdim=True)
+    return centred * (patches.var(-1, keepdim=True) + 1e-6).rsqrt()

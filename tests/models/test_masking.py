@@ -1,0 +1,103 @@
+import math
+
+import pytest
+import torch
+
+from stable_ssl import seeding
+from stable_ssl.config import ConfigError
+from stable_ssl.models import block_masks, random_masks
+
+
+def keys(n=64, epoch=0):
+    return seeding.sample_keys(0, epoch, torch.arange(n))
+
+
+def sizes(step=0):
+    return seeding.fold_in(0, step)
+
+
+@pytest.mark.parametrize(
+    "patches, ratio, hidden", [(64, 0.75, 48), (196, 0.75, 147), (10, 0.33, 3)]
+)
+def test_the_ratio_counts_patches_alone(patches, ratio, hidden):  # fault 31
+    keep, mask = random_masks(keys(), patches, ratio)
+    assert mask.shape == (64, patches) and mask.dtype == torch.bool
+    assert (mask.sum(1) == hidden).all() and keep.shape == (64, patches - hidden)
+    assert not mask.gather(1, keep).any()  # what is kept is not hidden
+    assert (keep.diff(dim=1) > 0).all()
+
+
+def test_every_patch_is_hidden_alike_often():
+    n = 4000
+    share = random_masks(keys(n), 16, 0.75)[1].float().mean(0)
+    assert (share - 0.75).abs().max() < 4 * math.sqrt(0.75 * 0.25 / n)
+
+
+def test_masks_are_of_the_keys_alone():
+    before = torch.get_rng_state()
+    whole = [*random_masks(keys(), 64, 0.75), *block_masks(keys(), sizes(), 8)]
+    part = keys()[16:24]
+    again = [*random_masks(part, 64, 0.75), *block_masks(part, sizes(), 8)]
+    for found, expected in zip(again, whole, strict=True):
+        assert found.equal(expected[16:24])
+    other = random_masks(keys(epoch=1), 64, 0.75)[1]
+    assert (other != whole[1]).any(1).all()
+    assert torch.get_rng_state().equal(before)
+
+
+@pytest.mark.parametrize("grid", [4, 8, 14])
+def test_targets_are_blocks_and_the_context_has_none_of_their_patches(grid):
+    shapes, counts = set(), set()
+    for step in range(20):
+        context, targets = block_masks(keys(), sizes(step), grid)
+        assert targets.shape[:2] == (64, 4) and len(context) == 64
+        rows, columns = targets // grid, targets % grid
+        high = rows.amax(2) - rows.amin(2) + 1
+        wide = columns.amax(2) - columns.amin(2) + 1
+        assert len(high.unique()) == len(wide.unique()) == 1
+        assert (high * wide == targets.shape[2]).all()  # a block has no holes
+        assert (targets.diff(dim=2) > 0).all() and (context.diff(dim=1) > 0).all()
+        assert 0 <= targets.min() and targets.max() < grid**2
+        assert not (context[:, :, None] == targets.flatten(1)[:, None]).any()
+        assert context.shape[1] == grid**2 - 4 * targets.shape[2]
+        shapes.add((int(high[0, 0]), int(wide[0, 0])))
+        counts.add(targets.shape[2])
+    assert max(counts) <= 0.2 * grid**2
+    if grid == 14:
+        assert min(counts) >= 0.14 * grid**2 and len(shapes) > 4
+        assert {h > w for h, w in shapes} == {True, False}
+
+
+def spread(context, grid):
+    """Return the sides of the smallest box around the patches, the longer one."""
+    rows, columns = context // grid, context % grid
+    high = rows.amax(1) - rows.amin(1) + 1
+    return torch.maximum(high, columns.amax(1) - columns.amin(1) + 1)
+
+
+def test_the_context_comes_from_its_block_where_that_has_enough():
+    small = {"target_scale": (0.2, 0.2), "context_scale": (0.6, 0.6)}
+    context, targets = block_masks(keys(2000), sizes(), 14, **small)
+    left = 14**2 - torch.tensor([len(t.unique()) for t in targets])
+    outside = 14**2 - 11 * 10  # 0.6 of 14 x 14 is a block of 11 x 10
+    enough = left - outside >= context.shape[1]  # in the block, at the very least
+    inside = spread(context, 14) <= 11
+    assert enough.any() and inside[enough].all()
+    assert not inside.all()  # some took patches from outside
+
+
+def test_places_are_drawn_for_each_image():
+    context, targets = block_masks(keys(), sizes(), 14)
+    assert len(targets[:, 0, 0].unique()) > 20 and len(context.unique(dim=0)) == 64
+    assert (targets[:, 0, 0] != targets[:, 1, 0]).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.001, 0.999, 1.0])
+def test_a_ratio_that_hides_nothing_or_all_is_refused(ratio):
+    with pytest.raises(ConfigError, match="hide some and leave some"):
+        random_masks(keys(), 64, ratio)
+
+
+def test_targets_that_could_cover_the_image_are_refused():
+    with pytest.raises(ConfigError, match="leave no context"):
+        block_masks(keys(), sizes(), 8, targets=5)

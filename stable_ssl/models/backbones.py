@@ -1,7 +1,8 @@
 """Backbones by name: (N, C, H, W) -> (N, dim) pooled features, the classifier removed.
 
-A small `convnet` for images of 8 to 32 px, every classifier of torchvision, and every
-model of timm. What they share is one attribute, `dim`.
+A small `convnet` for images of 8 to 32 px, a `vit` whose patches can be left out, every
+classifier of torchvision, and every model of timm. What they share is one attribute,
+`dim`.
 """
 
 import inspect
@@ -10,15 +11,32 @@ from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from typing import Any, NoReturn
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from stable_ssl.config import ConfigError, nearest
+from stable_ssl.models.freeze import freeze
+from stable_ssl.models.modifiers import (
+    HEADS,
+    change_first_convolutional_layer,
+    convolution_like,
+    first_convolution,
+    modify,
+)
+from stable_ssl.models.vit import ViT
 
-KEYS = ("name", "provider", "pretrained", "in_channels", "stem", "width")
+KEYS = (
+    "name",
+    "provider",
+    "pretrained",
+    "in_channels",
+    "stem",
+    "width",
+    "modifiers",
+    "freeze",
+)
+OWN = ("convnet", "vit")
 STEMS = ("imagenet", "cifar")
-HEADS = ("fc", "classifier", "head", "heads")  # torchvision's names for the classifier
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # classifiers half-way up an Inception
 SWALLOWED = ("width_mult", "reduced_tail", "dilated")  # read before the constructor
 
@@ -28,8 +46,8 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
 
     Args:
         spec: a name, or a mapping whose other keys go to the model's constructor:
-            name: `convnet` or a torchvision classifier; with `provider: timm`, any of
-                timm's.
+            name: `convnet`, `vit` or a torchvision classifier; with `provider: timm`,
+                any of timm's.
             provider: null, torchvision or timm.
             pretrained: load the provider's default weights (false).
             in_channels: C (3). Pretrained filters are kept: averaged over their inputs,
@@ -37,11 +55,14 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
             stem: of a ResNet, imagenet (7x7 stride 2, max pool; the default) or cifar
                 (3x3 stride 1, no pool, never pretrained).
             width: of convnet, channels of its first layer (32).
+            modifiers: {name: {argument: value}}, applied in order; see `modifiers.py`.
+            freeze: true, or regular expressions of names; see `freeze.py` (false).
         overrides: keys that replace the spec's; None, here or there, leaves a default.
 
     Raises:
-        ConfigError: an unknown name, provider or key, a value that the constructor
-            refuses, a model without a linear classifier, timm not installed.
+        ConfigError: an unknown name, provider, key or modifier, a value that the
+            constructor refuses, a model without a linear classifier, a frozen part that
+            it does not have, timm not installed.
     """
     options = {**_plain(spec), **_plain(overrides)}
     name = options.pop("name", None)
@@ -50,6 +71,7 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
     provider = options.pop("provider", None)
     pretrained = options.pop("pretrained", False)
     in_channels = options.pop("in_channels", 3)
+    modifiers, frozen = options.pop("modifiers", {}), options.pop("freeze", False)
     _check_type("pretrained", pretrained, isinstance(pretrained, bool), "true or false")
     for key, value in (
         ("in_channels", in_channels),
@@ -59,8 +81,8 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
         _check_type(key, value, whole, "a positive integer")
     if provider == "timm":
         build = _timm
-    elif provider is None and name == "convnet":
-        build = _convnet
+    elif provider is None and name in OWN:
+        build = _convnet if name == "convnet" else _vit
     elif provider in (None, "torchvision"):
         build = _torchvision
     else:
@@ -69,12 +91,14 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
             f"{nearest(str(provider), ('torchvision', 'timm'))}"
         )
     try:
-        return build(name, pretrained, in_channels, **options)
+        model = build(name, pretrained, in_channels, **options)
     except TypeError as error:
         wrong = re.search(r"keyword argument '(\w+)'", str(error))
         if wrong is None:
             raise
         _refuse(name, wrong.group(1), KEYS, error)
+    modify(model, modifiers)
+    return freeze(model, frozen)
 
 
 def _check_type(key: str, value: Any, fits: bool, expected: str) -> None:
@@ -101,7 +125,7 @@ def _refuse(
     ) from cause
 
 
-# --- convnet --------------------------------------------------------------------------
+# --- convnet and vit ------------------------------------------------------------------
 
 
 def _convnet(
@@ -111,8 +135,7 @@ def _convnet(
 
     Two of them halve the resolution before they normalise: a quarter of the work.
     """
-    if pretrained:
-        raise ConfigError(f"{name} has no pretrained weights; set pretrained: false")
+    _refuse_pretrained(name, pretrained)
     layers = []
     previous = in_channels
     for i, channels in enumerate((width, 2 * width, 4 * width, 4 * width)):
@@ -124,6 +147,24 @@ def _convnet(
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model.dim = previous
     return model
+
+
+def _vit(name: str, pretrained: bool, in_channels: int, **options: Any) -> ViT:
+    """Build a ViT; by default for images of 32 px, 2.7 M weights and 192 features."""
+    _refuse_pretrained(name, pretrained)
+    known = [k for k in inspect.signature(ViT).parameters if k != "channels"]
+    for key, value in options.items():
+        if key not in known:
+            _refuse(name, key, (*KEYS, *known))
+        if key not in ("mlp_ratio", "class_token", "pool"):
+            whole = type(value) is int and value > 0
+            _check_type(key, value, whole, "a positive integer")
+    return ViT(channels=in_channels, **options)
+
+
+def _refuse_pretrained(name: str, pretrained: bool) -> None:
+    if pretrained:
+        raise ConfigError(f"{name} has no pretrained weights; set pretrained: false")
 
 
 # --- torchvision ----------------------------------------------------------------------
@@ -142,9 +183,9 @@ def _torchvision(
     known = torchvision.models.list_models(module=torchvision.models)
     if name.lower() not in known:
         raise ConfigError(
-            f"model.backbone.name={name} is neither convnet nor a classifier of "
-            f"torchvision{nearest(name, ('convnet', *known))}; "
-            "for a model of timm set provider: timm"
+            f"model.backbone.name={name} is none of {', '.join(OWN)} and torchvision's"
+            f" classifiers{nearest(name, (*OWN, *known))}; for a model of timm set"
+            " provider: timm"
         )
     weights = "DEFAULT" if pretrained else None
     try:
@@ -186,28 +227,14 @@ def _cifar_stem(model: nn.Module, in_channels: int) -> None:
 
 def _set_in_channels(model: nn.Module, in_channels: int, keep_filters: bool) -> None:
     """Replace the first convolution by one of `in_channels` inputs."""
-    path, old = next(
-        (path, m) for path, m in model.named_modules() if isinstance(m, nn.Conv2d)
-    )
-    if old.in_channels == in_channels:
+    if keep_filters:
+        change_first_convolutional_layer(model, in_channels)
         return
-    new = nn.Conv2d(
-        in_channels,
-        old.out_channels,
-        old.kernel_size,
-        old.stride,
-        old.padding,
-        old.dilation,
-        bias=old.bias is not None,
-    )
-    with torch.no_grad():
-        if keep_filters:
-            new.weight.copy_(old.weight.sum(1, keepdim=True) / in_channels)
-        else:
-            new.weight.normal_(std=old.weight.std().item())
-        if old.bias is not None:
-            new.bias.copy_(old.bias)
-    model.set_submodule(path, new)
+    path, old = first_convolution(model)
+    if old.in_channels != in_channels:
+        new = convolution_like(old, in_channels)
+        nn.init.normal_(new.weight, std=old.weight.std().item())
+        model.set_submodule(path, new)
 
 
 def _remove_classifier(model: nn.Module, name: str) -> int:

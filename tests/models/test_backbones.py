@@ -75,6 +75,34 @@ def test_image_size_reaches_a_transformer():
     assert features(model).shape == (2, 768) == (2, model.dim)
 
 
+def test_vit():
+    spec = {"name": "vit", "image_size": 8, "patch_size": 4, "dim": 12, "depth": 1}
+    model = backbone(spec, in_channels=1, pool="mean")
+    assert features(model, 1, 8).shape == (2, 12) == (2, model.dim)
+    keep = torch.tensor([[0], [3]])
+    assert model.tokens(torch.randn(2, 1, 8, 8), keep).shape == (2, 2, 12)
+    assert count(backbone("vit")) < 3e6
+
+
+def test_modifiers_come_in_order_and_before_freezing():
+    spec = OmegaConf.create(
+        {
+            "name": "resnet18",
+            "modifiers": {
+                "change_first_convolutional_layer": {"num_input_channels": 1},
+                "change_last_layer": {"num_outputs": 10},
+            },
+            "freeze": ["^fc", "^bn1"],
+        }
+    )
+    model = backbone(spec)
+    assert features(model, 1).shape == (2, 10) == (2, model.dim)
+    still = [n for n, p in model.named_parameters() if not p.requires_grad]
+    assert still == ["bn1.weight", "bn1.bias", "fc.weight", "fc.bias"]
+    spec.modifiers.change_last_layer_to_identity = None
+    assert backbone(spec, freeze=["^bn1"]).dim == 512
+
+
 def test_features_are_those_the_classifier_saw(small_weights):
     import torchvision
 
@@ -157,6 +185,13 @@ def test_timm_missing(monkeypatch):
         ({"name": "convnext_tiny", "layerscale": 1}, "did you mean 'layer_scale'"),
         ({"name": "convnet", "widht": 8}, "did you mean 'width'"),
         ({"name": "convnet", "pretrained": True}, "no pretrained weights"),
+        ({"name": "vit", "pretrained": True}, "vit has no pretrained weights"),
+        ({"name": "vit", "patchsize": 4}, "did you mean 'patch_size'"),
+        ({"name": "vit", "channels": 1}, "did you mean 'in_channels'"),
+        ({"name": "vit", "depth": 2.5}, "depth=2.5, expected a positive integer"),
+        ({"name": "vit", "patch_size": 5}, "not divisible by patch_size=5"),
+        ({"name": "convnet", "modifiers": {"chnge_last_layer": {}}}, "did you mean"),
+        ({"name": "convnet", "freeze": ["layer9"]}, "'layer9' finds no parameter"),
         ({"name": "convnet", "stem": "cifar"}, "stem is not an argument that convnet"),
         ({"name": "resnet18", "stem": "cifr"}, "did you mean 'cifar'"),
         (

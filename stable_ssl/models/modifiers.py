@@ -1,0 +1,167 @@
+"""Changes to the first and last layer of a network, by name and in order."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from stable_ssl.config import ConfigError, nearest
+
+HEADS = ("fc", "classifier", "head", "heads")  # torchvision's names for the classifier
+MODIFIERS: dict[str, Callable[..., None]] = {}
+
+
+def register_modifier(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a function known by its name under `model.backbone.modifiers`.
+
+    Args:
+        function: of a network and the keys given there; changes the network in place,
+            its `dim`, the number of features, included.
+    """
+    MODIFIERS[function.__name__] = function
+    return function
+
+
+def modify(model: nn.Module, modifiers: Mapping[str, Mapping | None]) -> None:
+    """Apply modifiers by name, in the order given, as {name: {argument: value}}.
+
+    Raises:
+        ConfigError: an unknown modifier or argument, what a modifier refuses.
+    """
+    if not isinstance(modifiers, Mapping):
+        raise ConfigError(
+            f"model.backbone.modifiers={modifiers} is no mapping; write"
+            " {change_last_layer: {num_outputs: 10}}"
+        )
+    for name, options in modifiers.items():
+        if name not in MODIFIERS:
+            raise ConfigError(
+                f"model.backbone.modifiers.{name} is not a modifier"
+                f"{nearest(str(name), list(MODIFIERS))} (there are:"
+                f" {', '.join(MODIFIERS)})"
+            )
+        try:
+            inspect.signature(MODIFIERS[name]).bind(model, **(options or {}))
+        except TypeError as error:
+            raise ConfigError(f"model.backbone.modifiers.{name}: {error}") from error
+        MODIFIERS[name](model, **(options or {}))
+
+
+@register_modifier
+def change_first_convolutional_layer(model: nn.Module, num_input_channels: int) -> None:
+    """Let a network see images of another number of channels, and keep its filters.
+
+    They are averaged over their inputs, then shared out, so that a grey image gives
+    what it gave before.
+    """
+    _check_positive("num_input_channels", num_input_channels)
+    path, old = first_convolution(model)
+    if old.in_channels != num_input_channels:
+        new = convolution_like(old, num_input_channels)
+        with torch.no_grad():
+            new.weight.copy_(old.weight.sum(1, keepdim=True) / num_input_channels)
+        model.set_submodule(path, new)
+
+
+@register_modifier
+def change_last_layer(model: nn.Module, num_outputs: int) -> None:
+    """Give a network a new linear last layer, or its first where it has none.
+
+    A backbone's classifier was removed; this one stands in its place.
+    """
+    _check_positive("num_outputs", num_outputs)
+    path, old = last_layer(model)
+    linear = isinstance(old, nn.Linear)
+    new: nn.Module = nn.Linear(old.in_features if linear else model.dim, num_outputs)
+    if isinstance(old, nn.Sequential):  # a norm before the classifier stays
+        new = nn.Sequential(*old, new)
+    model.set_submodule(path, new)
+    model.dim = num_outputs
+
+
+@register_modifier
+def change_last_layer_to_identity(model: nn.Module) -> None:
+    """Let a network return what its last linear layer received."""
+    path, old = last_layer(model)
+    if isinstance(old, nn.Linear):
+        model.set_submodule(path, nn.Identity())
+        model.dim = old.in_features
+
+
+def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
+    """Return the first convolution of a network in definition, and its path.
+
+    Raises:
+        ConfigError: there is none, or its filters see a part of the channels.
+    """
+    for path, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            if layer.groups > 1:
+                raise ConfigError(
+                    f"the first convolution of {type(model).__name__}, {path}, has"
+                    f" {layer.groups} groups; its input channels cannot be changed"
+                )
+            return path, layer
+    raise ConfigError(
+        f"{type(model).__name__} has no convolution whose input channels could be"
+        " changed; choose another model"
+    )
+
+
+def convolution_like(old: nn.Conv2d, in_channels: int) -> nn.Conv2d:
+    """Return a convolution with the settings and bias of another, and new filters."""
+    new = nn.Conv2d(
+        in_channels,
+        old.out_channels,
+        old.kernel_size,
+        old.stride,
+        old.padding,
+        old.dilation,
+        bias=old.bias is not None,
+        padding_mode=old.padding_mode,
+    )
+    if old.bias is not None:
+        with torch.no_grad():
+            new.bias.copy_(old.bias)
+    return new
+
+
+def last_layer(model: nn.Module) -> tuple[str, nn.Module]:
+    """Return the last layer of a network, or the place where a backbone had it.
+
+    The last linear layer of its classifier, which timm's models name and others call
+    fc, classifier, head or heads; else the last linear layer in definition.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    head = next((h for h in HEADS if hasattr(model, h)), "")
+    if hasattr(model, "get_classifier"):
+        own = model.get_classifier()
+        head = next((path for path, m in model.named_modules() if m is own), head)
+    within = [
+        (path, layer)
+        for path, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and f"{path}.".startswith(head and f"{head}.")
+    ]
+    if within:
+        return within[-1]
+    if hasattr(model, "dim"):
+        if not head and isinstance(model, nn.Sequential):
+            model.append(nn.Identity())
+            head = str(len(model) - 1)
+        if head:
+            return head, model.get_submodule(head)
+    raise ConfigError(
+        f"{type(model).__name__} has no linear layer that could be its last one;"
+        " choose another model, or register_modifier for one of your own"
+    )
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"{name}={value}, expected a positive integer")

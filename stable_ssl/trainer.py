@@ -37,8 +37,9 @@ from stable_ssl.config import ConfigError, Log, complete, load_config, masked, n
 from stable_ssl.data import build_loaders, splits
 from stable_ssl.data.build import labelled_name
 from stable_ssl.data.loader import on_device
+from stable_ssl.evaluation.custom import custom_metrics
 from stable_ssl.evaluation.features import first_view
-from stable_ssl.evaluation.metrics import Accuracy
+from stable_ssl.evaluation.metrics import Scores
 from stable_ssl.evaluation.monitor import check_monitor
 from stable_ssl.evaluation.online import Online
 from stable_ssl.loggers.console import Console
@@ -89,6 +90,7 @@ class BaseTrainer(nn.Module):
     model_config: type | None = None  # dataclass of the keys under `model`; None: any
     views: int | None = None  # of an image, as `compute_loss` needs them; None: any
     predicts = False  # `forward` returns logits, which are scored where no probe is on
+    task = "multiclass"  # of those logits: or binary, multilabel; see `Scores`
 
     def __init__(self, config: Mapping | None = None):
         super().__init__()
@@ -458,6 +460,10 @@ class BaseTrainer(nn.Module):
         )
         if self.online.active:
             setattr(self, name, self.online.encode)
+        probed = self.online.probe is not None
+        self._task = "multiclass" if probed else self.task
+        classes = self.num_classes if probed or self.predicts else None
+        self._metrics = custom_metrics(self.settings.metrics, self._task, classes)
 
     def load_checkpoint(self) -> None:
         """Resume the full state, or load weights alone, or start afresh."""
@@ -649,7 +655,8 @@ class BaseTrainer(nn.Module):
         """
         if split not in self.loaders:
             return {}
-        training_data, self.split, self._accuracy = self.data, split, Accuracy()
+        training_data, self.split = self.data, split
+        self._scores = Scores(self._task, self._metrics)
         with self.online.evaluation():
             self.before_eval_epoch()
             loader = self.loaders[split]
@@ -665,7 +672,7 @@ class BaseTrainer(nn.Module):
                 self.online.collect(batch)
             self._weight = 1
             self.after_eval_epoch()
-            found = self._accuracy.compute()
+            found = self._scores.compute()
             found |= self.online.metrics(self.step, split in self.splits("test"))
             unread = getattr(loader, "skipped", 0) - skipped
             if unread := sum(distributed.all_gather_object(unread)):
@@ -678,7 +685,7 @@ class BaseTrainer(nn.Module):
         """Compare `predict` with the labels, where a probe or the method predicts."""
         if self.num_classes and (self.predicts or self.online.probe is not None):
             x, labels = batch
-            self._accuracy.update(self.predict(first_view(x)), labels)
+            self._scores.update(self.predict(first_view(x)), labels)
 
     def labelled(self, batch: Any) -> tuple[Any, Tensor]:
         """Return the batch whose labels probes use: of several, `data.labelled`'s."""

@@ -10,8 +10,8 @@ import torch
 from stable_ssl.config import ConfigError
 
 
-def label_range(loader: Any) -> tuple[int, int] | None:
-    """Return a loader's least and largest label; None where images must be read."""
+def held_labels(loader: Any) -> torch.Tensor | None:
+    """Return a loader's labels; None where images must be read for them."""
     dataset = getattr(loader, "dataset", None)
     labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
     if labels is None:  # a folder's samples are (path, label)
@@ -22,7 +22,13 @@ def label_range(loader: Any) -> tuple[int, int] | None:
         labels = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError):
         return None
-    if labels.ndim != 1 or not len(labels) or labels.is_floating_point():
+    return labels if labels.ndim and len(labels) else None
+
+
+def label_range(loader: Any) -> tuple[int, int] | None:
+    """Return a loader's least and largest label; None where there is none, or many."""
+    labels = held_labels(loader)
+    if labels is None or labels.ndim != 1 or labels.is_floating_point():
         return None
     return int(labels.min()), int(labels.max())
 
@@ -43,7 +49,18 @@ def check_labels(
     probe = config.linear is not None
     bank = bool(config.knn or config.few_labels or config.offline)
     needed = {"train": probe, "bank": bank}
+    off = (
+        " set log.eval.linear=null, log.eval.knn=null, log.eval.few_labels=[] and"
+        " log.eval.offline=null"
+    )
     for split, loader in loaders.items() if num_classes else ():
+        reads = needed.get(split, probe or bank)
+        held = held_labels(loader)
+        if reads and held is not None and held.ndim > 1:
+            raise ConfigError(
+                f"{split} has labels of shape {tuple(held.shape)}, and probe, kNN and"
+                f" classifiers need one an image;{off}"
+            )
         found = label_range(loader)
         if found is None:
             continue
@@ -53,10 +70,9 @@ def check_labels(
                 f" {found[1]}; set it to {found[1] + 1} or more, or to null to ask the"
                 " dataset"
             )
-        if found[0] < 0 and needed.get(split, probe or bank):
+        if found[0] < 0 and reads:
             raise ConfigError(
                 f"{split} has images without labels, which probe, kNN and classifiers"
-                " need; set log.eval.linear=null, log.eval.knn=null,"
-                " log.eval.few_labels=[] and log.eval.offline=null"
+                f" need;{off}"
                 + (", or a labelled data.bank" if split == "bank" else "")
             )

@@ -1,10 +1,17 @@
-"""Classification metrics as sums and counts over a whole split."""
+"""What the predictions of a split are worth, by task and by the user's own metrics."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from stable_ssl import distributed
+from stable_ssl.evaluation.gather import gather_batches
+
+Metric = Callable[[Tensor, Tensor], Any]  # of predictions and labels of a split
 
 
 def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -47,3 +54,101 @@ class Accuracy:
             name: sum(correct.get(name, 0) for _, correct in everyone) / count
             for name in names
         }
+
+
+class WholeSplit:
+    """Metrics that need all predictions of a split at once, such as a ranking's.
+
+    Args:
+        metrics: by name.
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric]):
+        self.metrics = metrics
+        self.predictions: list[Tensor] = []
+        self.labels: list[Tensor] = []
+
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
+        """Add a batch: predictions (N, ...) and labels (N, ...), as the task has it."""
+        self.predictions.append(predictions.detach().float())
+        self.labels.append(labels.long())
+
+    def compute(self) -> dict[str, float]:
+        """Return the values over all ranks' samples, in the order of the split.
+
+        Synchronises the host and the ranks.
+        """
+        if not self.labels:
+            return {}
+        whole = gather_batches(self.predictions), gather_batches(self.labels)
+        return {name: float(metric(*whole)) for name, metric in self.metrics.items()}
+
+
+class Scores:
+    """The metrics of a task and the user's own, over the batches of one split.
+
+    Args:
+        task: multiclass: predictions (N, C) logits, labels (N,);
+            binary: predictions (N,) logits, labels (N,), 0 or 1;
+            multilabel: predictions (N, C) logits, labels (N, C), 0 or 1.
+        own: `custom_metrics`.
+    """
+
+    def __init__(self, task: str = "multiclass", own: Mapping[str, Metric] = {}):
+        whole = {**TASKS[task], **own}
+        self.parts: list[Accuracy | WholeSplit] = [WholeSplit(whole)] if whole else []
+        if task == "multiclass":
+            self.parts.append(Accuracy())
+
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
+        """Add a batch."""
+        for part in self.parts:
+            part.update(predictions, labels)
+
+    def compute(self) -> dict[str, float]:
+        """Return the values by name; synchronises the host and the ranks."""
+        return {k: v for part in self.parts for k, v in part.compute().items()}
+
+
+# --- of a ranking ---------------------------------------------------------------------
+
+
+def binary_accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Return the accuracy at probability 0.5: logits (N,), labels (N,), 0 or 1."""
+    return ((logits > 0) == labels.bool()).float().mean().item()
+
+
+def average_precision(scores: Tensor, labels: Tensor) -> float:
+    """Return the average precision (N,) of a ranking; nan without a positive label."""
+    from sklearn.metrics import average_precision_score
+
+    if not labels.any():
+        return float("nan")
+    return float(average_precision_score(labels.cpu().numpy(), scores.cpu().numpy()))
+
+
+def auroc(scores: Tensor, labels: Tensor) -> float:
+    """Return the area under the ROC curve (N,); nan where all labels are equal."""
+    from sklearn.metrics import roc_auc_score
+
+    if labels.bool().all() or not labels.any():
+        return float("nan")
+    return float(roc_auc_score(labels.cpu().numpy(), scores.cpu().numpy()))
+
+
+def mean_average_precision(scores: Tensor, labels: Tensor) -> float:
+    """Return the average precision, mean over the classes that have a positive.
+
+    Args:
+        scores: (N, C).
+        labels: (N, C), 0 or 1.
+    """
+    pairs = zip(scores.T, labels.T, strict=True)
+    return torch.tensor([average_precision(*pair) for pair in pairs]).nanmean().item()
+
+
+TASKS: dict[str, dict[str, Metric]] = {  # what needs the whole split
+    "multiclass": {},
+    "binary": {"acc1": binary_accuracy, "ap": average_precision, "auroc": auroc},
+    "multilabel": {"map": mean_average_precision},
+}

@@ -8,6 +8,9 @@ from typing import Any
 
 from stable_ssl.config import ConfigError, nearest
 
+SPECTRUM = ("rankme", "alpha_req", "feature_std", "uniformity")
+AT_TEST = ("linear_", "logistic_", "few")  # classifiers fitted for a test split
+
 
 def check_monitor(log: Any, splits: Iterable[str], num_classes: int | None) -> None:
     """Refuse a `log.monitor` that a training cannot report.
@@ -16,7 +19,7 @@ def check_monitor(log: Any, splits: Iterable[str], num_classes: int | None) -> N
     measured here is left to the first validation.
 
     Args:
-        log: group `log`: monitor and eval are read.
+        log: group `log`: monitor, metrics and eval are read.
         splits: of the data, by name.
         num_classes: of the labels; None without labels.
 
@@ -41,11 +44,16 @@ def check_monitor(log: Any, splits: Iterable[str], num_classes: int | None) -> N
             f"log.monitor={monitor} ranks no checkpoint: test is evaluated at the end"
             " only; monitor a metric of val, or set log.monitor=null"
         )
-    if split == "train":
+    if split == "train" or metric in log.metrics:
         return
-    measured = ["acc1", "acc5", "knn_acc1", "knn_acc5"]
+    measured = ["acc1", "acc5", "knn_acc1", "knn_acc5", *SPECTRUM]
     if metric in measured and split:
         _check_switched_on(monitor, metric, log.eval, num_classes)
+    elif metric.startswith(AT_TEST) and metric.endswith("acc1"):
+        raise ConfigError(
+            f"log.monitor={monitor} is never reported: its classifiers are fitted for"
+            " test splits only; monitor val/knn_acc1, or set log.monitor=null"
+        )
     elif close := get_close_matches(metric, measured, n=1, cutoff=0.8):
         raise ConfigError(
             f"log.monitor={monitor} is never reported; did you mean 'val/{close[0]}'?"
@@ -57,7 +65,11 @@ def _check_switched_on(
     monitor: str, metric: str, config: Any, num_classes: int | None
 ) -> None:
     """Refuse a metric that the config or the data turns off."""
-    if not num_classes:
+    if metric in SPECTRUM:
+        if config.spectrum:
+            return
+        reason = "log.eval.spectrum=false turns it off; set it to true"
+    elif not num_classes:
         reason = "the data states no classes; set data.num_classes"
     elif metric.startswith("knn") and config.knn is None:
         reason = "log.eval.knn=null turns it off; remove that"

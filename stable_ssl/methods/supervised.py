@@ -1,6 +1,7 @@
-"""Supervised classification: cross-entropy on labels, the baseline beside the methods.
+"""Supervised classification: the baseline beside the methods, of three tasks.
 
-The labels prevent collapse.
+multiclass: one of the classes (cross-entropy); binary: yes or no; multilabel: yes or no
+for each class (both binary cross-entropy). The labels prevent collapse.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from stable_ssl.config import ConfigError, Model, key
 from stable_ssl.evaluation.features import first_view
@@ -21,7 +22,8 @@ from stable_ssl.trainer import BaseTrainer
 class SupervisedConfig(Model):
     """Keys under `model`."""
 
-    label_smoothing: float = key(0.0, low=0, high=1)
+    task: str = key("multiclass", choices=("multiclass", "binary", "multilabel"))
+    label_smoothing: float = key(0.0, low=0, high=1)  # share spread over all classes
 
 
 class Supervised(BaseTrainer):
@@ -35,33 +37,47 @@ class Supervised(BaseTrainer):
         """Build the backbone and a linear classifier.
 
         Raises:
-            ConfigError: the train data has no labels.
+            ConfigError: the train data has no labels, or others than the task's.
         """
-        least, _ = label_range(self.train_loader) or (0, 0)
+        self.task = self.config.model.task
+        least, most = label_range(self.train_loader) or (0, 0)
         if self.num_classes is None or least < 0:
             raise ConfigError(
                 "model.name=supervised found no labels in the train data; choose"
                 " labelled data, and set data.num_classes if it does not state it"
             )
+        if self.task == "binary" and (self.num_classes != 2 or most > 1):
+            raise ConfigError(
+                f"model.task=binary needs the labels 0 and 1, and the data has"
+                f" {max(self.num_classes, most + 1)} classes; choose"
+                " model.task=multiclass"
+            )
         self.backbone = backbone(self.config.model.backbone)
-        self.classifier = nn.Linear(self.backbone.dim, self.num_classes)
+        outputs = 1 if self.task == "binary" else self.num_classes
+        self.classifier = nn.Linear(self.backbone.dim, outputs)
 
     def encode(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to features (N, D)."""
         return self.backbone(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to logits (N, classes)."""
-        return self.classifier(self.encode(x))
+        """Map images (N, C, H, W) to logits (N, classes); (N,) of a binary task."""
+        logits = self.classifier(self.encode(x))
+        return logits.squeeze(1) if self.task == "binary" else logits
 
     def compute_loss(self) -> Tensor:
         """Return the cross-entropy of the logits of the first view."""
         x, labels = self.data
-        return cross_entropy(
-            self(first_view(x)),
-            labels,
-            label_smoothing=self.config.model.label_smoothing,
-        )
+        logits, smoothing = self(first_view(x)), self.config.model.label_smoothing
+        if self.task == "multiclass":
+            return cross_entropy(logits, labels, label_smoothing=smoothing)
+        if labels.shape != logits.shape:
+            raise ConfigError(
+                f"model.task={self.task} found labels {tuple(labels.shape)}, expected"
+                f" {tuple(logits.shape)} for a batch, 0 or 1 each; choose another task"
+            )
+        target = labels.to(logits.dtype) * (1 - smoothing) + smoothing / 2
+        return binary_cross_entropy_with_logits(logits, target)
 
     def eval_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Report the loss of the split besides its accuracy."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from stable_ssl.evaluation.metrics import Accuracy
+from stable_ssl.evaluation.metrics import Scores
 from stable_ssl.evaluation.online import undisturbed
 
 
@@ -76,7 +76,7 @@ def test_an_evaluation_encodes_a_view_once(config, linear):
         calls.clear()
         with trainer.online.evaluation():
             batch = trainer.data = next(iter(loader))
-            trainer.split, trainer._accuracy = "val", Accuracy()
+            trainer.split, trainer._scores = "val", Scores()
             trainer.eval_step(batch)
             trainer.online.collect(batch)
         assert len(calls) == 1

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from stable_ssl import distributed
 from stable_ssl.config import ConfigError
 from stable_ssl.models import EMA, backbone, momentum
+from stable_ssl.models.norm import convert_sync_batchnorm
 
 
 def network():
@@ -31,6 +33,24 @@ def test_the_momentum_is_in_optimizer_steps_from_base_to_final():  # fault 26
     assert momentum(0, 0, base, 0.99) == 0.99
     assert momentum(7, total, 0.99, 0.99) == 0.99
     assert momentum(total, total, 0.9, 0.95) == 0.95
+
+
+def test_micro_batches_are_no_steps(tiny, config):  # fault 26
+    class Distilled(tiny):
+        def initialize_modules(self):
+            super().initialize_modules()
+            self.teacher, self.taus = EMA(self.layer, 0.5), []
+
+        def after_train_step(self):
+            self.teacher.update(self.layer, self.step, self.total_steps)
+            self.taus.append(momentum(self.step, self.total_steps, 0.5))
+
+    trainer = Distilled(config("base", "optim.accumulate=2"))
+    trainer.run()
+    assert len(trainer.taus) == trainer.total_steps and trainer.taus[-1] == 1.0
+    assert sorted(set(trainer.taus)) == trainer.taus
+    weight = trainer.teacher.module.weight
+    assert 0 < (weight - trainer.layer.weight).norm() < 0.5 * weight.norm()
 
 
 def test_the_teacher_moves_by_the_formula_of_the_paper():
@@ -114,3 +134,32 @@ def test_wrong_momenta_are_refused_in_words(base, final):
 def test_a_student_of_another_shape_is_refused():
     with pytest.raises(ValueError):
         EMA(network()).update(nn.Linear(4, 3), 1, 2)
+
+
+def distil():
+    """Train a student on this rank's part towards its teacher; return the teacher."""
+    rank, world = distributed.rank(), distributed.world_size()
+    student = network().double()
+    method = nn.ModuleDict({"student": student, "teacher": EMA(student, 0.5)})
+    convert_sync_batchnorm(method, torch.device("cpu"))
+    x = torch.arange(64, dtype=torch.float64).view(16, 4).sin().chunk(world)[rank]
+
+    def loss():
+        return (student(x) - method["teacher"](x.flip(1)) - 1).square().mean()
+
+    if world > 1:
+        loss = distributed.average_gradients(method, loss, share_buffers=False)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    for step in (1, 2, 3):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        method["teacher"].update(student, step, 4)
+    return method["teacher"].state_dict()
+
+
+def test_ranks_have_the_teacher_of_one_process(ranks):
+    expected, (one, other) = distil(), ranks(2, distil)
+    for name, value in expected.items():
+        assert one[name].equal(other[name]), name
+        torch.testing.assert_close(one[name], value, rtol=1e-10, atol=1e-12)

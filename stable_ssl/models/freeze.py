@@ -45,7 +45,11 @@ def freeze(module: nn.Module, patterns: bool | str | Sequence[str] = True) -> nn
     for name, parameter in module.named_parameters():
         if frozen(name):
             parameter.requires_grad_(False)
-    parts = [name for name, _ in module.named_modules() if frozen(name)]
+    parts = [
+        name
+        for name, part in module.named_modules()
+        if frozen(name) and not any(p.requires_grad for p in part.parameters())
+    ]
     module.train = partial(_train, module, parts)
     return module.train(module.training)
 

@@ -42,6 +42,13 @@ def test_parts_of_a_network_keep_weights_and_statistics():
     assert not any(modes(net).values())
 
 
+def test_all_but_a_part_of_a_network():
+    net = freeze(network(), "^(?!0.1)").train()  # finds the network's own name, too
+    trained = [n for n, p in net.named_parameters() if p.requires_grad]
+    assert trained == ["0.1.weight", "0.1.bias"]
+    assert {name for name, on in modes(net).items() if on} == {"", "0", "0.1"}
+
+
 def test_false_freezes_nothing():
     net = freeze(network(), False)
     assert all(p.requires_grad for p in net.parameters()) and net.training

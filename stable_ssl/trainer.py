@@ -42,6 +42,7 @@ from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.metrics import Scores
 from stable_ssl.evaluation.monitor import check_monitor
 from stable_ssl.evaluation.online import Online
+from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.loggers.console import Console
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.means import Means
@@ -248,7 +249,7 @@ class BaseTrainer(nn.Module):
             self._validated = self.step
             with self._off_the_clock():
                 for split in self.splits("val"):
-                    self.report(self.evaluate(split, self._limit))
+                    self._report_split(split)
             monitor = self.settings.monitor
             if monitor and self.splits("val") and monitor not in self.metrics:
                 raise ConfigError(
@@ -260,7 +261,19 @@ class BaseTrainer(nn.Module):
     def test(self) -> None:
         """Evaluate the test split, or several, and write their rows."""
         for split in self.splits("test"):
-            self.report(self.evaluate(split, self._limit))
+            self._report_split(split)
+
+    def _report_split(self, split: str) -> None:
+        """Evaluate a split and write its row; say each figure's protocol, if asked."""
+        found = self.evaluate(split, self._limit)
+        self.report(found)
+        if self.config.mode != "fit":
+            where = f"{split} split, epoch {self.epoch}, step {self.step}"
+            where += f", seed {self.config.hardware.seed}"
+            seen = len(self.online.bank[1][1]) if self.online.bank[1] else 0
+            probed = self.online.probe is not None
+            table = protocol_table(found, self.settings, where, seen, probed)
+            self.console.table(table)
 
     def splits(self, kind: str) -> list[str]:
         """Return the splits there are of val or test: `val`, or `val_<name>` each."""

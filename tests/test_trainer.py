@@ -88,7 +88,8 @@ def test_hooks_without_super_change_nothing(method, config, rows):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_observers_do_not_disturb(method, config):
-    watched = method_class(method)(config(method, "log.run=watched"))
+    looked = ["log.eval.spectrum=true", "log.eval.offline.in_fit=true"]
+    watched = method_class(method)(config(method, "log.run=watched", *looked))
     watched.run()
     alone = method_class(method)(
         config(

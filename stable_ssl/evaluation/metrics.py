@@ -95,10 +95,11 @@ class Scores:
     """
 
     def __init__(self, task: str = "multiclass", own: Mapping[str, Metric] = {}):
-        whole = {**TASKS[task], **own}
-        self.parts: list[Accuracy | WholeSplit] = [WholeSplit(whole)] if whole else []
+        self.parts: list[Accuracy | WholeSplit] = []
         if task == "multiclass":
             self.parts.append(Accuracy())
+        if whole := {**TASKS[task], **own}:
+            self.parts.append(WholeSplit(whole))
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
         """Add a batch."""

@@ -103,7 +103,8 @@ class BaseTrainer(nn.Module):
         self.overrides: list[str] = []  # as given on the command line
         self.epoch, self.step, self.total_steps = 0, 0, 0
         self.steps_per_epoch = 0
-        self.step_size, self.completes_step = 1, True  # micro-batches; is it the last
+        self.step_size, self.place = 1, 0  # micro-batches of a step, and which it is
+        self.completes_step = True  # it is the last
         self.data: Any = None
         self.train_loader: Any = None
         self.loaders: dict[str, Any] = {}  # by split: train, val, test, bank
@@ -519,9 +520,9 @@ class BaseTrainer(nn.Module):
             with seeding.preserve_rng():
                 seeding.set_rng_state(self._rng_at_epoch)
                 self.before_train_epoch()
-        for place, batch in self._micro_batches():
+        for batch in self._micro_batches():
             self.data = batch
-            if place == 0:
+            if self.place == 0:
                 self.before_train_step()
             self.train_step(batch)
             if self.completes_step:
@@ -538,8 +539,8 @@ class BaseTrainer(nn.Module):
         if last or (save.every_n_epochs and self.epoch % save.every_n_epochs == 0):
             self.save_checkpoint()
 
-    def _micro_batches(self) -> Iterator[tuple[int, Any]]:
-        """Yield (place within its optimizer step, batch) from the current step on.
+    def _micro_batches(self) -> Iterator[Any]:
+        """Yield batches from the current step on; know their place in their step.
 
         `accumulate` micro-batches make a step, and what is left over the last one.
         """
@@ -555,16 +556,16 @@ class BaseTrainer(nn.Module):
             batches = on_device(islice(loader, start, end), self.device)
         skips = self.config.data.on_error == "skip"
         skipped = getattr(loader, "skipped", 0)
-        place, self.step_size, self.completes_step = 0, 1, True
+        self.place, self.step_size, self.completes_step = 0, 1, True
         for index, batch in enumerate(batches, start):
             if each > 1:
-                place = index % each
-                self.step_size = min(each, end - (index - place))
-                self.completes_step = place == self.step_size - 1
+                self.place = index % each
+                self.step_size = min(each, end - (index - self.place))
+                self.completes_step = self.place == self.step_size - 1
             if skips:
                 before, skipped = skipped, getattr(loader, "skipped", 0)
                 self.log({"train/skipped": skipped - before})
-            yield place, batch
+            yield batch
 
     def train_step(self, batch: Any) -> None:
         """Add a micro-batch's gradient; take the step with its last one."""
@@ -653,6 +654,24 @@ class BaseTrainer(nn.Module):
             self.save_checkpoint()
             distributed.barrier()  # none ends the job before rank 0 has saved
             raise Preempted(f"{self.preemption.requested} at step {self.step}")
+
+    def row_keys(self, rows: int) -> Tensor:
+        """Return a key for each image of the micro-batch, to draw masks and such from.
+
+        A function of (seed, step, micro-batch, row of the batch of all ranks), so that
+        `seeding.uniform(keys)` is the same on N processes as on one, and in a resume.
+
+        Args:
+            rows: N, the images of this rank's batch, as many on every rank.
+
+        Returns:
+            (N,) int64 on the device.
+        """
+        key = seeding.fold_in(
+            seeding.fold_in(self.config.hardware.seed, self.step), self.place
+        )
+        own = torch.arange(rows, device=self.device) + rows * self.rank
+        return seeding.fold_in(key, own)
 
     # --- evaluate ---------------------------------------------------------------------
 

@@ -1,0 +1,170 @@
+"""What every method promises: it trains, resumes exactly, and N ranks are one."""
+
+import math
+
+import pytest
+import torch
+
+from stable_ssl import load_config
+from stable_ssl.checkpoint import equal, load
+from stable_ssl.methods import METHODS, method_class
+from stable_ssl.models import EMA
+
+TINY = [
+    "data.batch_size=32",
+    "optim.epochs=null",
+    "optim.scheduler.warmup_epochs=0",
+    "log.every_n_steps=2",
+    "log.eval.every_n_epochs=null",
+    "log.eval.untrained=false",
+    "log.eval.few_labels=[]",
+    "log.monitor=null",
+    "log.run=run",
+]
+BARE = ["log.eval.linear=null", "log.eval.knn=null"]
+OWN = {}  # overrides of a method: what it holds still in its first epochs
+
+
+def make(method, folder, *overrides, base=None):
+    options = [*TINY, *OWN.get(method, []), f"log.folder={folder}", *overrides]
+    return (base or method_class)(method)(load_config(method, options))
+
+
+def weights(trainer):
+    return {name: tensor.clone() for name, tensor in trainer.state_dict().items()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_three_steps_move_all_that_trains_and_nothing_frozen(method, tmp_path):
+    trainer = make(method, tmp_path, "optim.steps=3", *BARE)
+    trainer.setup()
+    before = {name: p.detach().clone() for name, p in trainer.named_parameters()}
+    trainer.fit()
+    followers = [m for m in trainer.modules() if isinstance(m, EMA)]
+    taught = {id(p) for teacher in followers for p in teacher.parameters()}
+    for name, parameter in trainer.named_parameters():
+        moves = parameter.requires_grad or id(parameter) in taught
+        assert torch.equal(parameter, before[name]) != moves, name
+    trainer.cleanup()
+
+
+class Killed(Exception):
+    """Stands for the end of a process."""
+
+
+def killed(step):
+    """Return a maker of the method's class that dies in the step after `step`."""
+
+    def base(method):
+        class Dying(method_class(method)):
+            def optimizer_step(self):
+                if self.step == step:
+                    raise Killed
+                super().optimizer_step()
+
+        return Dying
+
+    return base
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resume_is_exact(method, tmp_path, rows):
+    options = ["optim.steps=8", "log.checkpoint.every_n_steps=3", "optim.accumulate=2"]
+    options += ["log.eval.every_n_steps=4", "log.eval.knn=null"]
+    whole = make(method, tmp_path, *options, "log.run=whole")
+    whole.run()
+    with pytest.raises(Killed):
+        make(method, tmp_path, *options, base=killed(5)).run()
+    resumed = make(method, tmp_path, *options)
+    resumed.run()
+    assert "resumed at epoch 0, step 3" in (resumed.run_dir / "console.log").read_text()
+    assert rows(whole.run_dir) == rows(resumed.run_dir)
+    states = (load(run.run_dir / "ckpts" / "last.ckpt") for run in (whole, resumed))
+    a, b = ({k: v for k, v in s.items() if k in KEPT} for s in states)
+    assert equal(a, b)
+
+
+KEPT = {"modules", "optimizer", "scheduler", "scaler", "probe", "ranks"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_observers_do_not_disturb(method, tmp_path):
+    watched = make(
+        method, tmp_path, "optim.steps=3", "log.eval.every_n_steps=1", "log.run=watched"
+    )
+    watched.run()
+    options = ["data.val=null", "data.test=null", "log.every_n_steps=1000"]
+    alone = make(method, tmp_path, "optim.steps=3", *options, *BARE)
+    alone.run()
+    assert equal(weights(watched), weights(alone))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision(method, tmp_path):
+    options = ["optim.steps=2", "log.every_n_steps=1", *BARE]
+    exact = make(method, tmp_path, *options)
+    exact.run()
+    half = make(
+        method, tmp_path, *options, "hardware.precision=bfloat16", "log.run=half"
+    )
+    half.run()
+    a, b = (t.metrics["train/loss"] for t in (exact, half))
+    assert math.isfinite(b) and a == pytest.approx(b, rel=0.1, abs=0.05)
+
+
+# --- ranks ----------------------------------------------------------------------------
+
+
+def doubled(method):
+    """Return the method's class in float64, which shows what rounding would hide."""
+
+    class Double(method_class(method)):
+        def initialize_modules(self):
+            super().initialize_modules()
+            self.double()
+
+        def before_train_step(self):
+            x, labels = self.data
+            x = [view.double() for view in x] if isinstance(x, list) else x.double()
+            self.data = x, labels
+
+        def optimizer_step(self):
+            if self.step == 0:
+                own = self.named_parameters()
+                self.gradients = {n: p.grad for n, p in own if p.grad is not None}
+            super().optimizer_step()
+
+    return Double
+
+
+def train(folder):
+    """Take two steps with every method: first gradient, losses and state of each."""
+    found = {}
+    for method in METHODS:
+        options = ["optim.steps=2", "log.every_n_steps=1", *BARE]
+        options += ["data.val=null", "data.test=null"]
+        trainer = make(method, f"{folder}/{method}", *options, base=doubled)
+        trainer.run()
+        found[method] = (
+            trainer.metrics["train/loss"],
+            trainer.gradients,
+            trainer.state_dict(),
+        )
+    return found
+
+
+@pytest.mark.parametrize("n", [pytest.param(2, marks=pytest.mark.slow), 4])
+def test_ranks_are_one_process(ranks, tmp_path, n):
+    one = train(tmp_path / "one")
+    for rank in ranks(n, train, str(tmp_path / "several")):
+        for method, (loss, gradients, state) in one.items():
+            again, several, modules = rank[method]
+            assert again == pytest.approx(loss, rel=1e-10), method
+            assert several.keys() == gradients.keys(), method
+            norm = torch.stack([g.norm() for g in gradients.values()]).norm()
+            for name, g in gradients.items():
+                apart = (several[name] - g).norm()
+                assert apart <= 1e-10 * max(g.norm(), 1e-3 * norm), (method, name)
+            for name, tensor in state.items():
+                apart = (modules[name] - tensor).double().norm()
+                assert apart <= 1e-9 * max(tensor.double().norm(), 1), (method, name)

@@ -222,7 +222,9 @@ class Log:
     )  # a row of metrics.jsonl, the mean since the last
     monitor: str | None = None  # metric that ranks checkpoints and is returned
     monitor_mode: str = key("max", choices=("max", "min"))
-    metrics: dict[str, Any] = field(default_factory=dict)  # {f1: {callable, kwargs}}
+    metrics: dict[str, Any] = field(  # {f1: {callable: dotted.path, kwargs: {...}}}
+        default_factory=dict  # of predictions and labels of a whole split
+    )
     checkpoint: Checkpoint = node(Checkpoint)
     resume: str | None = "auto"  # auto | null: a fresh run | path: its full state
     load_from: str | None = None  # checkpoint whose weights alone are loaded

@@ -65,7 +65,7 @@ def collapse_warning(x: Tensor) -> str | None:
     if all dimensions vary alike, or else a share of s^2 of the dimensions that vary:
     0.05 is 0.9975, or one dimension in 400.
     """
-    if len(x) < 2 or (std := feature_std(x)) >= COLLAPSED:
+    if len(x) < 2 or not (std := feature_std(x)) < COLLAPSED:
         return None
     return (
         f"the features have collapsed: feature_std={std:.2g}, below {COLLAPSED} (1 is"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
@@ -113,8 +114,13 @@ def spectrum_metrics(
     several = gather_batches(views) if views else None
     if distributed.is_main():
         for metric in (rankme, alpha_req, feature_std, uniformity):
-            found[metric.__name__] = metric(x)
+            found[metric.__name__] = _finite(metric, x)
         if several is not None:
-            found["alignment"] = alignment(several[:, 0], several[:, 1])
-            found["lidar"] = lidar(several)
+            found["alignment"] = _finite(alignment, several[:, 0], several[:, 1])
+            found["lidar"] = _finite(lidar, several)
     return distributed.broadcast_object(found)
+
+
+def _finite(metric: Callable[..., float], *features: Tensor) -> float:
+    """Measure; nan of a diverging model's features, which decompositions refuse."""
+    return metric(*features) if all(x.isfinite().all() for x in features) else math.nan

@@ -34,12 +34,13 @@ def linear_accuracy(
         acc1, with more than five classes acc5, and lr, the learning rate chosen.
     """
     order = seeding.permutation(len(bank[1]), seed, 0).to(bank[1].device)
-    held = max(1, round(config.held_out * len(order)))
-    part = order[held:] if len(order) > 1 else order
-    fit = config.epochs, config.batch_size, seed
-    fitted, held_out = (bank[0][part], bank[1][part]), order[:held]
-    logits = classifiers(fitted, num_classes, config.lrs, *fit)(bank[0][held_out])
-    scores = (logits.argmax(2) == bank[1][held_out]).sum(1).tolist()
+    held = min(max(1, round(config.held_out * len(order))), len(order) - 1)
+    part, fit = order[held:], (config.epochs, config.batch_size, seed)
+    logits = classifiers((bank[0][part], bank[1][part]), num_classes, config.lrs, *fit)
+    scores = sum(
+        (logits(bank[0][rows]).argmax(2) == bank[1][rows]).sum(1)
+        for rows in order[:held].split(4096)
+    ).tolist()
     _, lr = max(zip(scores, config.lrs, strict=True), key=lambda s: (s[0], -s[1]))
     logits = classifiers(bank, num_classes, [lr], *fit)(queries[0])[0]
     found = {

@@ -65,3 +65,4 @@ def test_a_collapse_is_said_where_images_have_one_direction():
         assert bool(collapse_warning(x)) is warned
     assert "feature_std=0, below 0.05" in collapse_warning(torch.zeros(9, 4))
     assert collapse_warning(torch.zeros(1, 4)) is None
+    assert collapse_warning(torch.full((9, 4), math.nan)) is None  # it diverges

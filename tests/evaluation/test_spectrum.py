@@ -6,6 +6,7 @@ import numpy
 import pytest
 import torch
 
+from stable_ssl.evaluation.features import spectrum_metrics
 from stable_ssl.evaluation.spectrum import alpha_req, lidar, rankme
 
 generator = torch.Generator().manual_seed(0)
@@ -104,3 +105,10 @@ def test_all_are_computed_in_float64():
     half = x.float()
     assert rankme(half) == rankme(half.double())
     assert alpha_req(half) == alpha_req(half.double())
+
+
+def test_features_that_are_not_finite_end_no_run():
+    """Decompositions raise on them; that the loss diverges is said elsewhere."""
+    x = torch.full((10, 4), math.nan)
+    found = spectrum_metrics([x], [x[:, None].repeat(1, 3, 1)])
+    assert len(found) == 6 and all(math.isnan(value) for value in found.values())

@@ -142,7 +142,8 @@ def load_modules(
     """Load the tensors that fit by name and shape; return in words what did not.
 
     Raises:
-        ConfigError: strict, and something is missing, unexpected or of another shape.
+        ConfigError: strict, and something is missing, unexpected or of another shape;
+            or nothing fits.
     """
     own = module.state_dict()
     misfits = {
@@ -165,6 +166,11 @@ def load_modules(
             " trained with"
         )
     fits = {n: t for n, t in saved.items() if n in own and t.shape == own[n].shape}
+    if own and not fits:
+        raise ConfigError(
+            f"the checkpoint has no tensor of this model: {report}; choose one of a"
+            " model like this, or log.load_from=null to start afresh"
+        )
     module.load_state_dict(fits, strict=False)
     return report or f"all {len(fits)} tensors"
 

@@ -181,6 +181,21 @@ def test_load_from_takes_what_fits_and_names_the_rest(tiny, config):
     second.cleanup()
 
 
+def test_weights_of_which_none_fits_are_refused(tiny, config):
+    from stable_ssl import ConfigError
+
+    first = tiny(config())
+    first.run()
+
+    class Other(tiny):
+        def initialize_modules(self):
+            self.other = torch.nn.Linear(64, 10)
+
+    path = first.run_dir / "ckpts" / "last.ckpt"
+    with pytest.raises(ConfigError, match="no tensor of this model: 2 missing: other"):
+        Other(config("base", "log.run=second", f"log.load_from={path}")).setup()
+
+
 def test_a_process_killed_by_the_kernel_resumes(main, tmp_path, rows):
     """SIGKILL to a real process, mid-run; the same command line goes on."""
     command = [

@@ -191,6 +191,9 @@ def test_weights_of_which_none_fits_are_refused(tiny, config):
         def initialize_modules(self):
             self.other = torch.nn.Linear(64, 10)
 
+        def forward(self, x):
+            return self.other(x.flatten(1))
+
     path = first.run_dir / "ckpts" / "last.ckpt"
     with pytest.raises(ConfigError, match="no tensor of this model: 2 missing: other"):
         Other(config("base", "log.run=second", f"log.load_from={path}")).setup()

@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def build_dataset(node: Any, root: str, download: bool) -> Dataset:
     """Build a dataset from a node {name | _target_, root, subset, **kwargs}.
 
     Args:
-        node: its own `root` is relative to `root` unless absolute; null is `root`.
+        node: its own `root` is relative to `root` unless absolute; null is `root`. Of
+            any dataset, `labels_per_class` takes a few images, `labels_seed` (0) which.
         root: parent of the datasets, `data.root`.
         download: whether torchvision may fetch a missing one.
 
@@ -86,6 +88,9 @@ def build_dataset(node: Any, root: str, download: bool) -> Dataset:
         ConfigError: unknown name, subset or argument; missing files.
     """
     kwargs = {k: v for k, v in node.items() if k != "image_transform"}
+    few, seed = kwargs.pop("labels_per_class", None), kwargs.pop("labels_seed", 0)
+    if few is not None:
+        return take_labelled(build_dataset(kwargs, root, download), few, seed)
     own_root = kwargs.get("root")
     kwargs["root"] = str(Path(root) / (own_root or ""))
     if "_target_" in kwargs:
@@ -111,6 +116,45 @@ def build_dataset(node: Any, root: str, download: bool) -> Dataset:
             )
         return builder(subset=subset, **kwargs)
     return _torchvision(name, subset, download, **kwargs)
+
+
+def take_labelled(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
+    """Return as many images of each class, the labelled part of a larger dataset.
+
+    Args:
+        dataset: in memory, or an image folder.
+        per_class: images of each class.
+        seed: of the choice; with one seed, fewer are a part of more.
+
+    Raises:
+        ConfigError: a class has fewer, or the dataset does not list its labels.
+    """
+    if type(per_class) is not int or per_class < 1:
+        raise ConfigError(f"labels_per_class={per_class}: use an integer from 1 on")
+    if isinstance(dataset, Images):
+        labels = dataset.labels
+    elif isinstance(dataset, ImageFolder):
+        labels = torch.tensor([label for _, label in dataset.samples])
+    else:
+        raise ConfigError(
+            f"labels_per_class={per_class}: {type(dataset).__name__} does not list its"
+            " labels; use an image folder or a dataset held in memory"
+        )
+    order = seeding.permutation(len(labels), seed, 0)
+    few = []
+    for number in labels.unique():
+        few.append(order[labels[order] == number][:per_class])
+        if len(few[-1]) < per_class:
+            raise ConfigError(
+                f"labels_per_class={per_class}, but class {number} has {len(few[-1])};"
+                " use at most that"
+            )
+    index = torch.cat(few)
+    if isinstance(dataset, Images):
+        return dataset.subset(index)
+    part = copy(dataset)
+    part.samples = [dataset.samples[i] for i in index.tolist()]
+    return part
 
 
 def held_in_memory(dataset: Dataset, limit: float, skip: bool) -> Dataset:

@@ -37,6 +37,45 @@ def test_subsets_join_and_unknown_ones_are_named():
         build(".", name="digits", subset="vall")
 
 
+# --- few labels -----------------------------------------------------------------------
+
+
+def digits(**keys):
+    return build(".", name="digits", subset="train", **keys)
+
+
+def test_as_many_images_of_each_class_are_taken_by_seed():
+    one, two = (digits(labels_per_class=4, labels_seed=seed) for seed in (1, 2))
+    assert one.num_classes == 10
+    assert one.labels.bincount().tolist() == [4] * 10
+    assert one.images.equal(digits(labels_per_class=4, labels_seed=1).images)
+    assert not one.images.equal(two.images)
+    whole, of_whole = (d.images.flatten(1).tolist() for d in (digits(), one))
+    labels = [whole.index(row) for row in of_whole]
+    assert digits().labels[labels].equal(one.labels)
+    few = digits(labels_per_class=2, labels_seed=1).images.flatten(1).tolist()
+    assert all(row in of_whole for row in few)  # fewer are a part of more
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        ({"labels_per_class": 0}, "labels_per_class=0: use an integer from 1"),
+        ({"labels_per_class": 200}, "class 0 has 1[0-9]+; use at most that"),
+        (
+            {"name": None, "_target_": "torchvision.datasets.FakeData"},
+            "FakeData does not list its labels",
+        ),
+    ],
+)
+def test_labels_that_cannot_be_taken(node, words):
+    node = {"name": "digits", "subset": "train", "labels_per_class": 4, **node}
+    if "_target_" in node:
+        del node["name"], node["subset"]
+    with pytest.raises(ConfigError, match=words):
+        build(".", **node)
+
+
 # --- torchvision ----------------------------------------------------------------------
 
 

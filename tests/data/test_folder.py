@@ -31,6 +31,15 @@ def test_one_folder_a_class(folder):
     assert len(both) == 8
 
 
+def test_a_few_images_of_each_class(folder):
+    node = {"name": "image_folder", "root": "insects", "subset": "train"}
+    few = build(folder, **node, labels_per_class=2)
+    assert [label for _, label in few.samples] == [0, 0, 1, 1]
+    assert set(few.samples) < set(build(folder, **node).samples)
+    with pytest.raises(ConfigError, match="class 0 has 3"):
+        build(folder, **node, labels_per_class=4)
+
+
 def test_an_absolute_root_stays(folder, tmp_path):
     root = str(folder / "insects")
     assert len(build("elsewhere", name="image_folder", root=root, subset="val")) == 2

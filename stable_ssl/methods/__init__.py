@@ -7,7 +7,11 @@ from typing import Any
 
 from stable_ssl.config import ConfigError, nearest
 
-METHODS = {"simclr": "SimCLR", "supervised": "Supervised"}  # file: class
+METHODS = {  # file: class
+    "mae": "MAE",
+    "simclr": "SimCLR",
+    "supervised": "Supervised",
+}
 
 
 def method_class(name: str | None) -> type:

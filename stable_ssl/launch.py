@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import math
 import sys
 import time
 import traceback
@@ -207,8 +208,12 @@ class Command:
 
         Its own default never requeues a job that has timed out; and a job that asks
         for several GPUs or processes a machine gets a task for each.
+
+        Raises:
+            ConfigError: a time limit that a job would meet as it starts.
         """
         hardware, launcher = job.hardware, job.hydra.launcher
+        _check_time(launcher)
         gpus = hardware.gpus
         gpus = gpus.split(",") if isinstance(gpus, str) else gpus
         each = len(gpus) if isinstance(gpus, Sequence) else gpus
@@ -339,3 +344,14 @@ def check(job: DictConfig, trainer: type | None, here: bool) -> None:
     for _, _, node in named_nodes(full.data):
         check_name(node.dataset)
         build_views(node.dataset.get("image_transform"))
+
+
+def _check_time(launcher: DictConfig) -> None:
+    """Refuse a Slurm job that is warned of its time limit before it can train."""
+    limit, delay = launcher.get("timeout_min"), launcher.get("signal_delay_s")
+    if None not in (limit, delay) and 60 * limit - delay < 60:
+        raise ConfigError(
+            f"hydra.launcher.timeout_min={limit} leaves no time to train: Slurm warns"
+            f" the job signal_delay_s={delay} s before the limit, and up to 30 s early;"
+            f" use timeout_min={math.ceil(delay / 60) + 1} or more"
+        )

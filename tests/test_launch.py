@@ -78,6 +78,14 @@ def test_wrong_input_ends_with_one_message_and_no_run(
     assert done.returncode == 2
     (message,) = done.stderr.strip().splitlines()
     assert re.search(f"^error: .*{words}", message), message
+
+
+def test_a_time_limit_that_a_job_would_meet_as_it_starts(shell, main):
+    slurm = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=2"]
+    done = shell(main, *slurm, timeout=60)
+    assert done.returncode == 2
+    assert "timeout_min=2 leaves no time to train" in done.stderr
+    assert "use timeout_min=3 or more" in done.stderr
     assert done.stdout == ""
     assert not list(tmp_path.rglob("metrics.jsonl"))
 

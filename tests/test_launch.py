@@ -78,6 +78,8 @@ def test_wrong_input_ends_with_one_message_and_no_run(
     assert done.returncode == 2
     (message,) = done.stderr.strip().splitlines()
     assert re.search(f"^error: .*{words}", message), message
+    assert done.stdout == ""
+    assert not list(tmp_path.rglob("metrics.jsonl"))
 
 
 def test_a_time_limit_that_a_job_would_meet_as_it_starts(shell, main):
@@ -86,8 +88,6 @@ def test_a_time_limit_that_a_job_would_meet_as_it_starts(shell, main):
     assert done.returncode == 2
     assert "timeout_min=2 leaves no time to train" in done.stderr
     assert "use timeout_min=3 or more" in done.stderr
-    assert done.stdout == ""
-    assert not list(tmp_path.rglob("metrics.jsonl"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""BYOL: Bootstrap Your Own Latent, A New Approach to Self-Supervised Learning.
+
+Grill et al. 2020, https://arxiv.org/abs/2006.07733
+
+The prediction from one view is to be what a teacher, the moving average of the student,
+projects of the other view. There are no negatives: the predictor, which only the
+student has, and the slow teacher, which gets no gradient, prevent collapse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from stable_ssl.config import Model, key
+from stable_ssl.losses import cosine_regression
+from stable_ssl.models import EMA, backbone, mlp
+from stable_ssl.trainer import BaseTrainer
+
+
+@dataclass
+class BYOLConfig(Model):
+    """Keys under `model`."""
+
+    projector: list[int] = key([4096, 256], low=1, shortest=1)  # widths of g
+    predictor: int = key(4096, low=1)  # hidden width of q
+    momentum: float = key(0.996, low=0, high=1)  # tau at first, climbs to 1 on a cosine
+
+
+class BYOL(BaseTrainer):
+    """Predict a teacher's projections; `data.train` yields two views."""
+
+    model_config = BYOLConfig
+    views = 2
+
+    def initialize_modules(self) -> None:
+        """Build the student f, g and q, and the teacher of f and g.
+
+        The projector ends without a bias: the predictor's batch norm would cancel it.
+        """
+        model = self.config.model
+        self.backbone = backbone(model.backbone)
+        self.projector = mlp(self.backbone.dim, *model.projector, bias=False)
+        width = model.projector[-1]
+        self.predictor = mlp(width, model.predictor, width)
+        self.teacher = EMA(self.student, model.momentum)
+
+    @property
+    def student(self) -> nn.Sequential:
+        """What the teacher is a moving average of."""
+        return nn.Sequential(self.backbone, self.projector)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a view (N, C, H, W) to features y = f(x), (N, D)."""
+        return self.backbone(x)
+
+    def compute_loss(self) -> Tensor:
+        """Return the sum of both orders' squared distances, eq. 2 of the paper."""
+        (a, b), _ = self.data
+        p_a, p_b = (self.predictor(self.projector(self(view))) for view in (a, b))
+        z_a, z_b = self.teacher(a), self.teacher(b)
+        return cosine_regression(p_a, z_b) + cosine_regression(p_b, z_a)
+
+    def after_train_step(self) -> None:
+        """Move the teacher towards the student."""
+        self.teacher.update(self.student, self.step, self.total_steps)

@@ -9,9 +9,16 @@ from stable_ssl.config import ConfigError, nearest
 
 METHODS = {  # file: class
     "byol": "BYOL",
+    "dino": "DINO",
+    "fixmatch": "FixMatch",
+    "ijepa": "IJEPA",
+    "lejepa": "LeJEPA",
     "mae": "MAE",
+    "mean_teacher": "MeanTeacher",
+    "multitask": "MultiTask",
     "simclr": "SimCLR",
     "supervised": "Supervised",
+    "swav": "SwAV",
 }
 
 

@@ -115,6 +115,15 @@ def test_half_precision(method, tmp_path):
 # --- ranks ----------------------------------------------------------------------------
 
 
+def wide(batch):
+    """Return a batch, however nested, whose views are float64."""
+    if isinstance(batch, torch.Tensor):
+        return batch.double() if batch.is_floating_point() else batch
+    if isinstance(batch, dict):
+        return {name: wide(one) for name, one in batch.items()}
+    return type(batch)(wide(one) for one in batch)
+
+
 def doubled(method):
     """Return the method's class in float64, which shows what rounding would hide."""
 
@@ -124,9 +133,7 @@ def doubled(method):
             self.double()
 
         def before_train_step(self):
-            x, labels = self.data
-            x = [view.double() for view in x] if isinstance(x, list) else x.double()
-            self.data = x, labels
+            self.data = wide(self.data)
 
         def optimizer_step(self):
             if self.step == 0:

@@ -1,0 +1,119 @@
+"""Mean Teacher: Weight-averaged consistency targets improve semi-supervised learning.
+
+Tarvainen and Valpola 2017, https://arxiv.org/abs/1703.01780
+
+The student is to agree on an image without a label with its teacher, the student's
+moving average, which sees another view; a few labels tell the classes apart and prevent
+collapse. Differs from the paper: the teacher's momentum climbs on half a cosine rather
+than at once when the ramp ends.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from stable_ssl.config import ConfigError, Model, key
+from stable_ssl.losses import consistency
+from stable_ssl.models import EMA, backbone
+from stable_ssl.trainer import BaseTrainer
+
+
+@dataclass
+class MeanTeacherConfig(Model):
+    """Keys under `model`."""
+
+    weight: float = key(100.0, low=0)  # of the consistency once its ramp is over
+    ramp_epochs: float = key(80.0, low=0)  # in which that weight climbs from e^-5 of it
+    momentum: float = key(0.99, low=0, high=1)  # alpha at the first step
+    final_momentum: float = key(0.999, low=0, high=1)  # alpha at the last
+
+
+def ramp(step: int, steps: float) -> float:
+    """Return exp(-5 (1 - step / steps)^2), and 1 from step `steps` on."""
+    return math.exp(-5 * (1 - step / steps) ** 2) if step < steps else 1.0
+
+
+class MeanTeacher(BaseTrainer):
+    """Classify from few labels; `data.train` is {labelled, unlabelled}.
+
+    The loader `unlabelled` yields two views, the student's first. Metrics see the
+    teacher, features are the student's.
+    """
+
+    model_config = MeanTeacherConfig
+    predicts = True
+
+    def initialize_modules(self) -> None:
+        """Build the student, backbone and classifier, and its teacher.
+
+        Raises:
+            ConfigError: other train loaders or views; labels without classes.
+        """
+        parts = getattr(self.train_loader, "loaders", {})
+        views = {name: len(loader.views) for name, loader in parts.items()}
+        expected = {"labelled": 1, "unlabelled": 2}
+        if self.num_classes is None or (self.train_loader and views != expected):
+            raise ConfigError(
+                f"data.train has the views {views} of {self.num_classes} classes, and"
+                f" mean_teacher needs {expected}; set data.train: {{labelled:"
+                " {dataset: ...}, unlabelled: {dataset: ...}}, and data.num_classes if"
+                " the labelled data does not state it"
+            )
+        model = self.config.model
+        self.backbone = backbone(model.backbone)
+        self.classifier = nn.Linear(self.backbone.dim, self.num_classes)
+        self.teacher = EMA(self.student, model.momentum, model.final_momentum)
+        self.weight: float | Tensor = model.weight  # of the consistency in this step
+
+    @property
+    def student(self) -> nn.Module:
+        """What is trained, and followed by the teacher."""
+        return nn.Sequential(self.backbone, self.classifier)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to features (N, D)."""
+        return self.backbone(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to the student's logits (N, classes)."""
+        return self.classifier(self.encode(x))
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return the teacher's logits; the probe's where one is on."""
+        probed = self.online.probe is not None
+        return super().predict(x) if probed else self.teacher(x)
+
+    def train_step(self, batch: Any) -> None:
+        """Set this step's weight, as a tensor: a number would be compiled in."""
+        model = self.config.model
+        factor = ramp(self.step, model.ramp_epochs * self.steps_per_epoch)
+        self.weight = torch.full((), model.weight * factor, device=self.device)
+        super().train_step(batch)
+
+    def compute_loss(self) -> dict[str, Tensor]:
+        """Return classification and weighted consistency, of all in one forward pass.
+
+        The teacher sees the labelled images too, for the statistics of its batch norm
+        to be the student's; they have no part in the consistency.
+        """
+        x, labels = self.data["labelled"]
+        (own, other), _ = self.data["unlabelled"]
+        logits, student = self(torch.cat([x, own])).tensor_split([len(x)])
+        teacher = self.teacher(torch.cat([x, other]))[len(x) :]
+        supervised = cross_entropy(logits, labels)
+        apart = consistency(student, teacher)
+        return {
+            "loss": supervised + self.weight * apart,
+            "supervised": supervised,
+            "consistency": apart,
+        }
+
+    def after_train_step(self) -> None:
+        """Move the teacher towards the student."""
+        self.teacher.update(self.student, self.step, self.total_steps)

@@ -8,6 +8,7 @@ from typing import Any
 from stable_ssl.config import ConfigError, nearest
 
 METHODS = {  # file: class
+    "barlow_twins": "BarlowTwins",
     "byol": "BYOL",
     "dino": "DINO",
     "fixmatch": "FixMatch",

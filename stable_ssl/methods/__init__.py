@@ -20,6 +20,7 @@ METHODS = {  # file: class
     "simclr": "SimCLR",
     "supervised": "Supervised",
     "swav": "SwAV",
+    "vicreg": "VICReg",
 }
 
 

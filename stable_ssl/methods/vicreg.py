@@ -1,0 +1,56 @@
+"""VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning.
+
+Bardes et al. 2022, https://arxiv.org/abs/2105.04906
+
+Two views of an image are to have the same embedding. Two terms on the embeddings of
+each view alone prevent collapse: every feature keeps a standard deviation of 1 over the
+batch, and different features do not covary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from stable_ssl.config import Model, key
+from stable_ssl.losses import vicreg
+from stable_ssl.models import backbone, mlp
+from stable_ssl.trainer import BaseTrainer
+
+
+@dataclass
+class VICRegConfig(Model):
+    """Keys under `model`."""
+
+    projector: list[int] = key([8192, 8192, 8192], low=1, shortest=1)  # the expander's
+    invariance: float = key(25.0, low=0)  # lambda of eq. 6
+    variance: float = key(25.0, low=0)  # mu
+    covariance: float = key(1.0, low=0)  # nu
+
+
+class VICReg(BaseTrainer):
+    """Bring two views together, and spread features; `data.train` yields two views."""
+
+    model_config = VICRegConfig
+    views = 2
+
+    def initialize_modules(self) -> None:
+        """Build the backbone and the projector.
+
+        It ends without a bias: every term of the loss is the same for any.
+        """
+        model = self.config.model
+        self.backbone = backbone(model.backbone)
+        self.projector = mlp(self.backbone.dim, *model.projector, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a view (N, C, H, W) to representations y, (N, D)."""
+        return self.backbone(x)
+
+    def compute_loss(self) -> Tensor:
+        """Return the weighted sum of invariance, variance and covariance."""
+        views, _ = self.data
+        z_a, z_b = (self.projector(self(view)) for view in views)
+        model = self.config.model
+        return vicreg(z_a, z_b, model.invariance, model.variance, model.covariance)

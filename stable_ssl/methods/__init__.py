@@ -18,6 +18,7 @@ METHODS = {  # file: class
     "mean_teacher": "MeanTeacher",
     "multitask": "MultiTask",
     "simclr": "SimCLR",
+    "simsiam": "SimSiam",
     "supervised": "Supervised",
     "swav": "SwAV",
     "vicreg": "VICReg",

@@ -16,6 +16,7 @@ METHODS = {  # file: class
     "lejepa": "LeJEPA",
     "mae": "MAE",
     "mean_teacher": "MeanTeacher",
+    "moco_v3": "MoCoV3",
     "multitask": "MultiTask",
     "simclr": "SimCLR",
     "simsiam": "SimSiam",

@@ -18,6 +18,7 @@ METHODS = {  # file: class
     "mean_teacher": "MeanTeacher",
     "moco_v3": "MoCoV3",
     "multitask": "MultiTask",
+    "nnclr": "NNCLR",
     "simclr": "SimCLR",
     "simsiam": "SimSiam",
     "supervised": "Supervised",

@@ -21,6 +21,7 @@ METHODS = {  # file: class
     "nnclr": "NNCLR",
     "simclr": "SimCLR",
     "simsiam": "SimSiam",
+    "supcon": "SupCon",
     "supervised": "Supervised",
     "swav": "SwAV",
     "vicreg": "VICReg",

@@ -1,0 +1,88 @@
+"""LeJEPA: Provable and Scalable Self-Supervised Learning Without the Heuristics.
+
+Balestriero and LeCun 2025, https://arxiv.org/abs/2511.08544
+
+Every view of an image is drawn to the mean of its large views. Collapse is prevented by
+SIGReg alone, which shapes the projections of each view as an isotropic Gaussian: no
+teacher, no stopped gradient, no predictor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from stable_ssl import seeding
+from stable_ssl.config import ConfigError, Model, key
+from stable_ssl.losses import sigreg
+from stable_ssl.losses.inputs import in_float32
+from stable_ssl.models import backbone, mlp
+from stable_ssl.trainer import BaseTrainer
+
+
+@dataclass
+class LeJEPAConfig(Model):
+    """Keys under `model`."""
+
+    global_views: int = key(2, low=1)  # V_g, leading views, whose mean is the target
+    weight: float = key(0.05, low=0, high=1)  # lambda, SIGReg's share
+    directions: int = key(1024, low=1)  # |A|, drawn anew each step
+    projector: list[int] = key([2048, 2048, 64], low=1)  # widths
+
+
+class LeJEPA(BaseTrainer):
+    """Draw views together on a Gaussian; `data.train` yields the large views first."""
+
+    model_config = LeJEPAConfig
+
+    def initialize_modules(self) -> None:
+        """Build the backbone and the projector.
+
+        Raises:
+            ConfigError: one view, or fewer than the global ones.
+        """
+        model, found = self.config.model, len(getattr(self.train_loader, "views", ()))
+        least = max(2, model.global_views)
+        if 0 < found < least:
+            raise ConfigError(
+                f"data.train.dataset.image_transform makes views: {found}, and lejepa"
+                f" needs {least} or more; write a list of lists, global views first"
+            )
+        self.backbone = backbone(model.backbone)
+        self.projector = mlp(self.backbone.dim, *model.projector)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a view (N, C, H, W) to features (N, D)."""
+        return self.backbone(x)
+
+    def directions(self, dim: int) -> Tensor:
+        """Draw this step's directions (dim, M) of norm 1, the same on every rank."""
+        key = seeding.fold_in(self.config.hardware.seed, self.step).to(self.device)
+        shape = (dim, self.config.model.directions)
+        return normalize(seeding.normal(key, shape), dim=0)
+
+    def compute_loss(self) -> dict[str, Tensor]:
+        """Return (1 - lambda) invariance + lambda SIGReg, and both by themselves."""
+        model, (views, _) = self.config.model, self.data
+        z = [self.projector(self(view)) for view in views]
+        alike = invariance(z, model.global_views)
+        directions = self.directions(z[0].shape[1])
+        shape = torch.stack([sigreg(view, directions) for view in z]).mean()
+        loss = (1 - model.weight) * alike + model.weight * shape
+        return {"loss": loss, "invariance": alike, "sigreg": shape}
+
+
+@in_float32
+def invariance(z: Sequence[Tensor], global_views: int) -> Tensor:
+    """Return the mean squared distance of all views to the mean of the first ones.
+
+    Args:
+        z: projections of the views, (N, D) each.
+        global_views: leading ones whose mean counts; the gradient reaches it, too.
+    """
+    views = torch.stack(list(z))
+    return (views - views[:global_views].mean(0)).square().mean()

@@ -1,0 +1,101 @@
+"""SwAV: Unsupervised Learning of Visual Features by Contrasting Cluster Assignments.
+
+Caron et al. 2020, https://arxiv.org/abs/2006.09882
+
+From each view of an image, small crops included, the prototypes are predicted to which
+its large views are assigned. Assignments that share the batch equally among prototypes
+prevent collapse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from stable_ssl.config import ConfigError, Model, key
+from stable_ssl.losses import swav
+from stable_ssl.models import Prototypes, Queue, backbone, mlp
+from stable_ssl.models.heads import unit
+from stable_ssl.trainer import BaseTrainer
+
+
+@dataclass
+class SwAVConfig(Model):
+    """Keys under `model`."""
+
+    global_views: int = key(2, low=1)  # leading views that are assigned
+    projector: list[int] = key([2048, 128], low=1)  # widths of g
+    prototypes: int = key(3000, low=2)  # K
+    freeze_epochs: int = key(1, low=0)  # first ones, in which prototypes stay
+    temperature: float = key(0.1, above=0)  # tau
+    epsilon: float = key(0.05, above=0)  # of the assignments, eq. 3
+    iterations: int = key(3, low=1)  # of Sinkhorn-Knopp
+    queue: int = key(0, low=0)  # earlier projections of each global view, assigned too
+    queue_epoch: int = key(15, low=0)  # from which on; they are kept from the start
+
+
+class SwAV(BaseTrainer):
+    """Predict cluster assignments; `data.train` yields the large views first."""
+
+    model_config = SwAVConfig
+
+    def initialize_modules(self) -> None:
+        """Build the backbone f, the projector g, the prototypes and the queues.
+
+        Raises:
+            ConfigError: one view, or fewer than are assigned.
+        """
+        model, found = self.config.model, len(getattr(self.train_loader, "views", ()))
+        least = max(2, model.global_views)
+        if 0 < found < least:
+            raise ConfigError(
+                f"data.train.dataset.image_transform makes views: {found}, and swav"
+                f" needs {least} or more; write a list of lists, global views first"
+            )
+        self.backbone = backbone(model.backbone)
+        self.projector = mlp(self.backbone.dim, *model.projector)
+        dim, seed = model.projector[-1], self.config.hardware.seed
+        self.prototypes = Prototypes(dim, model.prototypes)
+        self.queues = nn.ModuleList(
+            Queue(model.queue, dim, seed + view)
+            for view in range(model.global_views if model.queue else 0)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a view (N, C, H, W) to features f(x), (N, D)."""
+        return self.backbone(x)
+
+    def compute_loss(self) -> Tensor:
+        """Return the swapped prediction loss; keep the projections for later."""
+        model, (views, _) = self.config.model, self.data
+        z = [unit(self.projector(self(view))) for view in views]
+        loss = swav(
+            [self.prototypes(view) for view in z],
+            model.global_views,
+            model.temperature,
+            model.epsilon,
+            model.iterations,
+            self.queue_scores(),
+        )
+        for queue, view in zip(self.queues, z, strict=False):
+            queue.enqueue(view)
+        return loss
+
+    def queue_scores(self) -> list[Tensor] | None:
+        """Compare this rank's share of the queues with the prototypes of today."""
+        if not self.queues or self.epoch < self.config.model.queue_epoch:
+            return None
+        ranks, rank = self.world_size, self.rank
+        own = [queue.rows.tensor_split(ranks)[rank] for queue in self.queues]
+        return [self.prototypes(rows).detach() for rows in own]
+
+    def optimizer_step(self) -> None:
+        """Take the step, in the first epochs without the prototypes."""
+        if self.epoch < self.config.model.freeze_epochs:
+            self.prototypes.weight.grad = None
+        super().optimizer_step()
+
+    def after_train_step(self) -> None:
+        """Bring the prototypes back to norm 1."""
+        self.prototypes.normalize()

@@ -13,6 +13,7 @@ from typing import Any
 
 from stable_ssl.report.reader import Run, distinct_names, last_values, read_run
 
+FEW = re.compile(r"few([\d.]+)(pct)?_")
 ACCURACY = re.compile(r"acc\d*$")
 NONE = "-"  # a cell without a value
 NAMES_OF_A_RUN = {"log.run", "log.folder", "log.experiment", "log.resume", "log.tags"}
@@ -184,15 +185,19 @@ def describe(metric: str, run: Run) -> str:
     """Return a metric of a split in words: "kNN (k=20)", "linear probe (online)"."""
     name = metric.partition("/")[2]
     stem, _, end = name.rpartition("acc")
-    few = re.fullmatch(r"few(\d+)_", stem)
+    few = FEW.fullmatch(stem)
     if not is_accuracy(metric):
         return name
-    if few:
+    if few and few[2]:
+        words = f"linear, {few[1]} % of the labels"
+    elif few:
         words = f"linear, {few[1]} label{'s' * (few[1] != '1')} a class"
     elif stem == "knn_":
         words = f"kNN (k={run.get('log.eval.knn.k', '?')})"
     elif stem == "linear_":
         words = "linear (offline)"
+    elif stem == "logistic_":
+        words = "logistic regression (offline)"
     elif stem == "":
         words = "linear probe (online)" if _probed(run) else "accuracy"
     else:
@@ -208,7 +213,9 @@ def _probed(run: Run) -> bool:
 def _protocol(names: Sequence[str], run: Run) -> str:
     """Return what was measured on what, in which epoch, with which seed."""
     own = any(re.search(r"/acc\d*$", name) for name in names) and not _probed(run)
-    facts = ["top-1 accuracy" if own else "top-1 accuracy on frozen features"]
+    facts = []
+    if any(is_accuracy(name) for name in names):
+        facts.append("top-1 accuracy" + " on frozen features" * (not own))
     rows = [row for row in run.rows if any(name in row for name in names)]
     if rows:
         facts.append(_when(rows[-1], run))
@@ -249,10 +256,10 @@ def _shown(metric: str, run: Run) -> bool:
 def order(metric: str) -> tuple:
     """Return the place of a metric in a table: kNN, accuracy, few labels, others."""
     name = metric.rpartition("/")[2]
-    few = re.match(r"few(\d+)_", name)
-    places = ("knn_acc", "acc", "few", "linear_acc")
+    few = FEW.match(name)
+    places = ("knn_acc", "acc", "few", "linear_acc", "logistic_acc")
     place = next((i for i, start in enumerate(places) if name.startswith(start)), 9)
-    return place, int(few[1]) if few else 0, name
+    return place, (few[2] or "", float(few[1])) if few else (), name
 
 
 # --- sweeps ---------------------------------------------------------------------------

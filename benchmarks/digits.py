@@ -3,8 +3,8 @@
 Each recipe runs as its command line does, with three seeds. Printed are mean and
 standard deviation on the test split after the last epoch: kNN (k = 20, bank = train)
 before and after training, the online linear probe, logistic regression on 10 labels a
-class and RankMe of the features; seconds of the whole run; and what a step keeps for its
-backward pass. The table is written to benchmarks/digits.rst.
+class and RankMe of the features; seconds of the whole run; and what a step keeps for
+its backward pass. The table is written to benchmarks/digits.rst.
 
     python benchmarks/digits.py
 """

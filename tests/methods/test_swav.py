@@ -13,6 +13,7 @@ TINY = [
     "++model.backbone.width=4",
     "model.projector=[8,5]",
     "model.prototypes=4",
+    "model.epsilon=0.05",
     "model.queue=9",
     "model.queue_epoch=1",
     f"data.train.dataset.image_transform=[{VIEW},{VIEW},{SMALL}]",

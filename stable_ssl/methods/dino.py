@@ -1,0 +1,108 @@
+"""DINO: Emerging Properties in Self-Supervised Vision Transformers.
+
+Caron et al. 2021, https://arxiv.org/abs/2104.14294
+
+From any view of an image, small crops included, a student predicts what its teacher,
+the student's moving average, says of the large ones. The teacher's centre keeps one
+prototype from winning always, its low temperature keeps all from being equally likely.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stable_ssl import distributed
+from stable_ssl.config import ConfigError, Model, key
+from stable_ssl.losses import dino
+from stable_ssl.models import EMA, DINOHead, backbone
+from stable_ssl.trainer import BaseTrainer
+
+
+@dataclass
+class DINOConfig(Model):
+    """Keys under `model`."""
+
+    global_views: int = key(2, low=1)  # leading views that the teacher sees
+    hidden: int = key(2048, low=1)  # width of the head's hidden layers
+    bottleneck: int = key(256, low=1)  # width before its last layer
+    prototypes: int = key(65536, low=2)  # K, its outputs
+    head_norm: bool = False  # batch norm in the head
+    student_temperature: float = key(0.1, above=0)  # tau_s
+    teacher_temperature: float = key(0.07, above=0)  # tau_t once warm
+    warmup_temperature: float = key(0.04, above=0)  # tau_t of the first epoch
+    warmup_epochs: int = key(30, low=0)  # in which tau_t climbs by as much each
+    freeze_epochs: int = key(1, low=0)  # first ones, without the head's last layer
+    momentum: float = key(0.996, low=0, high=1)  # lambda, climbs to 1 on a cosine
+    center_momentum: float = key(0.9, low=0, high=1)  # m of eq. 4
+
+
+class DINO(BaseTrainer):
+    """Distil a teacher into its student; `data.train` yields the large views first."""
+
+    model_config = DINOConfig
+
+    def initialize_modules(self) -> None:
+        """Build the student, backbone and head, its teacher and the teacher's centre.
+
+        Raises:
+            ConfigError: one view, or fewer than the teacher sees.
+        """
+        model, found = self.config.model, len(getattr(self.train_loader, "views", ()))
+        least = max(2, model.global_views)
+        if 0 < found < least:
+            raise ConfigError(
+                f"data.train.dataset.image_transform makes views: {found}, and dino"
+                f" needs {least} or more; write a list of lists, global views first"
+            )
+        self.backbone = backbone(model.backbone)
+        sizes = (self.backbone.dim, model.hidden, model.bottleneck, model.prototypes)
+        self.head = DINOHead(*sizes, norm=model.head_norm)
+        self.teacher = EMA(self.student, model.momentum)
+        self.register_buffer("center", torch.zeros(model.prototypes))
+        self.said: list[Tensor] = []  # mean logits of the teacher, by micro-batch
+
+    @property
+    def student(self) -> nn.Sequential:
+        """What the teacher is a moving average of."""
+        return nn.Sequential(self.backbone, self.head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a view (N, C, H, W) to the student's features (N, D)."""
+        return self.backbone(x)
+
+    def compute_loss(self) -> Tensor:
+        """Return the cross-entropy of the teacher's and the student's predictions."""
+        model, (views, _) = self.config.model, self.data
+        student = [self.head(self(view)) for view in views]
+        teacher = [self.teacher(view) for view in views[: model.global_views]]
+        self.said.append(torch.stack(teacher).mean((0, 1)))
+        return dino(
+            student,
+            teacher,
+            self.center,
+            model.student_temperature,
+            self.teacher_temperature(),
+        )
+
+    def teacher_temperature(self) -> float:
+        """Return tau_t of this epoch."""
+        model = self.config.model
+        cold, warm = model.warmup_temperature, model.teacher_temperature
+        last = model.warmup_epochs - 1  # the epoch that ends the climb
+        return warm if self.epoch >= last else cold + (warm - cold) * self.epoch / last
+
+    def optimizer_step(self) -> None:
+        """Take the step, in the first epochs without the student's last layer."""
+        if self.epoch < self.config.model.freeze_epochs:
+            self.head.last.weight.grad = None
+        super().optimizer_step()
+
+    def after_train_step(self) -> None:
+        """Move the teacher, and the centre by the mean of the step on all ranks."""
+        self.teacher.update(self.student, self.step, self.total_steps)
+        mean = distributed.all_mean(torch.stack(self.said).mean(0))
+        self.center.lerp_(mean, 1 - self.config.model.center_momentum)
+        self.said.clear()

@@ -1,0 +1,108 @@
+"""I-JEPA: Self-Supervised Learning ... with a Joint-Embedding Predictive Architecture.
+
+Assran et al. 2023, https://arxiv.org/abs/2301.08243
+
+From the patches of a context a predictor tells what a target encoder, the moving
+average of the context's, makes of blocks of patches elsewhere in the image. Targets
+without gradient, and their slow change, prevent collapse.
+Differs from the paper: how contexts are cut to one size; see `block_masks`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, smooth_l1_loss
+
+from stable_ssl import seeding
+from stable_ssl.config import ConfigError, Model, key
+from stable_ssl.evaluation.features import first_view
+from stable_ssl.losses.inputs import in_float32
+from stable_ssl.models import EMA, Blocks, ViT, backbone, block_masks, positions, take
+from stable_ssl.trainer import BaseTrainer
+
+
+@dataclass
+class IJEPAConfig(Model):
+    """Keys under `model`."""
+
+    targets: int = key(4, low=1)  # M, blocks to predict
+    target_scale: list[float] = key([0.15, 0.2], above=0, below=1, length=2)  # images
+    target_aspect: list[float] = key([0.75, 1.5], above=0, length=2)
+    context_scale: list[float] = key([0.85, 1.0], above=0, high=1, length=2)  # images
+    predictor_dim: int = key(384, low=4)  # width of the predictor's tokens
+    predictor_depth: int = key(6, low=1)  # its blocks
+    predictor_heads: int = key(12, low=1)
+    momentum: float = key(0.996, low=0, high=1)  # of the target encoder, climbs ...
+    final_momentum: float = key(1.0, low=0, high=1)  # ... to this
+
+
+class IJEPA(BaseTrainer):
+    """Predict patches' features; `data.train` yields one view, the backbone is `vit`.
+
+    Its features are the mean patch, so that it has no class token.
+    """
+
+    model_config = IJEPAConfig
+    views = 1
+
+    def initialize_modules(self) -> None:
+        """Build the context encoder, the target encoder and the predictor.
+
+        Raises:
+            ConfigError: a backbone that cannot leave patches out, or a class token.
+        """
+        model = self.config.model
+        self.backbone = backbone(model.backbone)
+        if not isinstance(self.backbone, ViT) or self.backbone.class_token is not None:
+            raise ConfigError(
+                f"model.backbone={model.backbone} is not patches alone, as ijepa needs;"
+                " use {name: vit, class_token: false}"
+            )
+        self.teacher = EMA(self.backbone, model.momentum, model.final_momentum)
+        dim, width, grid = self.backbone.dim, model.predictor_dim, self.backbone.grid
+        self.narrow, self.widen = nn.Linear(dim, width), nn.Linear(width, dim)
+        self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.register_buffer("positions", positions(grid, width), persistent=False)
+        self.predictor = Blocks(width, model.predictor_depth, model.predictor_heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W), nothing hidden, to features (N, D)."""
+        return self.backbone(x)
+
+    def masks(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Draw contexts (N, k) and target blocks (N, M, a) for this rank's images."""
+        model = self.config.model
+        scales = (model.target_scale, model.target_aspect, model.context_scale)
+        sizes_key = seeding.fold_in(self.config.hardware.seed, self.step)
+        keys, grid = self.row_keys(rows), self.backbone.grid
+        return block_masks(keys, sizes_key, grid, model.targets, *map(tuple, scales))
+
+    def predict_targets(self, view: Tensor, context: Tensor, blocks: Tensor) -> Tensor:
+        """Predict each block from the context by itself, (N, M, a, D)."""
+        n, count, area = blocks.shape
+        seen = self.narrow(self.backbone.tokens(view, context))
+        seen = (seen + self.positions[context]).repeat_interleave(count, 0)
+        asked = self.mask_token + self.positions[blocks.flatten(0, 1)]
+        told = self.predictor(torch.cat([seen, asked], 1))[:, -area:]
+        return self.widen(told).view(n, count, area, -1)
+
+    @torch.no_grad()
+    def target_features(self, view: Tensor, blocks: Tensor) -> Tensor:
+        """Return the target encoder's normalised tokens of the blocks, (N, M, a, D)."""
+        tokens = self.teacher.module.tokens(view)
+        tokens = in_float32(layer_norm)(tokens, tokens.shape[-1:])
+        return take(tokens, blocks.flatten(1)).view(*blocks.shape, -1)
+
+    def compute_loss(self) -> Tensor:
+        """Return the smooth L1 distance of predictions and targets."""
+        view = first_view(self.data[0])
+        context, blocks = self.masks(len(view))
+        told = self.predict_targets(view, context, blocks)
+        return in_float32(smooth_l1_loss)(told, self.target_features(view, blocks))
+
+    def after_train_step(self) -> None:
+        """Move the target encoder towards the context encoder."""
+        self.teacher.update(self.backbone, self.step, self.total_steps)

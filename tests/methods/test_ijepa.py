@@ -1,0 +1,104 @@
+"""I-JEPA: blocks of features predicted from a context that has none of them."""
+
+import pytest
+import torch
+
+from stable_ssl import IJEPA, ConfigError
+
+TINY = [
+    "data.batch_size=6",
+    "model.backbone.dim=16",
+    "model.backbone.depth=1",
+    "model.predictor_dim=8",
+    "model.predictor_heads=2",
+    "model.predictor_depth=1",
+]
+
+
+@pytest.fixture
+def make(config):
+    """Return a maker of a tiny I-JEPA in float64 that holds a batch."""
+    made = []
+
+    def build(*overrides):
+        trainer = IJEPA(config("ijepa", *TINY, *overrides))
+        made.append(trainer)
+        trainer.setup()
+        trainer.double()
+        view, labels = next(iter(trainer.train_loader))
+        trainer.data = view.double(), labels
+        with torch.no_grad():  # the teacher is another network than the student
+            for parameter in trainer.teacher.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        return trainer
+
+    yield build
+    for trainer in made:
+        trainer.cleanup()
+
+
+def test_the_loss_is_that_of_the_paper_put_together_by_hand(make):
+    trainer = make()
+    view, losses = trainer.data[0], []
+    for image, seen, blocks in zip(view, *trainer.masks(6), strict=True):
+        tokens = trainer.teacher.module.tokens(image[None])[0]
+        centred = tokens - tokens.mean(1, keepdim=True)
+        targets = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
+        coded = trainer.backbone.tokens(image[None], seen[None])[0]
+        known = trainer.narrow(coded) + trainer.positions[seen]
+        for block in blocks:  # each is predicted without knowing of the others
+            asked = trainer.mask_token[0] + trainer.positions[block]
+            told = trainer.predictor(torch.cat([known, asked])[None])[0]
+            gap = (trainer.widen(told[len(seen) :]) - targets[block]).abs()
+            losses.append(torch.where(gap < 1, gap**2 / 2, gap - 0.5).mean())
+    assert len(losses) == 6 * 4
+    torch.testing.assert_close(trainer.compute_loss(), torch.stack(losses).mean())
+
+
+def test_no_gradient_reaches_the_target_encoder(make):
+    trainer = make()
+    trainer.compute_loss().backward()
+    assert all(p.grad is None for p in trainer.teacher.parameters())
+    assert all(p.grad is not None for p in trainer.backbone.parameters())
+
+
+def test_the_target_encoder_follows_the_context_encoder(make):
+    trainer = make("model.momentum=0.8", "++model.final_momentum=0.8")
+    trainer.train_step(trainer.data)
+    pairs = list(
+        zip(trainer.teacher.parameters(), trainer.backbone.parameters(), strict=True)
+    )
+    expected = [0.8 * t + 0.2 * s for t, s in pairs]
+    trainer.after_train_step()
+    for (found, _), value in zip(pairs, expected, strict=True):
+        torch.testing.assert_close(found.detach(), value)
+
+
+def test_the_predictor_sees_nothing_of_its_targets(make):
+    trainer = make()
+    view, (context, blocks) = trainer.data[0], trainer.masks(6)
+    patches = trainer.backbone.patchify(view)
+    hidden = torch.zeros(6, 16, dtype=torch.bool).scatter_(1, blocks.flatten(1), True)
+    assert not hidden.gather(1, context).any()
+    other = torch.where(hidden[..., None], torch.randn_like(patches), patches)
+    other = trainer.backbone.unpatchify(other)
+    expected = trainer.predict_targets(view, context, blocks)
+    found = trainer.predict_targets(other, context, blocks)
+    torch.testing.assert_close(found, expected)
+    targets = trainer.target_features(view, blocks)
+    assert not trainer.target_features(other, blocks).isclose(targets).all()
+
+
+def test_masks_are_drawn_anew_each_step_and_alike_for_the_same(make):
+    trainer = make()
+    first = trainer.compute_loss()
+    assert trainer.compute_loss().equal(first)
+    trainer.step = 1
+    assert not trainer.compute_loss().isclose(first)
+
+
+@pytest.mark.parametrize("name", ["convnet", "vit"])  # the vit has a class token
+def test_a_backbone_that_is_not_patches_alone_is_refused(config, name):
+    one = "data.train.dataset.image_transform=${data.transforms.view}"
+    with pytest.raises(ConfigError, match="use {name: vit, class_token: false}"):
+        IJEPA(config("base", one, f"model.backbone.name={name}")).run()

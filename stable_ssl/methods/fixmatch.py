@@ -51,9 +51,8 @@ class FixMatch(BaseTrainer):
         if self.num_classes is None or (self.train_loader and views != expected):
             raise ConfigError(
                 f"data.train has the views {views} of {self.num_classes} classes, and"
-                f" fixmatch needs {expected}, the weak view first; set data.train:"
-                " {labelled: {dataset: ...}, unlabelled: {dataset: ...}}, and"
-                " data.num_classes if the labelled data does not state it"
+                f" fixmatch needs {expected}, weak first; write it as"
+                " data=digits_few does, and set data.num_classes where it is not known"
             )
         self.backbone = backbone(self.config.model.backbone)
         self.classifier = nn.Linear(self.backbone.dim, self.num_classes)

@@ -3,9 +3,8 @@
 Tarvainen and Valpola 2017, https://arxiv.org/abs/1703.01780
 
 The student is to agree on an image without a label with its teacher, the student's
-moving average, which sees another view; a few labels tell the classes apart and prevent
-collapse. Differs from the paper: the teacher's momentum climbs on half a cosine rather
-than at once when the ramp ends.
+moving average, which sees another view; a few labels prevent collapse. Differs from the
+paper: the teacher's momentum climbs on half a cosine, not at once as the ramp ends.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def ramp(step: int, steps: float) -> float:
 class MeanTeacher(BaseTrainer):
     """Classify from few labels; `data.train` is {labelled, unlabelled}.
 
-    The loader `unlabelled` yields two views, the student's first. Metrics see the
+    The loader `unlabelled` yields two views, the teacher's first. Metrics see the
     teacher, features are the student's.
     """
 
@@ -61,9 +60,8 @@ class MeanTeacher(BaseTrainer):
         if self.num_classes is None or (self.train_loader and views != expected):
             raise ConfigError(
                 f"data.train has the views {views} of {self.num_classes} classes, and"
-                f" mean_teacher needs {expected}; set data.train: {{labelled:"
-                " {dataset: ...}, unlabelled: {dataset: ...}}, and data.num_classes if"
-                " the labelled data does not state it"
+                f" mean_teacher needs {expected}; write it as data=digits_few does, and"
+                " set data.num_classes if the labelled data does not state it"
             )
         model = self.config.model
         self.backbone = backbone(model.backbone)
@@ -97,22 +95,15 @@ class MeanTeacher(BaseTrainer):
         super().train_step(batch)
 
     def compute_loss(self) -> dict[str, Tensor]:
-        """Return classification and weighted consistency, of all in one forward pass.
-
-        The teacher sees the labelled images too, for the statistics of its batch norm
-        to be the student's; they have no part in the consistency.
-        """
+        """Return cross-entropy and weighted consistency, all images in one pass."""
         x, labels = self.data["labelled"]
-        (own, other), _ = self.data["unlabelled"]
-        logits, student = self(torch.cat([x, own])).tensor_split([len(x)])
-        teacher = self.teacher(torch.cat([x, other]))[len(x) :]
+        (shown, view), _ = self.data["unlabelled"]
+        logits, student = self(torch.cat([x, view])).tensor_split([len(x)])
+        teacher = self.teacher(torch.cat([x, shown]))[len(x) :]  # batch norm as student
         supervised = cross_entropy(logits, labels)
         apart = consistency(student, teacher)
-        return {
-            "loss": supervised + self.weight * apart,
-            "supervised": supervised,
-            "consistency": apart,
-        }
+        loss = supervised + self.weight * apart
+        return {"loss": loss, "supervised": supervised, "consistency": apart}
 
     def after_train_step(self) -> None:
         """Move the teacher towards the student."""

@@ -1,8 +1,7 @@
 """Several tasks at once: heads on one backbone, each with its own data and loss.
 
 Rotation prediction (Gidaris et al. 2018, https://arxiv.org/abs/1803.07728), alone or
-beside classification, is such a recipe: four rotations of an image are told apart. The
-labels of the tasks prevent collapse.
+beside classification, is a recipe of it. The tasks' labels prevent collapse.
 """
 
 from __future__ import annotations
@@ -15,31 +14,28 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from stable_ssl.config import ConfigError, Model, Schedule, errors_in_words, nearest
+from stable_ssl.config import ConfigError, Model, Schedule, nearest
+from stable_ssl.data.augment.foreign import instantiated
 from stable_ssl.data.build import named_nodes
 from stable_ssl.evaluation.features import first_view
 from stable_ssl.models import backbone
 from stable_ssl.optim import build_schedule
 from stable_ssl.trainer import BaseTrainer
 
-LINEAR = "torch.nn.Linear"
-
 
 @dataclass
 class MultiTaskConfig(Model):
     """Keys under `model`.
 
-    A head is {_target_, data, loss, scale, schedule}. Of these, `data` is the name of a
-    train loader (the head's own); `scale` the weight of its loss (1), which `schedule`,
-    in the words of `optim.scheduler`, varies. Other keys are arguments of `_target_`
+    A head is {_target_, data, loss, scale, schedule}: `data` names a train loader (the
+    head's own), `scale` is the weight of its loss (1), which `schedule`, in the words
+    of `optim.scheduler`, varies. Other keys are arguments of `_target_`
     (torch.nn.Linear), whose first is the number of features.
     """
 
-    loss: dict[str, Any] = field(  # of heads that name none
-        default_factory=lambda: {"_target_": "torch.nn.CrossEntropyLoss"}
-    )
+    loss: Any = None  # of heads that name none, {_target_: ...}; null: cross-entropy
     heads: dict[str, Any] = field(default_factory=dict)
-    predict: str | None = None  # head of all classes, whose logits are scored
+    predict: str | None = None  # head whose logits, one a class, are scored
 
 
 class MultiTask(BaseTrainer):
@@ -51,50 +47,40 @@ class MultiTask(BaseTrainer):
         """Build the backbone, and head, loss and weight of each task.
 
         Raises:
-            ConfigError: no heads; one that reads no train loader or cannot be built.
+            ConfigError: no heads, or one that cannot be built.
         """
         model = self.config.model
-        if model.predict not in (None, *model.heads) or not model.heads:
-            raise ConfigError(
-                f"model.predict={model.predict}, and model.heads has"
-                f" {', '.join(model.heads) or 'none'}; set heads: {{name: {{data:"
-                " <a train loader>}}, and predict to the head of the classes or null"
-            )
+        if not model.heads or model.predict not in (None, *model.heads):
+            known = f"; model.heads has {', '.join(model.heads) or 'none, give some'}"
+            raise ConfigError(f"model.predict={model.predict}{known}")
         self.predicts = model.predict is not None
         self.backbone = backbone(model.backbone)
         self.heads, self.losses = nn.ModuleDict(), nn.ModuleDict()
         self.sources: dict[str, str | None] = {}  # train loader by head
         self.scales: dict[str, float | Tensor] = {}  # weight of its loss in this step
         self.schedules: dict[str, Callable[[int], float]] = {}  # step -> weight
-        nodes = named_nodes(self.config.data)
-        loaders = [name for split, name, _ in nodes if split == "train"]
         for name, node in model.heads.items():
-            self._build_head(name, dict(node or {}), loaders)
+            try:
+                self._build_head(name, OmegaConf.to_container(node, resolve=True))
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"model.heads.{name}: {error}") from error
 
-    def _build_head(
-        self, name: str, node: dict[str, Any], loaders: list[str | None]
-    ) -> None:
-        """Build one head from its node; `loaders` are there to be read."""
+    def _build_head(self, name: str, node: dict[str, Any]) -> None:
+        loaders = [n for s, n, _ in named_nodes(self.config.data) if s == "train"]
         source = node.pop("data", None if loaders == [None] else name)
         if source not in loaders:
-            raise ConfigError(
-                f"model.heads.{name}.data={source} is no train loader"
-                f"{nearest(str(source), [str(loader) for loader in loaders])}"
-                f" (there are: {', '.join(str(loader) for loader in loaders)})"
-            )
+            close = nearest(str(source), [str(loader) for loader in loaders])
+            raise ValueError(f"data={source} is none of the loaders {loaders}{close}")
         self.sources[name] = source
         self.scales[name] = scale = node.pop("scale", 1.0)
-        self.losses[name] = _built(name, node.pop("loss", self.config.model.loss))
+        loss = self.config.model.loss or {"_target_": "torch.nn.CrossEntropyLoss"}
+        self.losses[name] = instantiated(node.pop("loss", loss))
         if schedule := node.pop("schedule", None):
-            with errors_in_words():
-                words = OmegaConf.merge(OmegaConf.structured(Schedule), schedule)
             lengths = self.steps_per_epoch, self.total_steps
-            factor = build_schedule(words, scale, *lengths)
+            factor = build_schedule(Schedule(**schedule), scale, *lengths)
             self.schedules[name] = lambda step: scale * factor(step)
-        node = {"_target_": LINEAR, **node}
-        if name == self.config.model.predict and node["_target_"] == LINEAR:
-            node = {"out_features": self.num_classes, **node}
-        self.heads[name] = _built(name, node, self.backbone.dim)
+        arguments = {"_target_": "torch.nn.Linear", "_args_": [self.backbone.dim]}
+        self.heads[name] = instantiated({**arguments, **node})
 
     def encode(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to features (N, D)."""
@@ -114,27 +100,11 @@ class MultiTask(BaseTrainer):
     def compute_loss(self) -> dict[str, Tensor]:
         """Return the weighted sum, and each head's loss unweighted."""
         batches = self.data if isinstance(self.data, dict) else {None: self.data}
-        features = {
-            source: self.encode(first_view(batches[source][0]))
-            for source in dict.fromkeys(self.sources.values())
-        }
-        losses = {
-            name: self.losses[name](head(features[source]), batches[source][1])
-            for (name, head), source in zip(
-                self.heads.items(), self.sources.values(), strict=True
-            )
-        }
+        read = dict.fromkeys(self.sources.values())  # each once
+        features = {name: self.encode(first_view(batches[name][0])) for name in read}
+        losses = {}
+        for name, source in self.sources.items():
+            output, labels = self.heads[name](features[source]), batches[source][1]
+            losses[name] = self.losses[name](output, labels)
         total = sum(self.scales[name] * loss for name, loss in losses.items())
         return {**losses, "loss": total}
-
-
-def _built(name: str, node: Any, *arguments: int) -> nn.Module:
-    """Build what {_target_: dotted path, arguments} of a head names."""
-    from hydra.errors import HydraException
-    from hydra.utils import instantiate
-
-    try:
-        return instantiate(node, *arguments)
-    except HydraException as error:
-        words = " ".join(str(error.__cause__ or error).split())
-        raise ConfigError(f"model.heads.{name}: {words}") from error

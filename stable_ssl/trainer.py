@@ -90,6 +90,7 @@ class BaseTrainer(nn.Module):
 
     model_config: type | None = None  # dataclass of the keys under `model`; None: any
     views: int | None = None  # of an image, as `compute_loss` needs them; None: any
+    least_views = 1  # or `model.global_views` where the method has that key
     predicts = False  # `forward` returns logits, which are scored where no probe is on
     task = "multiclass"  # of those logits: or binary, multilabel; see `Scores`
 
@@ -370,11 +371,12 @@ class BaseTrainer(nn.Module):
     def _check_data(self) -> None:
         """Refuse data that lack what the method, the mode or the monitor needs."""
         mode, found = self.config.mode, len(getattr(self.train_loader, "views", ()))
-        if self.views and found and found != self.views:
+        least = max(self.least_views, getattr(self.config.model, "global_views", 1))
+        if found and (found < least or self.views not in (None, found)):
             raise ConfigError(
                 f"data.train.dataset.image_transform makes views: {found}, and"
-                f" {type(self).__name__} needs {self.views}; one list of ops is one"
-                " view, a list of lists several"
+                f" {type(self).__name__} needs {self.views or f'{least} or more'}; one"
+                " list of ops is one view, a list of lists several, global ones first"
             )
         if mode == "fit":
             check_monitor(self.settings, self.loaders, self.num_classes)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stable_ssl import distributed
-from stable_ssl.config import ConfigError, Model, key
+from stable_ssl.config import Model, key
 from stable_ssl.losses import dino
 from stable_ssl.models import EMA, DINOHead, backbone
 from stable_ssl.trainer import BaseTrainer
@@ -43,20 +43,11 @@ class DINO(BaseTrainer):
     """Distil a teacher into its student; `data.train` yields the large views first."""
 
     model_config = DINOConfig
+    least_views = 2
 
     def initialize_modules(self) -> None:
-        """Build the student, backbone and head, its teacher and the teacher's centre.
-
-        Raises:
-            ConfigError: one view, or fewer than the teacher sees.
-        """
-        model, found = self.config.model, len(getattr(self.train_loader, "views", ()))
-        least = max(2, model.global_views)
-        if 0 < found < least:
-            raise ConfigError(
-                f"data.train.dataset.image_transform makes views: {found}, and dino"
-                f" needs {least} or more; write a list of lists, global views first"
-            )
+        """Build the student, backbone and head, its teacher and the centre."""
+        model = self.config.model
         self.backbone = backbone(model.backbone)
         sizes = (self.backbone.dim, model.hidden, model.bottleneck, model.prototypes)
         self.head = DINOHead(*sizes, norm=model.head_norm)

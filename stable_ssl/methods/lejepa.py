@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from stable_ssl import seeding
-from stable_ssl.config import ConfigError, Model, key
+from stable_ssl.config import Model, key
 from stable_ssl.losses import sigreg
 from stable_ssl.losses.inputs import in_float32
 from stable_ssl.models import backbone, mlp
@@ -38,20 +38,11 @@ class LeJEPA(BaseTrainer):
     """Draw views together on a Gaussian; `data.train` yields the large views first."""
 
     model_config = LeJEPAConfig
+    least_views = 2
 
     def initialize_modules(self) -> None:
-        """Build the backbone and the projector.
-
-        Raises:
-            ConfigError: one view, or fewer than the global ones.
-        """
-        model, found = self.config.model, len(getattr(self.train_loader, "views", ()))
-        least = max(2, model.global_views)
-        if 0 < found < least:
-            raise ConfigError(
-                f"data.train.dataset.image_transform makes views: {found}, and lejepa"
-                f" needs {least} or more; write a list of lists, global views first"
-            )
+        """Build the backbone and the projector."""
+        model = self.config.model
         self.backbone = backbone(model.backbone)
         self.projector = mlp(self.backbone.dim, *model.projector)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from stable_ssl.config import ConfigError, Model, key
+from stable_ssl.config import Model, key
 from stable_ssl.losses import swav
 from stable_ssl.models import Prototypes, Queue, backbone, mlp
 from stable_ssl.models.heads import unit
@@ -39,20 +39,11 @@ class SwAV(BaseTrainer):
     """Predict cluster assignments; `data.train` yields the large views first."""
 
     model_config = SwAVConfig
+    least_views = 2
 
     def initialize_modules(self) -> None:
-        """Build the backbone f, the projector g, the prototypes and the queues.
-
-        Raises:
-            ConfigError: one view, or fewer than are assigned.
-        """
-        model, found = self.config.model, len(getattr(self.train_loader, "views", ()))
-        least = max(2, model.global_views)
-        if 0 < found < least:
-            raise ConfigError(
-                f"data.train.dataset.image_transform makes views: {found}, and swav"
-                f" needs {least} or more; write a list of lists, global views first"
-            )
+        """Build the backbone f, the projector g, the prototypes and the queues."""
+        model = self.config.model
         self.backbone = backbone(model.backbone)
         self.projector = mlp(self.backbone.dim, *model.projector)
         dim, seed = model.projector[-1], self.config.hardware.seed

@@ -124,7 +124,7 @@ class _Normalise(Function):
         _, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             dy, x, None, mean, var, None, None, False, ctx.eps, (False, True, True)
         )
-        own = dweight if weight is not None else None, dbias
+        own = (dweight, dbias) if weight is not None else (None, None)
         sums = distributed.all_sum(torch.stack([dweight, dbias]))
         along_h, along_1 = sums / count
         scale = (var + ctx.eps).rsqrt()

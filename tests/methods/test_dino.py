@@ -101,7 +101,7 @@ def test_the_student_without_its_last_layer_learns_first(make):  # fault 22
 
 def test_a_single_view_is_refused(config):  # fault 24
     one = f"data.train.dataset.image_transform={VIEW}"
-    with pytest.raises(ConfigError, match="views: 1, and dino needs 2 or more"):
+    with pytest.raises(ConfigError, match="views: 1, and DINO needs 2 or more"):
         DINO(config("dino", *TINY[:-1], one)).run()
 
 

@@ -22,7 +22,10 @@ TINY = [
     "log.run=run",
 ]
 BARE = ["log.eval.linear=null", "log.eval.knn=null"]
-OWN = {}  # overrides of a method: what it holds still in its first epochs
+OWN = {  # overrides of a method: what it would hold still, or leave out, at first
+    "dino": ["++model.freeze_epochs=0"],
+    "swav": ["++model.freeze_epochs=0", "++model.queue_epoch=0"],
+}
 
 
 def make(method, folder, *overrides, base=None):

@@ -84,5 +84,5 @@ def test_directions_are_unit_and_drawn_anew_each_step(trainer):
 
 def test_a_single_view_is_refused(config):
     one = f"data.train.dataset.image_transform={VIEW}"
-    with pytest.raises(ConfigError, match="views: 1, and lejepa needs 2 or more"):
+    with pytest.raises(ConfigError, match="views: 1, and LeJEPA needs 2 or more"):
         LeJEPA(config("lejepa", *TINY[:-1], one)).run()

@@ -138,5 +138,5 @@ def test_without_a_queue(make):
 
 def test_a_single_view_is_refused(config):
     one = f"data.train.dataset.image_transform={VIEW}"
-    with pytest.raises(ConfigError, match="views: 1, and swav needs 2 or more"):
+    with pytest.raises(ConfigError, match="views: 1, and SwAV needs 2 or more"):
         SwAV(config("swav", *TINY[:-1], one)).run()

@@ -21,6 +21,8 @@ def network(dtype):
         nn.Flatten(),
         nn.Linear(96, 8, bias=False),
         nn.BatchNorm1d(8, momentum=None),
+        nn.Tanh(),
+        nn.BatchNorm1d(8, affine=False),
     ]
     return nn.Sequential(*layers).to(dtype, memory_format=torch.channels_last)
 

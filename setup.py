@@ -31,8 +31,8 @@ setup(
     extras_require={
         "timm": ["timm"],
         "peers": ["kornia", "albumentations"],
-        "test": ["pytest", "docutils", "ruff"],
-        "dev": ["pytest", "ruff", "pre-commit", "timm", "docutils"],
+        "test": ["pytest", "pytest-xdist", "docutils", "ruff"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "pre-commit", "timm", "docutils"],
     },
     entry_points={"console_scripts": ["stable-ssl=stable_ssl.launch:main"]},
 )

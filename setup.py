@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+TEST = ["pytest", "pytest-xdist", "torchmetrics", "docutils", "ruff"]
+
 setup(
     name="stable-ssl",
     version="0.1.0",
@@ -30,9 +32,10 @@ setup(
     ],
     extras_require={
         "timm": ["timm"],
+        "torchmetrics": ["torchmetrics"],
         "peers": ["kornia", "albumentations"],
-        "test": ["pytest", "pytest-xdist", "docutils", "ruff"],
-        "dev": ["pytest", "pytest-xdist", "ruff", "pre-commit", "timm", "docutils"],
+        "test": TEST,
+        "dev": [*TEST, "pre-commit", "timm"],
     },
     entry_points={"console_scripts": ["stable-ssl=stable_ssl.launch:main"]},
 )

@@ -90,6 +90,7 @@ def test_resume_is_exact(method, tmp_path, rows):
 KEPT = {"modules", "optimizer", "scheduler", "scaler", "probe", "ranks"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_observers_do_not_disturb(method, tmp_path):
     watched = make(

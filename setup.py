@@ -37,5 +37,5 @@ setup(
         "test": TEST,
         "dev": [*TEST, "pre-commit", "timm"],
     },
-    entry_points={"console_scripts": ["stable-ssl=stable_ssl.launch:main"]},
+    entry_points={"console_scripts": ["stable-ssl=stable_ssl.commands:main"]},
 )

@@ -303,7 +303,7 @@ class Command:
         ]
         runs = [run for run in runs if (run / "metrics.jsonl").exists()]
         if runs:
-            print(report.render(report.sweep(runs)))
+            print(report.render(report.overview(runs)))
 
 
 def trainer_class(trainer: type | None, config: DictConfig) -> type:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from stable_ssl.report.tables import Table, as_text
+from stable_ssl.report.layout import Table
+from stable_ssl.report.words import as_text
 
 WORDS = {
     "acc1": "{predictor}, top 1",

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from stable_ssl.report.tables import as_text, is_accuracy
+from stable_ssl.report.words import as_text, is_accuracy
 
 ON_THE_BAR = ("train/loss", "train/lr", "perf/images_per_s")
 
@@ -30,6 +30,10 @@ class Console:
         self.copy: Callable[[str], None] | None = None  # also called with every line
         self._bar: Any = None  # rich's Progress
         self._next = 0  # epoch from which a train line is due
+
+    def silence(self) -> None:
+        """Show nothing any more."""
+        self.stream, self.terminal = open(os.devnull, "w"), False
 
     def line(self, text: str) -> None:
         """Print a line as it is, and flush."""

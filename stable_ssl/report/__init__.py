@@ -8,9 +8,10 @@ from typing import Any
 _HOMES = {
     "load": "reader",
     "read_rows": "reader",
-    "summary": "tables",
-    "sweep": "tables",
-    "render": "tables",
+    "read_runs": "reader",
+    "summary": "summaries",
+    "overview": "summaries",
+    "render": "layout",
     "learning_curves": "figures",
 }
 

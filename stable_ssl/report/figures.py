@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stable_ssl.report.reader import Run, read_run
-from stable_ssl.report.tables import describe, is_accuracy, order
+from stable_ssl.report.words import describe, is_accuracy, order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 FILES = ("config.yaml", "metrics.jsonl")  # a folder that holds both is a run
+MANY = 50  # runs whose reading shows a bar
+At = int | Literal["last", "best"]  # which value of a metric counts
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,25 @@ class Run:
     status: str
     reason: str
     rows: list[dict[str, Any]]
+
+    def values(self, at: At = "last") -> dict[str, Any]:
+        """Return a value of everything the rows hold after the first step.
+
+        Args:
+            at: the last one; the last up to a step, where the run came so far; or the
+                last up to the step where `log.monitor` was best, if there is one.
+        """
+        rows = self.trained
+        if at == "best":
+            monitor, worst = self.get("log.monitor"), math.inf
+            sign = -1 if self.get("log.monitor_mode", "max") == "max" else 1
+            for row in rows:
+                if sign * row.get(monitor, math.nan) < worst:
+                    worst, at = sign * row[monitor], row["step"]
+        if at != "last":
+            reached = rows and at != "best" and rows[-1]["step"] >= at
+            rows = [row for row in rows if row["step"] <= at] if reached else []
+        return last_values(rows)
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of a dotted key, `default` where it is absent or null."""
@@ -65,35 +87,50 @@ class Run:
         return self.get("mode", "fit") == "fit"
 
 
-def read_rows(run_dir: str | Path) -> list[dict[str, Any]]:
-    """Return the rows of metrics.jsonl in order; null (not finite) becomes nan.
+def read_rows(run_dir: str | Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    """Return the rows of a run's file in order; null (not finite) becomes nan.
 
     The last line of a killed run may be half-written and is left out; any other line
     that is no row is left out with a warning.
 
     Raises:
-        FileNotFoundError: the folder holds no metrics.jsonl.
+        FileNotFoundError: the folder holds no such file.
     """
-    path = Path(run_dir) / "metrics.jsonl"
+    path = Path(run_dir) / name
     if not path.is_file():
         raise FileNotFoundError(
-            f"no metrics.jsonl in {run_dir}; give a run folder,"
+            f"no {name} in {run_dir}; give a run folder,"
             " <log.folder>/runs/<experiment>/<run>"
         )
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    rows = []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = text.split("\n")
+    try:  # all at once takes half the time of one by one
+        rows = [
+            _row(found) for found in json.loads(f"[{','.join(filter(None, lines))}]")
+        ]
+    except (ValueError, TypeError, KeyError):
+        rows = list(_whole_rows(lines, path))
+    if "null" in text:
+        rows = [{k: math.nan if v is None else v for k, v in r.items()} for r in rows]
+    return rows
+
+
+def _whole_rows(lines: Sequence[str], path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines that are rows; warn of others before the last."""
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-            row["step"] = int(row["step"])
+            yield _row(json.loads(line))
         except (ValueError, TypeError, KeyError):
             if line and number < len(lines):
                 warnings.warn(
-                    f"skipped line {number} of {path}: not a row", stacklevel=2
+                    f"skipped line {number} of {path}: not a row", stacklevel=3
                 )
-        else:
-            rows.append({k: math.nan if v is None else v for k, v in row.items()})
-    return rows
+
+
+def _row(found: Any) -> dict[str, Any]:
+    """Return a row with a whole number as its step, or raise."""
+    found["step"] = int(found["step"])
+    return found
 
 
 def read_run(run_dir: str | Path) -> Run:
@@ -114,56 +151,74 @@ def read_run(run_dir: str | Path) -> Run:
     return Run(folder, config, overrides, status, reason, read_rows(folder))
 
 
-def load(*roots: str | Path) -> tuple[DataFrame, DataFrame]:
+def load(*roots: str | Path, at: At = "last") -> tuple[DataFrame, DataFrame]:
     """Read runs into two frames that share the column `run`.
 
     Args:
         roots: run folders, or folders that hold some at any depth; links below them
             are not followed.
+        at: which value of a metric counts: the `last`; that at a step; or `best`, that
+            at the step where `log.monitor` was best, of which there is none in a run
+            without a monitor. At a step is the last value up to it, provided that the
+            run came so far.
 
     Returns:
         runs: one row a run: run (the end of its path that tells it apart), folder,
-            status, reason, the config by dotted keys, and the last value of each metric
-            after the first step (accuracies as fractions; nan where there is none).
+            status, reason, the config by dotted keys, and a value of each metric
+            (`<split>/<name>`), step and epoch, after the first step (accuracies as
+            fractions; nan where there is none).
         curves: the rows of all runs, step 0 included: run, step, epoch, time in unix
             seconds, and the metrics.
 
     A folder that is no whole run is named in a warning and left out.
     """
-    from pandas import DataFrame
+    import pandas as pd
 
-    runs = []
+    folders, table, rows = [], [], []
     for run in read_runs(*roots):
-        if run.rows:
-            runs.append(run)
-        else:
+        if not run.rows:
             warnings.warn(f"skipped {run.folder}: no rows in it yet", stacklevel=2)
-    table, curves = [], []
-    for name, run in zip(distinct_names(runs), runs, strict=True):
-        head = {
-            "run": name,
-            "folder": str(run.folder),
-            "status": run.status,
-            "reason": run.reason,
-        }
-        table.append(head | run.flat | last_values(run.trained) | head)
-        curves += [{"run": name} | row for row in run.rows]
-    return DataFrame(table), DataFrame(curves)
+            continue
+        facts = {"folder": str(run.folder), "status": run.status, "reason": run.reason}
+        folders.append(run.folder)
+        table.append({"run": ""} | facts | run.flat | run.values(at) | facts)
+        rows.append(pd.DataFrame.from_records(run.rows))
+    if not folders:
+        return pd.DataFrame(), pd.DataFrame()
+    names = distinct_names(folders)
+    runs = pd.DataFrame(table).assign(run=names)
+    curves = pd.concat(rows, keys=names, names=["run"])
+    return runs, curves.reset_index("run").reset_index(drop=True)
 
 
 def read_runs(*roots: str | Path) -> Iterator[Run]:
-    """Yield each run at or below `roots` once; warn of folders that are none."""
-    folders = [folder for root in roots for folder in _run_folders(Path(root))]
-    for folder in {folder.resolve(): folder for folder in folders}.values():
+    """Yield each run at or below `roots` once; warn of folders that are none.
+
+    Many take a progress bar where the standard error is a terminal.
+    """
+    found = [folder for root in roots for folder in _run_folders(Path(root))]
+    folders = list({folder.resolve(): folder for folder in found}.values())
+    for folder in _progress(folders) if len(folders) >= MANY else folders:
         try:
             yield read_run(folder)
         except (ValueError, OSError) as error:
             warnings.warn(f"skipped: {error}", stacklevel=3)
 
 
-def distinct_names(runs: Sequence[Run]) -> list[str]:
-    """Return the shortest ends of the runs' paths that tell them apart."""
-    parts = [run.folder.resolve().parts for run in runs]
+def _progress(folders: Sequence[Path]) -> Iterable[Path]:
+    """Show how many of the folders are read, on a terminal alone."""
+    if not sys.stderr.isatty():
+        return folders
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(folders, "reading runs", console=console, transient=True)
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of the folders' paths that tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
     depth = 1
     while len({path[-depth:] for path in parts}) < len(set(parts)):
         depth += 1

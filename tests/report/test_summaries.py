@@ -5,6 +5,7 @@ import re
 import pytest
 
 from stable_ssl import report
+from stable_ssl.report import words as words_of
 
 
 def cells(table):
@@ -67,7 +68,7 @@ def test_a_foreign_folder_is_refused_in_words(tmp_path):
 
 def test_sweep_shows_what_differs(make_run):
     runs = [make_run("a"), make_run("b", lr=0.1, seed=1, status="diverged", rows=[])]
-    table = report.sweep(runs)
+    table = report.overview(runs)
     assert list(table.columns[:4]) == ["run", "status", "optim.lr", "val/knn_acc1"]
     assert "log.run" not in table.columns and table.columns[-1] == "hardware.seed"
     assert cells(table)[1][:4] == ["b", "diverged", "0.1", "-"]
@@ -75,15 +76,15 @@ def test_sweep_shows_what_differs(make_run):
 
 def test_sweep_names_and_skips_what_is_no_run(make_run, tmp_path):
     with pytest.warns(UserWarning, match="is no run folder"):
-        assert len(cells(report.sweep([make_run(), tmp_path]))) == 1
+        assert len(cells(report.overview([make_run(), tmp_path]))) == 1
     with pytest.warns(UserWarning):
-        assert "0 runs" in report.render(report.sweep([tmp_path]))
+        assert "0 runs" in report.render(report.overview([tmp_path]))
 
 
 @pytest.mark.parametrize("width", [120, 80, 60])
 def test_a_table_keeps_its_width_and_names_what_it_leaves_out(make_run, width):
     long = ["a" * 40, "b" * 40]
-    table = report.sweep([make_run(n, lr=i, seed=i) for i, n in enumerate(long)])
+    table = report.overview([make_run(n, lr=i, seed=i) for i, n in enumerate(long)])
     text = report.render(table, width)
     assert max(map(len, text.splitlines())) <= width
     for column in table.columns:
@@ -102,12 +103,12 @@ def test_a_table_keeps_its_width_and_names_what_it_leaves_out(make_run, width):
     ],
 )
 def test_a_metric_in_words(make_run, metric, words):
-    assert report.tables.describe(metric, report.load(make_run())) == words
+    assert words_of.describe(metric, report.load(make_run())) == words
 
 
 def test_metrics_are_ordered():
     names = ["few1pct_acc1", "few10_acc1", "rankme", "acc1", "few2_acc1", "knn_acc1"]
-    ordered = sorted((f"test/{name}" for name in names), key=report.tables.order)
+    ordered = sorted((f"test/{name}" for name in names), key=words_of.order)
     assert [name.removeprefix("test/") for name in ordered] == [
         *("knn_acc1", "acc1", "few2_acc1", "few10_acc1", "few1pct_acc1", "rankme")
     ]

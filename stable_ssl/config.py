@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import operator
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 RECIPES = "stable_ssl.recipes"  # the package that holds the shipped YAML recipes
+ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")
 SECRET = re.compile(r"(^|_)(key|token|secret|password|credentials?)$", re.IGNORECASE)
 
 
@@ -210,6 +212,13 @@ class Eval:
 
 
 @dataclass
+class Pictures:
+    """What is drawn: views, neighbours and a map of the features, in `figures`."""
+
+    every_n_epochs: int | None = key(None, low=1)  # null: at the end of training only
+
+
+@dataclass
 class Log:
     """What is written, and where."""
 
@@ -217,6 +226,11 @@ class Log:
     experiment: str = "default"
     run: str | None = None  # null: time and job number, fixed before submission
     tags: list[str] = field(default_factory=list)  # kept in config.yaml, to sort by
+    api: list[str] = key(  # besides metrics.jsonl, whose rows they mirror
+        [], choices=("csv", "tensorboard", "wandb")
+    )
+    entity: str | None = None  # user or team of wandb; null: its default
+    project: str = "stable-ssl"  # of wandb
     every_n_steps: int = key(
         50, low=1
     )  # a row of metrics.jsonl, the mean since the last
@@ -229,6 +243,7 @@ class Log:
     resume: str | None = "auto"  # auto | null: a fresh run | path: its full state
     load_from: str | None = None  # checkpoint whose weights alone are loaded
     eval: Eval = node(Eval)
+    pictures: Pictures | None = field(default_factory=Pictures)  # null: off
 
 
 @dataclass
@@ -556,13 +571,27 @@ def to_yaml(config: DictConfig) -> str:
 
 
 def masked(config: DictConfig) -> dict:
-    """Return the resolved config as a plain dict with the values of secrets masked."""
+    """Return the resolved config as a plain dict with the values of secrets masked.
+
+    A secret is the value of a key whose name says so, and what an interpolation takes
+    from a variable of the environment whose name says so, wherever it ends up.
+    """
+    variables = ENVIRONMENT.findall(str(OmegaConf.to_container(config)))
+    values = {os.environ.get(name) for name in variables if SECRET.search(name)}
+    secrets = sorted(filter(None, values), key=len, reverse=True)
 
     def mask(value: Any, name: str = "") -> Any:
         if isinstance(value, dict):
             return {k: mask(v, str(k)) for k, v in value.items()}
         if isinstance(value, list):
             return [mask(v) for v in value]
-        return "***" if value and SECRET.search(name) else value
+        if value and SECRET.search(name):
+            return "***"
+        for secret in secrets:
+            if str(value) == secret:  # a number, too
+                return "***"
+            if isinstance(value, str):
+                value = value.replace(secret, "***")
+        return value
 
     return mask(OmegaConf.to_container(config, resolve=True))

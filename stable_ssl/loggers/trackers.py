@@ -1,0 +1,129 @@
+"""Trackers mirror the rows of metrics.jsonl; one that fails is dropped, with a warning.
+
+`log.api` names any of them. Each is a class of its own file, a `Tracker`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from stable_ssl import seeding
+from stable_ssl.config import ConfigError
+
+CLASSES = {"csv": "Csv", "tensorboard": "TensorBoard", "wandb": "Wandb"}
+
+Row = Mapping[str, float | int | str]
+
+
+class Tracker:
+    """What a tracker is asked to do; opening it is its constructor.
+
+    Args:
+        folder: of the run.
+        config: of the run, resolved, secrets masked.
+        rows: of metrics.jsonl so far: a resumed run's, up to its checkpoint.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], rows: Sequence[Row]):
+        raise NotImplementedError
+
+    def write(self, row: Row) -> None:
+        """Take a row; a number that is not finite is nan."""
+        raise NotImplementedError
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """Take a PNG file of the run folder."""
+
+    def close(self, status: str) -> None:
+        """Finish: finished, preempted, diverged or failed."""
+
+
+class Trackers:
+    """The trackers of a run, none of which may disturb it.
+
+    Args:
+        names: `log.api`.
+        folder: as for each of them; so are config and rows.
+        config: of the run.
+        rows: so far.
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        folder: Path,
+        config: Mapping[str, Any],
+        rows: Sequence[Row],
+    ):
+        self.open: dict[str, Tracker] = {}
+        rows = [_finite(row) for row in rows]
+        with seeding.preserve_rng():  # whatever their packages draw
+            for name in dict.fromkeys(names):
+                try:
+                    module = importlib.import_module(f"stable_ssl.loggers.{name}")
+                    make = getattr(module, CLASSES[name])
+                    self.open[name] = make(folder, config, rows)
+                except Exception as error:
+                    _warn(name, error)
+
+    def write(self, row: Row) -> None:
+        """Give every tracker a row."""
+        if self.open:
+            self._each("write", _finite(row))
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """Give every tracker a picture."""
+        self._each("picture", name, path, step)
+
+    def close(self, status: str) -> None:
+        """Finish them all; harmless when done before."""
+        self._each("close", status)
+        self.open.clear()
+
+    def _each(self, method: str, *arguments: Any) -> None:
+        for name, tracker in list(self.open.items()):
+            try:
+                getattr(tracker, method)(*arguments)
+            except Exception as error:
+                del self.open[name]
+                _warn(name, error)
+
+
+def check_installed(names: Iterable[str]) -> None:
+    """Refuse a tracker whose package is missing.
+
+    Raises:
+        ConfigError: with the command that installs it.
+    """
+    for name in names:
+        if find_spec(name) is None:  # csv is Python's own
+            raise ConfigError(
+                f"log.api names {name}, which is not installed; pip install {name}, or"
+                " remove it from log.api"
+            )
+
+
+def _finite(row: Row) -> dict[str, float | int | str]:
+    """Return a row as metrics.jsonl holds it, with nan for its null."""
+    return {
+        name: math.nan
+        if value is None or (isinstance(value, float) and not math.isfinite(value))
+        else value
+        for name, value in row.items()
+    }
+
+
+def _warn(name: str, error: Exception) -> None:
+    said = str(error).strip().splitlines()
+    warnings.warn(
+        f"log.api: {name} failed and gets no more rows"
+        f" ({type(error).__name__}: {said[0] if said else 'no reason given'}); the run"
+        " goes on, and metrics.jsonl has them all",
+        stacklevel=4,
+    )

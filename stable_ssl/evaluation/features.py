@@ -21,7 +21,12 @@ from stable_ssl.evaluation.linear import (
     logistic_accuracy,
     standardiser,
 )
-from stable_ssl.evaluation.spectrum import alpha_req, lidar, rankme
+from stable_ssl.evaluation.spectrum import (
+    covariance_spectrum,
+    decay,
+    lidar,
+    rankme,
+)
 
 
 def first_view(x: Tensor | list[Tensor]) -> Tensor:
@@ -98,7 +103,7 @@ def labelled_metrics(
 
 def spectrum_metrics(
     features: Sequence[Tensor], views: Sequence[Tensor]
-) -> dict[str, float]:
+) -> tuple[dict[str, float], list[float]]:
     """Measure the features of a split without labels.
 
     Args:
@@ -108,17 +113,22 @@ def spectrum_metrics(
 
     Returns:
         rankme, alpha_req, feature_std, uniformity; of several views also alignment,
-        that of the first two, and lidar.
+        that of the first two, and lidar. Then the eigenvalues of the covariance,
+        largest first; none of features that are not finite.
     """
-    found, x = {}, gather_batches(features)
+    found, eigenvalues, x = {}, [], gather_batches(features)
     several = gather_batches(views) if views else None
     if distributed.is_main():
-        for metric in (rankme, alpha_req, feature_std, uniformity):
-            found[metric.__name__] = _finite(metric, x)
+        spectrum = covariance_spectrum(x) if x.isfinite().all() else None
+        found["rankme"] = _finite(rankme, x)
+        found["alpha_req"] = math.nan if spectrum is None else decay(spectrum)
+        found["feature_std"] = _finite(feature_std, x)
+        found["uniformity"] = _finite(uniformity, x)
+        eigenvalues = [] if spectrum is None else spectrum.tolist()
         if several is not None:
             found["alignment"] = _finite(alignment, several[:, 0], several[:, 1])
             found["lidar"] = _finite(lidar, several)
-    return distributed.broadcast_object(found)
+    return distributed.broadcast_object((found, eigenvalues))
 
 
 def _finite(metric: Callable[..., float], *features: Tensor) -> float:

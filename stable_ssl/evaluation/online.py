@@ -73,6 +73,7 @@ class Online:
         self.model, self.plain, self.autocast = model, encode, autocast
         self.config, self.num_classes, self.seed = config, num_classes, seed
         self.say, self.limit, self.warned = say, limit, False
+        self.spectrum: list[float] = []  # of the last split, eigenvalues descending
         check_labels(loaders, num_classes, config)
         asked = config.knn is not None or config.few_labels or config.offline
         self.bank_loader = loaders.get("bank") if asked and num_classes else None
@@ -181,7 +182,8 @@ class Online:
                     self.seed,
                 )
             if self.config.spectrum:
-                found |= spectrum_metrics(self.features, self.views)
+                measured, self.spectrum = spectrum_metrics(self.features, self.views)
+                found |= measured
             if step and not self.warned:  # untrained features have one direction, too
                 if words := collapse_warning(torch.cat(self.features)):
                     self.warned = True

@@ -28,10 +28,8 @@ def alpha_req(features: Tensor) -> float:
     """Return the exponent alpha of a spectrum that decays as 1 / j^alpha, alpha-ReQ.
 
     Agrawal et al. 2022, https://papers.neurips.cc/paper_files/paper/2022/hash/
-    70596d70542c51c8d9b4e423f4bf2736-Abstract-Conference.html. The line of least squares
-    through (log j, log lambda_j), of all eigenvalues of the features' covariance above
-    rounding, 1e-10 of the largest; the paper leaves the range open. 0 is a flat
-    spectrum, about 1 a good one, more a fast decay.
+    70596d70542c51c8d9b4e423f4bf2736-Abstract-Conference.html. 0 is a flat spectrum,
+    about 1 a good one, more a fast decay.
 
     Args:
         features: (N, D).
@@ -39,15 +37,35 @@ def alpha_req(features: Tensor) -> float:
     Returns:
         nan where fewer than two eigenvalues differ from 0: a total collapse.
     """
+    return decay(covariance_spectrum(features))
+
+
+def covariance_spectrum(features: Tensor) -> Tensor:
+    """Return the eigenvalues of the features' covariance, largest first.
+
+    Args:
+        features: (N, D).
+
+    Returns:
+        (min(N, D),) float64; those that are nothing but rounding are 0.
+    """
     x = float64(features)
     singular = torch.linalg.svdvals(x - x.mean(0))
     rounding = torch.finfo(x.dtype).eps * max(x.shape) * x.norm()
-    singular = singular[singular > torch.maximum(1e-5 * singular[0], rounding)]
-    spectrum = singular**2  # the covariance's eigenvalues, times N
+    return singular.where(singular > rounding, 0) ** 2 / len(x)
+
+
+def decay(spectrum: Tensor) -> float:
+    """Return the exponent alpha of eigenvalues (K,), as `alpha_req` does of features.
+
+    The line of least squares through (log j, log lambda_j), of all eigenvalues above
+    1e-10 of the largest; the paper leaves the range open.
+    """
+    spectrum = spectrum[spectrum > 1e-10 * spectrum[0]]
     if len(spectrum) < 2:
         return float("nan")
-    j = torch.arange(1, len(spectrum) + 1, dtype=x.dtype, device=x.device).log()
-    j, y = j - j.mean(), spectrum.log()
+    j = torch.arange(1, len(spectrum) + 1, dtype=spectrum.dtype, device=spectrum.device)
+    j, y = j.log() - j.log().mean(), spectrum.log()
     return -((j * y).sum() / (j * j).sum()).item()
 
 

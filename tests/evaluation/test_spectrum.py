@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from stable_ssl.evaluation.features import spectrum_metrics
-from stable_ssl.evaluation.spectrum import alpha_req, lidar, rankme
+from stable_ssl.evaluation.spectrum import (
+    alpha_req,
+    covariance_spectrum,
+    lidar,
+    rankme,
+)
 
 generator = torch.Generator().manual_seed(0)
 
@@ -66,6 +71,15 @@ def test_alpha_req_ignores_directions_that_are_not_there():
     assert alpha_req(padded) < 4
 
 
+def test_the_spectrum_is_that_of_the_covariance():
+    x = normal(60, 5) * torch.arange(1, 6) + 7
+    expected = numpy.linalg.eigvalsh(numpy.cov(x.T.numpy(), bias=True))[::-1]
+    found, eigenvalues = spectrum_metrics([x[:25], x[25:]], [])
+    assert eigenvalues == pytest.approx(expected.tolist(), rel=1e-10)
+    assert found["alpha_req"] == alpha_req(x)
+    assert covariance_spectrum(torch.full((9, 3), 0.1)).tolist() == [0, 0, 0]
+
+
 def lidar_reference(views, delta=1e-4):
     """Section 4 of the paper: dense matrices, one outer product at a time."""
     x = views.numpy()
@@ -110,5 +124,6 @@ def test_all_are_computed_in_float64():
 def test_features_that_are_not_finite_end_no_run():
     """Decompositions raise on them; that the loss diverges is said elsewhere."""
     x = torch.full((10, 4), math.nan)
-    found = spectrum_metrics([x], [x[:, None].repeat(1, 3, 1)])
-    assert len(found) == 6 and all(math.isnan(value) for value in found.values())
+    found, eigenvalues = spectrum_metrics([x], [x[:, None].repeat(1, 3, 1)])
+    assert eigenvalues == [] and len(found) == 6
+    assert all(math.isnan(value) for value in found.values())

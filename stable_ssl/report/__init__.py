@@ -12,6 +12,7 @@ _HOMES = {
     "summary": "summaries",
     "overview": "summaries",
     "render": "layout",
+    "table": "tables",
     "learning_curves": "figures",
 }
 

@@ -186,7 +186,10 @@ def load(*roots: str | Path, at: At = "last") -> tuple[DataFrame, DataFrame]:
     if not folders:
         return pd.DataFrame(), pd.DataFrame()
     names = distinct_names(folders)
-    runs = pd.DataFrame(table).assign(run=names)
+    runs = pd.DataFrame(table, dtype=object).assign(run=names)
+    whole = [name for name in runs if "/" in name or runs[name].notna().all()]
+    runs = runs.astype(runs[whole].infer_objects().dtypes)  # 5 beside null stays 5
+    runs.attrs["at"] = at
     curves = pd.concat(rows, keys=names, names=["run"])
     return runs, curves.reset_index("run").reset_index(drop=True)
 

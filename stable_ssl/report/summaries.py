@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from stable_ssl.report.keys import cell, differing
 from stable_ssl.report.layout import Table
 from stable_ssl.report.reader import Run, distinct_names, last_values, read_run
-from stable_ssl.report.words import NONE, as_text, describe, is_accuracy, order, probed
+from stable_ssl.report.words import as_text, describe, is_accuracy, order, probed
 
-NAMES_OF_A_RUN = {"log.run", "log.folder", "log.experiment", "log.resume", "log.tags"}
 LONGEST = 24  # characters of a value that nobody asked to see
 
 
@@ -79,9 +79,9 @@ def overview(run_dirs: Iterable[str | Path]) -> Table:
         (
             name,
             run.status,
-            *(_cell(run.flat.get(key)) for key in given),
+            *(cell(run.flat.get(key)) for key in given),
             *(as_text(metric, found.get(metric)) for metric in metrics),
-            *(_cell(run.flat.get(key)) for key in derived),
+            *(cell(run.flat.get(key)) for key in derived),
         )
         for name, run, found in zip(names, runs, values, strict=True)
     ]
@@ -141,13 +141,11 @@ def _differing(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
     overrides = [str(override) for run in runs for override in run.overrides]
     by_hand = {override.lstrip("+~").partition("=")[0] for override in overrides}
     given, derived = [], []
-    for key in dict.fromkeys(key for run in runs for key in run.flat):
-        cells = {_cell(run.flat.get(key)) for run in runs}
-        if len(cells) > 1 and key not in NAMES_OF_A_RUN:
-            if key in by_hand:
-                given.append(key)
-            elif max(map(len, cells)) <= LONGEST:
-                derived.append(key)
+    for key in differing([run.flat for run in runs]):
+        if key in by_hand:
+            given.append(key)
+        elif max(len(cell(run.flat.get(key))) for run in runs) <= LONGEST:
+            derived.append(key)
     return given, derived
 
 
@@ -158,7 +156,3 @@ def _watched(runs: Sequence[Run], values: Sequence[dict[str, Any]]) -> list[str]
     tested = [n for n in found if n.startswith("test/") and n.endswith("acc1")]
     wanted += sorted(tested, key=order)
     return [name for name in dict.fromkeys(wanted) if name in found]
-
-
-def _cell(value: Any) -> str:
-    return NONE if value is None else str(value)

@@ -10,6 +10,46 @@ from stable_ssl.report.reader import Run
 FEW = re.compile(r"few([\d.]+)(pct)?_")
 ACCURACY = re.compile(r"acc\d*$")
 NONE = "-"  # a cell without a value
+SHORT = {  # what a last name alone would not tell
+    "model.name": "method",
+    "data.train.dataset.name": "dataset",
+    "optim.lr": "learning rate",
+    "lr": "learning rate",
+    "rankme": "RankMe",
+    "alpha_req": "alpha-ReQ",
+    "lidar": "LiDAR",
+    "auroc": "AUROC",
+    "ap": "average precision",
+    "map": "mean average precision",
+    "grad_norm": "gradient norm",
+}
+LOW = re.compile(r"(^|_)(loss|error|nll|mse|mae|rmse|ece|perplexity)$")
+HIGH = re.compile(r"(^|_)(acc\d*|auroc|ap|map|f1|precision|recall|kappa)$")
+
+
+def axis(name: str) -> str:
+    """Return a metric or a key of the config as an axis or a table calls it.
+
+    "val/knn_acc1" is "val kNN accuracy (%)", "optim.lr" is "learning rate",
+    "model.backbone.name" is "backbone".
+    """
+    split, slash, metric = name.partition("/")
+    if slash and is_accuracy(metric):
+        stem, _, top = metric.rpartition("acc")
+        few = FEW.fullmatch(stem)
+        kind = {"knn_": "kNN "}.get(stem, stem.replace("_", " "))
+        words = f"accuracy, {_labels(few)}" if few else f"{kind}accuracy"
+        return f"{split} {words}{f', top {top}' if top not in ('', '1') else ''} (%)"
+    if slash:
+        return f"{split} {SHORT.get(metric, metric.replace('_', ' '))}"
+    parts = name.removesuffix(".name").split(".")
+    return SHORT.get(name, parts[-1].replace("_", " "))
+
+
+def better(metric: str) -> str | None:
+    """Return whether `high` or `low` values are good; None where a name tells not."""
+    name = metric.rpartition("/")[2]
+    return "low" if LOW.search(name) else "high" if HIGH.search(name) else None
 
 
 def is_accuracy(metric: str) -> bool:
@@ -33,10 +73,8 @@ def describe(metric: str, run: Run) -> str:
     few = FEW.fullmatch(stem)
     if not is_accuracy(metric):
         return name
-    if few and few[2]:
-        words = f"linear, {few[1]} % of the labels"
-    elif few:
-        words = f"linear, {few[1]} label{'s' * (few[1] != '1')} a class"
+    if few:
+        words = f"linear, {_labels(few)}"
     elif stem == "knn_":
         words = f"kNN (k={run.get('log.eval.knn.k', '?')})"
     elif stem == "linear_":
@@ -48,6 +86,13 @@ def describe(metric: str, run: Run) -> str:
     else:
         words = stem.strip("_")
     return words if end in ("", "1") else f"{words}, top {end}"
+
+
+def _labels(few: re.Match[str]) -> str:
+    """Return "10 % of the labels", "1 label a class"."""
+    if few[2]:
+        return f"{few[1]} % of the labels"
+    return f"{few[1]} label{'s' * (few[1] != '1')} a class"
 
 
 def probed(run: Run) -> bool:

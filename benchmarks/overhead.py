@@ -81,7 +81,7 @@ def main():
             ],
         )
         trainer = TinyTrainer(config)
-        trainer.console = Console(open(os.devnull, "w"))
+        trainer.records.console = Console(open(os.devnull, "w"))
         trainer.setup()
         layer = nn.Linear(32, 32)
         optimizer = torch.optim.SGD(layer.parameters(), lr=1e-3, momentum=0.9)

@@ -21,9 +21,8 @@ from __future__ import annotations
 import math
 import os
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,27 +31,29 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from stable_ssl import checkpoint, distributed, report, seeding
+from stable_ssl import checkpoint, distributed, seeding
 from stable_ssl.config import ConfigError, Log, complete, load_config, masked, nearest
 from stable_ssl.data import build_loaders, splits
 from stable_ssl.data.build import labelled_name
-from stable_ssl.data.loader import on_device
+from stable_ssl.data.check import check_split, check_views
+from stable_ssl.data.loader import Skips
+from stable_ssl.data.micro_batches import micro_batches
 from stable_ssl.evaluation.custom import custom_metrics
 from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.metrics import Scores
 from stable_ssl.evaluation.monitor import check_monitor
 from stable_ssl.evaluation.online import Online
 from stable_ssl.evaluation.protocol import protocol_table
-from stable_ssl.loggers.console import Console
 from stable_ssl.loggers.environment import environment
-from stable_ssl.loggers.means import Means
-from stable_ssl.loggers.run_folder import Bystander, RunFolder, mark_failed
+from stable_ssl.loggers.records import Records
+from stable_ssl.loggers.run_folder import mark_failed, open_folder
 from stable_ssl.models.norm import convert_sync_batchnorm
 from stable_ssl.optim import (
     Scheduler,
     build_optimizer,
     build_schedule,
     count_steps,
+    left_out,
 )
 from stable_ssl.preemption import Preempted, Preemption
 
@@ -111,11 +112,9 @@ class BaseTrainer(nn.Module):
         self.loaders: dict[str, Any] = {}  # by split: train, val, test, bank
         self.num_classes: int | None = None
         self.optimizer = self.scheduler = None
-        self.metrics: dict[str, float] = {}  # the last value of everything reported
-        self.console = Console()
-        self.folder: RunFolder | None = None
+        self.records = Records()
+        self.metrics = self.records.last  # the last value of everything reported
         self.preemption = Preemption()
-        self._logged, self._eval_logged = Means(), Means()
         self.split: str | None = None  # the one under evaluation
         self._weight = 1  # samples of the batch under evaluation, where there is one
         self._validated = -1  # the step of the last validation
@@ -236,20 +235,21 @@ class BaseTrainer(nn.Module):
                 self.validate()
                 self.test()
         self.preemption.at_steps()
-        self.console.progress(self.total_steps, self.step)
+        self.records.console.progress(self.total_steps, self.step)
         while self.epoch < math.ceil(self.total_steps / self.steps_per_epoch):
             self.train_epoch()
         if self.settings.eval.test_at_end:
             self.test()
         if self.rank == 0:
             self.checkpoints.finish()
-        self.summarize()
+            if not self.config.fast_dev_run:
+                self.records.summarize()
 
     def validate(self) -> None:
         """Evaluate the val split, or several, and write their rows, once a step."""
         if self._validated != self.step:
             self._validated = self.step
-            with self._off_the_clock():
+            with self.records.off_the_clock():
                 for split in self.splits("val"):
                     self._report_split(split)
             monitor = self.settings.monitor
@@ -275,7 +275,7 @@ class BaseTrainer(nn.Module):
             seen = len(self.online.bank[1][1]) if self.online.bank[1] else 0
             probed = self.online.probe is not None
             table = protocol_table(found, self.settings, where, seen, probed)
-            self.console.table(table)
+            self.records.console.table(table)
 
     def splits(self, kind: str) -> list[str]:
         """Return the splits there are of val or test: `val`, or `val_<name>` each."""
@@ -283,10 +283,7 @@ class BaseTrainer(nn.Module):
 
     def cleanup(self) -> None:
         """Release the terminal and the files, whatever happened."""
-        self.console.stop()
-        self.console.copy = None
-        if self.folder is not None:
-            self.folder.close()
+        self.records.close()
         distributed.stop()
 
     # --- setup ------------------------------------------------------------------------
@@ -301,7 +298,7 @@ class BaseTrainer(nn.Module):
         self.initialize_modules()
         self.place_modules()
         self.initialize_optimizer()
-        self._find_left_out()
+        self._left_out = left_out(self.parameters(), self.optimizer)
         self.initialize_scheduler()
         self.initialize_evaluation()
         self.load_checkpoint()
@@ -317,19 +314,13 @@ class BaseTrainer(nn.Module):
         if log.resume is None and int(os.environ.get("SLURM_RESTART_COUNT", 0)):
             log.resume = "auto"  # the folder is this very job's, requeued
         self._name_run()
-        if self.rank == 0:
-            path = None if config.fast_dev_run else self._path()
-            self.folder = RunFolder(path, fresh=log.resume is None)
-        path = distributed.broadcast_object(self.folder and self.folder.path)
-        if self.rank:
-            self.folder = Bystander(path)
-            self.console.stream = open(os.devnull, "w")
-            self.console.terminal = False
-        self.run_dir = self.folder.path
+        path = None if config.fast_dev_run else self._path()
+        folder = open_folder(path, fresh=log.resume is None)
+        self.records.open(folder, quiet=self.rank > 0)
+        self.run_dir = folder.path
         self._owns_status = not (self.run_dir / "status.json").exists()
         if self._owns_status:  # a command that is refused leaves an old run's alone
-            self.folder.status("running")
-        self.console.copy = self.folder.say
+            folder.status("running")
         self.checkpoints = checkpoint.Checkpoints(
             self.run_dir / "ckpts",
             log.checkpoint.top_k,
@@ -370,20 +361,12 @@ class BaseTrainer(nn.Module):
 
     def _check_data(self) -> None:
         """Refuse data that lack what the method, the mode or the monitor needs."""
-        mode, found = self.config.mode, len(getattr(self.train_loader, "views", ()))
         least = max(self.least_views, getattr(self.config.model, "global_views", 1))
-        if found and (found < least or self.views not in (None, found)):
-            raise ConfigError(
-                f"data.train.dataset.image_transform makes views: {found}, and"
-                f" {type(self).__name__} needs {self.views or f'{least} or more'}; one"
-                " list of ops is one view, a list of lists several, global ones first"
-            )
-        if mode == "fit":
+        check_views(self.train_loader, self.views, least, type(self).__name__)
+        if self.config.mode == "fit":
             check_monitor(self.settings, self.loaders, self.num_classes)
         else:
-            split = {"validate": "val", "test": "test"}[mode]
-            if not any(name.partition("_")[0] == split for name in self.loaders):
-                raise ConfigError(f"mode={mode} needs data.{split}, which is null")
+            check_split(self.config.mode, self.loaders)
 
     def count_steps(self) -> None:
         """Set `images_per_step`, and `steps_per_epoch` and `total_steps` in steps."""
@@ -436,14 +419,6 @@ class BaseTrainer(nn.Module):
             self.optimizer = build_optimizer(
                 self.named_parameters(), self.config.optim, self.images_per_step
             )
-
-    def _find_left_out(self) -> None:
-        """List the parameters that get gradients and are in no group: none, usually."""
-        groups = [] if self.optimizer is None else self.optimizer.param_groups
-        own = {id(p) for group in groups for p in group["params"]}
-        self._left_out = [
-            p for p in self.parameters() if p.requires_grad and id(p) not in own
-        ]
 
     def initialize_scheduler(self) -> None:
         """Build `self.scheduler`, of torch's protocol and moved every step, or None."""
@@ -504,11 +479,13 @@ class BaseTrainer(nn.Module):
             )
         if fit:
             self._owns_status = True
-            self.folder.status("running")
-        keep = None if not fit else state["rows"] if own else 0
-        self.folder.open_rows(keep)
-        self.folder.describe(self.config, self.overrides, environment(self.device))
-        self._row_before = time.perf_counter(), self.step
+            self.records.folder.status("running")
+        self.records.open_rows(
+            None if not fit else state["rows"] if own else 0, self.step
+        )
+        self.records.folder.describe(
+            self.config, self.overrides, environment(self.device)
+        )
 
     # --- train ------------------------------------------------------------------------
 
@@ -522,9 +499,20 @@ class BaseTrainer(nn.Module):
             with seeding.preserve_rng():
                 seeding.set_rng_state(self._rng_at_epoch)
                 self.before_train_epoch()
-        for batch in self._micro_batches():
-            self.data = batch
-            if self.place == 0:
+        first = self.epoch * self.steps_per_epoch
+        start = (self.step - first) * self._accumulate
+        steps = min(self.steps_per_epoch, self.total_steps - first)
+        end = min(self._epoch_batches, steps * self._accumulate)
+        may_skip = self.config.data.on_error == "skip"
+        skips = Skips(self.train_loader) if may_skip else None
+        for batch, place, step_size in micro_batches(
+            self.train_loader, self.epoch, start, end, self._accumulate, self.device
+        ):
+            self.data, self.place, self.step_size = batch, place, step_size
+            self.completes_step = place == step_size - 1
+            if skips is not None:
+                self.log({"train/skipped": skips()})
+            if place == 0:
                 self.before_train_step()
             self.train_step(batch)
             if self.completes_step:
@@ -540,34 +528,6 @@ class BaseTrainer(nn.Module):
             self.validate()
         if last or (save.every_n_epochs and self.epoch % save.every_n_epochs == 0):
             self.save_checkpoint()
-
-    def _micro_batches(self) -> Iterator[Any]:
-        """Yield batches from the current step on; know their place in their step.
-
-        `accumulate` micro-batches make a step, and what is left over the last one.
-        """
-        loader, each = self.train_loader, self._accumulate
-        before = self.epoch * self.steps_per_epoch
-        start = (self.step - before) * each
-        steps = min(self.steps_per_epoch, self.total_steps - before)
-        end = min(self._epoch_batches, steps * each)
-        if hasattr(loader, "set_epoch"):
-            loader.set_epoch(self.epoch, start)
-            batches = islice(loader, end - start)
-        else:
-            batches = on_device(islice(loader, start, end), self.device)
-        skips = self.config.data.on_error == "skip"
-        skipped = getattr(loader, "skipped", 0)
-        self.place, self.step_size, self.completes_step = 0, 1, True
-        for index, batch in enumerate(batches, start):
-            if each > 1:
-                self.place = index % each
-                self.step_size = min(each, end - (index - self.place))
-                self.completes_step = self.place == self.step_size - 1
-            if skips:
-                before, skipped = skipped, getattr(loader, "skipped", 0)
-                self.log({"train/skipped": skipped - before})
-            yield batch
 
     def train_step(self, batch: Any) -> None:
         """Add a micro-batch's gradient; take the step with its last one."""
@@ -594,21 +554,10 @@ class BaseTrainer(nn.Module):
             loss = loss / self.step_size
         (self.scaler.scale(loss) if self._scales else loss).backward()
         if self.world_size > 1 and not self._all_used:
-            self._check_used()
+            self._all_used = True
+            distributed.check_used(self)
         if self.completes_step:
             self.optimizer_step()
-
-    def _check_used(self) -> None:
-        """Refuse parameters without a gradient: the other ranks would wait for them."""
-        self._all_used = True
-        trained = ((n, p) for n, p in self.named_parameters() if p.requires_grad)
-        unused = [name for name, p in trained if p.grad is None]
-        if unused:
-            raise ConfigError(
-                f"compute_loss does not use {len(unused)} of the parameters:"
-                f" {', '.join(unused[:5])}; with several processes each must get a"
-                " gradient: leave them out of the model, or set requires_grad=False"
-            )
 
     def optimizer_step(self) -> None:
         """Clip, update the weights, clear the gradient, move the learning rate."""
@@ -694,7 +643,7 @@ class BaseTrainer(nn.Module):
         with self.online.evaluation():
             self.before_eval_epoch()
             loader = self.loaders[split]
-            skipped = getattr(loader, "skipped", 0)
+            skips = Skips(loader)
             for batch in islice(loader, limit):
                 if not len(batch[1]):  # other ranks have the rest of the last one
                     continue
@@ -708,12 +657,11 @@ class BaseTrainer(nn.Module):
             self.after_eval_epoch()
             found = self._scores.compute()
             found |= self.online.metrics(self.step, split in self.splits("test"))
-            unread = getattr(loader, "skipped", 0) - skipped
-            if unread := sum(distributed.all_gather_object(unread)):
+            if unread := sum(distributed.all_gather_object(skips())):
                 found["skipped"] = unread
         self.data, self.split = training_data, None
         found = {f"{split}/{name}": value for name, value in found.items()}
-        return found | self._eval_logged.take()
+        return found | self.records.evaluation.take()
 
     def eval_step(self, batch: Any) -> None:
         """Compare `predict` with the labels, where a probe or the method predicts."""
@@ -742,26 +690,18 @@ class BaseTrainer(nn.Module):
                 every `log.every_n_steps`, what an evaluation's hooks log to its row.
         """
         if self.split is None:
-            self._logged.add(values)
+            self.records.training.add(values)
         else:
-            self._eval_logged.add(values, weight=self._weight)
+            self.records.evaluation.add(values, weight=self._weight)
 
     def say(self, text: str) -> None:
         """Print a line, in console.log too."""
-        self.console.line(text)
+        self.records.say(text)
 
     def report(self, values: Mapping[str, float]) -> None:
         """Write a row of metrics.jsonl and show it."""
-        if values:
-            epoch = self._epochs(self.step)
-            row = {"step": self.step, "epoch": round(epoch, 4), "time": time.time()}
-            self.folder.rows.write(row | dict(values))
-            self.metrics.update(values)
-            total = self._epochs(self.total_steps)
-            if "train/loss" in values:
-                self.console.update(self.step, epoch, total, values)
-            else:
-                self.console.epoch(epoch, total, values)
+        epochs = self._epochs(self.step), self._epochs(self.total_steps)
+        self.records.row(values, self.step, *epochs)
 
     def _epochs(self, steps: int) -> float:
         return steps / self.steps_per_epoch if self.steps_per_epoch else self.epoch
@@ -772,20 +712,10 @@ class BaseTrainer(nn.Module):
         Raises:
             Diverged: the loss was not finite.
         """
-        values = self._logged.take()
+        values = self.records.training.take()
         self._check_finite("train/loss", values.get("train/loss", 0.0))
-        now, (then, step) = time.perf_counter(), self._row_before
-        self._row_before = now, self.step
-        speed = (self.step - step) * self.images_per_step / (now - then)
-        self.report(values | {"train/lr": self._lr, "perf/images_per_s": speed})
-
-    @contextmanager
-    def _off_the_clock(self) -> Iterator[None]:
-        """Leave what happens inside out of `perf/images_per_s`."""
-        start = time.perf_counter()
-        yield
-        then, step = self._row_before
-        self._row_before = then + time.perf_counter() - start, step
+        values |= {"train/lr": self._lr}
+        self.report(values | self.records.speed(self.step, self.images_per_step))
 
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
@@ -794,23 +724,11 @@ class BaseTrainer(nn.Module):
                 f" optim.grad_max_norm; the checkpoints before it are in {self.run_dir}"
             )
 
-    def summarize(self) -> None:
-        """Show the closing table and draw the learning curves of a kept run."""
-        if self.config.fast_dev_run or self.rank:
-            return
-        self.console.stop()
-        self.console.table(report.summary(self.run_dir))
-        try:
-            paths = report.learning_curves(self.run_dir)
-            self.say(f"figures: {', '.join(str(path) for path in paths)}")
-        except Exception as error:  # a figure is no reason to lose a finished run
-            warnings.warn(f"no figure was drawn: {error!r}", stacklevel=2)
-
     def _end(self, status: str, reason: str = "") -> None:
-        if self.folder is not None:
-            self.folder.say(f"{status} {reason}".strip())
+        if folder := self.records.folder:
+            folder.say(f"{status} {reason}".strip())
             if self._owns_status:
-                self.folder.status(status, reason)
+                folder.status(status, reason)
 
     # --- checkpoints ------------------------------------------------------------------
 
@@ -822,7 +740,7 @@ class BaseTrainer(nn.Module):
         own = {  # of each rank
             "rng": seeding.get_rng_state(),
             "rng_at_epoch": self._rng_at_epoch,
-            "logged": self._logged.state(),
+            "logged": self.records.training.state(),
         }
         return {
             "trainer": type(self).__name__,
@@ -837,7 +755,7 @@ class BaseTrainer(nn.Module):
             "ranks": distributed.all_gather_object(own),
             "metrics": self.metrics,
             "validated": self._validated,
-            "rows": self.folder.rows.position,
+            "rows": self.records.folder.rows.position,
         }
 
     def save_checkpoint(self) -> None:
@@ -855,11 +773,11 @@ class BaseTrainer(nn.Module):
         norms = torch._foreach_norm([p.detach() for p in self.parameters()])
         norm = torch.stack([n.float() for n in norms]).norm().item()
         self._check_finite("the norm of the weights", norm)
-        self.folder.rows.sync()  # the checkpoint refers to a length of the file
+        self.records.folder.rows.sync()  # the checkpoint refers to a length of the file
         fresh = self._validated == self.step
         value = self.metrics.get(self.settings.monitor) if fresh else None
         if self.rank == 0:
-            with self._off_the_clock():
+            with self.records.off_the_clock():
                 self.checkpoints.save(state, self.epoch, self.step, value)
         self._saved_at = time.monotonic()
 
@@ -870,7 +788,7 @@ class BaseTrainer(nn.Module):
         self.epoch, self.step = state["epoch"], state["step"]
         if self.steps_per_epoch:  # the last epoch of `optim.steps` may be a part of one
             self.epoch = min(self.epoch, self.step // self.steps_per_epoch)
-        self.metrics = dict(state["metrics"])
+        self.metrics.update(state["metrics"])
         if self.optimizer is not None:
             self._validated = state["validated"]
             self.optimizer.load_state_dict(state["optimizer"])
@@ -887,7 +805,7 @@ class BaseTrainer(nn.Module):
             )
         own = ranks[self.rank % len(ranks)]
         if self.optimizer is not None:
-            self._logged.load_state(own["logged"])
+            self.records.training.load_state(own["logged"])
         self._rng_at_epoch = own["rng_at_epoch"]
         seeding.set_rng_state(own["rng"])
 

@@ -245,6 +245,22 @@ class Loader:
             yield _arrived(*ahead)
 
 
+class Skips:
+    """Count the samples that a loader skipped since the last call.
+
+    Args:
+        loader: one that does not count skips none.
+    """
+
+    def __init__(self, loader: Any):
+        self.loader, self.before = loader, getattr(loader, "skipped", 0)
+
+    def __call__(self) -> int:
+        """Return how many there were since the last call."""
+        before, self.before = self.before, getattr(self.loader, "skipped", 0)
+        return self.before - before
+
+
 def on_device(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
     """Move the tensors of another loader's batches, however nested, to a device."""
     if device.type == "cpu":

@@ -29,7 +29,7 @@ from stable_ssl.distributed.placement import (
     place,
     processes_asked,
 )
-from stable_ssl.distributed.together import Vote, average_gradients
+from stable_ssl.distributed.together import Vote, average_gradients, check_used
 
 __all__ = [
     "Place",
@@ -41,6 +41,7 @@ __all__ = [
     "average_gradients",
     "barrier",
     "broadcast_object",
+    "check_used",
     "choose_device",
     "gather",
     "gather_uneven",

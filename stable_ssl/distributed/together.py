@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from stable_ssl.config import ConfigError
 from stable_ssl.distributed.group import world_size
 
 
@@ -43,6 +44,22 @@ def average_gradients(
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
         return DistributedDataParallel(
             _Loss(module, loss), broadcast_buffers=share_buffers
+        )
+
+
+def check_used(module: nn.Module) -> None:
+    """Refuse parameters without a gradient: the other ranks would wait for them.
+
+    Raises:
+        ConfigError: names some of them.
+    """
+    trained = ((n, p) for n, p in module.named_parameters() if p.requires_grad)
+    unused = [name for name, p in trained if p.grad is None]
+    if unused:
+        raise ConfigError(
+            f"compute_loss does not use {len(unused)} of the parameters:"
+            f" {', '.join(unused[:5])}; with several processes each must get a"
+            " gradient: leave them out of the model, or set requires_grad=False"
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from stable_ssl import distributed
 from stable_ssl.config import ConfigError, masked, to_yaml
 from stable_ssl.loggers.arguments import masked_arguments
 from stable_ssl.loggers.jsonl import JsonLines, unwritable
@@ -112,6 +113,18 @@ class RunFolder:
             with suppress(OSError):
                 temporary.unlink()
             raise unwritable(path, error) from error
+
+
+def open_folder(path: Path | None, fresh: bool) -> RunFolder | Bystander:
+    """Open a run's folder on rank 0, a bystander of it on the others.
+
+    Args:
+        path: as for `RunFolder`, and so is fresh.
+        fresh: see there.
+    """
+    folder = RunFolder(path, fresh) if distributed.rank() == 0 else None
+    path = distributed.broadcast_object(folder and folder.path)
+    return folder or Bystander(path)
 
 
 def mark_failed(path: Path, reason: str) -> None:

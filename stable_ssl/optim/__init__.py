@@ -1,6 +1,11 @@
 """Optimization: parameter groups from a config, LARS, learning-rate schedules."""
 
-from stable_ssl.optim.build import base_lr, build_optimizer, check_optimizer
+from stable_ssl.optim.build import (
+    base_lr,
+    build_optimizer,
+    check_optimizer,
+    left_out,
+)
 from stable_ssl.optim.lars import LARS
 from stable_ssl.optim.schedules import Scheduler, build_schedule, count_steps
 
@@ -12,4 +17,5 @@ __all__ = [
     "build_schedule",
     "check_optimizer",
     "count_steps",
+    "left_out",
 ]

@@ -1,0 +1,44 @@
+"""Data that lack what a run needs, refused before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from stable_ssl.config import ConfigError
+
+
+def check_views(loader: Any, exact: int | None, least: int, method: str) -> None:
+    """Refuse a train loader that makes more or fewer views than a method needs.
+
+    Args:
+        loader: its `views` are counted; one that does not tell passes.
+        exact: views of an image; None asks for `least` or more.
+        least: see `exact`.
+        method: name of the trainer's class, for the message.
+
+    Raises:
+        ConfigError: says how many there are and how many are needed.
+    """
+    found = len(getattr(loader, "views", ()))
+    if found and (found < least or exact not in (None, found)):
+        raise ConfigError(
+            f"data.train.dataset.image_transform makes views: {found}, and"
+            f" {method} needs {exact or f'{least} or more'}; one list of ops is one"
+            " view, a list of lists several, global ones first"
+        )
+
+
+def check_split(mode: str, splits: Iterable[str]) -> None:
+    """Refuse to evaluate a split that the data does not have.
+
+    Args:
+        mode: validate or test.
+        splits: names of the loaders: `val`, or `val_<name>` of several.
+
+    Raises:
+        ConfigError: no such split.
+    """
+    split = {"validate": "val", "test": "test"}[mode]
+    if not any(name.partition("_")[0] == split for name in splits):
+        raise ConfigError(f"mode={mode} needs data.{split}, which is null")

@@ -101,7 +101,9 @@ def test_pictures_of_the_checkpoints_step_stay(tmp_path):
     first = len((tmp_path / "metrics.jsonl").read_text().splitlines()[0]) + 1
     Run(tmp_path, ["tensorboard"], position=first).close()
     assert from_tensorboard(tmp_path)[1] == {"views": 1, "features": 0}
-    assert len(list(tmp_path.glob("wandb/*/files/media/images/figures/*.png"))) == 2
+    assert (
+        len(list(tmp_path.glob("wandb/offline*/files/media/images/figures/*.png"))) == 2
+    )
 
 
 def test_a_value_that_needs_quotes_stays_one_cell(tmp_path):

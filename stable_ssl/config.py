@@ -125,6 +125,7 @@ class Optim:
     steps: int | None = key(None, low=1)  # ... or optimizer steps
     steps_per_epoch: int | None = key(None, low=1)  # null: the whole train data
     groups: list[Any] = field(default_factory=list)  # {pattern, lr, weight_decay, ...}
+    layer_decay: float | None = key(None, above=0, high=1)  # lr's factor a layer down
     scheduler: Schedule = node(Schedule)
 
 
@@ -349,11 +350,16 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
 
     Raises:
         ConfigError: an unknown key, a wrong type, a value out of range, keys that
-            contradict each other.
+            contradict each other, a mandatory value (???) that is missing.
     """
     given = OmegaConf.create(config if config is not None else {})
     given = OmegaConf.create(OmegaConf.to_container(given))  # plain: forced keys show
     given.pop("hydra", None)
+    if missing := OmegaConf.missing_keys(given):
+        key = sorted(missing)[0]
+        raise ConfigError(
+            f"{key} has no value, and this recipe needs one: add {key}=..."
+        )
     schema = OmegaConf.structured(Config)
     known = [f.name for f in dataclasses.fields(Config)]
     for group in given:

@@ -105,8 +105,8 @@ class Blocks(nn.Sequential):
     """
 
     def __init__(self, dim: int, depth: int, heads: int, mlp_ratio: float = 4):
-        blocks = [Block(dim, heads, mlp_ratio) for _ in range(depth)]
-        super().__init__(*blocks, nn.LayerNorm(dim, eps=1e-6))
+        super().__init__(*(Block(dim, heads, mlp_ratio) for _ in range(depth)))
+        self.add_module("norm", nn.LayerNorm(dim, eps=1e-6))
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from stable_ssl.config import ConfigError, Optim, nearest
+from stable_ssl.optim.depth import layer_scales
 from stable_ssl.optim.lars import LARS
 
 GROUP_KEYS = ("pattern", "lr", "weight_decay", "schedule")
@@ -37,7 +38,8 @@ def build_optimizer(
             scale_lr_by: see `base_lr`; scales the groups' lr too. groups: a list of
             {pattern, lr, weight_decay, schedule}; the first regular expression found in
             a parameter's name wins, absent keys are the optimizer's, and
-            `schedule: false` keeps the rate constant. Missing keys are not set.
+            `schedule: false` keeps the rate constant. layer_decay: see `layer_scales`;
+            multiplies the groups' lr too. Missing keys are not set.
         batch_size: samples an optimizer step, over all processes.
         at: where the config stands, to name its keys.
 
@@ -63,6 +65,15 @@ def build_optimizer(
             raise
         hint = nearest(unknown.group(1), accepted) if unknown else ""
         raise ConfigError(f"{at}.optimizer={name} refuses: {error}{hint}") from error
+
+
+def left_out(
+    parameters: Iterable[nn.Parameter], optimizer: Optimizer | None
+) -> list[nn.Parameter]:
+    """Return the parameters that get gradients and are in no group: none, usually."""
+    groups = [] if optimizer is None else optimizer.param_groups
+    own = {id(p) for group in groups for p in group["params"]}
+    return [p for p in parameters if p.requires_grad and id(p) not in own]
 
 
 def check_optimizer(
@@ -204,13 +215,21 @@ def _groups(
     accepted: Mapping,
 ) -> list[dict[str, Any]]:
     """Split the parameters by the first pattern found and by whether they decay."""
-    split: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    for path, parameter in parameters:
+    layer_decay = getattr(config, "layer_decay", None) or 1.0
+    scales = layer_scales(parameters, layer_decay)
+    if layer_decay < 1 and set(scales) == {1.0}:
+        raise ConfigError(
+            f"optim.layer_decay={layer_decay} finds no numbered layers among parameters"
+            f" like {parameters[0][0]}, {parameters[-1][0]}; use optim.groups instead"
+        )
+    split: dict[tuple[int, bool, float], list[nn.Parameter]] = {}
+    for (path, parameter), scale in zip(parameters, scales, strict=True):
         i = next(i for i, rule in enumerate(rules) if rule["pattern"].search(path))
         decay = rules[i].get("weight_decay", getattr(config, "weight_decay", 0))
         alike = not decay and "adapt" not in accepted  # one group costs less a step
-        split.setdefault((i, alike or parameter.ndim > 1), []).append(parameter)
-    matched = {i for i, _ in split}
+        kind = i, alike or parameter.ndim > 1, scale
+        split.setdefault(kind, []).append(parameter)
+    matched = {i for i, _, _ in split}
     for i, rule in enumerate(rules[:-1]):
         if i not in matched:
             raise ConfigError(
@@ -219,9 +238,9 @@ def _groups(
                 f"{parameters[0][0]}, {parameters[-1][0]}"
             )
     groups = []
-    for (i, decays), members in split.items():
+    for (i, decays, scale), members in split.items():
         rule = rules[i]
-        lr = base_lr(config, batch_size, rule.get("lr"))
+        lr = scale * base_lr(config, batch_size, rule.get("lr"))
         scheduled = rule.get("schedule") is not False
         group = {"params": members, "lr": lr, "base_lr": lr, "schedule": scheduled}
         if not decays and "weight_decay" in accepted:

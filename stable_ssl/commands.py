@@ -11,7 +11,7 @@ from collections.abc import Sequence
 COMMANDS = {  # name: home, whose `add_arguments(parser)` and `run(args)` it is
     "table": "stable_ssl.report.tables",
     "plot": "stable_ssl.report.plot",
-    "report": "stable_ssl.report.page",
+    "report": "stable_ssl.report.html",
     "rerun": "stable_ssl.rerun",
 }
 HELP = """\
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     if given and given[0] in ("-h", "--help"):
         print(HELP, flush=True)
-    launch.main()
+    launch.main(given)
 
 
 def _command(name: str, arguments: Sequence[str]) -> int:

@@ -325,7 +325,10 @@ def compose(
 
 def quoted(overrides: Sequence[str]) -> list[str]:
     """Quote the value of `log.run`: 20261120_154400_0 would be read as a number."""
-    return [re.sub(r"^(\+{0,2}log\.run=)([\w.-]+)$", r"\1'\2'", o) for o in overrides]
+    return [
+        re.sub(r"^(\+{0,2}log\.run=)(?!null$)([\w.-]+)$", r"\1'\2'", o)
+        for o in overrides
+    ]
 
 
 def load_config(

@@ -52,12 +52,16 @@ def launch(
     Exits with 2 after one message when the input is wrong, with 1 when a run diverged.
     """
     script = Path(inspect.stack()[1].filename).absolute().parent
-    _run(trainer, config_name, config_path, script)
+    _run(trainer, config_name, config_path, script, sys.argv[1:])
 
 
-def main() -> None:
-    """Run the command `stable-ssl`: the shipped recipes, and those given by `-cd`."""
-    _run(None, None, None, Path.cwd())
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command line: the shipped recipes, and those given by `-cd`.
+
+    Args:
+        argv: arguments after the program's name; None: those of this process.
+    """
+    _run(None, None, None, Path.cwd(), sys.argv[1:] if argv is None else argv)
 
 
 def _run(
@@ -65,9 +69,10 @@ def _run(
     config_name: str | None,
     config_path: str | Path | None,
     script: Path,
+    argv: Sequence[str],
 ) -> None:
     try:
-        command = Command(trainer, config_name, config_path, script, sys.argv[1:])
+        command = Command(trainer, config_name, config_path, script, argv)
         failures = command.execute()
     except ConfigError as error:
         failures = [error]

@@ -41,14 +41,14 @@ def environment(device: torch.device) -> dict[str, Any]:
         "processes": distributed.world_size(),
         "slurm": {k: v for k, v in os.environ.items() if k.startswith(SLURM)},
         "git": {
-            "commit": _git(script, "rev-parse", "HEAD"),
-            "diff": _git(script, "diff", "HEAD"),
+            "commit": git(script, "rev-parse", "HEAD"),
+            "diff": git(script, "diff", "HEAD"),
         },
         "packages": {d.name: d.version for d in distributions()},
     }
 
 
-def _git(folder: Path, *command: str) -> str | None:
+def git(folder: Path, *command: str) -> str | None:
     """Return what git says of the folder of the script, None outside a checkout."""
     try:
         return subprocess.run(

@@ -13,7 +13,14 @@ _HOMES = {
     "overview": "summaries",
     "render": "layout",
     "table": "tables",
-    "learning_curves": "figures",
+    "learning_curves": "learning",
+    "curves": "figures",
+    "sweep": "figures",
+    "heatmap": "figures",
+    "compare": "figures",
+    "spectrum": "figures",
+    "save": "style",
+    "page": "html",
 }
 
 __all__ = list(_HOMES)

@@ -40,6 +40,7 @@ from stable_ssl.data.loader import Skips
 from stable_ssl.data.micro_batches import micro_batches
 from stable_ssl.evaluation.custom import custom_metrics
 from stable_ssl.evaluation.features import first_view
+from stable_ssl.evaluation.gallery import Gallery
 from stable_ssl.evaluation.metrics import Scores
 from stable_ssl.evaluation.monitor import check_monitor
 from stable_ssl.evaluation.online import Online
@@ -47,6 +48,7 @@ from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.records import Records
 from stable_ssl.loggers.run_folder import mark_failed, open_folder
+from stable_ssl.loggers.trackers import check_installed
 from stable_ssl.models.norm import convert_sync_batchnorm
 from stable_ssl.optim import (
     Scheduler,
@@ -70,6 +72,11 @@ def _run(trainer: type, config: dict[str, Any], overrides: list[str]) -> float |
     run = trainer(config)
     run.overrides = overrides
     return run.run()
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    """Return the 2-norm of all of them together, () float32 on the device."""
+    return torch.stack([n.float() for n in torch._foreach_norm(tensors)]).norm()
 
 
 class BaseTrainer(nn.Module):
@@ -269,6 +276,10 @@ class BaseTrainer(nn.Module):
         """Evaluate a split and write its row; say each figure's protocol, if asked."""
         found = self.evaluate(split, self._limit)
         self.report(found)
+        if spectrum := self.online.spectrum:
+            place = {"step": self.step, "epoch": round(self._epochs(self.step), 4)}
+            line = place | {"split": split, "eigenvalues": spectrum}
+            self.records.folder.write_spectrum(line)
         if self.config.mode != "fit":
             where = f"{split} split, epoch {self.epoch}, step {self.step}"
             where += f", seed {self.config.hardware.seed}"
@@ -306,6 +317,7 @@ class BaseTrainer(nn.Module):
     def initialize_run(self) -> None:
         """Join the other processes, choose the device and open the run folder."""
         config, log = self.config, self.config.log
+        check_installed(log.api)
         self.device = distributed.start(config.hardware)
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         if config.hardware.threads is not None:
@@ -455,6 +467,8 @@ class BaseTrainer(nn.Module):
         self._task = "multiclass" if probed else self.task
         classes = self.num_classes if probed or self.predicts else None
         self._metrics = custom_metrics(self.settings.metrics, self._task, classes)
+        kept = not self.config.fast_dev_run
+        self.gallery = Gallery(self.settings.pictures if kept else None)
 
     def load_checkpoint(self) -> None:
         """Resume the full state, or load weights alone, or start afresh."""
@@ -480,9 +494,8 @@ class BaseTrainer(nn.Module):
         if fit:
             self._owns_status = True
             self.records.folder.status("running")
-        self.records.open_rows(
-            None if not fit else state["rows"] if own else 0, self.step
-        )
+        kept = None if not fit else state if own else {}
+        self.records.open_rows(kept, self.config, self.step)
         self.records.folder.describe(
             self.config, self.overrides, environment(self.device)
         )
@@ -505,9 +518,10 @@ class BaseTrainer(nn.Module):
         end = min(self._epoch_batches, steps * self._accumulate)
         may_skip = self.config.data.on_error == "skip"
         skips = Skips(self.train_loader) if may_skip else None
-        for batch, place, step_size in micro_batches(
+        batches = micro_batches(
             self.train_loader, self.epoch, start, end, self._accumulate, self.device
-        ):
+        )
+        for batch, place, step_size in self.records.waiting(batches):
             self.data, self.place, self.step_size = batch, place, step_size
             self.completes_step = place == step_size - 1
             if skips is not None:
@@ -522,12 +536,32 @@ class BaseTrainer(nn.Module):
         self.epoch += 1
         last = self.step == self.total_steps
         evaluation, save = self.settings.eval, self.settings.checkpoint
+        draws, val = self.gallery.due(self.epoch, last), self.splits("val")
+        if draws:
+            self.gallery.open(self.loaders[val[0]] if val else None)
         if last or (
             evaluation.every_n_epochs and self.epoch % evaluation.every_n_epochs == 0
         ):
             self.validate()
+        if draws:
+            self._draw()
         if last or (save.every_n_epochs and self.epoch % save.every_n_epochs == 0):
             self.save_checkpoint()
+
+    def _draw(self) -> None:
+        """Draw pictures, of the images that a validation just now kept."""
+        with self.records.off_the_clock():
+            if self.gallery.waits:  # there was none
+                self.evaluate(self.splits("val")[0], self._limit)
+            if self.rank == 0:
+                for name, path in self.gallery.draw(
+                    self.run_dir / "figures",
+                    self.epoch,
+                    self.step,
+                    self.data,
+                    self.train_loader,
+                ):
+                    self.records.folder.trackers.picture(name, path, self.step)
 
     def train_step(self, batch: Any) -> None:
         """Add a micro-batch's gradient; take the step with its last one."""
@@ -566,6 +600,11 @@ class BaseTrainer(nn.Module):
             own = [p for group in self.optimizer.param_groups for p in group["params"]]
             norm = nn.utils.clip_grad_norm_(own, self._clip)
             self.log({"train/grad_norm": norm})
+        elif self._row_is_due(self.step + 1):  # that step's alone: it costs 1 % of it
+            self.scaler.unscale_(self.optimizer)
+            groups = self.optimizer.param_groups
+            own = [p.grad for group in groups for p in group["params"]]
+            self.log({"train/grad_norm": _norm([g for g in own if g is not None])})
         if self._scales:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -590,7 +629,7 @@ class BaseTrainer(nn.Module):
         if self.online.probe is not None:
             loss = self.online.fit_probe(self.labelled(self.data))
             self.log({"train/probe_loss": loss})
-        if step % log.every_n_steps == 0 or step == self.total_steps:
+        if self._row_is_due(step):
             self._write_row()
         if evaluation.every_n_steps and step % evaluation.every_n_steps == 0:
             self.validate()
@@ -653,6 +692,7 @@ class BaseTrainer(nn.Module):
                 self.eval_step(batch)
                 self.after_eval_step()
                 self.online.collect(batch)
+                self.gallery.collect(batch, loader, self.online.encode)
             self._weight = 1
             self.after_eval_epoch()
             found = self._scores.compute()
@@ -706,6 +746,9 @@ class BaseTrainer(nn.Module):
     def _epochs(self, steps: int) -> float:
         return steps / self.steps_per_epoch if self.steps_per_epoch else self.epoch
 
+    def _row_is_due(self, step: int) -> bool:
+        return step % self.settings.every_n_steps == 0 or step == self.total_steps
+
     def _write_row(self) -> None:
         """Report the means since the last row; a host synchronisation.
 
@@ -715,7 +758,8 @@ class BaseTrainer(nn.Module):
         values = self.records.training.take()
         self._check_finite("train/loss", values.get("train/loss", 0.0))
         values |= {"train/lr": self._lr}
-        self.report(values | self.records.speed(self.step, self.images_per_step))
+        cost = self.records.performance(self.step, self.images_per_step)
+        self.report(values | cost)
 
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
@@ -755,7 +799,7 @@ class BaseTrainer(nn.Module):
             "ranks": distributed.all_gather_object(own),
             "metrics": self.metrics,
             "validated": self._validated,
-            "rows": self.records.folder.rows.position,
+            **self.records.folder.positions,
         }
 
     def save_checkpoint(self) -> None:
@@ -770,10 +814,9 @@ class BaseTrainer(nn.Module):
         for own in state["ranks"]:
             for loss in own["logged"].get("train/loss", [])[-1:]:
                 self._check_finite("train/loss", loss.item())
-        norms = torch._foreach_norm([p.detach() for p in self.parameters()])
-        norm = torch.stack([n.float() for n in norms]).norm().item()
+        norm = _norm([p.detach() for p in self.parameters()]).item()
         self._check_finite("the norm of the weights", norm)
-        self.records.folder.rows.sync()  # the checkpoint refers to a length of the file
+        self.records.folder.sync()  # the checkpoint refers to lengths of the files
         fresh = self._validated == self.step
         value = self.metrics.get(self.settings.monitor) if fresh else None
         if self.rank == 0:

@@ -7,10 +7,7 @@ are nearest to those of a few others, `features` a plane through all features.
 from __future__ import annotations
 
 import colorsys
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,43 +30,6 @@ CLASSES = (  # ten colours that stay apart, Petroff 2021, https://arxiv.org/abs/
     "#3f90da #ffa90e #bd1f01 #832db6 #94a4a2 #a96b59 #e76300 #b9ac70 #717581 #92dadd"
 ).split()
 LETTERS = 11  # of a name beside an image
-STYLE = {"font.size": 8, "font.family": ["DejaVu Sans"]}
-DPI = 160
-
-
-def draw_pictures(
-    folder: Path, epoch: int, step: int, batch: Any, loader: Any, album: Album | None
-) -> Iterator[tuple[str, Path]]:
-    """Draw what can be drawn of a run; yield each picture's name and file.
-
-    Args:
-        folder: where <name>_e<epoch>.png go; the files say their step.
-        epoch: epochs taken.
-        step: optimizer steps taken.
-        batch: of the training, (views, labels) or {name: such a batch}; or None.
-        loader: that made it.
-        album: images and features of an evaluated split; or None.
-    """
-    from matplotlib import style
-
-    draws: list[tuple[str, Callable[[], Figure | None]]] = []
-    if batch is not None:
-        draws.append(("views", partial(draw_views, batch, loader)))
-    if album is not None and len(album) > NEIGHBOURS:
-        draws.append(("neighbours", partial(draw_neighbours, album)))
-        draws.append(("features", partial(draw_features, album)))
-    folder.mkdir(exist_ok=True)
-    for name, draw in draws:
-        with style.context(["default", STYLE]):  # whatever the user's own settings
-            figure = draw()
-            if figure is None:
-                continue
-            path = folder / f"{name}_e{epoch:03d}.png"
-            temporary = path.with_suffix(".tmp")
-            metadata = {"step": str(step), "Software": None}
-            figure.savefig(temporary, format="png", dpi=DPI, metadata=metadata)
-            os.replace(temporary, path)
-        yield name, path
 
 
 # --- views ----------------------------------------------------------------------------

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
 
 from stable_ssl import report
 from stable_ssl.loggers.console import Console
@@ -26,6 +31,7 @@ class Records:
         self.training, self.evaluation = Means(), Means()  # logged, not yet written
         self.last: dict[str, float] = {}  # the last value of everything reported
         self.before = time.perf_counter(), 0  # time and step of the row before
+        self.waited = 0.0  # seconds since then
 
     def open(self, folder: RunFolder | Bystander, quiet: bool = False) -> None:
         """Write to a run folder from now on.
@@ -39,9 +45,20 @@ class Records:
             self.console.silence()
         self.console.copy = folder.say
 
-    def open_rows(self, position: int | None, step: int) -> None:
-        """Open metrics.jsonl at a length in bytes, and start the clock at a step."""
-        self.folder.open_rows(position)
+    def open_rows(
+        self, kept: Mapping[str, int] | None, config: DictConfig, step: int
+    ) -> None:
+        """Open what rows go to, and start the clock.
+
+        Args:
+            kept: as `RunFolder.open_rows` takes it.
+            config: of the run, whose `log.api` mirrors them; nothing does of what is
+                not kept.
+            step: optimizer steps taken.
+        """
+        self.folder.open_rows(kept)
+        if not config.fast_dev_run:
+            self.folder.track(config)
         self.before = time.perf_counter(), step
 
     def say(self, text: str) -> None:
@@ -62,22 +79,43 @@ class Records:
         if not values:
             return
         row = {"step": step, "epoch": round(epoch, 4), "time": time.time()}
-        self.folder.rows.write(row | dict(values))
+        self.folder.write(row | dict(values))
         self.last.update(values)
         if "train/loss" in values:
             self.console.update(step, epoch, epochs, values)
         else:
             self.console.epoch(epoch, epochs, values)
 
-    def speed(self, step: int, images_per_step: int) -> dict[str, float]:
-        """Return images a second since the last call, evaluations left out."""
+    def waiting(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yield batches, and count the time that they take to come."""
+        clock = time.perf_counter
+        while True:
+            start = clock()
+            batch = next(batches, None)
+            self.waited += clock() - start
+            if batch is None:
+                return
+            yield batch
+
+    def performance(self, step: int, images_per_step: int) -> dict[str, float]:
+        """Return what the steps since the last call cost, evaluations left out.
+
+        Returns:
+            Images a second, the share of the time that was spent waiting for batches,
+            and the peak of memory so far: of the GPU, or of this process.
+        """
         now, (then, before) = time.perf_counter(), self.before
-        self.before = now, step
-        return {"perf/images_per_s": (step - before) * images_per_step / (now - then)}
+        seconds, waited = now - then, self.waited
+        self.before, self.waited = (now, step), 0.0
+        return {
+            "perf/images_per_s": (step - before) * images_per_step / seconds,
+            "perf/data_wait": waited / seconds,
+            "perf/memory_gib": peak_memory() / 2**30,
+        }
 
     @contextmanager
     def off_the_clock(self) -> Iterator[None]:
-        """Leave what happens inside out of `speed`."""
+        """Leave what happens inside out of `performance`."""
         start = time.perf_counter()
         yield
         then, step = self.before
@@ -99,3 +137,13 @@ class Records:
         self.console.copy = None
         if self.folder is not None:
             self.folder.close()
+
+
+def peak_memory() -> int:
+    """Return bytes: allocated on the GPU in use, or resident in this process."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    import resource  # of Unix
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -18,6 +18,7 @@ from stable_ssl import distributed
 from stable_ssl.config import ConfigError, masked, to_yaml
 from stable_ssl.loggers.arguments import masked_arguments
 from stable_ssl.loggers.jsonl import JsonLines, unwritable
+from stable_ssl.loggers.trackers import Row, Trackers
 
 
 class RunFolder:
@@ -49,6 +50,9 @@ class RunFolder:
                 " log.folder to a folder that can be written"
             ) from error
         self.rows: JsonLines | None = None
+        self.spectra: JsonLines | None = None  # opened by the first
+        self.trackers = Trackers([], self.path, {}, [])
+        self.ended = "finished"  # or what `status` said last
 
     def describe(
         self, config: DictConfig, overrides: Sequence[str], environment: dict[str, Any]
@@ -70,9 +74,50 @@ class RunFolder:
         launches = json.loads(path.read_text()) if path.exists() else []
         self._write("environment.json", json.dumps([*launches, environment], indent=1))
 
-    def open_rows(self, position: int | None) -> None:
-        """Open metrics.jsonl at a length in bytes; 0 for a fresh run."""
-        self.rows = JsonLines(self.path / "metrics.jsonl", position)
+    def open_rows(self, kept: Mapping[str, int] | None) -> None:
+        """Open metrics.jsonl, and spectra.jsonl where there is one, to append to.
+
+        Args:
+            kept: `positions` to cut the files to first; a missing one is 0. None keeps
+                all.
+        """
+        self.rows = JsonLines(
+            self.path / "metrics.jsonl", None if kept is None else kept.get("rows", 0)
+        )
+        spectra = self.path / "spectra.jsonl"
+        if spectra.exists():
+            position = None if kept is None else kept.get("spectra", 0)
+            self.spectra = JsonLines(spectra, position)
+
+    def track(self, config: DictConfig) -> None:
+        """Mirror the rows, those of an earlier launch too, as `log.api` says."""
+        if config.log.api:
+            lines = (self.path / "metrics.jsonl").read_text().splitlines()
+            rows = [json.loads(line) for line in lines]
+            self.trackers = Trackers(config.log.api, self.path, masked(config), rows)
+
+    def write(self, row: Row) -> None:
+        """Write a row to metrics.jsonl and to its mirrors."""
+        self.rows.write(row)
+        self.trackers.write(row)
+
+    def write_spectrum(self, line: Mapping[str, Any]) -> None:
+        """Append a line to spectra.jsonl."""
+        if self.spectra is None:
+            self.spectra = JsonLines(self.path / "spectra.jsonl")
+        self.spectra.write(line)
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """The lengths in bytes of what `open_rows` opened."""
+        spectra = 0 if self.spectra is None else self.spectra.position
+        return {"rows": self.rows.position, "spectra": spectra}
+
+    def sync(self) -> None:
+        """Wait until rows and spectra are on the disk."""
+        self.rows.sync()
+        if self.spectra is not None:
+            self.spectra.sync()
 
     def status(self, status: str, reason: str = "") -> None:
         """Write status.json: running, finished, preempted, diverged or failed.
@@ -80,6 +125,7 @@ class RunFolder:
         Where it cannot be written, a warning says so: what ends the run, perhaps the
         same full disk, must be heard.
         """
+        self.ended = status
         try:
             self._write("status.json", json.dumps({"status": status, "reason": reason}))
         except ConfigError as error:
@@ -97,9 +143,11 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the files; delete a temporary folder."""
+        self.trackers.close(self.ended)
         self.console.close()
-        if self.rows is not None:
-            self.rows.close()
+        for lines in (self.rows, self.spectra):
+            if lines is not None:
+                lines.close()
         if self.temporary is not None:
             self.temporary.cleanup()
 
@@ -142,15 +190,15 @@ class Bystander:
         path: as rank 0 has it.
     """
 
-    position = 0  # of the rows that it does not write
-
     def __init__(self, path: Path):
-        self.path, self.rows = path, self
+        self.path = path
+        self.positions: dict[str, int] = {}  # of what it does not write
 
     def ignore(self, *args: Any) -> None:
         """Do nothing, as every method here."""
 
-    describe = open_rows = status = say = close = write = sync = ignore
+    describe = open_rows = track = status = say = close = ignore
+    write = write_spectrum = sync = ignore
 
 
 def _tree(value: Mapping[str, Any], indent: str = "") -> list[str]:

@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 from torch.nn.functional import cosine_similarity
 
+from stable_ssl.config import Pictures
 from stable_ssl.data.augment import build_ops
 from stable_ssl.evaluation.album import IMAGES, Album, thumbnails
+from stable_ssl.evaluation.gallery import Gallery
 from stable_ssl.evaluation.pictures import (
     NEIGHBOURS,
     RIGHT,
@@ -20,7 +22,6 @@ from stable_ssl.evaluation.pictures import (
     class_names,
     draw_features,
     draw_neighbours,
-    draw_pictures,
     draw_views,
     plane,
     spread,
@@ -62,6 +63,13 @@ def album(n=60, classes=4, dim=8, labels=True):
         own = y[part] if labels else torch.full((len(part),), -1)
         kept.collect(uniform(len(part), 1, 8, 8), features, own)
     return kept
+
+
+def drawn(folder, batch, made_by, kept, epoch=7, step=63):
+    """Return what a gallery draws: [(name, path)]."""
+    gallery = Gallery(None)
+    gallery.album = kept
+    return list(gallery.draw(folder, epoch, step, batch, made_by))
 
 
 def width(path):
@@ -118,9 +126,9 @@ def test_thumbnails_are_small_and_keep_their_shape():
 
 def test_files_are_named_by_epoch_and_say_their_step(tmp_path):
     batch = [uniform(10, 3, 8, 8)] * 2, torch.arange(10)
-    drawn = list(draw_pictures(tmp_path, 7, 63, batch, loader(2), album()))
-    assert [name for name, _ in drawn] == ["views", "neighbours", "features"]
-    for name, path in drawn:
+    pictures = drawn(tmp_path, batch, loader(2), album())
+    assert [name for name, _ in pictures] == ["views", "neighbours", "features"]
+    for name, path in pictures:
         assert path == tmp_path / f"{name}_e007.png"
         with Image.open(path) as image:
             assert image.info["step"] == "63" and min(image.size) > 200
@@ -131,8 +139,8 @@ def test_equal_runs_draw_equal_files(tmp_path):
     batch, kept = (uniform(10, 3, 8, 8), torch.arange(10)), album()
     files = []
     for _ in range(2):
-        drawn = draw_pictures(tmp_path, 7, 63, batch, loader(), kept)
-        files.append([path.read_bytes() for _, path in drawn])
+        pictures = drawn(tmp_path, batch, loader(), kept)
+        files.append([path.read_bytes() for _, path in pictures])
     assert files[0] == files[1]
 
 
@@ -227,21 +235,49 @@ def test_images_without_labels_have_neighbours_without_frames(tmp_path):
     kept = album(labels=False)
     assert kept.labels() is None
     assert not draw_neighbours(kept).axes[0].patches
-    drawn = [name for name, _ in draw_pictures(tmp_path, 1, 1, None, None, kept)]
-    assert drawn == ["neighbours", "features"]
+    names = [name for name, _ in drawn(tmp_path, None, None, kept)]
+    assert names == ["neighbours", "features"]
 
 
 def test_few_images_are_no_album(tmp_path):
-    assert not list(draw_pictures(tmp_path, 1, 1, None, None, album(NEIGHBOURS)))
+    assert not drawn(tmp_path, None, None, album(NEIGHBOURS))
+
+
+def test_a_failing_picture_is_a_warning_and_the_others_are_drawn(tmp_path):
+    kept = album()
+    kept.parts[0][1][0] = float("nan")  # as of a model that diverges
+    with pytest.warns(UserWarning, match="no picture of features was drawn"):
+        names = [name for name, _ in drawn(tmp_path, None, None, kept)]
+    assert names == ["neighbours"]
+    (tmp_path / "full").write_text("a file")
+    batch = uniform(9, 3, 8, 8), torch.arange(9)
+    with pytest.warns(UserWarning, match="no picture of views was drawn"):
+        assert not drawn(tmp_path / "full", batch, loader(), None)
+    gallery = Gallery(None)
+    gallery.open(loader())
+    with pytest.warns(UserWarning, match="no picture of neighbours and features"):
+        batch = uniform(9, 3, 8, 8), {"no": "tensor"}
+        gallery.collect(batch, gallery.album.loader, lambda x: x.flatten(1))
+    assert gallery.album is None
+
+
+def test_pictures_are_due_every_few_epochs_and_at_the_end():
+    def due(config, epochs=6):
+        gallery = Gallery(config)
+        return [e for e in range(1, epochs + 1) if gallery.due(e, e == epochs)]
+
+    assert due(None) == []
+    assert due(Pictures()) == [6]
+    assert due(Pictures(every_n_epochs=4)) == [4, 6]
 
 
 def test_pyplot_is_not_touched(tmp_path):
     code = (
         "import sys, torch; from pathlib import Path;"
-        "from stable_ssl.evaluation.pictures import draw_pictures;"
+        "from stable_ssl.evaluation.gallery import Gallery;"
         "batch = (torch.rand(9, 3, 8, 8), torch.arange(9));"
         f"folder = Path({str(tmp_path)!r});"
-        "drawn = list(draw_pictures(folder, 1, 1, batch, None, None));"
+        "drawn = list(Gallery(None).draw(folder, 1, 1, batch, None));"
         "print(len(drawn), 'matplotlib.pyplot' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

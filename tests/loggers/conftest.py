@@ -102,7 +102,7 @@ def from_wandb(run_dir, count):
                     kept = {k: v for k, v in row.items() if k[0] != "_"}
                     kept = {k: v for k, v in kept.items() if not isinstance(v, dict)}
                     rows[row["_step"]] = kept
-        if len(rows) >= count:
+        if config and len(rows) >= count:
             break
         time.sleep(0.1)
     return [rows[i] for i in sorted(rows)], ids, config

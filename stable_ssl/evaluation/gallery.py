@@ -1,0 +1,116 @@
+"""When pictures of a run are drawn, from what, and that they never disturb it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from stable_ssl.evaluation.album import Album
+from stable_ssl.evaluation.features import first_view
+from stable_ssl.evaluation.pictures import (
+    NEIGHBOURS,
+    draw_features,
+    draw_neighbours,
+    draw_views,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STYLE = {"font.size": 8, "font.family": ["DejaVu Sans"]}
+DPI = 160
+
+
+class Gallery:
+    """Collect what is to be drawn while a split is evaluated, then draw it.
+
+    What fails is a warning: a picture is no reason to lose a run.
+
+    Args:
+        config: group `log.pictures`; None draws nothing.
+    """
+
+    def __init__(self, config: Any):
+        self.config = config
+        self.album: Album | None = None
+
+    def due(self, epoch: int, last: bool) -> bool:
+        """Return whether pictures are drawn after so many epochs; at the last, too."""
+        every = self.config and self.config.every_n_epochs
+        return self.config is not None and bool(last or (every and epoch % every == 0))
+
+    def open(self, loader: Any) -> None:
+        """Keep images of this loader when it is evaluated; None keeps nothing."""
+        self.album = None if loader is None else Album(loader)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a split is still to be seen."""
+        return self.album is not None and not len(self.album)
+
+    def collect(self, batch: tuple[Any, Tensor], loader: Any, encode: Callable) -> None:
+        """Keep some of a batch if its split is the one."""
+        if self.album is None or self.album.loader is not loader:
+            return
+        x, labels = batch
+        view = first_view(x)
+        features = encode(view)
+        try:
+            self.album.collect(view, features, labels)
+        except Exception as error:
+            self.album = None
+            _warn("neighbours and features", error)
+
+    def draw(
+        self, folder: Path, epoch: int, step: int, batch: Any, loader: Any
+    ) -> Iterator[tuple[str, Path]]:
+        """Draw what can be drawn; yield each picture's name and file.
+
+        Args:
+            folder: where <name>_e<epoch>.png go; the files say their step.
+            epoch: epochs taken.
+            step: optimizer steps taken.
+            batch: of the training, (views, labels) or {name: such a batch}; or None.
+            loader: that made it.
+        """
+        album, self.album = self.album, None
+        draws: dict[str, Callable[[], Figure | None]] = {}
+        if batch is not None:
+            draws["views"] = lambda: draw_views(batch, loader)
+        if album is not None and len(album) > NEIGHBOURS:
+            draws["neighbours"] = lambda: draw_neighbours(album)
+            draws["features"] = lambda: draw_features(album)
+        for name, draw in draws.items():
+            path = folder / f"{name}_e{epoch:03d}.png"
+            try:
+                drawn = _save(draw, path, step)
+            except Exception as error:
+                _warn(name, error)
+            else:
+                if drawn:
+                    yield name, path
+
+
+def _save(draw: Callable[[], Figure | None], path: Path, step: int) -> bool:
+    """Write a picture, all or nothing; return whether there is one."""
+    from matplotlib import style
+
+    with style.context(["default", STYLE]):  # whatever the user's own settings
+        figure = draw()
+        if figure is None:
+            return False
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        metadata = {"step": str(step), "Software": None}
+        figure.savefig(temporary, format="png", dpi=DPI, metadata=metadata)
+        os.replace(temporary, path)
+    return True
+
+
+def _warn(what: str, error: Exception) -> None:
+    warnings.warn(f"no picture of {what} was drawn: {error!r}", stacklevel=3)

@@ -16,7 +16,10 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["stable_ssl*"]), "stable_ssl.recipes"],
     package_dir={"stable_ssl.recipes": "runs/configs"},
-    package_data={"stable_ssl.recipes": ["*.yaml", "*/*.yaml"]},
+    package_data={
+        "stable_ssl.recipes": ["*.yaml", "*/*.yaml"],
+        "stable_ssl.report": ["assets/*"],
+    },
     install_requires=[
         "torch>=2.5",
         "torchvision",

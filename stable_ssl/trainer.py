@@ -536,23 +536,24 @@ class BaseTrainer(nn.Module):
         self.epoch += 1
         last = self.step == self.total_steps
         evaluation, save = self.settings.eval, self.settings.checkpoint
-        draws, val = self.gallery.due(self.epoch, last), self.splits("val")
+        draws, before = self.gallery.due(self.epoch, last), self._validated
         if draws:
+            val = self.splits("val")
             self.gallery.open(self.loaders[val[0]] if val else None)
         if last or (
             evaluation.every_n_epochs and self.epoch % evaluation.every_n_epochs == 0
         ):
             self.validate()
         if draws:
-            self._draw()
+            self._draw(seen=self._validated != before)
         if last or (save.every_n_epochs and self.epoch % save.every_n_epochs == 0):
             self.save_checkpoint()
 
-    def _draw(self) -> None:
-        """Draw pictures, of the images that a validation just now kept."""
+    def _draw(self, seen: bool) -> None:
+        """Draw pictures, of images that a validation kept just now if one was seen."""
         with self.records.off_the_clock():
-            if self.gallery.waits:  # there was none
-                self.evaluate(self.splits("val")[0], self._limit)
+            if not seen and (val := self.splits("val")):
+                self.evaluate(val[0], self._limit)
             if self.rank == 0:
                 for name, path in self.gallery.draw(
                     self.run_dir / "figures",
@@ -604,7 +605,8 @@ class BaseTrainer(nn.Module):
             self.scaler.unscale_(self.optimizer)
             groups = self.optimizer.param_groups
             own = [p.grad for group in groups for p in group["params"]]
-            self.log({"train/grad_norm": _norm([g for g in own if g is not None])})
+            if own := [gradient for gradient in own if gradient is not None]:
+                self.log({"train/grad_norm": _norm(own)})
         if self._scales:
             self.scaler.step(self.optimizer)
             self.scaler.update()

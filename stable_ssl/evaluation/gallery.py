@@ -48,11 +48,6 @@ class Gallery:
         """Keep images of this loader when it is evaluated; None keeps nothing."""
         self.album = None if loader is None else Album(loader)
 
-    @property
-    def waits(self) -> bool:
-        """Whether a split is still to be seen."""
-        return self.album is not None and not len(self.album)
-
     def collect(self, batch: tuple[Any, Tensor], loader: Any, encode: Callable) -> None:
         """Keep some of a batch if its split is the one."""
         if self.album is None or self.album.loader is not loader:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv as csv_module
 import io
 import math
-from collections.abc import Callable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from stable_ssl.report import keys
 from stable_ssl.report.layout import Table, render
-from stable_ssl.report.words import axis, is_accuracy
+from stable_ssl.report.words import axis, is_accuracy, named, spelled
 
 if TYPE_CHECKING:
     from stable_ssl.report.tables import Cell, MeanTable
@@ -22,7 +21,7 @@ LATEX = str.maketrans(
     {c: rf"\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
-    | {"±": r"$\pm$", "\n": " "}
+    | {"±": r"$\pm$", "[": "{[}", "*": "{*}"}  # \\ would take [ and * as its own
 )
 
 
@@ -37,7 +36,7 @@ def text(table: MeanTable, width: int = 120) -> str:
 
     legend = ["* best of its column"] * ("best" in marks)
     legend += [f"= {EQUAL}"] * ("equal" in marks)
-    header = _joined(table, str)
+    header = _joined(table, printed=False)
     body = [[*side, *map(marked, cells)] for side, cells in table.lines()]
     columns = [*table.rows, *header]
     return render(Table(table.caption, columns, body, notes=["; ".join(legend)]), width)
@@ -45,13 +44,14 @@ def text(table: MeanTable, width: int = 120) -> str:
 
 def markdown(table: MeanTable) -> str:
     """Return a table and its caption; the best of a column and its equals in bold."""
-    header = _joined(table, axis)
+    header = _joined(table, printed=True)
     lines = [
         [*map(axis, table.rows), *header],
         [":--"] * len(table.rows) + ["--:"] * len(header),
     ]
     for side, cells in table.lines():
-        lines.append([*side, *(_bold(table, cell, "**{}**") for cell in cells)])
+        bold = [_bold(table, cell, "**{}**") for cell in cells]
+        lines.append([*map(spelled, table.rows, side), *bold])
     escaped = ([text.replace("|", r"\|") for text in line] for line in lines)
     rows = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
     return f"{rows}\n{_explained(table)}\n"
@@ -87,34 +87,36 @@ def latex(table: MeanTable) -> str:
     header = _levels(table)
     for depth in range(1, len(header)):
         lines += _spanning(list(zip(*header[:depth], strict=True)), own)
-    lines += [_line([*map(axis, table.rows), *header[-1]]), r"\midrule"]
+    names = [t.translate(LATEX) for t in (*map(axis, table.rows), *header[-1])]
+    lines += [" & ".join(names) + r" \\", r"\midrule"]
     for side, cells in table.lines():
         bold = [_bold(table, cell, r"\textbf{{{}}}", LATEX) for cell in cells]
-        lines.append(" & ".join([*(s.translate(LATEX) for s in side), *bold]) + r" \\")
+        words = [t.translate(LATEX) for t in map(spelled, table.rows, side)]
+        lines.append(" & ".join([*words, *bold]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _joined(table: MeanTable, words: Callable[[str], str]) -> list[str]:
-    """Return a text a column: "test/acc1, optim.lr=0.1" or "learning rate 0.1"."""
-    sign = "=" if words is str else " "
-    lines = [
-        [f"{words(key)}{sign}{t}" for t in texts]
-        if key and keys.numeric(texts)
-        else texts
-        if key
-        else map(words, texts)
-        for key, texts in table.header()
-    ]
+def _joined(table: MeanTable, printed: bool) -> list[str]:
+    """Return a text a column: "optim.lr=0.1", "learning rate 0.1" if printed."""
+    lines = []
+    for key, texts in table.header():
+        if printed:
+            lines.append([named(key, text) if key else axis(text) for text in texts])
+        else:
+            lines.append([f"{key}={text}" if key else text for text in texts])
     return [", ".join(texts) for texts in zip(*lines, strict=True)]
 
 
-def _levels(table: MeanTable) -> list[tuple[str, ...]]:
+def _levels(table: MeanTable) -> list[list[str]]:
     """Return the lines above the columns, a key's name above values of numbers."""
     levels = []
     for key, texts in table.header():
-        if key and keys.numeric(texts):
-            levels.append((axis(key),) * len(texts))
-        levels.append(texts if key else tuple(map(axis, texts)))
+        if not key:
+            levels.append([axis(metric) for metric in texts])
+        elif keys.numeric(texts):
+            levels += [[axis(key)] * len(texts), list(texts)]
+        else:
+            levels.append([named(key, text) for text in texts])
     return levels
 
 
@@ -132,10 +134,6 @@ def _spanning(columns: list[tuple[str, ...]], own: int) -> list[str]:
         rules.append(rf"\cmidrule(lr){{{start}-{start + n - 1}}}")
         start += n
     return [" & ".join(cells) + r" \\", " ".join(rules)]
-
-
-def _line(cells: list[str]) -> str:
-    return " & ".join(cell.translate(LATEX) for cell in cells) + r" \\"
 
 
 def _bold(table: MeanTable, cell: Cell, face: str, escape: dict | None = None) -> str:

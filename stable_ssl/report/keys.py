@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stable_ssl.config import ConfigError, nearest
-from stable_ssl.report.words import NONE, better, order
+from stable_ssl.report.words import NONE, better, is_number, order
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -45,8 +45,9 @@ def keys(runs: DataFrame) -> list[str]:
 
 
 def metrics(runs: DataFrame) -> list[str]:
-    """Return the metrics among the columns of a frame of runs, test before val."""
+    """Return the metrics that a frame of runs has values of, test before val."""
     found = [n for n in runs if "/" in n and not n.startswith("perf/")]
+    found = [name for name in found if runs[name].notna().any()]
     splits = ["test", "val"]
 
     def place(name: str) -> tuple:
@@ -110,8 +111,8 @@ def when(runs: DataFrame) -> str:
 
 
 def numeric(texts: Iterable[str]) -> bool:
-    """Return whether all values are numbers, so that they need the key's name."""
-    return all(rank(text)[0] == 0 for text in texts)
+    """Return whether all values are numbers."""
+    return all(is_number(text) for text in texts)
 
 
 def groups(runs: DataFrame, names: Sequence[str]) -> dict[tuple[str, ...], DataFrame]:
@@ -124,10 +125,7 @@ def groups(runs: DataFrame, names: Sequence[str]) -> dict[tuple[str, ...], DataF
 
 def rank(text: str) -> tuple[int, float, str]:
     """Return a key to sort values by: numbers by size, then words."""
-    try:
-        return 0, float(text), text
-    except ValueError:
-        return 1, 0.0, text
+    return (0, float(text), text) if is_number(text) else (1, 0.0, text)
 
 
 # --- what to say ----------------------------------------------------------------------

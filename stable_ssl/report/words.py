@@ -23,6 +23,30 @@ SHORT = {  # what a last name alone would not tell
     "map": "mean average precision",
     "grad_norm": "gradient norm",
 }
+SPELLED = {  # names in a config as their papers write them
+    "barlow_twins": "Barlow Twins",
+    "byol": "BYOL",
+    "dino": "DINO",
+    "fixmatch": "FixMatch",
+    "ijepa": "I-JEPA",
+    "lejepa": "LeJEPA",
+    "mae": "MAE",
+    "mean_teacher": "Mean Teacher",
+    "moco_v3": "MoCo v3",
+    "multitask": "multi-task",
+    "nnclr": "NNCLR",
+    "simclr": "SimCLR",
+    "simsiam": "SimSiam",
+    "supcon": "SupCon",
+    "swav": "SwAV",
+    "vicreg": "VICReg",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "stl10": "STL-10",
+    "svhn": "SVHN",
+    "mnist": "MNIST",
+    "imagenet": "ImageNet",
+}
 LOW = re.compile(r"(^|_)(loss|error|nll|mse|mae|rmse|ece|perplexity)$")
 HIGH = re.compile(r"(^|_)(acc\d*|auroc|ap|map|f1|precision|recall|kappa)$")
 
@@ -44,6 +68,28 @@ def axis(name: str) -> str:
         return f"{split} {SHORT.get(metric, metric.replace('_', ' '))}"
     parts = name.removesuffix(".name").split(".")
     return SHORT.get(name, parts[-1].replace("_", " "))
+
+
+def spelled(key: str, text: str) -> str:
+    """Return a value of a key for print: "I-JEPA" for ijepa of model.name."""
+    return SPELLED.get(text, text) if key.endswith(".name") else text
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text reads as a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def named(key: str, text: str) -> str:
+    """Return a value that says of what it is: "temperature 0.5", "SimCLR"."""
+    if text == NONE:
+        return f"no {axis(key)}"
+    plain = is_number(text) or text in ("True", "False")
+    return f"{axis(key)} {text}" if plain else spelled(key, text)
 
 
 def better(metric: str) -> str | None:

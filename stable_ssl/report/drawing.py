@@ -1,0 +1,126 @@
+"""What figures are made of: bands, error bars with their seeds, legends, ticks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+from stable_ssl.report.groups import Group
+from stable_ssl.report.statistics import Sample
+from stable_ssl.report.style import HEIGHTS, SPARSE, WIDTHS, panels
+from stable_ssl.report.words import axis, is_accuracy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SEEDS = {"s": 5, "alpha": 0.45, "linewidths": 0, "zorder": 2.5}  # a point a seed
+BARS = {"capsize": 2, "elinewidth": 0.9, "capthick": 0.9, "markersize": 3.5}
+
+
+def canvas(style: str, height: float | None = None) -> tuple[Figure, Axes]:
+    """Return a figure with one panel, a column wide."""
+    figure, (axes,) = panels(WIDTHS[style], height or HEIGHTS[style])
+    return figure, axes
+
+
+def band(axes: Axes, x: Any, seeds: Any, interval: str, group: Group) -> None:
+    """Draw the mean of seeds (n, points), and its spread."""
+    import numpy as np
+
+    samples = [Sample(tuple(column)) for column in seeds.T]
+    mean = np.array([s.mean for s in samples])
+    marker = "o" if len(x) <= SPARSE else None
+    axes.plot(x, mean, group.dash, color=group.colour, label=group.label, marker=marker)
+    if len(seeds) > 1:
+        spread = np.array([s.spread(interval) for s in samples])
+        axes.fill_between(
+            x, mean - spread, mean + spread, color=group.colour, alpha=0.18, linewidth=0
+        )
+
+
+def bars(
+    axes: Axes,
+    at: Sequence[float],
+    found: Sequence[Sample],
+    interval: str,
+    group: Group,
+    joined: bool,
+    below: float | None = None,
+) -> None:
+    """Draw means with their spreads, and a small point for each seed.
+
+    Args:
+        axes: to draw on.
+        at: place of each sample.
+        found: the samples.
+        interval: std or ci95.
+        group: whose look they have.
+        joined: whether a line joins the means.
+        below: None: upwards; else across, the seeds so far below their mean.
+    """
+    import numpy as np
+
+    means = [s.mean for s in found]
+    spreads = np.nan_to_num([s.spread(interval) for s in found])
+    flat = [(place, v) for place, s in zip(at, found, strict=True) for v in s.values]
+    places, values = zip(*flat, strict=True)
+    line = group.dash if joined else "none"
+    look = {"color": group.colour, "label": group.label, "fmt": "o", "ls": line} | BARS
+    if below is not None:
+        axes.errorbar(means, at, xerr=spreads, **look)
+        axes.scatter(values, [p - below for p in places], color=[group.colour], **SEEDS)
+    else:
+        axes.errorbar(at, means, yerr=spreads, **look)
+        axes.scatter(places, values, color=[group.colour], **SEEDS)
+
+
+def dodge(number: int, of: int) -> float:
+    """Return how far a group stands beside its place, of 1 between places."""
+    return (number - (of - 1) / 2) * 0.7 / of
+
+
+def finish(
+    figure: Figure,
+    axes: Axes,
+    value: str,
+    groups: Sequence[Group],
+    across: bool = False,
+) -> None:
+    """Label the metric's axis, keep accuracies below 100 %, set ticks and legend."""
+    of_metric = axes.xaxis if across else axes.yaxis
+    figure.set_label(value)
+    room = 60 if across else int(figure.get_figheight() * 14)  # characters of 8 pt
+    of_metric.set_label_text("\n".join(wrap(axis(value), room)))
+    if is_accuracy(value):
+        low, high = of_metric.get_view_interval()
+        limits = max(low, -1.0), min(high, 101.0)
+        (axes.set_xlim if across else axes.set_ylim)(*limits)
+    sparse_ticks(of_metric)
+    legend(figure, groups)
+
+
+def sparse_ticks(axis: Any, whole: bool = False) -> None:
+    """Set six ticks at most, at round numbers, or at whole ones."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], integer=whole))
+
+
+def legend(figure: Figure, groups: Sequence[Group]) -> None:
+    """Name the groups above the panel, in as many columns as fit."""
+    if len(groups) < 2:
+        return
+    sizes = sorted((0.45 + 0.057 * len(group.label) for group in groups), reverse=True)
+    fits = [
+        n for n in range(1, len(groups) + 1) if sum(sizes[:n]) < figure.get_figwidth()
+    ]
+    figure.legend(
+        loc="outside upper center",
+        ncols=max(fits, default=1),
+        columnspacing=1.2,
+        handlelength=1.6,
+        handletextpad=0.5,
+        title=groups[0].title,
+    )

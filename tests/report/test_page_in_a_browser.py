@@ -208,6 +208,8 @@ def test_filters_know_columns_words_statuses_and_per_cent(make_run, visit):
         ("knn_acc1>0.88", ["r019"]),
         ("BROKEN", ["broken"]),
         ("status=failed", ["broken"]),
+        ("model.name=simclr seed=9", ["broken"]),  # a key that all runs share
+        ("name=byol", []),
         ("lr>2 nonsense", []),
     ]:
         page.filter(text)

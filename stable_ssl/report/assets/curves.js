@@ -1,5 +1,7 @@
 // Lines of the ticked runs: their colours, and values smoothed or averaged over seeds.
 
+const DASHES = ["", "6 3", "2 3", "8 3 2 3"]; // once the colours are used up
+const GRID = 400; // points of a mean over seeds
 const RAMP = [
   [68, 1, 84],
   [59, 82, 139],
@@ -7,19 +9,22 @@ const RAMP = [
   [70, 178, 105],
   [163, 190, 40],
 ];
+
+// dark to light with rising values, told apart without colour
 function ramp(share) {
-  // dark to light with rising values, told apart without colour
-  const at = share * (RAMP.length - 1),
-    i = Math.min(Math.floor(at), RAMP.length - 2);
+  const at = share * (RAMP.length - 1);
+  const i = Math.min(Math.floor(at), RAMP.length - 2);
   const mixed = RAMP[i].map((low, c) => Math.round(low + (at - i) * (RAMP[i + 1][c] - low)));
   return `rgb(${mixed.join(" ")})`;
 }
+
 function nth(slot) {
   const n = report.colours.length;
   return { hue: report.colours[slot % n], dash: DASHES[Math.floor(slot / n) % DASHES.length] };
 }
+
+// returns run => {hue, dash, value}
 function painter() {
-  // returns run => {hue, dash, value}
   const key = keys.find(one => one.name === state.colour);
   if (!key) {
     const places = new Map(groups().flatMap((group, i) => group.map(run => [run.index, i])));
@@ -44,6 +49,7 @@ function painter() {
     value: key.values[run.index],
   });
 }
+
 function swatch({ hue, dash }) {
   return draw(
     "svg",
@@ -51,11 +57,12 @@ function swatch({ hue, dash }) {
     draw("path", { class: "line", hue, d: "M1 6H21", "stroke-dasharray": dash }),
   );
 }
+
+// few keys that tell the ticked runs apart, those given by hand first
 function telling() {
-  // few keys that tell the ticked runs apart, those given by hand first
   const some = chosen();
-  let groups = some.map(() => ""),
-    told = [];
+  const told = [];
+  let groups = some.map(() => "");
   for (const key of [...keys.filter(key => key.given), ...keys.filter(key => !key.given)]) {
     const finer = some.map((run, i) => `${groups[i]}\n${text(key.values[run.index])}`);
     if (new Set(finer).size > new Set(groups).size) {
@@ -65,13 +72,14 @@ function telling() {
   }
   return told;
 }
+
 const describe = (run, told) =>
   told
     .filter(key => text(key.values[run.index]) !== "")
     .map(key => `${key.short} ${text(key.values[run.index])}`)
     .join(", ");
+// [[run, ...]]: one line each
 function groups() {
-  // [[run, ...]]: one line each
   if (!state.mean) return chosen().map(run => [run]);
   const same = new Map();
   for (const run of chosen()) {
@@ -82,41 +90,38 @@ function groups() {
   }
   return [...same.values()];
 }
-function label(group) {
+
+function label(group, told, n = group.length) {
   if (!state.mean) return group[0].name;
-  const words = describe(
-    group[0],
-    telling().filter(key => key.name !== SEED),
-  );
-  return `${words || group[0].name} (n=${group.length})`;
+  const shared = told.filter(key => key.name !== SEED);
+  return `${describe(group[0], shared) || group[0].name} (n=${n})`;
 }
 
 function points(run, metric) {
-  const content = contentOf(run),
-    found = content.of[metric.name];
-  if (!found) return [];
-  const clock = content[state.x],
-    scale = metric.share ? 100 : 1;
-  return found[0]
-    .map((row, i) => [clock[row], typeof found[1][i] === "number" ? scale * found[1][i] : null])
+  const content = contentOf(run);
+  const [places, values] = content.of[metric.name] ?? [[], []];
+  const scale = metric.share ? 100 : 1;
+  return places
+    .map((row, i) => [content[state.x][row], values[i] === null ? null : scale * values[i]])
     .filter(([x]) => x !== null && (!state.logX || x > 0));
 }
+
+// exponential mean, without the bias of its start
 function smoothed(curve) {
-  // exponential mean, without the bias of its start
-  let sum = 0,
-    weight = 0;
-  return !state.smooth
-    ? curve
-    : curve.map(([x, y]) => {
-        if (y === null) return [x, y];
-        sum = state.smooth * sum + (1 - state.smooth) * y;
-        weight = state.smooth * weight + 1 - state.smooth;
-        return [x, sum / weight];
-      });
+  const keep = state.smooth;
+  let sum = 0;
+  let weight = 0;
+  return curve.map(([x, y]) => {
+    if (y === null) return [x, y];
+    sum = keep * sum + (1 - keep) * y;
+    weight = keep * weight + (1 - keep);
+    return [x, keep ? sum / weight : y];
+  });
 }
+
+// linear; null outside of the curve and in a gap
 function between(curve, x) {
-  // linear
-  let i = curve.findIndex(([at]) => at >= x);
+  const i = curve.findIndex(([at]) => at >= x);
   if (i < 0) return null;
   const [x1, y1] = curve[i];
   if (x1 === x) return y1;
@@ -124,14 +129,15 @@ function between(curve, x) {
   const [x0, y0] = curve[i - 1];
   return y0 + ((y1 - y0) * (x - x0)) / (x1 - x0);
 }
+
+// [[x, mean, deviation]], where all curves reach
 function averaged(curves) {
-  // mean and deviation where at least two curves reach
   const from = Math.max(...curves.map(curve => curve[0][0]));
   const to = Math.min(...curves.map(curve => curve.at(-1)[0]));
   let grid = [...new Set(curves.flat().map(([x]) => x))]
     .filter(x => x >= from && x <= to)
     .sort((a, b) => a - b);
-  const step = Math.ceil(grid.length / 400);
+  const step = Math.ceil(grid.length / GRID);
   grid = grid.filter((_, i) => i % step === 0 || i === grid.length - 1);
   return grid.map(x => {
     const values = curves.map(curve => between(curve, x));
@@ -141,23 +147,21 @@ function averaged(curves) {
     return [x, mean, Math.sqrt(squares / Math.max(1, values.length - 1))];
   });
 }
+
+// [{curve, band, raw, label, hue, dash}]: the lines of a chart
 function series(metric) {
   const paint = painter();
-  return groups()
-    .flatMap(group => {
-      const raw = group.map(run => points(run, metric)).filter(curve => curve.length);
-      if (!raw.length) return [];
-      const curves = raw.map(smoothed),
-        band = curves.length > 1;
-      return [
-        {
-          ...paint(group[0]),
-          label: label(group),
-          band,
-          curve: band ? averaged(curves) : curves[0],
-          raw: state.smooth && !band ? raw[0] : null,
-        },
-      ];
-    })
-    .filter(one => one.curve.length);
+  const told = telling();
+  const lines = groups().map(group => {
+    const raw = group.map(run => points(run, metric)).filter(curve => curve.length);
+    const band = raw.length > 1;
+    return {
+      ...paint(group[0]),
+      label: label(group, told, raw.length),
+      band,
+      curve: band ? averaged(raw.map(smoothed)) : smoothed(raw[0] ?? []),
+      raw: state.smooth && !band ? raw[0] : null,
+    };
+  });
+  return lines.filter(line => line.curve.length);
 }

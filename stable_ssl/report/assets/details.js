@@ -1,271 +1,225 @@
 // Of the ticked runs: differences, pictures, how to reproduce them; and of the page itself.
 
+const COMPARED = 12; // runs side by side in the differences
+const CARDS = 30; // runs with pictures and commands
+const VERSIONS = ["torch", "torchvision", "stable-ssl"]; // shown first of the packages
+
+const muted = words => make("p", { className: "muted" }, words);
 const heading = run => [swatch(painter()(run)), make("span", {}, run.name)];
+
+function onlyFirst(most) {
+  const all = state.ticked.size;
+  return all > most ? [muted(`The first ${most} of ${all} ticked runs.`)] : [];
+}
+
+// --- differences ----------------------------------------------------------------------------------
 
 function configOf(run) {
   const own = report.differing
     .filter(key => key.name !== "log.run" && key.values[run.index] !== null)
     .map(key => [key.name, key.values[run.index]]);
-  return Object.fromEntries(
-    [...Object.entries(report.same), ...own].sort(([a], [b]) => (a < b ? -1 : 1)),
-  );
+  const all = [...Object.entries(report.same), ...own];
+  return Object.fromEntries(all.sort(([a], [b]) => (a < b ? -1 : 1)));
 }
+
+// of its last launch
 function environmentOf(run) {
-  // of its last launch
   const launch = run.launches.at(-1);
-  return launch
-    ? { ...report.environments[launch.machine], packages: report.environments[launch.packages] }
-    : {};
+  if (!launch) return {};
+  const [machine, packages] = [launch.machine, launch.packages].map(i => report.environments[i]);
+  return { ...machine, packages };
 }
+
 function flatEnvironment(run) {
-  const { packages = {}, git = {}, ...facts } = environmentOf(run);
-  const flat = Object.fromEntries(Object.entries(facts));
-  if (git.commit) flat["git commit"] = git.commit.slice(0, 12);
-  if (git.commit)
+  const { packages = {}, git, ...flat } = environmentOf(run);
+  if (git?.commit) {
+    flat["git commit"] = git.commit.slice(0, 12);
     flat["git diff"] = git.diff
       ? `${plural(git.diff.split("\n").length, "line")}, ${sum(git.diff)}`
       : "none";
-  for (const [name, version] of Object.entries(packages).sort()) flat[name] = version;
-  return flat;
+  }
+  return { ...flat, ...Object.fromEntries(Object.entries(packages).sort()) };
 }
+
+// tells two diffs apart at a glance
 function sum(words) {
-  // tells two diffs apart at a glance
   let value = 7;
   for (const letter of words) value = (Math.imul(value, 31) + letter.codePointAt(0)) >>> 0;
   return value.toString(16).padStart(8, "0");
 }
+
 function drawDifferences() {
-  const some = chosen().slice(0, COMPARED),
-    more = state.ticked.size - some.length;
-  const place = $("#differences > div:last-child");
-  if (some.length < 2) {
-    place.replaceChildren(make("p", { className: "muted" }, "Tick two runs or more."));
-    return;
-  }
-  const parts = [
-    ["Configuration", some.map(configOf)],
-    ["Environment", some.map(flatEnvironment)],
-  ];
-  const bodies = parts.map(([name, facts]) => {
-    const lines = [...new Set(facts.flatMap(Object.keys))].flatMap(key => {
-      const values = facts.map(one => (key in one ? text(one[key]) : ""));
-      const counts = new Map();
-      values.forEach(value => counts.set(value, (counts.get(value) ?? 0) + 1));
-      if (counts.size === 1 && !state.allKeys) return [];
-      const [usual, often] = [...counts].sort((a, b) => b[1] - a[1])[0];
-      const odd = value => value !== usual && often > 1 && often > values.length / 2;
-      return [
-        make(
-          "tr",
-          {},
-          make("th", { scope: "row" }, key),
-          values.map(value =>
-            make("td", { title: value, className: odd(value) ? "other" : "" }, value),
-          ),
-        ),
-      ];
-    });
-    const told = lines.length
-      ? lines
+  const some = chosen().slice(0, COMPARED);
+  const parts =
+    some.length < 2
+      ? [muted("Tick two runs or more.")]
       : [
-          make(
-            "tr",
-            {},
-            make("td", { className: "muted", colSpan: some.length + 1 }, "no difference"),
-          ),
+          make("h3", {}, "Configuration"),
+          comparison("Configuration", some, some.map(configOf)),
+          make("h3", {}, "Environment"),
+          comparison("Environment", some, some.map(flatEnvironment)),
+          ...onlyFirst(COMPARED),
         ];
-    return [name, told];
-  });
-  place.replaceChildren(
-    ...bodies.flatMap(([name, lines], i) => [
-      make("h3", {}, name),
-      make(
-        "div",
-        { className: "scroll", tabIndex: 0, role: "region", ariaLabel: name },
-        make(
-          "table",
-          {},
-          make(
-            "thead",
-            {},
-            make(
-              "tr",
-              {},
-              make("th", {}),
-              some.map(run => make("th", { scope: "col" }, heading(run))),
-            ),
-          ),
-          make("tbody", {}, lines),
-        ),
-      ),
-    ]),
-    more > 0
-      ? make(
-          "p",
-          { className: "muted" },
-          `The first ${COMPARED} of ${state.ticked.size} ticked runs.`,
-        )
-      : "",
-  );
+  $("#differences > div:last-child").replaceChildren(...parts);
 }
+
+function comparison(name, some, facts) {
+  const lines = [...new Set(facts.flatMap(Object.keys))]
+    .map(key => [key, facts.map(one => (key in one ? text(one[key]) : ""))])
+    .filter(([, values]) => state.allKeys || new Set(values).size > 1)
+    .map(([key, values]) => {
+      const usual = values.find(
+        value => values.filter(one => one === value).length > values.length / 2,
+      );
+      const kind = value => (usual === undefined || value === usual ? "" : "other");
+      const cells = values.map(value =>
+        make("td", { title: value, className: kind(value) }, value),
+      );
+      return make("tr", {}, make("th", { scope: "row" }, key), cells);
+    });
+  const none = make("td", { className: "muted", colSpan: some.length + 1 }, "no difference");
+  const heads = some.map(run => make("th", { scope: "col" }, heading(run)));
+  const table = make(
+    "table",
+    {},
+    make("thead", {}, make("tr", {}, make("th", {}), heads)),
+    make("tbody", {}, lines.length ? lines : make("tr", {}, none)),
+  );
+  return make("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: name }, table);
+}
+
+// --- pictures -------------------------------------------------------------------------------------
+
 function drawPictures() {
   const some = chosen().slice(0, CARDS);
   const all = some.flatMap(run => contentOf(run).pictures.map(picture => ({ run, ...picture })));
-  $("#pictures").hidden = !report.pictured;
-  const names = [...new Set(all.map(picture => picture.name))];
-  const none = make(
-    "p",
-    { className: "muted" },
-    "None of the ticked runs has pictures in this page.",
-  );
-  $("#pictures > div").replaceChildren(
-    ...(names.length
-      ? names.flatMap(name => [
-          make("h3", {}, name.replaceAll("_", " ")),
-          make(
-            "div",
-            { className: "pictures" },
-            all
-              .filter(picture => picture.name === name)
-              .map(({ run, epoch, source }) => {
-                const words = `${name} of ${run.name}${epoch === null ? "" : `, epoch ${epoch}`}`;
-                return make(
-                  "figure",
-                  {},
-                  make(
-                    "button",
-                    {
-                      type: "button",
-                      ariaLabel: `Enlarge ${words}`,
-                      onclick: () => enlarge(source, words),
-                    },
-                    make("img", { src: source, alt: words }),
-                  ),
-                  make("figcaption", {}, heading(run), epoch === null ? "" : `epoch ${epoch}`),
-                );
-              }),
-          ),
-        ])
-      : [none]),
-  );
-}
-function enlarge(source, words) {
-  Object.assign($("#large img"), { src: source, alt: words });
-  $("#large").showModal();
-}
-function drawCards() {
-  const some = chosen().slice(0, CARDS),
-    more = state.ticked.size - some.length;
-  const cards = some.map(run => {
-    const inside = make(
-      "details",
-      { ontoggle: () => inside.childElementCount === 1 && inside.append(...facts(run)) },
-      make("summary", {}, "command, environment and configuration"),
-    );
-    const reason = run.reason ? `${run.status}: ${run.reason}` : run.status;
-    return make(
-      "article",
-      { className: "card" },
-      make("h3", {}, heading(run), make("small", { className: run.status }, reason)),
-      make("code", { className: "command" }, run.rerun),
-      inside,
-    );
-  });
-  const note =
-    more > 0
-      ? [
-          make(
-            "p",
-            { className: "muted" },
-            `The first ${CARDS} of ${state.ticked.size} ticked runs.`,
-          ),
-        ]
-      : [];
-  const none = make("p", { className: "muted" }, "Tick a run in the table.");
-  $("#reproduce > div").replaceChildren(...(cards.length ? [...cards, ...note] : [none]));
-}
-function facts(run) {
-  const launch = run.launches.at(-1),
-    { packages, git, ...machine } = environmentOf(run);
-  const list = [["folder", make("code", {}, run.folder)]];
-  if (launch) {
-    const sweep = launch.sweep
-      ? make("p", { className: "muted" }, "The command of a whole sweep, of which this run is one.")
-      : null;
-    list.push(
-      [
-        "started as",
-        make("div", {}, make("code", { className: "command" }, launch.command), sweep),
-      ],
-      ["in", make("code", {}, launch.cwd)],
-      ["at", launch.time + (run.launches.length > 1 ? `, launch ${run.launches.length}` : "")],
-    );
-  }
-  if (run.overrides.length) list.push(["overrides", make("code", {}, run.overrides.join(" "))]);
-  list.push([
-    "came to",
-    [
-      run.step === null ? "" : `step ${run.step}`,
-      run.epoch === null ? "" : `epoch ${run.epoch}`,
-      duration(run.seconds),
-    ]
-      .filter(Boolean)
-      .join(", ") || "no row",
+  const parts = [...new Set(all.map(picture => picture.name))].flatMap(name => [
+    make("h3", {}, name.replaceAll("_", " ")),
+    make("div", { className: "pictures" }, all.filter(one => one.name === name).map(framed)),
   ]);
-  for (const [name, value] of Object.entries(machine))
-    list.push([name.replaceAll("_", " "), text(value)]);
-  for (const [name, value] of Object.entries(launch?.slurm ?? {})) list.push([name, text(value)]);
-  for (const name of ["torch", "torchvision", "stable-ssl"])
-    if (packages?.[name]) list.push([name, packages[name]]);
-  if (git?.commit) list.push(["git commit", make("code", {}, git.commit)]);
-  const long = (name, words) =>
-    words
-      ? [make("details", {}, make("summary", {}, name), make("pre", { tabIndex: 0 }, words))]
-      : [];
-  const lines = pairs =>
-    Object.entries(pairs ?? {})
-      .map(([name, value]) => `${name}: ${value === null ? "null" : text(value)}`)
-      .join("\n");
+  const none = muted("None of the ticked runs has pictures in this page.");
+  $("#pictures").hidden = !report.pictured;
+  $("#pictures > div").replaceChildren(
+    ...(parts.length ? [...parts, ...onlyFirst(CARDS)] : [none]),
+  );
+}
+
+function framed({ run, name, epoch, source }) {
+  const when = epoch === null ? "" : `epoch ${epoch}`;
+  const words = [name, run.name, when].filter(Boolean).join(", ");
+  const enlarge = () => {
+    Object.assign($("#large img"), { src: source, alt: words });
+    $("#large").showModal();
+  };
+  const picture = make("img", { src: source, alt: words });
+  const button = make(
+    "button",
+    { type: "button", ariaLabel: `Enlarge ${words}`, onclick: enlarge },
+    picture,
+  );
+  return make("figure", {}, button, make("figcaption", {}, heading(run), when));
+}
+
+// --- how to reproduce -----------------------------------------------------------------------------
+
+function drawCards() {
+  const cards = chosen()
+    .slice(0, CARDS)
+    .map(run => {
+      const inside = folded("command, environment and configuration", false);
+      inside.addEventListener("toggle", () => inside.append(...facts(run)), { once: true });
+      const reason = run.reason ? `${run.status}: ${run.reason}` : run.status;
+      return make(
+        "article",
+        { className: "card" },
+        make("h3", {}, heading(run), make("small", { className: run.status }, reason)),
+        make("code", { className: "command" }, run.rerun),
+        inside,
+      );
+    });
+  const parts = cards.length
+    ? [...cards, ...onlyFirst(CARDS)]
+    : [muted("Tick a run in the table.")];
+  $("#reproduce > div").replaceChildren(...parts);
+}
+
+function facts(run) {
+  const launch = run.launches.at(-1);
+  const { packages = {}, git, ...machine } = environmentOf(run);
+  const code = words => make("code", {}, words);
+  const reached = [
+    run.step === null ? "no row" : `step ${run.step}`,
+    run.epoch === null ? "" : `epoch ${run.epoch}`,
+    duration(run.seconds),
+  ];
+  const list = [
+    ["folder", code(run.folder)],
+    ...(launch ? started(launch, run.launches.length) : []),
+    ["overrides", code(run.overrides.join(" "))],
+    ["came to", reached.filter(Boolean).join(", ")],
+    ...Object.entries({ ...machine, ...launch?.slurm }).map(([name, value]) => [
+      name.replaceAll("_", " "),
+      text(value),
+    ]),
+    ...VERSIONS.map(name => [name, packages[name] ?? ""]),
+    ["git commit", code(git?.commit ?? "")],
+  ].filter(([, value]) => (value.textContent ?? value) !== "");
+  const listed = pairs =>
+    pairs.map(([name, value]) => `${name}: ${text(value) || "null"}`).join("\n");
+  const long = [
+    ["configuration", listed(Object.entries(configOf(run)))],
+    ["git diff", git?.diff ?? ""],
+    ["packages", listed(Object.entries(packages).sort())],
+  ].filter(([, words]) => words);
   return [
     make(
       "dl",
       {},
-      list.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]),
+      list.map(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]).flat(),
     ),
-    ...long("configuration", lines(configOf(run))),
-    ...long("git diff", git?.diff),
-    ...long("packages", lines(packages && Object.fromEntries(Object.entries(packages).sort()))),
+    ...long.map(([name, words]) => folded(name, false, make("pre", { tabIndex: 0 }, words))),
   ];
 }
-function drawAbout() {
-  const words = [
-    `Written on ${report.made} by stable-SSL ${report.version}, from ${report.roots.slice(0, 6).join(", ")}${report.roots.length > 6 ? ` and ${report.roots.length - 6} more` : ""}.`,
-    "The table shows the last value of each metric after the first step" +
-      (COLUMNS.some(column => column.id.startsWith("best "))
-        ? `, and the best ${report.main}`
-        : "") +
-      ".",
-    "Time begins with the first row of a run; what a resumed run waited is part of it. Smoothing is an exponential mean over the points shown.",
-    ...(report.thinned
-      ? [
-          `A curve of more than ${report.points} points is thinned to as many, the least and the greatest of each part among them; all rows are in metrics.jsonl.`,
-        ]
-      : []),
-    "Bands are one standard deviation (n - 1) around the mean of runs that differ in the seed alone.",
-    ...report.notes,
+
+function started({ command, sweep, cwd, time }, launches) {
+  const words = make("code", { className: "command" }, command);
+  const remark = sweep ? muted("The command of a whole sweep, of which this run is one.") : null;
+  return [
+    ["started as", make("div", {}, words, remark)],
+    ["in", make("code", {}, cwd)],
+    ["at", time + (launches > 1 ? `, launch ${launches}` : "")],
   ];
-  $("#about ul").replaceChildren(...words.map(line => make("li", {}, line)));
-  if (report.said.length)
+}
+
+// --- the page itself ------------------------------------------------------------------------------
+
+function drawAbout() {
+  const { roots, points } = report;
+  const places = [...roots.slice(0, 6), ...(roots.length > 6 ? [`${roots.length - 6} more`] : [])];
+  const best = COLUMNS.some(column => column.id.startsWith("best "))
+    ? `, and the best ${report.main}`
+    : "";
+  const words = [
+    `Written on ${report.made} by stable-SSL ${report.version}, from ${places.join(", ")}.`,
+    `The table shows the last value of each metric after the first step${best}.`,
+    "Time begins with the first row of a run; what a resumed run waited is part of it.",
+    "Smoothing is an exponential mean over the points shown.",
+    "Bands are one standard deviation (n - 1) around the mean of runs that differ in the seed alone, as far as all of them reach.",
+  ];
+  if (report.thinned)
+    words.push(
+      `A curve of more than ${points} points is thinned to as many, the least and the greatest of each part among them; all rows are in metrics.jsonl.`,
+    );
+  const items = [...words, ...report.notes].map(line => make("li", {}, line));
+  $("#about ul").replaceChildren(...items);
+  const { said } = report;
+  const warnings = make(
+    "ul",
+    {},
+    said.map(line => make("li", {}, line)),
+  );
+  if (said.length)
     $("#about").append(
-      make(
-        "details",
-        { open: report.said.length <= 5 },
-        make("summary", {}, `${plural(report.said.length, "warning")} on reading`),
-        make(
-          "ul",
-          {},
-          report.said.map(line => make("li", {}, line)),
-        ),
-      ),
+      folded(`${plural(said.length, "warning")} on reading`, said.length <= 5, warnings),
     );
 }

@@ -7,11 +7,6 @@ const runs = report.runs.map((run, index) => ({ ...run, index }));
 const $ = selector => document.querySelector(selector);
 const SEED = "hardware.seed";
 const TICKED = 6; // runs at the start
-const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
-const MARKED = 30; // points up to which a curve marks each of them
-const READ = 8; // values in a reading
-const COMPARED = 12; // runs side by side in the differences
-const CARDS = 30; // runs with pictures and commands
 
 const state = {
   ticked: new Map(), // index of a run: place among the colours, kept while it is ticked
@@ -38,16 +33,22 @@ function put(node, attributes, children) {
   node.append(...children.flat().filter(child => child !== null));
   return node;
 }
+
 const make = (tag, attributes, ...children) =>
   put(document.createElement(tag), attributes, children);
 const draw = (tag, attributes, ...children) =>
   put(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+
+function folded(title, open, ...children) {
+  return make("details", { open }, make("summary", {}, title), ...children);
+}
 
 const contents = new Map();
 function contentOf(run) {
   if (!contents.has(run.index)) contents.set(run.index, parsed(`run-${run.index}`));
   return contents.get(run.index);
 }
+
 const chosen = () =>
   runs
     .filter(run => state.ticked.has(run.index))
@@ -58,6 +59,7 @@ function text(value) {
   if (value === null || value === undefined) return "";
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
+
 function duration(seconds) {
   if (seconds === null || seconds === undefined) return "";
   const [h, m] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
@@ -66,19 +68,25 @@ function duration(seconds) {
     ? `${m} min ${String(Math.floor(seconds % 60)).padStart(2, "0")} s`
     : `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
 }
+
+function moment(seconds) {
+  return new Date(1000 * seconds).toLocaleString("sv").slice(0, 16);
+}
+
+// four digits
 function general(value) {
-  // four digits
   if (!Number.isFinite(value)) return "nan";
   const size = Math.abs(value);
   if (size && (size < 1e-3 || size >= 1e6)) return value.toExponential(3).replace("e+", "e");
   return String(Number(value.toPrecision(size >= 1e4 ? 6 : 4)));
 }
+
 const inOrder = (a, b) =>
   typeof a === "number" && typeof b === "number"
     ? a - b
     : text(a).localeCompare(text(b), "en", { numeric: true });
+// numbers before words; what is missing last, either way
 function place(row, by) {
-  // numbers before words; what is missing last, either way
   const value = by.value(row);
   if (typeof value === "number") return [0, value];
   return value === null || value === undefined || value === "nan" ? [2, ""] : [1, text(value)];

@@ -1,8 +1,8 @@
 // What happens when something is ticked, and at the start.
 
 let waiting = false;
+// at most once a frame
 function redraw() {
-  // at most once a frame
   if (waiting) return;
   waiting = true;
   requestAnimationFrame(() => {
@@ -11,8 +11,9 @@ function redraw() {
     state.panels.forEach(drawPanel);
   });
 }
+
+// what is ticked, or its colours
 function changed() {
-  // what is ticked, or its colours
   const paint = painter();
   for (const { run, box, swatch: place } of rows) {
     const on = (box.checked = state.ticked.has(run.index));
@@ -24,6 +25,7 @@ function changed() {
   drawPictures();
   drawCards();
 }
+
 function start() {
   const main = COLUMNS.find(column => column.id === report.main);
   if (main) state.sort = { id: main.id, down: report.mode === "max" };
@@ -91,4 +93,5 @@ function start() {
   new ResizeObserver(redraw).observe($("#panels"));
   changed();
 }
+
 start();

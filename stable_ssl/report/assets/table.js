@@ -2,77 +2,64 @@
 
 const metrics = new Map(report.metrics.map(metric => [metric.name, metric]));
 const keys = report.differing.filter(key => !key.named);
+const WATCHED = ["val/knn_acc1", "val/acc1", "train/loss"]; // metrics shown at the start
+const SHORT = 24; // characters of a value that nobody asked to see
 
+// [{id, head, title, group, value: run => value, format: value => words, numeric, shown}]
 function columns() {
-  const some = [{ id: "status", head: "status", group: "Run", value: run => run.status }];
   const given = keys.filter(key => key.given);
-  const short = key => key.values.every(value => text(value).length <= 24);
-  const shown = given.length ? given : keys.filter(short);
-  for (const key of [...given, ...keys.filter(key => !key.given)])
-    some.push({
-      id: key.name,
-      head: key.short,
-      title: key.name,
-      group: "Keys that differ",
-      value: run => key.values[run.index],
-      shown: shown.includes(key),
-    });
-  const watched = new Set([report.main, "val/knn_acc1", "val/acc1", "train/loss"]);
-  for (const metric of report.metrics) {
-    const column = {
-      id: metric.name,
-      head: metric.name + (metric.share ? " %" : ""),
-      metric,
-      title: [metric.words, "last value"].filter(Boolean).join(", "),
-      group: "Metrics",
-      value: run => run.last[metric.name],
-      shown: watched.has(metric.name) || /^test\/.*acc1$/.test(metric.name),
-    };
-    const best = {
-      ...column,
-      id: `best ${metric.name}`,
-      head: `best ${column.head}`,
-      title: `${metric.words}, at its best (log.monitor)`,
-      value: run => run.best,
-    };
-    const known = metric.name === report.main && runs.some(run => run.best !== null);
-    some.push(column, ...(known ? [best] : []));
-  }
-  some.push(
-    { id: "epoch", head: "epoch", group: "Run", value: run => run.epoch },
-    { id: "step", head: "step", group: "Run", value: run => run.step },
-    {
-      id: "duration",
-      head: "duration",
-      group: "Run",
-      value: run => run.seconds,
-      format: duration,
-      shown: true,
-    },
-    {
-      id: "started",
-      head: "started",
-      group: "Run",
-      value: run => run.start,
-      format: seconds => new Date(1000 * seconds).toLocaleString("sv").slice(0, 16),
-    },
-  );
-  some[0].shown = true;
-  for (const column of some) {
-    const values = runs.map(column.value).filter(value => value !== null && value !== undefined);
+  const all = [
+    { id: "status", group: "Run", value: run => run.status, shown: true },
+    ...[...given, ...keys.filter(key => !key.given)].map(columnOfKey),
+    ...report.metrics.flatMap(columnsOfMetric),
+    { id: "epoch", group: "Run", value: run => run.epoch },
+    { id: "step", group: "Run", value: run => run.step },
+    { id: "duration", group: "Run", value: run => run.seconds, format: duration, shown: true },
+    { id: "started", group: "Run", value: run => run.start, format: moment },
+  ];
+  for (const column of all) {
+    const values = runs.map(column.value).filter(value => text(value) !== "");
+    const numbers = values.filter(value => typeof value === "number");
     column.numeric =
-      values.length > 0 && values.every(value => typeof value === "number" || value === "nan");
-    column.format ??= formatter(
-      column,
-      values.filter(value => typeof value === "number"),
-    );
+      numbers.length > 0 && values.every(value => typeof value === "number" || value === "nan");
+    column.head ??= column.id;
+    column.format ??= formatter(column, numbers);
+    column.empty = !values.length;
   }
-  return some.filter(
-    column => column.id === "status" || runs.some(run => text(column.value(run)) !== ""),
-  );
+  return all.filter(column => !column.empty);
 }
+
+function columnOfKey(key) {
+  const short = key.values.every(value => text(value).length <= SHORT);
+  const byHand = keys.some(key => key.given);
+  return {
+    id: key.name,
+    head: key.short,
+    title: key.name,
+    group: "Keys that differ",
+    value: run => key.values[run.index],
+    shown: byHand ? key.given : short,
+  };
+}
+
+function columnsOfMetric(metric) {
+  const last = {
+    id: metric.name,
+    head: metric.name + (metric.share ? " %" : ""),
+    title: [metric.words, "last value"].filter(Boolean).join(", "),
+    group: "Metrics",
+    metric,
+    value: run => run.last[metric.name],
+    shown: [report.main, ...WATCHED].includes(metric.name) || /^test\/.*acc1$/.test(metric.name),
+  };
+  if (metric.name !== report.main) return [last];
+  const title = [metric.words, "at its best (log.monitor)"].filter(Boolean).join(", ");
+  const best = { id: `best ${last.id}`, head: `best ${last.head}`, title, value: run => run.best };
+  return [last, { ...last, ...best }];
+}
+
+// one number of decimals a column of metrics
 function formatter(column, numbers) {
-  // one number of decimals a column of metrics
   if (!column.metric || !numbers.length) return text;
   if (column.metric.share)
     return value => (typeof value === "number" ? (100 * value).toFixed(2) : text(value));
@@ -104,11 +91,13 @@ const rows = runs.map(run => {
   row.dataset.run = run.name;
   return { run, box, swatch, row };
 });
+
 const words = runs.map(run =>
   [run.name, run.status, run.reason, ...report.differing.map(key => text(key.values[run.index]))]
     .join(" ")
     .toLowerCase(),
 );
+
 let latest = null; // the run ticked before, where a range begins
 
 function tick(run, on, range) {
@@ -122,6 +111,7 @@ function tick(run, on, range) {
   latest = run;
   changed();
 }
+
 function setTick(run, on) {
   if (!on) state.ticked.delete(run.index);
   else if (!state.ticked.has(run.index)) {
@@ -134,72 +124,62 @@ function setTick(run, on) {
 
 function drawTable() {
   const shown = COLUMNS.filter(column => state.columns.has(column.id));
-  const all = make("input", {
-    type: "checkbox",
-    id: "all",
-    title: "Tick all runs shown",
-    ariaLabel: "Tick all runs shown",
-    onclick: () => {
-      rows.filter(({ row }) => !row.hidden).forEach(({ run }) => setTick(run, all.checked));
-      changed();
-    },
-  });
-  const name = { id: "run", head: "run", value: run => run.name };
-  const heads = [name, ...shown].map(column => {
-    const sorted = state.sort?.id === column.id ? state.sort : null;
-    const arrow = sorted
-      ? [make("span", { className: "arrow", ariaHidden: "true" }, sorted.down ? "↓" : "↑")]
-      : [];
-    const words = column.numeric ? [...arrow, column.head] : [column.head, ...arrow];
-    const button = make(
-      "button",
-      { type: "button", title: column.title ?? "", onclick: () => sortBy(column) },
-      words,
-    );
-    const head = make("th", { scope: "col", className: column.numeric ? "number" : "" }, button);
-    if (column === name) {
-      head.className = "name";
-      head.replaceChildren(make("label", {}, all, button));
-    }
-    if (sorted) head.ariaSort = sorted.down ? "descending" : "ascending";
-    head.dataset.column = column.id;
-    return head;
-  });
+  const heads = [{ id: "run", head: "run" }, ...shown].map(headOf);
   $("#table thead").replaceChildren(make("tr", {}, heads));
   for (const { run, box, swatch, row } of rows) {
-    const cells = shown.map(column => {
-      const value = column.value(run);
-      const cell = make(
-        "td",
-        { className: column.numeric ? "number" : "long" },
-        text(value) === "" ? "" : column.format(value),
-      );
-      if (column.id === "status") {
-        cell.className = run.status;
-        cell.title = run.reason;
-      } else if (!column.numeric) cell.title = text(value);
-      return cell;
-    });
     const label = make("label", {}, box, swatch, make("span", {}, run.name));
-    row.replaceChildren(
-      make("th", { scope: "row", className: "name", title: run.folder }, label),
-      ...cells,
-    );
+    const name = make("th", { scope: "row", className: "name", title: run.folder }, label);
+    row.replaceChildren(name, ...shown.map(column => cellOf(run, column)));
   }
   arrange();
 }
+
+function headOf(column) {
+  const sorted = state.sort?.id === column.id ? state.sort : null;
+  const sign = sorted?.down ? "↓" : "↑";
+  const arrow = sorted ? [make("span", { className: "arrow", ariaHidden: "true" }, sign)] : [];
+  const words = column.numeric ? [...arrow, column.head] : [column.head, ...arrow];
+  const sort = { type: "button", title: column.title ?? "", onclick: () => sortBy(column) };
+  const head = make("th", { scope: "col" }, make("button", sort, words));
+  head.className = column.id === "run" ? "name" : column.numeric ? "number" : "";
+  head.dataset.column = column.id;
+  if (sorted) head.ariaSort = sorted.down ? "descending" : "ascending";
+  if (column.id === "run") head.replaceChildren(make("label", {}, tickAll(), ...head.childNodes));
+  return head;
+}
+
+function tickAll() {
+  const title = "Tick all runs shown";
+  const onclick = () => {
+    rows.filter(({ row }) => !row.hidden).forEach(({ run }) => setTick(run, all.checked));
+    changed();
+  };
+  const all = make("input", { type: "checkbox", id: "all", title, ariaLabel: title, onclick });
+  return all;
+}
+
+function cellOf(run, column) {
+  const value = column.value(run);
+  const words = text(value) === "" ? "" : column.format(value);
+  if (column.id === "status") return make("td", { className: value, title: run.reason }, words);
+  if (column.numeric) return make("td", { className: "number" }, words);
+  return make("td", { className: "long", title: text(value) }, words);
+}
+
 function sortBy(column) {
   const first = column.metric?.better === "high"; // the best on top
   const again = state.sort?.id === column.id;
   state.sort = { id: column.id, down: again ? !state.sort.down : first };
   drawTable();
-  const head = [...document.querySelectorAll("#table thead th")].find(
-    one => one.dataset.column === column.id,
-  );
-  head.querySelector("button").focus();
+  const heads = [...document.querySelectorAll("#table thead th")];
+  heads
+    .find(head => head.dataset.column === column.id)
+    .querySelector("button")
+    .focus();
 }
+
+// sort and filter
 function arrange() {
-  // sort, filter
   const by = COLUMNS.find(column => column.id === state.sort?.id) ?? { value: run => run.name };
   const placed = rows.map(one => ({ one, at: place(one.run, by) }));
   const sign = state.sort?.down ? -1 : 1;
@@ -212,103 +192,91 @@ function arrange() {
   }
   said();
 }
-function test(term) {
-  // "lr>0.1", "name=simclr", or a word anywhere
-  const [, name, sign, wanted] = term.match(/^([^<>=!]+)(<=|>=|!=|=|<|>)(.+)$/) ?? [];
+
+// the column of a name or of its end, or a key that all runs share
+function named(name) {
   const ends = id => id === name || id.endsWith(`.${name}`) || id.endsWith(`/${name}`);
-  const column =
-    name &&
-    (COLUMNS.find(one => one.id === name || one.head === name) ??
-      COLUMNS.find(one => ends(one.id)));
+  const exact = COLUMNS.find(column => column.id === name);
+  const shared = Object.keys(report.same).find(ends);
+  const same = shared && { value: () => report.same[shared] };
+  return exact ?? COLUMNS.find(column => ends(column.id)) ?? same;
+}
+
+// "lr>0.1", "name=simclr", or a word anywhere
+function test(term) {
+  const [, name, sign, wanted] = term.match(/^([^<>=!]+)(<=|>=|!=|=|<|>)(.+)$/) ?? [];
+  const column = name && named(name);
   if (!column) return run => words[run.index].includes(term.toLowerCase());
   const share = column.metric?.share && Number(wanted) > 1 ? 100 : 1; // 90 is 90 %
   return run => {
     const value = column.value(run);
     if (value === null || value === undefined) return sign === "!=";
-    const numeric = typeof value === "number" && wanted !== "" && !Number.isNaN(Number(wanted));
-    const [a, b] = numeric
-      ? [value, Number(wanted) / share]
-      : [text(value).toLowerCase(), wanted.toLowerCase()];
-    return { "=": a === b, "!=": a !== b, "<": a < b, ">": a > b, "<=": a <= b, ">=": a >= b }[
-      sign
-    ];
+    const numeric = typeof value === "number" && !Number.isNaN(Number(wanted));
+    const a = numeric ? value : text(value).toLowerCase();
+    const b = numeric ? Number(wanted) / share : wanted.toLowerCase();
+    const holds = { "=": a === b, "!=": a !== b, "<": a < b, ">": a > b, "<=": a <= b };
+    return holds[sign] ?? a >= b;
   };
 }
+
 function said() {
   const visible = rows.filter(({ row }) => !row.hidden);
-  const all = $("#all"),
-    on = visible.filter(({ run }) => state.ticked.has(run.index)).length;
+  const all = $("#all");
+  const on = visible.filter(({ run }) => state.ticked.has(run.index)).length;
   all.checked = on > 0 && on === visible.length;
   all.indeterminate = on > 0 && on < visible.length;
   $("#shown").textContent =
     `${visible.length} of ${plural(runs.length, "run")} shown, ${state.ticked.size} ticked`;
 }
+
+// --- controls -------------------------------------------------------------------------------------
+
 function drawControls() {
   const counts = new Map();
   runs.forEach(run => counts.set(run.status, (counts.get(run.status) ?? 0) + 1));
-  const told = [...counts].sort((a, b) => b[1] - a[1]);
+  const statuses = [...counts].sort((a, b) => b[1] - a[1]);
   const place = report.roots.length === 1 ? ` in ${report.roots[0]}` : "";
+  const told = statuses.map(([status, n]) => `${n} ${status}`).join(", ");
   $("#title").textContent = plural(runs.length, "run") + place;
-  $("#counts").textContent =
-    [...told.map(([status, n]) => `${n} ${status}`)].join(", ") + ` · ${report.made}`;
-  if (counts.size > 1)
-    $("#statuses").replaceChildren(
-      ...told.map(([status, n]) => {
-        const chip = make(
-          "button",
-          {
-            type: "button",
-            ariaPressed: "false",
-            onclick: () => {
-              const on = !state.statuses.delete(status);
-              if (on) state.statuses.add(status);
-              chip.ariaPressed = String(on);
-              arrange();
-            },
-          },
-          `${status} ${n}`,
-        );
-        return chip;
-      }),
-    );
-  const groups = ["Keys that differ", "Metrics", "Run"].map(group => {
-    const boxes = COLUMNS.filter(column => column.group === group).map(column => {
-      const box = make("input", {
-        type: "checkbox",
-        checked: state.columns.has(column.id),
-        onchange: () => {
-          if (box.checked) state.columns.add(column.id);
-          else state.columns.delete(column.id);
-          drawTable();
-        },
-      });
-      return make("label", {}, box, column.title && group !== "Metrics" ? column.title : column.id);
-    });
-    return boxes.length ? [make("h3", {}, group), ...boxes] : [];
-  });
+  $("#counts").textContent = `${told} · ${report.made}`;
+  if (counts.size > 1) $("#statuses").replaceChildren(...statuses.map(chipOf));
+  const groups = ["Keys that differ", "Metrics", "Run"].map(choices);
   $("#columns > div").replaceChildren(...groups.flat());
   const troubled = runs.filter(run => run.reason && run.status !== "finished");
-  if (troubled.length) {
-    const list = make(
-      "ul",
-      {},
-      troubled.map(run =>
-        make(
-          "li",
-          {},
-          `${run.name}: `,
-          make("span", { className: run.status }, run.status),
-          `, ${run.reason}`,
-        ),
-      ),
-    );
-    $("#reasons").replaceChildren(
-      make(
-        "details",
-        { open: troubled.length <= 5 },
-        make("summary", {}, `${plural(troubled.length, "run")} did not finish`),
-        list,
-      ),
-    );
-  }
+  if (troubled.length) $("#reasons").replaceChildren(reasons(troubled));
+}
+
+function chipOf([status, n]) {
+  const toggle = () => {
+    const on = !state.statuses.delete(status);
+    if (on) state.statuses.add(status);
+    chip.ariaPressed = String(on);
+    arrange();
+  };
+  const attributes = { type: "button", ariaPressed: "false", onclick: toggle };
+  const chip = make("button", attributes, `${status} ${n}`);
+  return chip;
+}
+
+function choices(group) {
+  const boxes = COLUMNS.filter(column => column.group === group).map(column => {
+    const checked = state.columns.has(column.id);
+    const choose = () => {
+      if (box.checked) state.columns.add(column.id);
+      else state.columns.delete(column.id);
+      drawTable();
+    };
+    const box = make("input", { type: "checkbox", checked, onchange: choose });
+    return make("label", {}, box, column.id);
+  });
+  return boxes.length ? [make("h3", {}, group), ...boxes] : [];
+}
+
+function reasons(troubled) {
+  const items = troubled.map(run => {
+    const status = make("span", { className: run.status }, run.status);
+    return make("li", {}, `${run.name}: `, status, `, ${run.reason}`);
+  });
+  const title = `${plural(troubled.length, "run")} did not finish`;
+  return folded(title, troubled.length <= 5, make("ul", {}, items));
 }

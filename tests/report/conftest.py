@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from omegaconf import OmegaConf
 
 
 @pytest.fixture
@@ -56,3 +57,31 @@ def usual_rows():
         row(20, val__acc1=0.95, val__knn_acc1=0.97),
         row(20, test__acc1=0.9512, test__knn_acc1=0.9634, test__few2_acc1=0.805),
     ]
+
+
+@pytest.fixture
+def make_study(tmp_path):
+    """Return a maker of runs of a study, written as the library writes them."""
+    from stable_ssl.config import load_config, to_yaml
+    from stable_ssl.loggers.jsonl import JsonLines
+
+    config = load_config("simclr", ["data.num_classes=10"])
+
+    def make(name, accuracies, **keys):
+        """Write a run whose val and test accuracies an epoch of 10 steps are these."""
+        for key, value in (keys | {"log__run": name}).items():
+            OmegaConf.update(config, key.replace("__", "."), value)
+        folder = tmp_path / "study" / name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(to_yaml(config))
+        (folder / "status.json").write_text('{"status": "finished", "reason": ""}')
+        rows = JsonLines(folder / "metrics.jsonl", 0)
+        for epoch, accuracy in enumerate(accuracies, 1):
+            place = {"step": 10 * epoch, "epoch": float(epoch), "time": 1e9 + epoch}
+            rows.write(place | {"train/loss": 1 - accuracy, "train/lr": 0.1})
+            rows.write(place | {"val/knn_acc1": accuracy})
+            rows.write(place | {"test/knn_acc1": accuracy - 0.01})
+        rows.close()
+        return folder
+
+    return make

@@ -23,7 +23,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from stable_ssl.report.keys import NAMES, differing
+from stable_ssl.report.keys import FIRST, NAMES, differing
 from stable_ssl.report.pictures import embedded
 from stable_ssl.report.reader import Run, distinct_names, read_runs
 from stable_ssl.report.style import COLOURS
@@ -244,8 +244,9 @@ def _metrics(runs: Sequence[_Facts]) -> list[dict[str, Any]]:
 def _keys(runs: Sequence[_Facts]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the config that all runs share, and the keys that differ.
 
-    Of such a key: its name, its shortest end that no other key has, whether a command
-    line gave it, whether it only names the run, and its value in each run.
+    Those that a command line gave come first. Of each: its name, its shortest end that
+    no other key has, whether a command line gave it, whether it only names the run, and
+    its value in each run.
     """
     configs = [run.config for run in runs]
     names = list(dict.fromkeys(name for config in configs for name in config))
@@ -260,6 +261,8 @@ def _keys(runs: Sequence[_Facts]) -> tuple[dict[str, Any], list[dict[str, Any]]]
         for name in names
         if name not in apart
     }
+    ranks = {name: i for i, name in enumerate(dict.fromkeys([*FIRST, *names]))}
+    told = sorted(apart & {*names}, key=lambda n: (n not in given, ranks[n]))
     return same, [
         {
             "name": name,
@@ -268,8 +271,7 @@ def _keys(runs: Sequence[_Facts]) -> tuple[dict[str, Any], list[dict[str, Any]]]
             "named": name in NAMES,
             "values": [config.get(name) for config in configs],
         }
-        for name in names
-        if name in apart
+        for name in told
     ]
 
 

@@ -359,6 +359,26 @@ def test_colours_follow_a_key(make_run, visit):
     assert legend == [f"optim.lr {lr}" for lr in ("0.03", "0.1", "0.3", "1", "3")]
 
 
+def test_the_legend_names_few_keys_that_tell_the_runs_apart(make_run, visit):
+    long = ["crop", "flip", "colour jitter", "blur", "noise"]
+    for name, lr, seed, views in [
+        ("a", 0.1, 0, 1),
+        ("b", 0.1, 1, long),
+        ("c", 0.3, 0, 1),
+    ]:
+        make_run(name, lr=lr, seed=seed, views=views, twin_of_lr=2 * lr)
+    page = visit()
+    legend = {item.text for item in page.all("#legend .muted")}
+    assert legend == {
+        "optim.lr 0.1, seed 0",
+        "optim.lr 0.1, seed 1",
+        "optim.lr 0.3, seed 0",
+    }
+    shown = [head.text for head in page.all("#table thead th")]
+    assert shown[:4] == ["run", "status", "optim.lr", "seed"]
+    assert "twin_of_lr" not in shown
+
+
 # --- differences, pictures, reproduce -------------------------------------------------
 
 

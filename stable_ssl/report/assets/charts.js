@@ -315,7 +315,7 @@ function legendOfKey(key, paint) {
 }
 
 function legendOfLines(paint) {
-  const told = telling();
+  const told = telling(chosen());
   return groups().map(group => {
     const name = label(group, told);
     const what = state.mean ? "" : make("span", { className: "muted" }, describe(group[0], told));

@@ -58,12 +58,11 @@ function swatch({ hue, dash }) {
   );
 }
 
-// few keys that tell the ticked runs apart, those given by hand first
-function telling() {
-  const some = chosen();
+// few keys that tell runs apart, in the order of the keys; none with long values
+function telling(some) {
   const told = [];
   let groups = some.map(() => "");
-  for (const key of [...keys.filter(key => key.given), ...keys.filter(key => !key.given)]) {
+  for (const key of keys.filter(isShort)) {
     const finer = some.map((run, i) => `${groups[i]}\n${text(key.values[run.index])}`);
     if (new Set(finer).size > new Set(groups).size) {
       told.push(key);
@@ -151,7 +150,7 @@ function averaged(curves) {
 // [{curve, band, raw, label, hue, dash}]: the lines of a chart
 function series(metric) {
   const paint = painter();
-  const told = telling();
+  const told = telling(chosen());
   const lines = groups().map(group => {
     const raw = group.map(run => points(run, metric)).filter(curve => curve.length);
     const band = raw.length > 1;

@@ -4,13 +4,14 @@ const metrics = new Map(report.metrics.map(metric => [metric.name, metric]));
 const keys = report.differing.filter(key => !key.named);
 const WATCHED = ["val/knn_acc1", "val/acc1", "train/loss"]; // metrics shown at the start
 const SHORT = 24; // characters of a value that nobody asked to see
+const isShort = key => key.values.every(value => text(value).length <= SHORT);
 
 // [{id, head, title, group, value: run => value, format: value => words, numeric, shown}]
 function columns() {
-  const given = keys.filter(key => key.given);
+  const told = telling(runs);
   const all = [
     { id: "status", group: "Run", value: run => run.status, shown: true },
-    ...[...given, ...keys.filter(key => !key.given)].map(columnOfKey),
+    ...keys.map(key => columnOfKey(key, key.given || told.includes(key))),
     ...report.metrics.flatMap(columnsOfMetric),
     { id: "epoch", group: "Run", value: run => run.epoch },
     { id: "step", group: "Run", value: run => run.step },
@@ -29,17 +30,10 @@ function columns() {
   return all.filter(column => !column.empty);
 }
 
-function columnOfKey(key) {
-  const short = key.values.every(value => text(value).length <= SHORT);
-  const byHand = keys.some(key => key.given);
-  return {
-    id: key.name,
-    head: key.short,
-    title: key.name,
-    group: "Keys that differ",
-    value: run => key.values[run.index],
-    shown: byHand ? key.given : short,
-  };
+function columnOfKey(key, shown) {
+  const value = run => key.values[run.index];
+  const group = "Keys that differ";
+  return { id: key.name, head: key.short, title: key.name, group, value, shown };
 }
 
 function columnsOfMetric(metric) {

@@ -101,6 +101,7 @@ class BaseTrainer(nn.Module):
     least_views = 1  # or `model.global_views` where the method has that key
     predicts = False  # `forward` returns logits, which are scored where no probe is on
     task = "multiclass"  # of those logits: or binary, multilabel; see `Scores`
+    not_compiled = ("row_keys", "step_key")  # methods that read numbers of the step
 
     def __init__(self, config: Mapping | None = None):
         super().__init__()
@@ -413,6 +414,8 @@ class BaseTrainer(nn.Module):
         self._scales = self.scaler.is_enabled()  # a scaler that does nothing costs 2 us
         self._loss = self.compute_loss
         if hardware.compile:
+            for name in self.not_compiled:
+                setattr(self, name, torch.compiler.disable(getattr(self, name)))
             self._loss = torch.compile(self.compute_loss)
         if self.world_size > 1:
             if hardware.sync_batchnorm:
@@ -659,11 +662,16 @@ class BaseTrainer(nn.Module):
         Returns:
             (N,) int64 on the device.
         """
-        key = seeding.fold_in(
-            seeding.fold_in(self.config.hardware.seed, self.step), self.place
-        )
         own = torch.arange(rows, device=self.device) + rows * self.rank
-        return seeding.fold_in(key, own)
+        return seeding.fold_in(self.step_key(), own)
+
+    def step_key(self) -> Tensor:
+        """Return a key of the micro-batch, () int64 on the CPU, the same on every rank.
+
+        A function of (seed, step, micro-batch), to draw from as with `row_keys`.
+        """
+        key = seeding.fold_in(self.config.hardware.seed, self.step)
+        return seeding.fold_in(key, self.place)
 
     # --- evaluate ---------------------------------------------------------------------
 

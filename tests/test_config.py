@@ -30,6 +30,7 @@ def test_every_shipped_recipe_composes(recipe):
         (["optim.lrr=2"], ["optim.lrr", "did you mean 'lr'"]),
         (["optim.lr=abc"], ["optim.lr", "'abc'", "Float"]),
         (["++optim.lr=abc"], ["optim.lr", "'abc'", "Float"]),
+        (["++mine.size=???"], ["mine.size has no value", "add mine.size=..."]),
         (["++optim.lr=-1"], ["optim.lr=-1", "at least 0"]),
         (["++optim.grad_max_norm=0"], ["optim.grad_max_norm=0", "more than 0"]),
         (["optim.momentum=1.5"], ["optim.momentum=1.5", "at most 1"]),

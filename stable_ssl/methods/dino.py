@@ -44,6 +44,7 @@ class DINO(BaseTrainer):
 
     model_config = DINOConfig
     least_views = 2
+    not_compiled = (*BaseTrainer.not_compiled, "teacher_temperature")
 
     def initialize_modules(self) -> None:
         """Build the student, backbone and head, its teacher and the centre."""

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, smooth_l1_loss
 
-from stable_ssl import seeding
 from stable_ssl.config import ConfigError, Model, key
 from stable_ssl.evaluation.features import first_view
 from stable_ssl.losses.inputs import in_float32
@@ -47,6 +46,7 @@ class IJEPA(BaseTrainer):
 
     model_config = IJEPAConfig
     views = 1
+    not_compiled = (*BaseTrainer.not_compiled, "masks")
 
     def initialize_modules(self) -> None:
         """Build the context encoder, the target encoder and the predictor.
@@ -76,9 +76,10 @@ class IJEPA(BaseTrainer):
         """Draw contexts (N, k) and target blocks (N, M, a) for this rank's images."""
         model = self.config.model
         scales = (model.target_scale, model.target_aspect, model.context_scale)
-        sizes_key = seeding.fold_in(self.config.hardware.seed, self.step)
         keys, grid = self.row_keys(rows), self.backbone.grid
-        return block_masks(keys, sizes_key, grid, model.targets, *map(tuple, scales))
+        return block_masks(
+            keys, self.step_key(), grid, model.targets, *map(tuple, scales)
+        )
 
     def predict_targets(self, view: Tensor, context: Tensor, blocks: Tensor) -> Tensor:
         """Predict each block from the context by itself, (N, M, a, D)."""

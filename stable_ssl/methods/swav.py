@@ -40,6 +40,7 @@ class SwAV(BaseTrainer):
 
     model_config = SwAVConfig
     least_views = 2
+    not_compiled = (*BaseTrainer.not_compiled, "queue_scores")
 
     def initialize_modules(self) -> None:
         """Build the backbone f, the projector g, the prototypes and the queues."""

@@ -65,7 +65,7 @@ def block_masks(
     Args:
         keys: one an image, (N,) int64.
         sizes_key: of the batch's block sizes, () int64 on the CPU, the same on every
-            rank: `seeding.fold_in(seed, step)`.
+            rank: `trainer.step_key()`.
         grid: patches along a side of the image.
         targets: number of blocks to predict.
         target_scale: of a block's area, in images.

@@ -1,6 +1,7 @@
 """What every method promises: it trains, resumes exactly, and N ranks are one."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -114,6 +115,26 @@ def test_half_precision(method, tmp_path):
     half.run()
     a, b = (t.metrics["train/loss"] for t in (exact, half))
     assert math.isfinite(b) and a == pytest.approx(b, rel=0.1, abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_compiled_once(method, tmp_path, monkeypatch):
+    """No number of a step or epoch is compiled in: the graphs of 6 epochs do for 12."""
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch.compiler.reset()
+    counters.clear()
+
+    class Counting(method_class(method)):
+        def after_train_epoch(self):
+            graphs.append(counters["stats"]["unique_graphs"])
+
+    graphs = []
+    options = ["optim.steps=24", "optim.steps_per_epoch=2", "hardware.compile=true"]
+    make(method, tmp_path, *options, *BARE, base=lambda method: Counting).run()
+    assert graphs[5] == graphs[11] > 0
 
 
 # --- ranks ----------------------------------------------------------------------------

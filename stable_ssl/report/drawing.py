@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEEDS = {"s": 5, "alpha": 0.45, "linewidths": 0, "zorder": 2.5}  # a point a seed
+LINE = 0.15  # inches of a line of a legend
 BARS = {"capsize": 2, "elinewidth": 0.9, "capthick": 0.9, "markersize": 3.5}
 
 
@@ -109,18 +111,19 @@ def sparse_ticks(axis: Any, whole: bool = False) -> None:
 
 
 def legend(figure: Figure, groups: Sequence[Group]) -> None:
-    """Name the groups above the panel, in as many columns as fit."""
+    """Name the groups above the panel, which keeps its height."""
     if len(groups) < 2:
         return
+    n, width, title = len(groups), figure.get_figwidth(), groups[0].title
     sizes = sorted((0.45 + 0.057 * len(group.label) for group in groups), reverse=True)
-    fits = [
-        n for n in range(1, len(groups) + 1) if sum(sizes[:n]) < figure.get_figwidth()
-    ]
+    columns = max((k for k in range(1, n + 1) if sum(sizes[:k]) < width), default=1)
+    lines = math.ceil(n / columns) + bool(title)
+    figure.set_figheight(figure.get_figheight() + LINE * lines)
     figure.legend(
         loc="outside upper center",
-        ncols=max(fits, default=1),
+        ncols=columns,
         columnspacing=1.2,
         handlelength=1.6,
         handletextpad=0.5,
-        title=groups[0].title,
+        title=title,
     )

@@ -16,7 +16,7 @@ WIDTHS = {  # inches of a column
     "icml": 3.25,  # of two, Submission and Formatting Instructions for ICML, section 2
     "cvpr": 3.25,  # of two, LaTeX Guidelines for Author Response and CVPR, section 2
 }
-HEIGHTS = {"neurips": 2.4, "icml": 2.2, "cvpr": 2.2}  # inches of a panel
+HEIGHTS = {"neurips": 2.2, "icml": 2.0, "cvpr": 2.0}  # inches of a panel
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 # Okabe and Ito, https://jfly.uni-koeln.de/color: told apart with any colour vision
 GREY = "#444444"

@@ -1,6 +1,8 @@
 """A maker of run folders as a training run leaves them."""
 
+import copy
 import json
+from functools import cache
 
 import pytest
 from omegaconf import OmegaConf
@@ -59,13 +61,21 @@ def usual_rows():
     ]
 
 
+@cache
+def _recipe():
+    """Compose SimCLR once: it takes as long as writing 50 runs."""
+    from stable_ssl.config import load_config
+
+    return load_config("simclr", ["data.num_classes=10"])
+
+
 @pytest.fixture
 def make_study(tmp_path):
     """Return a maker of runs of a study, written as the library writes them."""
-    from stable_ssl.config import load_config, to_yaml
+    from stable_ssl.config import to_yaml
     from stable_ssl.loggers.jsonl import JsonLines
 
-    config = load_config("simclr", ["data.num_classes=10"])
+    config = copy.deepcopy(_recipe())
 
     def make(name, accuracies, **keys):
         """Write a run whose val and test accuracies an epoch of 10 steps are these."""

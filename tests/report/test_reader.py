@@ -109,3 +109,62 @@ def test_a_broken_status_is_unknown(make_run):
     run = make_run()
     (run / "status.json").write_text(json.dumps({"status": "finished"})[:9])
     assert list(report.load(run)[0]["status"]) == ["unknown"]
+
+
+def test_values_are_the_last_those_of_a_step_or_of_the_best(make_study, tmp_path):
+    make_study("a", [0.6, 0.9, 0.8])
+    make_study("b", [0.7])
+
+    def found(at):
+        return list(report.load(tmp_path / "study", at=at)[0]["val/knn_acc1"])
+
+    assert found("last") == [0.8, 0.7]
+    assert found("best") == [0.9, 0.7]
+    assert found(20)[0] == found(29)[0] == 0.9  # the last up to the step
+    assert math.isnan(found(20)[1])  # the run did not come so far
+
+
+def test_the_best_step_is_where_the_monitor_is_best_by_its_mode(make_study, tmp_path):
+    make_study("low", [0.6, 0.9, 0.8], log__monitor_mode="min")
+    make_study("loss", [0.6, 0.9, 0.8], log__monitor="train/loss")
+    make_study("none", [0.6, 0.9, 0.8], log__monitor=None, log__monitor_mode="max")
+    runs, _ = report.load(tmp_path / "study", at="best")
+    runs = runs.set_index("run")
+    assert runs.loc["low", ["step", "val/knn_acc1"]].tolist() == [10, 0.6]
+    assert runs.loc["loss", ["step", "val/knn_acc1"]].tolist() == [20, 0.9]
+    assert math.isnan(runs.loc["none", "val/knn_acc1"])
+
+
+def test_keys_that_a_run_lacks_leave_whole_numbers_whole(make_study, tmp_path):
+    make_study("new", [0.5], optim__steps=30)
+    old = make_study("old", [0.5], optim__steps=None)
+    text = (old / "config.yaml").read_text()
+    (old / "config.yaml").write_text(text.replace("  scale_lr_by: null\n", ""))
+    runs, _ = report.load(tmp_path / "study")
+    assert [type(v) for v in runs["optim.steps"]] == [int, type(None)]
+    assert list(runs["optim.lr"]) == [0.3, 0.3]
+
+
+def test_many_roots_and_a_multirun_folder_are_one_frame(make_study, tmp_path):
+    made = [make_study(f"many/{i}", [0.5]) for i in range(3)] + [make_study("b", [0.5])]
+    runs, curves = report.load(made[3], tmp_path / "study" / "many", made[0])
+    assert list(runs["run"]) == ["b", "0", "1", "2"]
+    assert len(curves) == 4 * 3 and list(curves["run"].unique()) == ["b", "0", "1", "2"]
+
+
+def test_a_terminal_sees_a_bar_while_many_runs_are_read(
+    make_run, tmp_path, monkeypatch
+):
+    import io
+    import sys
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for i in range(50):
+        make_run(f"r{i}")
+    for stream, shown in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert len(report.load(tmp_path)[0]) == 50
+        assert ("reading runs" in stream.getvalue()) is shown

@@ -1,7 +1,9 @@
 """DINO: what the student learns from its teacher, and what holds the two apart."""
 
+import numpy
 import pytest
 import torch
+from PIL import Image
 
 from stable_ssl import DINO, ConfigError
 from stable_ssl.checkpoint import load
@@ -149,3 +151,31 @@ def test_a_vit_sees_small_crops(make):
     ]
     trainer = make(*(f"++model.backbone.{option}" for option in vit))
     assert trainer.compute_loss().isfinite()
+
+
+def test_multi_crop_of_a_folder(config, tmp_path):
+    pixels = numpy.random.default_rng(0)
+    for i in range(20):
+        folder = tmp_path / "images" / f"class_{i % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        image = pixels.integers(0, 255, (40 + i % 3, 48, 3)).astype("uint8")
+        Image.fromarray(image).save(folder / f"{i}.jpg")
+    trainer = DINO(
+        config(
+            "dino_folder",
+            *("data.num_workers=0", "data.batch_size=6", "data.eval_batch_size=6"),
+            *("data.transforms.size=32", "data.transforms.resize=36"),
+            "data.transforms.local.0.size=16",
+            *("hardware.precision=float32", f"data.root={tmp_path / 'images'}"),
+            "model.backbone={name: vit, image_size: 32, patch_size: 8, dim: 8,"
+            " depth: 1, heads: 2}",
+            *("model.hidden=8", "model.bottleneck=6", "model.prototypes=5"),
+            *("optim.epochs=1", "optim.scheduler.warmup_epochs=0", "log.run=folder"),
+        )
+    )
+    trainer.setup()
+    trainer.train_epoch()
+    sides = [view.shape[-1] for view in trainer.data[0]]
+    trainer.cleanup()
+    assert sides == [32, 32] + 8 * [16]
+    assert trainer.metrics["train/loss"] > 0 and "val/knn_acc1" in trainer.metrics

@@ -105,9 +105,8 @@ def differences(then: Mapping[str, Any], device: torch.device, folder: Path) -> 
     """
     title = f"environment of {folder.absolute().name}, and of now"
     if not then:
-        return Table(
-            f"{title}: environment.json is missing, nothing to compare", (), ()
-        )
+        title = "environment.json is missing or broken: nothing to compare"
+        return Table(title, ("", "then", "now"), ())
     now = environment(device)
     now["git"] = _state_of_code(then)
     rows = [(name, str(then.get(name)), str(now[name])) for name in MACHINE]

@@ -41,6 +41,7 @@ from stable_ssl.data.micro_batches import micro_batches
 from stable_ssl.evaluation.custom import custom_metrics
 from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.gallery import Gallery
+from stable_ssl.evaluation.labels import require_labels
 from stable_ssl.evaluation.metrics import Scores
 from stable_ssl.evaluation.monitor import check_monitor
 from stable_ssl.evaluation.online import Online
@@ -97,8 +98,9 @@ class BaseTrainer(nn.Module):
     """
 
     model_config: type | None = None  # dataclass of the keys under `model`; None: any
-    views: int | None = None  # of an image, as `compute_loss` needs them; None: any
+    views: int | dict[str, int] | None = None  # of an image, or by loader; None: any
     least_views = 1  # or `model.global_views` where the method has that key
+    needs_labels = False  # of the train data
     predicts = False  # `forward` returns logits, which are scored where no probe is on
     task = "multiclass"  # of those logits: or binary, multilabel; see `Scores`
     not_compiled = ("row_keys", "step_key")  # methods that read numbers of the step
@@ -376,6 +378,8 @@ class BaseTrainer(nn.Module):
         """Refuse data that lack what the method, the mode or the monitor needs."""
         least = max(self.least_views, getattr(self.config.model, "global_views", 1))
         check_views(self.train_loader, self.views, least, type(self).__name__)
+        if self.needs_labels:
+            require_labels(self.train_loader, self.num_classes, type(self).__name__)
         if self.config.mode == "fit":
             check_monitor(self.settings, self.loaders, self.num_classes)
         else:

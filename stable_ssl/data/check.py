@@ -8,18 +8,30 @@ from typing import Any
 from stable_ssl.config import ConfigError
 
 
-def check_views(loader: Any, exact: int | None, least: int, method: str) -> None:
+def check_views(
+    loader: Any, exact: int | dict[str, int] | None, least: int, method: str
+) -> None:
     """Refuse a train loader that makes more or fewer views than a method needs.
 
     Args:
         loader: its `views` are counted; one that does not tell passes.
-        exact: views of an image; None asks for `least` or more.
+        exact: views of an image, of each loader by name where there are several; None
+            asks for `least` or more.
         least: see `exact`.
         method: name of the trainer's class, for the message.
 
     Raises:
         ConfigError: says how many there are and how many are needed.
     """
+    if isinstance(exact, dict):
+        parts = getattr(loader, "loaders", {})
+        views = {name: len(part.views) for name, part in parts.items()}
+        if loader is not None and views != exact:
+            raise ConfigError(
+                f"data.train makes the views {views}, and {method} needs {exact}; write"
+                " it as data=digits_few does"
+            )
+        return
     found = len(getattr(loader, "views", ()))
     if found and (found < least or exact not in (None, found)):
         raise ConfigError(

@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 
 from stable_ssl import seeding
 from stable_ssl.config import ConfigError, nearest
+from stable_ssl.data.few import choose_few
 from stable_ssl.data.folder import ImageFolder, Unreadable
 
 BUILDERS: dict[str, Callable[..., Dataset]] = {"image_folder": ImageFolder}
@@ -140,16 +141,13 @@ def take_labelled(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
             f"labels_per_class={per_class}: {type(dataset).__name__} does not list its"
             " labels; use an image folder or a dataset held in memory"
         )
-    order = seeding.permutation(len(labels), seed, 0)
-    few = []
-    for number in labels.unique():
-        few.append(order[labels[order] == number][:per_class])
-        if len(few[-1]) < per_class:
-            raise ConfigError(
-                f"labels_per_class={per_class}, but class {number} has {len(few[-1])};"
-                " use at most that"
-            )
-    index = torch.cat(few)
+    classes, counts = labels.unique(return_counts=True)
+    if (least := int(counts.min())) < per_class:
+        raise ConfigError(
+            f"labels_per_class={per_class}, but class {classes[counts.argmin()]} has"
+            f" {least}; use at most that"
+        )
+    index = choose_few(labels, str(per_class), seed)
     if isinstance(dataset, Images):
         return dataset.subset(index)
     part = copy(dataset)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from stable_ssl import seeding
+from stable_ssl.data.few import choose_few
 from stable_ssl.evaluation.linear import Labelled, logistic_accuracy, standardiser
 
 
@@ -28,28 +25,9 @@ def few_label_accuracy(
     x, test = scaled(bank[0]), (scaled(queries[0]), queries[1])
     scores = []
     for draw in range(draws):
-        few = choose(bank[1].cpu(), labels, seed, draw).to(x.device)
+        few = choose_few(bank[1].cpu(), labels, seed, draw).to(x.device)
         scores.append(logistic_accuracy((x[few], bank[1][few]), test))
     return sum(scores) / draws
-
-
-def choose(y: Tensor, labels: str, seed: int, draw: int) -> Tensor:
-    """Return which samples are labelled: at least one of each class.
-
-    Args:
-        y: labels of all (M,), on the CPU.
-        labels: "10" a class, all of one that has fewer, or "1%" of each class.
-        seed: of the choice.
-        draw: which choice.
-    """
-    order = seeding.permutation(len(y), seed, draw)
-    few = []
-    for c in y.unique():
-        own = order[y[order] == c]
-        share = labels.endswith("%")
-        k = round(float(labels[:-1]) / 100 * len(own)) if share else int(labels)
-        few.append(own[: max(1, k)])
-    return torch.cat(few)
 
 
 def few_label_name(labels: str) -> str:

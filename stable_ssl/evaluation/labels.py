@@ -33,6 +33,25 @@ def label_range(loader: Any) -> tuple[int, int] | None:
     return int(labels.min()), int(labels.max())
 
 
+def require_labels(loader: Any, num_classes: int | None, method: str) -> None:
+    """Refuse train data without labels for a method that learns from them.
+
+    Args:
+        loader: of train; None where nothing is trained.
+        num_classes: of the labels.
+        method: name of the trainer's class, for the message.
+
+    Raises:
+        ConfigError: no classes, or images without labels.
+    """
+    least, _ = label_range(loader) or (0, 0)
+    if num_classes is None or least < 0:
+        raise ConfigError(
+            f"{method} found no labels in the train data; choose labelled data, and set"
+            " data.num_classes if it does not state it"
+        )
+
+
 def check_labels(
     loaders: Mapping[str, Any], num_classes: int | None, config: Any
 ) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from stable_ssl.config import ConfigError, Model, key
+from stable_ssl.config import Model, key
 from stable_ssl.losses import pseudo_label
 from stable_ssl.models import EMA, backbone
 from stable_ssl.trainer import BaseTrainer
@@ -37,23 +37,12 @@ class FixMatch(BaseTrainer):
     """
 
     model_config = FixMatchConfig
+    views = {"labelled": 1, "unlabelled": 2}
+    needs_labels = True
     predicts = True
 
     def initialize_modules(self) -> None:
-        """Build the backbone, the classifier and their moving average.
-
-        Raises:
-            ConfigError: other train loaders or views; labels without classes.
-        """
-        parts = getattr(self.train_loader, "loaders", {})
-        views = {name: len(loader.views) for name, loader in parts.items()}
-        expected = {"labelled": 1, "unlabelled": 2}
-        if self.num_classes is None or (self.train_loader and views != expected):
-            raise ConfigError(
-                f"data.train has the views {views} of {self.num_classes} classes, and"
-                f" fixmatch needs {expected}, weak first; write it as"
-                " data=digits_few does, and set data.num_classes where it is not known"
-            )
+        """Build the backbone, the classifier and their moving average."""
         self.backbone = backbone(self.config.model.backbone)
         self.classifier = nn.Linear(self.backbone.dim, self.num_classes)
         momentum = self.config.model.momentum

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from stable_ssl.config import ConfigError, Model, key
+from stable_ssl.config import Model, key
 from stable_ssl.losses import consistency
 from stable_ssl.models import EMA, backbone
 from stable_ssl.trainer import BaseTrainer
@@ -46,23 +46,12 @@ class MeanTeacher(BaseTrainer):
     """
 
     model_config = MeanTeacherConfig
+    views = {"labelled": 1, "unlabelled": 2}
+    needs_labels = True
     predicts = True
 
     def initialize_modules(self) -> None:
-        """Build the student, backbone and classifier, and its teacher.
-
-        Raises:
-            ConfigError: other train loaders or views; labels without classes.
-        """
-        parts = getattr(self.train_loader, "loaders", {})
-        views = {name: len(loader.views) for name, loader in parts.items()}
-        expected = {"labelled": 1, "unlabelled": 2}
-        if self.num_classes is None or (self.train_loader and views != expected):
-            raise ConfigError(
-                f"data.train has the views {views} of {self.num_classes} classes, and"
-                f" mean_teacher needs {expected}; write it as data=digits_few does, and"
-                " set data.num_classes if the labelled data does not state it"
-            )
+        """Build the student, backbone and classifier, and its teacher."""
         model = self.config.model
         self.backbone = backbone(model.backbone)
         self.classifier = nn.Linear(self.backbone.dim, self.num_classes)

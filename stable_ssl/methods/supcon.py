@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from stable_ssl.config import ConfigError, Model, key
-from stable_ssl.evaluation.labels import label_range
+from stable_ssl.config import Model, key
 from stable_ssl.losses import sup_con
 from stable_ssl.models import backbone, mlp
 from stable_ssl.trainer import BaseTrainer
@@ -32,20 +31,10 @@ class SupCon(BaseTrainer):
 
     model_config = SupConConfig
     views = 2
+    needs_labels = True
 
     def initialize_modules(self) -> None:
-        """Build the backbone Enc and the projector Proj.
-
-        Raises:
-            ConfigError: the train data has no labels.
-        """
-        least, _ = label_range(self.train_loader) or (0, 0)
-        if self.num_classes is None or least < 0:
-            raise ConfigError(
-                "model.name=supcon found no labels in the train data; choose labelled"
-                " data, and set data.num_classes if it does not state it; simclr is"
-                " the same without labels"
-            )
+        """Build the backbone Enc and the projector Proj."""
         model = self.config.model
         self.backbone = backbone(model.backbone)
         self.projector = mlp(self.backbone.dim, *model.projector, norm=False)

@@ -31,21 +31,17 @@ class Supervised(BaseTrainer):
 
     model_config = SupervisedConfig
     views = 1
+    needs_labels = True
     predicts = True
 
     def initialize_modules(self) -> None:
         """Build the backbone and a linear classifier.
 
         Raises:
-            ConfigError: the train data has no labels, or others than the task's.
+            ConfigError: the labels are others than the task's.
         """
         self.task = self.config.model.task
-        least, most = label_range(self.train_loader) or (0, 0)
-        if self.num_classes is None or least < 0:
-            raise ConfigError(
-                "model.name=supervised found no labels in the train data; choose"
-                " labelled data, and set data.num_classes if it does not state it"
-            )
+        _, most = label_range(self.train_loader) or (0, 0)
         if self.task == "binary" and (self.num_classes != 2 or most > 1):
             raise ConfigError(
                 f"model.task=binary needs the labels 0 and 1, and the data has"

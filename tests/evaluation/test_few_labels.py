@@ -3,11 +3,8 @@
 import pytest
 import torch
 
-from stable_ssl.evaluation.few_labels import (
-    choose,
-    few_label_accuracy,
-    few_label_name,
-)
+from stable_ssl.data.few import choose_few
+from stable_ssl.evaluation.few_labels import few_label_accuracy, few_label_name
 from stable_ssl.evaluation.linear import logistic_accuracy, standardiser
 
 
@@ -50,11 +47,11 @@ def test_a_bank_of_one_class_predicts_it():
 
 def test_a_share_is_of_each_class_and_at_least_one_label():
     y = torch.tensor([0] * 200 + [1] * 30 + [2] * 3)
-    few = choose(y, "10%", seed=0, draw=0)
+    few = choose_few(y, "10%", seed=0, draw=0)
     assert y[few].bincount().tolist() == [20, 3, 1]
-    assert y[choose(y, "0.1%", 0, 0)].bincount().tolist() == [1, 1, 1]
-    assert y[choose(y, "10", 0, 0)].bincount().tolist() == [10, 10, 3]
-    assert not torch.equal(few, choose(y, "10%", seed=0, draw=1))
+    assert y[choose_few(y, "0.1%", 0, 0)].bincount().tolist() == [1, 1, 1]
+    assert y[choose_few(y, "10", 0, 0)].bincount().tolist() == [10, 10, 3]
+    assert not torch.equal(few, choose_few(y, "10%", seed=0, draw=1))
 
 
 def test_all_labels_are_logistic_regression_on_the_bank():

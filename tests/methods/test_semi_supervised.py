@@ -98,5 +98,5 @@ def test_other_loaders_are_refused(config, recipe, wrong):
     cls = {"fixmatch": FixMatch, "mean_teacher": MeanTeacher}[recipe]
     one = "data.train.unlabelled.dataset.image_transform=${data.transforms.weak}"
     override = one if wrong == "one view" else "data.train.unlabelled=null"
-    with pytest.raises(ConfigError, match=f"{recipe} needs .*'unlabelled': 2"):
+    with pytest.raises(ConfigError, match=f"{cls.__name__} needs .*'unlabelled': 2"):
         cls(config(recipe, override)).setup()

@@ -51,6 +51,6 @@ def test_data_without_labels_are_refused(config, missing, monkeypatch):
                 self.train_loader.dataset.labels[7] = -1
 
     trainer = Unlabelled(config("supcon", "log.monitor=null"))
-    with pytest.raises(ConfigError, match=r"supcon found no labels .* choose labelled"):
+    with pytest.raises(ConfigError, match=r"found no labels .* choose labelled"):
         trainer.setup()
     trainer.cleanup()

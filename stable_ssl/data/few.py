@@ -1,0 +1,27 @@
+"""Which images of a dataset are the few that are labelled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stable_ssl import seeding
+
+
+def choose_few(y: Tensor, amount: str, seed: int, draw: int = 0) -> Tensor:
+    """Return the indices of a few of each class, at least one.
+
+    Args:
+        y: labels of all (M,), on the CPU.
+        amount: "10" a class, all of one that has fewer, or "1%" of each class.
+        seed: of the choice; with one seed and draw, fewer are a part of more.
+        draw: which choice.
+    """
+    order = seeding.permutation(len(y), seed, draw)
+    few = []
+    for c in y.unique():
+        own = order[y[order] == c]
+        share = amount.endswith("%")
+        k = round(float(amount[:-1]) / 100 * len(own)) if share else int(amount)
+        few.append(own[: max(1, k)])
+    return torch.cat(few)

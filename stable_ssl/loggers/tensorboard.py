@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 
-from stable_ssl.loggers.trackers import Row, Tracker
+from stable_ssl.loggers.trackers import Row, Tracker, drawn
 
 NO_CURVES = ("step", "epoch", "time")
 
@@ -30,6 +30,7 @@ class TensorBoard(Tracker):
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / "tensorboard"
+        self.pictures: set[tuple[str, int]] = set()  # name and step
         resumes = any(path.glob("events.out.tfevents.*"))
         last = rows[-1]["step"] if rows else 0
         self.writer = SummaryWriter(path, purge_step=last if resumes else None)
@@ -39,10 +40,9 @@ class TensorBoard(Tracker):
         for row in rows:
             if not resumes or row["step"] >= last:
                 self.write(row)
-        for picture in sorted((folder / "figures").glob("*_e*.png")):
-            step = _step(picture)
-            if step is not None and (step == last if resumes else step <= last):
-                self.picture(picture.stem.rpartition("_")[0], picture, step)
+        for step, name, picture in drawn(folder):
+            if step == last if resumes else step <= last:
+                self.picture(name, picture, step)
 
     def write(self, row: Row) -> None:
         """Add the numbers of a row, and hand them to the system."""
@@ -54,9 +54,12 @@ class TensorBoard(Tracker):
         self.writer.flush()
 
     def picture(self, name: str, path: Path, step: int) -> None:
-        """Add an image."""
+        """Add an image, unless there is one of its name and step."""
         from PIL import Image
 
+        if (name, step) in self.pictures:
+            return
+        self.pictures.add((name, step))
         with Image.open(path) as image:
             pixels = numpy.asarray(image.convert("RGB"))
         self.writer.add_image(name, pixels, step, dataformats="HWC")
@@ -64,12 +67,3 @@ class TensorBoard(Tracker):
     def close(self, status: str) -> None:
         """Close the event file."""
         self.writer.close()
-
-
-def _step(picture: Path) -> int | None:
-    """Return the optimizer step that a picture says it was drawn at."""
-    from PIL import Image
-
-    with Image.open(picture) as image:
-        step = image.info.get("step")
-    return None if step is None else int(step)

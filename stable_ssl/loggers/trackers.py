@@ -95,6 +95,19 @@ class Trackers:
                 _warn(name, error)
 
 
+def drawn(folder: Path) -> list[tuple[int, str, Path]]:
+    """Return (optimizer step, name, file) of the pictures of a run folder, in order."""
+    from PIL import Image
+
+    found = []
+    for path in (folder / "figures").glob("*_e*.png"):
+        with Image.open(path) as image:
+            step = image.info.get("step")
+        if step is not None:
+            found.append((int(step), path.stem.rpartition("_")[0], path))
+    return sorted(found)
+
+
 def check_installed(names: Iterable[str]) -> None:
     """Refuse a tracker whose package is missing.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stable_ssl.loggers.trackers import Row, Tracker
+from stable_ssl.loggers.trackers import Row, Tracker, drawn
 
 WAIT = 30  # seconds for the network: at the start, to log in, and at the end
 
@@ -31,9 +31,9 @@ class Wandb(Tracker):
     """Log each row under its number in metrics.jsonl, which is wandb's own step.
 
     A resumed run continues the id in `wandb/run_id`. Online, wandb says how many rows
-    it has: those are not sent again, and those that it missed are. Offline, every
-    launch leaves a folder for `wandb sync` to join; rows after the checkpoint are then
-    in two of them, under the same numbers.
+    it has: those are not sent again, and those that it missed are. Offline, a kill
+    takes with it what wandb had not yet written, so every launch records all rows anew:
+    the newest folder is the whole run, and the one to `wandb sync`.
 
     Args:
         folder: as for every tracker; so are config and rows.
@@ -46,8 +46,7 @@ class Wandb(Tracker):
 
         log, path = config["log"], folder / "wandb" / "run_id"
         path.parent.mkdir(exist_ok=True)
-        fresh = not path.exists()
-        if fresh:
+        if not path.exists():
             path.write_text(secrets.token_hex(4))
         self.run = wandb.init(
             dir=folder,
@@ -63,10 +62,12 @@ class Wandb(Tracker):
             settings=wandb.Settings(**SETTINGS),
         )
         self.run.define_metric("*", step_metric="step")
-        known = fresh or self.run.resumed  # how many rows wandb has
-        self.sent = self.run.starting_step if known else len(rows)
-        self.rows = min(self.sent, len(rows))
-        for row in rows[self.rows :]:
+        self.rows, self.sent = 0, self.run.starting_step
+        pictures = drawn(folder)
+        for row in rows:
+            while pictures and pictures[0][0] <= row["step"]:
+                step, name, picture = pictures.pop(0)
+                self.picture(name, picture, step)
             self.write(row)
 
     def write(self, row: Row) -> None:

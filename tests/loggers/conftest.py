@@ -79,29 +79,30 @@ def records(path):
 
 
 def from_wandb(run_dir, count):
-    """Return rows by number, run ids and config of the offline folders together.
+    """Return rows and config of the newest offline folder, and the ids of all.
 
-    wandb's own process may still be writing after a kill: `count` rows are waited for.
+    wandb's own process may still be writing: `count` rows are waited for.
     """
     for _ in range(100):
         rows, ids, config = {}, set(), {}
         for path in sorted((run_dir / "wandb").glob("offline-run-*/*.wandb")):
+            rows, config = {}, {}
+            ids.add(path.stem.removeprefix("run-"))
             for record in records(path):
                 kind = record.WhichOneof("record_type")
                 if kind == "run":
-                    ids.add(record.run.run_id)
-                    config |= {
-                        c.key: json.loads(c.value_json)
-                        for c in record.run.config.update
-                    }
+                    entries = record.run.config.update
+                    config |= {c.key: json.loads(c.value_json) for c in entries}
                 elif kind == "history":
                     row = {
                         "/".join(item.nested_key) or item.key: number(item.value_json)
                         for item in record.history.item
                     }
-                    kept = {k: v for k, v in row.items() if k[0] != "_"}
-                    kept = {k: v for k, v in kept.items() if not isinstance(v, dict)}
-                    rows[row["_step"]] = kept
+                    rows[row["_step"]] = {
+                        name: value
+                        for name, value in row.items()
+                        if not name.startswith(("_", "figures/"))
+                    }
         if config and len(rows) >= count:
             break
         time.sleep(0.1)
@@ -137,7 +138,7 @@ def assert_mirrored():
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
-    """Keep wandb, and what it leaves in home folders, away from the network."""
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    for name in [n for n in os.environ if n.startswith("WANDB_API")]:
+    """Keep wandb off the network, and its service out of processes started here."""
+    for name in [n for n in os.environ if n.startswith("WANDB_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")

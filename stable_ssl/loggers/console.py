@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from stable_ssl.report.words import as_text, is_accuracy
 
 ON_THE_BAR = ("train/loss", "train/lr", "perf/images_per_s")
+APART = 10  # seconds at least between the train lines of two epochs
 
 
 class Console:
     """Print lines, on a terminal above a progress bar.
 
-    Anything but a terminal gets text without control characters, and a train line at
-    most once an epoch, so that a batch job's log stays small. Nothing runs in a thread:
-    the bar moves with `update`.
+    A train line is printed at most once an epoch and every ten seconds, so that the log
+    of a batch job stays small; the lines of evaluations are printed always. Anything
+    but a terminal gets text without control characters. Nothing runs in a thread: the
+    bar moves with `update`.
 
     Args:
         stream: None is the standard output of now.
@@ -29,7 +32,8 @@ class Console:
         self.terminal = self.stream.isatty() and os.environ.get("TERM") != "dumb"
         self.copy: Callable[[str], None] | None = None  # also called with every line
         self._bar: Any = None  # rich's Progress
-        self._next = 0  # epoch from which a train line is due
+        self._next = 0  # epoch from which a train line is due ...
+        self._not_before = 0.0  # ... and the time
 
     def silence(self) -> None:
         """Show nothing any more."""
@@ -53,7 +57,7 @@ class Console:
     def progress(self, total_steps: int, step: int = 0) -> None:
         """Start the bar at a step; `stop` must follow."""
         self.stop()
-        self._next = 0
+        self._next, self._not_before = 0, 0.0
         if not self.terminal:
             return
         from rich.console import Console as Terminal
@@ -103,8 +107,9 @@ class Console:
                 metrics=format_metrics(brief),
                 refresh=True,
             )
-        elif epoch >= self._next:
-            self._next = int(epoch) + 1
+        now = time.monotonic()
+        if epoch >= self._next and (now >= self._not_before or epoch == total_epochs):
+            self._next, self._not_before = int(epoch) + 1, now + APART
             self.epoch(epoch, total_epochs, metrics)
 
     def epoch(
@@ -129,6 +134,10 @@ def _metric(name: str, value: Any) -> str:
     short = name.removeprefix("train/").removeprefix("perf/")
     if short == "images_per_s":
         return f"{value:,.0f} images/s"
+    if short == "data_wait":
+        return f"{100 * value:.0f} % waiting for data"
+    if short == "memory_gib":
+        return f"{value:.3g} GiB"
     if is_accuracy(name) or short == "lr" or not isinstance(value, float):
         return f"{short} {as_text(name, value, digits=1)}"
     text = f"{value:#.4g}".rstrip(".")  # trailing zeros keep columns in place

@@ -19,6 +19,14 @@ TRAIN = {
 }
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Return a list whose last number is the time."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[-1])
+    return now
+
+
 def live(console, epochs=2, rows=4):
     """Show a run of `rows` train rows and one evaluation an epoch."""
     console.progress(epochs * rows)
@@ -37,6 +45,8 @@ def test_metrics_are_short_and_keep_their_units():
     assert format_metrics({"val/knn_acc1": 0.9721}) == "val/knn_acc1 97.2 %"
     assert format_metrics({"train/loss": float("nan"), "n": 3}) == "loss nan  n 3"
     assert format_metrics({}) == ""
+    cost = {"perf/data_wait": 0.0593, "perf/memory_gib": 0.88031}
+    assert format_metrics(cost) == "6 % waiting for data  0.88 GiB"
 
 
 def test_a_file_gets_at_most_a_train_line_an_epoch():
@@ -48,6 +58,17 @@ def test_a_file_gets_at_most_a_train_line_an_epoch():
     )  # the first row, then one an epoch
     assert sum("val/acc1 96.1 %" in line for line in lines) == 3
     assert all(line.isprintable() for line in lines)
+
+
+def test_short_epochs_get_a_train_line_every_ten_seconds(clock):
+    stream = io.StringIO()
+    console = Console(stream)
+    console.progress(1000)
+    for epoch in range(1, 101):  # a second each
+        clock.append(float(epoch))
+        console.update(10 * epoch, epoch, 100, TRAIN)
+    lines = stream.getvalue().splitlines()
+    assert [int(line[6:9]) for line in lines] == [*range(1, 100, 10), 100]
 
 
 def test_a_stream_of_few_characters_replaces_the_others():

@@ -38,13 +38,13 @@ def main() -> None:
         for seed in range(runs):
             config.hardware.seed, config.log.run = seed, f"r{seed}"
             write(Path(root) / "runs" / "simclr" / f"r{seed}", to_yaml(config), rows)
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         frame, curves = report.load(root)
-        seconds = time.perf_counter() - start
+        seconds, busy = time.perf_counter() - start, time.process_time() - busy
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"{len(frame)} runs, {len(curves):,} rows: {seconds:.1f} s,"
-        f" at most {memory:.1f} GiB of memory"
+        f"{len(frame)} runs, {len(curves):,} rows: {seconds:.1f} s, {busy:.1f} s of one"
+        f" core, at most {memory:.1f} GiB of memory"
     )
 
 

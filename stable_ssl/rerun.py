@@ -6,12 +6,14 @@ import json
 import shlex
 import subprocess
 import sys
+import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import launch
 from stable_ssl.config import SECRET, ConfigError, complete
@@ -19,7 +21,7 @@ from stable_ssl.distributed import choose_device
 from stable_ssl.distributed.placement import asked_of
 from stable_ssl.loggers.environment import environment, git
 from stable_ssl.report.layout import Table
-from stable_ssl.report.reader import read_run
+from stable_ssl.report.reader import flat, read_run
 
 MASK = "***"  # in config.yaml, where a secret was
 MACHINE = ("python", "platform", "host", "device", "device_name", "cpus")
@@ -53,6 +55,7 @@ def run(args: Namespace) -> int:
     folder: Path = args.run_folder
     before = read_run(folder)
     config = complete(before.config)
+    _warn_of_defaults(folder, before.flat, config)
     overrides = list(args.overrides)
     changed = {override.lstrip("+~").partition("=")[0] for override in overrides}
     for name in secrets(before.config):
@@ -129,6 +132,24 @@ def differences(then: Mapping[str, Any], device: torch.device, folder: Path) -> 
     notes = [f"{len(others)} other packages differ"] * bool(others)
     same = "" if rows or others else ": the same"
     return Table(f"{title}{same}", ("", "then", "now"), rows, notes=notes)
+
+
+def _warn_of_defaults(
+    folder: Path, recorded: Mapping[str, Any], config: DictConfig
+) -> None:
+    """Warn of keys that are newer than a run: they take the defaults of now."""
+    today = flat(OmegaConf.to_container(config))
+    newer = [
+        key
+        for key in today
+        if not any(key == k or key.startswith(f"{k}.") for k in recorded)
+    ]
+    if newer:
+        warnings.warn(
+            f"{folder}/config.yaml is older than these keys, which take the defaults of"
+            f" now: {', '.join(newer)}",
+            stacklevel=2,
+        )
 
 
 def _recorded(folder: Path) -> dict[str, Any]:

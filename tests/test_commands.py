@@ -249,6 +249,10 @@ def test_what_differs_is_said_before_anything_starts(command, logs, tmp_path):
     assert "1 other packages differ" in lines
     assert lines[-2].endswith("log.run=null hardware.processes=3")  # as torchrun did
     assert not list(tmp_path.glob("logs*"))
+    text = (copy / "config.yaml").read_text().replace("  nesterov: false\n", "")
+    (copy / "config.yaml").write_text(text)
+    err = command("rerun", copy, "--dry-run")[2]
+    assert "take the defaults of now: optim.nesterov\n" in err
     (copy / "environment.json").unlink()
     assert "environment.json is missing" in command("rerun", copy, "--dry-run")[1]
 

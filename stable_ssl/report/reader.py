@@ -69,7 +69,7 @@ class Run:
     @cached_property
     def flat(self) -> dict[str, Any]:
         """The config with dotted keys; lists stay lists."""
-        return dict(_flatten(self.config))
+        return flat(self.config)
 
     @cached_property
     def untrained(self) -> list[dict[str, Any]]:
@@ -276,10 +276,12 @@ def _read_status(path: Path) -> tuple[str, str]:
         return "unknown", ""
 
 
-def _flatten(config: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of nested mappings."""
+def flat(config: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """Return nested mappings as one with dotted keys; lists stay lists."""
+    found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{at}{key}.")
+            found |= flat(value, f"{at}{key}.")
         else:
-            yield f"{at}{key}", value
+            found[f"{at}{key}"] = value
+    return found

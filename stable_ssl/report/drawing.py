@@ -33,8 +33,11 @@ def band(axes: Axes, x: Any, seeds: Any, interval: str, group: Group) -> None:
 
     samples = [Sample(tuple(column)) for column in seeds.T]
     mean = np.array([s.mean for s in samples])
-    marker = "o" if len(x) <= SPARSE else None
-    axes.plot(x, mean, group.dash, color=group.colour, label=group.label, marker=marker)
+    look = {"color": group.colour, "label": group.label, "linestyle": group.dash}
+    if len(x) <= SPARSE:  # hollow where a dash is all that tells two groups apart
+        hollow = {} if group.dash == "-" else {"markerfacecolor": "white"}
+        look |= {"marker": "o"} | hollow
+    axes.plot(x, mean, **look)
     if len(seeds) > 1:
         spread = np.array([s.spread(interval) for s in samples])
         axes.fill_between(

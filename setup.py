@@ -4,7 +4,15 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TEST = ["pytest", "pytest-xdist", "torchmetrics", "docutils", "ruff"]
+TEST = [
+    "pytest",
+    "pytest-xdist",
+    "docutils",
+    "ruff",
+    "selenium",
+    "tensorboard",
+    "torchmetrics",
+]
 
 setup(
     name="stable-ssl",
@@ -35,6 +43,7 @@ setup(
     ],
     extras_require={
         "timm": ["timm"],
+        "tensorboard": ["tensorboard"],
         "torchmetrics": ["torchmetrics"],
         "peers": ["kornia", "albumentations"],
         "test": TEST,

@@ -1,10 +1,13 @@
 """The README's code runs, as it is printed, and its reStructuredText is valid."""
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,8 @@ ELSEWHERE = {  # where a command that this file does not run is run
     "-m venv": "by .ci/run, in a fresh virtual environment",
     "submitit_slurm": "by tests that need a Slurm",
     "simclr_cifar10_sgd": "it downloads CIFAR-10; tests/test_config.py composes it",
+    "logs/runs": "with the runs it reads, by the test of figures and tables",
+    "seed=0,1,2": "likewise",
 }
 RUN_HERE = [c for c in commands() if not any(mark in c for mark in ELSEWHERE)]
 
@@ -55,6 +60,29 @@ def test_a_command_runs(command, my_idea):
             pytest.skip("the package is not installed beside this Python")
     done = subprocess.run(words, cwd=my_idea, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_from_nothing_to_figures_and_tables_in_ten_minutes(tmp_path):
+    (block,) = [b for b in blocks("bash") if "stable-ssl table" in b]
+    beside = Path(sys.executable).parent
+    path = f"{beside}{os.pathsep}{os.environ['PATH']}"
+    start = time.monotonic()
+    subprocess.run(
+        ["bash", "-ec", block],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        check=True,
+    )
+    assert time.monotonic() - start < 600
+    for file in ("table.tex", "report.html", "figures/curves_val_knn_acc1.pdf"):
+        assert (tmp_path / file).stat().st_size > 0
+    if shutil.which("pdflatex") is None:
+        pytest.skip("all but the LaTeX: there is no pdflatex to compile the table")
+    page = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{table}"
+    (tmp_path / "page.tex").write_text(page + r"\end{document}")
+    latex = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    subprocess.run(latex, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
 
 
 def test_the_python_blocks_run(tmp_path):

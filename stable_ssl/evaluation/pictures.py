@@ -38,7 +38,7 @@ LETTERS = 11  # of a name beside an image
 def draw_views(batch: Any, loader: Any) -> Figure | None:
     """Draw images of a batch, a column each, and their views, a row each.
 
-    Where an image has one view, three rows of images are drawn.
+    Where an image has one view, of one loader, three rows of images are drawn.
 
     Args:
         batch: (views, labels), or {name: such a batch} of several loaders.
@@ -54,7 +54,7 @@ def draw_views(batch: Any, loader: Any) -> Figure | None:
         views = x if isinstance(x, list) else [x]
         if any(not isinstance(v, Tensor) or v.ndim != 4 for v in views):
             continue
-        each = 1 if len(views) > 1 else 3
+        each = 1 if len(views) > 1 or len(named) > 1 else 3
         for i, view in enumerate(views):
             shown = thumbnails(view[: each * SHOWN], loaders.get(name), i).cpu()
             words = f"view {i + 1}" if len(views) > 1 else ""
@@ -92,7 +92,7 @@ def draw_neighbours(album: Album) -> Figure:
     if labels is not None:
         names = class_names(labels[queries], album.loader)
     columns = ["image", *(str(i + 1) for i in range(NEIGHBOURS))]
-    figure, axes = _canvas("images and their nearest by features", columns, names)
+    figure, axes = _canvas("images and their nearest by features", columns, names, FOOT)
     for r, (query, others) in enumerate(zip(queries, nearest, strict=True)):
         _image(axes, 0, r, images[query])
         for c, other in enumerate(others, 1):
@@ -233,7 +233,7 @@ def class_names(labels: Any, loader: Any) -> list[str]:
 
 
 def _canvas(
-    title: str, columns: Sequence[str], rows: Sequence[str]
+    title: str, columns: Sequence[str], rows: Sequence[str], foot: float = 0.1
 ) -> tuple[Figure, Axes]:
     """Return a figure for a grid of images, and axes in inches from its first cell."""
     from matplotlib.figure import Figure
@@ -241,7 +241,7 @@ def _canvas(
     longest = max(len(line) for row in rows for line in _short(row).split("\n"))
     margin = 0.15 + LETTER * longest
     width = margin + len(columns) * (CELL + GAP) + 0.1
-    height = HEAD + len(rows) * (CELL + GAP) + FOOT
+    height = HEAD + len(rows) * (CELL + GAP) + foot
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()

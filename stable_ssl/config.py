@@ -21,6 +21,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+MODES = ("fit", "validate", "test", "predict")
 RECIPES = "stable_ssl.recipes"  # the package that holds the shipped YAML recipes
 ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")
 SECRET = re.compile(r"(^|_)(key|token|secret|password|credentials?)$", re.IGNORECASE)
@@ -81,6 +82,7 @@ class Data:
     val: Any = None  # by name; null turns one off
     test: Any = None
     bank: Any = None  # kNN neighbours; null: the train split, seen as in val
+    predict: Any = "test"  # of mode=predict: a split by name, or a loader node
 
 
 @dataclass
@@ -251,7 +253,7 @@ class Log:
 class Config:
     """A whole run."""
 
-    mode: str = key("fit", choices=("fit", "validate", "test"))
+    mode: str = key("fit", choices=MODES)
     fast_dev_run: bool = False  # one batch of everything, nothing kept
     data: Data = node(Data)
     model: Any = field(default_factory=dict)  # checked by the method's dataclass

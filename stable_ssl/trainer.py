@@ -1,6 +1,7 @@
 """BaseTrainer: the life of a run, from seeding to the last evaluation, in one file.
 
-    run        setup, then what `mode` asks: fit | validate | test; always cleans up
+    run        setup, then what `mode` asks: fit | validate | test | predict; always
+               cleans up
     setup      seed_everything  initialize_data  initialize_modules
                initialize_optimizer  initialize_scheduler  initialize_evaluation
                load_checkpoint
@@ -23,6 +24,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,7 @@ from stable_ssl.evaluation.labels import require_labels
 from stable_ssl.evaluation.metrics import Scores
 from stable_ssl.evaluation.monitor import check_monitor
 from stable_ssl.evaluation.online import Online
+from stable_ssl.evaluation.predictions import write_predictions
 from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.records import Records
@@ -60,6 +63,7 @@ from stable_ssl.optim import (
 )
 from stable_ssl.preemption import Preempted, Preemption
 
+MODES = {"predict": "predict_split"}  # methods that are not called as their mode
 PLAIN = {int, float, bool, str, tuple, list, dict, type(None)}
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -200,7 +204,7 @@ class BaseTrainer(nn.Module):
             with self.preemption:
                 self.preemption.at_once()  # there is nothing to save yet
                 self.setup()
-                getattr(self, self.config.mode)()
+                getattr(self, MODES.get(self.config.mode, self.config.mode))()
             distributed.barrier()  # none leaves while another still writes
             self._end("finished")
         except Preempted as error:
@@ -274,6 +278,13 @@ class BaseTrainer(nn.Module):
         """Evaluate the test split, or several, and write their rows."""
         for split in self.splits("test"):
             self._report_split(split)
+
+    def predict_split(self) -> None:
+        """Write predictions.csv and scores.csv of the split `data.predict`."""
+        predict = self.online.afresh(self.predict) if self._classifies else None
+        with self.online.evaluation():
+            parts = self.loaders, self._task, self.run_dir, self._limit
+            self.say(f"predictions: {write_predictions(predict, *parts)}")
 
     def _report_split(self, split: str) -> None:
         """Evaluate a split and write its row; say each figure's protocol, if asked."""
@@ -455,6 +466,10 @@ class BaseTrainer(nn.Module):
         offline = self.settings.eval.offline
         if self.config.mode == "fit" and offline and not offline.in_fit:
             self.settings.eval.offline = None
+        if self.config.mode not in ("fit", "validate", "test"):  # nothing is measured
+            self.settings.eval = replace(
+                self.settings.eval, knn=None, few_labels=[], offline=None
+            )
         own = type(self).encode is not BaseTrainer.encode
         name = "encode" if own else "forward"  # which encode is, unless overridden
         self.online = Online(
@@ -472,7 +487,8 @@ class BaseTrainer(nn.Module):
             setattr(self, name, self.online.encode)
         probed = self.online.probe is not None
         self._task = "multiclass" if probed else self.task
-        classes = self.num_classes if probed or self.predicts else None
+        self._classifies = bool(self.num_classes and (probed or self.predicts))
+        classes = self.num_classes if self._classifies else None
         self._metrics = custom_metrics(self.settings.metrics, self._task, classes)
         kept = not self.config.fast_dev_run
         self.gallery = Gallery(self.settings.pictures if kept else None)
@@ -719,7 +735,7 @@ class BaseTrainer(nn.Module):
 
     def eval_step(self, batch: Any) -> None:
         """Compare `predict` with the labels, where a probe or the method predicts."""
-        if self.num_classes and (self.predicts or self.online.probe is not None):
+        if self._classifies:
             x, labels = batch
             self._scores.update(self.predict(first_view(x)), labels)
 

@@ -83,6 +83,8 @@ def build_loaders(config: DictConfig, device: torch.device) -> dict[str, Any]:
             nodes["bank"] = {None: {"dataset": bank}}
         if config.mode != "fit":
             del nodes["train"]
+    if config.mode == "predict":
+        nodes = _to_predict(data, nodes)
 
     def build(split: str, name: str | None, node: Any) -> Loader:
         seed = config.hardware.seed
@@ -118,6 +120,36 @@ def build_loaders(config: DictConfig, device: torch.device) -> dict[str, Any]:
     if backbone and "in_channels" not in backbone:
         config.model.backbone = {**backbone, "in_channels": some.channels}
     return loaders
+
+
+def _to_predict(
+    data: Any, nodes: Mapping[str, Mapping[str | None, Any]]
+) -> dict[str, dict[str | None, Any]]:
+    """Return the node that `data.predict` asks for, and one that states the classes.
+
+    The bank does, which is the train split unless named, and nothing where
+    `data.num_classes` is set: no other data than the predicted need then be there.
+
+    Raises:
+        ConfigError: no such split, or no loader node.
+    """
+    asked = data.predict
+    if isinstance(asked, (Mapping, DictConfig)) and "dataset" in asked:
+        node = asked
+    else:
+        named = {"train": nodes["bank"][None]} if "bank" in nodes else {}
+        for split, some in nodes.items():
+            for name, one in some.items():
+                named[split if name is None else f"{split}_{name}"] = one
+        if asked not in list(named):
+            raise ConfigError(
+                f"data.predict={asked} is not a split{nearest(str(asked), list(named))}"
+                f" (there are: {', '.join(named)}); or give a loader node, {{dataset:"
+                " {name: image_folder, root: ..., labelled: false}}"
+            )
+        node = named[asked]
+    states = {} if data.num_classes or "bank" not in nodes else {"bank": nodes["bank"]}
+    return {**states, "predict": {None: node}}
 
 
 def labelled_name(data: Any, names: Sequence[str | None]) -> str | None:

@@ -45,12 +45,12 @@ def check_split(mode: str, splits: Iterable[str]) -> None:
     """Refuse to evaluate a split that the data does not have.
 
     Args:
-        mode: validate or test.
+        mode: validate or test; others need none of the two.
         splits: names of the loaders: `val`, or `val_<name>` of several.
 
     Raises:
         ConfigError: no such split.
     """
-    split = {"validate": "val", "test": "test"}[mode]
-    if not any(name.partition("_")[0] == split for name in splits):
+    split = {"validate": "val", "test": "test"}.get(mode)
+    if split and not any(name.partition("_")[0] == split for name in splits):
         raise ConfigError(f"mode={mode} needs data.{split}, which is null")

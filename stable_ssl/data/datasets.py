@@ -52,7 +52,9 @@ class Images(Dataset):
         images: (N, C, H, W) uint8.
         labels: (N,) int64.
         num_classes: of the labels, never guessed from those present; None without.
-        source: the dataset that was read into memory, where there is one.
+        source: the dataset that was read into memory, where there is one ...
+        rows: ... and which of its samples, (N,) int64.
+        classes: names of the labels, where known.
     """
 
     def __init__(
@@ -61,9 +63,11 @@ class Images(Dataset):
         labels: Tensor,
         num_classes: int | None,
         source: Dataset | None = None,
+        rows: Tensor | None = None,
+        classes: Sequence[str] = (),
     ):
         self.images, self.labels, self.num_classes = images, labels, num_classes
-        self.source = source
+        self.source, self.rows, self.classes = source, rows, classes
 
     def __len__(self) -> int:
         return len(self.images)
@@ -73,7 +77,8 @@ class Images(Dataset):
 
     def subset(self, index: Tensor) -> Images:
         """Return the images at `index`, (M,) int64."""
-        return Images(self.images[index], self.labels[index], self.num_classes)
+        kept = self.images[index], self.labels[index], self.num_classes
+        return Images(*kept, classes=self.classes)
 
 
 def build_dataset(node: Any, root: str, download: bool) -> Dataset:
@@ -202,7 +207,8 @@ def held_in_memory(dataset: Dataset, limit: float, skip: bool) -> Dataset:
     with ThreadPoolExecutor() as pool:  # PIL decodes without Python's lock
         list(pool.map(decode, range(len(readable))))
     labels = torch.tensor([dataset.samples[i][1] for i in readable])
-    return Images(images[good], labels[good], dataset.num_classes, dataset)
+    rows = torch.tensor(readable)[good]
+    return Images(images[good], labels[good], dataset.num_classes, dataset, rows)
 
 
 # --- the embedded default -------------------------------------------------------------
@@ -320,4 +326,4 @@ def _in_memory(dataset: Dataset) -> Dataset:
         pixels = pixels.permute(0, 3, 1, 2).contiguous()
     classes = getattr(dataset, "classes", None)
     known = len(classes) if classes else int(labels.max()) + 1
-    return Images(pixels, labels.long(), known)
+    return Images(pixels, labels.long(), known, classes=classes or ())

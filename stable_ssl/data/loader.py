@@ -98,6 +98,7 @@ class Loader:
         )
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.skipped = 0  # samples so far that could not be read
+        self.index: Tensor | None = None  # of the last batch's samples in the dataset
         self._warned: set[str] = set()
         heads = [Head(ops) for ops in views]
         if isinstance(dataset, Images) and not any(head.foreign for head in heads):
@@ -174,6 +175,7 @@ class Loader:
             self.skipped += len(batch.failures)
             if not batch.views:
                 continue
+            self.index = batch.index
             x = [
                 view(image, seeding.sample_keys(self.seed, epoch, batch.index, v))
                 for v, (view, image) in enumerate(

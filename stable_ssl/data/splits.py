@@ -55,10 +55,10 @@ def record(folder: Path, loaders: Mapping[str, Any], data: Mapping[str, Any]) ->
 
 
 def _rows(loaders: Mapping[str, Any]) -> list[Row]:
-    """Return the rows of all splits; the bank repeats the train split."""
+    """Return the rows of all splits; bank and predict are none of the run's own."""
     rows: dict[Row, None] = {}
     for split, loader in loaders.items():
-        if split == "bank":
+        if split in ("bank", "predict"):
             continue
         parts = getattr(loader, "loaders", {split: loader})  # of a Combined
         for name, part in parts.items():

@@ -114,6 +114,15 @@ class Online:
         """Forget the batch before."""
         self.calls.clear()
 
+    def afresh(self, function: Callable[[Tensor], Tensor]) -> Callable:
+        """Return a function that forgets the batch before, then does what this does."""
+
+        def call(x: Tensor) -> Tensor:
+            self.forget()
+            return function(x)
+
+        return call
+
     def _remembered(self, views: list[Tensor]) -> list[Tensor]:
         return [f for x, f in self.calls if any(x is view for view in views)]
 

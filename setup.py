@@ -9,6 +9,7 @@ TEST = [
     "pytest-xdist",
     "docutils",
     "ruff",
+    "safetensors",
     "selenium",
     "tensorboard",
     "torchmetrics",
@@ -43,6 +44,7 @@ setup(
     ],
     extras_require={
         "timm": ["timm"],
+        "export": ["safetensors"],
         "tensorboard": ["tensorboard"],
         "torchmetrics": ["torchmetrics"],
         "peers": ["kornia", "albumentations"],

@@ -13,15 +13,17 @@ COMMANDS = {  # name: home, whose `add_arguments(parser)` and `run(args)` it is
     "plot": "stable_ssl.report.plot",
     "report": "stable_ssl.report.html",
     "rerun": "stable_ssl.rerun",
+    "export": "stable_ssl.export_run",
 }
 HELP = """\
 stable-ssl table RUNS...       means over seeds, as text, Markdown, CSV or LaTeX
 stable-ssl plot RUNS...        figures of runs, as PDF and PNG
 stable-ssl report RUNS...      one HTML page to look at runs
 stable-ssl rerun RUN_FOLDER    start a run again from its own config.yaml
+stable-ssl export RUN_FOLDER   TorchScript and the like of a run's model, checked
 stable-ssl [KEY=VALUE...]      start a run; what it knows follows
 
-Each of the first four explains itself with -h.
+Each of the first five explains itself with -h.
 """
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-MODES = ("fit", "validate", "test", "predict")
+MODES = ("fit", "validate", "test", "predict", "export")
 RECIPES = "stable_ssl.recipes"  # the package that holds the shipped YAML recipes
 ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")
 SECRET = re.compile(r"(^|_)(key|token|secret|password|credentials?)$", re.IGNORECASE)
@@ -222,6 +222,15 @@ class Pictures:
 
 
 @dataclass
+class Export:
+    """The model as files for deployment, after training and in mode=export."""
+
+    types: list[str] = key(  # none: off; mode=export then takes torchscript
+        [], choices=("torchscript", "torch_export", "safetensors")
+    )
+
+
+@dataclass
 class Log:
     """What is written, and where."""
 
@@ -247,6 +256,7 @@ class Log:
     load_from: str | None = None  # checkpoint whose weights alone are loaded
     eval: Eval = node(Eval)
     pictures: Pictures | None = field(default_factory=Pictures)  # null: off
+    export: Export = node(Export)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """BaseTrainer: the life of a run, from seeding to the last evaluation, in one file.
 
-    run        setup, then what `mode` asks: fit | validate | test | predict; always
-               cleans up
+    run        setup, then what `mode` asks: fit | validate | test | predict | export;
+               always cleans up
     setup      seed_everything  initialize_data  initialize_modules
                initialize_optimizer  initialize_scheduler  initialize_evaluation
                load_checkpoint
@@ -49,6 +49,7 @@ from stable_ssl.evaluation.monitor import check_monitor
 from stable_ssl.evaluation.online import Online
 from stable_ssl.evaluation.predictions import write_predictions
 from stable_ssl.evaluation.protocol import protocol_table
+from stable_ssl.export import check_types, export
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.records import Records
 from stable_ssl.loggers.run_folder import mark_failed, open_folder
@@ -258,6 +259,8 @@ class BaseTrainer(nn.Module):
             self.checkpoints.finish()
             if not self.config.fast_dev_run:
                 self.records.summarize()
+        if self.settings.export.types:
+            self.export()
 
     def validate(self) -> None:
         """Evaluate the val split, or several, and write their rows, once a step."""
@@ -285,6 +288,18 @@ class BaseTrainer(nn.Module):
         with self.online.evaluation():
             parts = self.loaders, self._task, self.run_dir, self._limit
             self.say(f"predictions: {write_predictions(predict, *parts)}")
+
+    def export(self) -> None:
+        """Write `encode`, and `predict` if it classifies, to `deployment`."""
+        functions = {"encoder": self.online.plain}
+        if self._classifies:
+            functions["classifier"] = self.online.afresh(self.predict)
+        types = self.settings.export.types or ["torchscript"]
+        facts = {"epoch": self.epoch, "step": self.step, "task": self._task}
+        folder = self.run_dir / "deployment"
+        if self.rank == 0:
+            export(functions, self.online.modules, self.loaders, types, folder, facts)
+            self.say(f"exported: {folder}")
 
     def _report_split(self, split: str) -> None:
         """Evaluate a split and write its row; say each figure's protocol, if asked."""
@@ -332,6 +347,7 @@ class BaseTrainer(nn.Module):
         """Join the other processes, choose the device and open the run folder."""
         config, log = self.config, self.config.log
         check_installed(log.api)
+        check_types(log.export.types)
         self.device = distributed.start(config.hardware)
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         if config.hardware.threads is not None:

@@ -12,10 +12,12 @@ ROWS = [
     {"config", "seeding", "distributed", "preemption", "report"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers"},
     {"evaluation"},
+    {"export"},
     {"trainer"},
     {"methods"},
     {"launch"},
     {"rerun"},
+    {"export_run"},
     {"commands"},
 ]
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")

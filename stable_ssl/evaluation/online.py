@@ -99,6 +99,11 @@ class Online:
             features.shape[1], self.num_classes, self.config.linear, self.seed
         ).to(features.device)
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The model, and the probe if there is one."""
+        return [self.model] if self.probe is None else [self.model, self.probe]
+
     # --- features, once ---------------------------------------------------------------
 
     def encode(self, x: Tensor) -> Tensor:
@@ -150,9 +155,8 @@ class Online:
         self.labels: list[Tensor] = []
         self.views: list[Tensor] = []
         self.evaluating = True
-        modules = [self.model] if self.probe is None else [self.model, self.probe]
         try:
-            with undisturbed(*modules), self.autocast():
+            with undisturbed(*self.modules), self.autocast():
                 yield
         finally:
             self.evaluating = False

@@ -21,6 +21,8 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from stable_ssl.dotenv import read_env
+
 MODES = ("fit", "validate", "test", "predict", "export")
 RECIPES = "stable_ssl.recipes"  # the package that holds the shipped YAML recipes
 ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")
@@ -284,7 +286,10 @@ BOUNDS = (
 
 
 def hydra_app(folders: Sequence[str | Path] = ()) -> Any:
-    """Return a Hydra that finds recipes in `folders`, then among the shipped ones."""
+    """Return a Hydra that finds recipes in `folders`, then among the shipped ones.
+
+    What recipes take from the environment may stand in `.env`, which is read first.
+    """
     from hydra import version
     from hydra._internal.hydra import Hydra
     from hydra._internal.utils import create_config_search_path
@@ -292,6 +297,7 @@ def hydra_app(folders: Sequence[str | Path] = ()) -> Any:
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
 
+    read_env()
     version.setbase("1.3")
     ConfigStore.instance().store(name="stable_ssl", node=Config, provider="stable_ssl")
     path = create_config_search_path(None)
@@ -367,6 +373,8 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
         ConfigError: an unknown key, a wrong type, a value out of range, keys that
             contradict each other, a mandatory value (???) that is missing.
     """
+    with errors_in_words():
+        read_env()
     given = OmegaConf.create(config if config is not None else {})
     given = OmegaConf.create(OmegaConf.to_container(given))  # plain: forced keys show
     given.pop("hydra", None)

@@ -98,7 +98,8 @@ class Job:
         try:
             with own_settings():
                 run = trainer_class(self.trainer, config)(config)
-                run.overrides = list(HydraConfig.get().overrides.task)
+                given = HydraConfig.get().overrides.task
+                run.overrides = OmegaConf.to_container(given)  # ${...} as it was given
                 return run.run()
         except ConfigError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -144,7 +144,8 @@ Every recipe on the digits
 online linear probe, or the classifier of a supervised method; ``10 labels``: logistic
 regression on 10 labels a class, mean of 5 draws; ``RankMe``: of the features;
 ``CPU seconds``: of the whole command; ``MiB a step``: what the loss keeps for its
-backward pass.
+backward pass. Where a method ends below its untrained network, the head of its recipe
+says why.
 """
 
 

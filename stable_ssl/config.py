@@ -21,9 +21,11 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+import stable_ssl.runtime as runtime
 from stable_ssl.dotenv import read_env
 
-MODES = ("fit", "validate", "test", "predict", "export")
+TRAINING = ("fit", "profile_data", "profile_model")  # modes that need train data
+MODES = (*TRAINING, "validate", "test", "predict", "export")
 RECIPES = "stable_ssl.recipes"  # the package that holds the shipped YAML recipes
 ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")
 SECRET = re.compile(r"(^|_)(key|token|secret|password|credentials?)$", re.IGNORECASE)
@@ -362,6 +364,7 @@ def load_config(
     return complete(compose(name, overrides, folders))
 
 
+@runtime.stand_ins()
 def complete(config: Mapping | None = None, model: type | None = None) -> DictConfig:
     """Fill a config with the defaults and check every key and value of it.
 
@@ -376,9 +379,13 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
     with errors_in_words():
         read_env()
     given = OmegaConf.create(config if config is not None else {})
-    given = OmegaConf.create(OmegaConf.to_container(given))  # plain: forced keys show
+    given = OmegaConf.to_container(given)  # plain: forced keys show
     given.pop("hydra", None)
-    if missing := OmegaConf.missing_keys(given):
+    with errors_in_words():
+        runtime.check(given)
+        given = OmegaConf.create(given)
+        missing = OmegaConf.missing_keys(given)
+    if missing:
         key = sorted(missing)[0]
         raise ConfigError(
             f"{key} has no value, and this recipe needs one: add {key}=..."
@@ -424,7 +431,7 @@ def _check_keys(given: DictConfig, cls: type, model: type | None, at: str = "") 
 
 def _nested(annotation: str | type) -> type | None:
     """Return the dataclass that a field's annotation names, or None."""
-    text = annotation if isinstance(annotation, str) else annotation.__name__
+    text = getattr(annotation, "__name__", str(annotation))
     cls = globals().get(text.removesuffix(" | None"))
     return cls if isinstance(cls, type) and dataclasses.is_dataclass(cls) else None
 

@@ -21,9 +21,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import config as configuration
-from stable_ssl import distributed
+from stable_ssl import distributed, runtime
 from stable_ssl.config import ConfigError
 
+NUMBER = "${hydra:job.num}"  # of a job, in the name of its run
 REQUEUES = 1000  # of a job that runs into its time limit, again and again
 HYDRA = [  # Hydra writes nothing of its own: the run folder holds what it would
     "hydra.output_subdir=null",
@@ -98,8 +99,10 @@ class Job:
         try:
             with own_settings():
                 run = trainer_class(self.trainer, config)(config)
-                given = HydraConfig.get().overrides.task
-                run.overrides = OmegaConf.to_container(given)  # ${...} as it was given
+                hydra = HydraConfig.get()
+                given = OmegaConf.to_container(hydra.overrides.task)  # not resolved
+                own = f"++log.run='{config.log.run}'"
+                run.overrides = [o if NUMBER not in o else own for o in given]
                 return run.run()
         except ConfigError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -296,7 +299,7 @@ class Command:
             except OSError:
                 break  # the run says it in words
         self.names = [f"{stamp}_{number}" for number in range(len(jobs))]
-        number = "${hydra:job.num}" if several else "0"
+        number = NUMBER if several else "0"
         return [f"++log.run='{stamp}_{number}'"]
 
     def _show_sweep(self, jobs: Sequence[DictConfig]) -> None:
@@ -336,7 +339,8 @@ def check(job: DictConfig, trainer: type | None, here: bool) -> None:
 
     full = configuration.complete(job, trainer_class(trainer, job).model_config)
     if full.mode == "fit":
-        check_optimizer(full.optim)
+        with runtime.stand_ins():
+            check_optimizer(full.optim)
     if full.log.eval.linear is not None:
         check_optimizer(full.log.eval.linear, at="log.eval.linear")
     if here:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -33,8 +34,16 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from stable_ssl import checkpoint, distributed, seeding
-from stable_ssl.config import ConfigError, Log, complete, load_config, masked, nearest
+from stable_ssl import checkpoint, distributed, runtime, seeding
+from stable_ssl.config import (
+    TRAINING,
+    ConfigError,
+    Log,
+    complete,
+    load_config,
+    masked,
+    nearest,
+)
 from stable_ssl.data import build_loaders, splits
 from stable_ssl.data.build import labelled_name
 from stable_ssl.data.check import check_split, check_views
@@ -398,7 +407,7 @@ class BaseTrainer(nn.Module):
         self.train_loader = self.loaders.get("train")
         self.num_classes = self.config.data.num_classes
         if self.rank == 0:
-            data = masked(self.config)["data"]
+            data = masked(self.config.data)
             splits.record(self.run_dir / "data", self.loaders, data)
 
     def _check_data(self) -> None:
@@ -431,6 +440,18 @@ class BaseTrainer(nn.Module):
             if every is not None and every < 1:
                 every = max(1, round(every * self.steps_per_epoch))
                 self.settings.eval.every_n_steps = every
+        if runtime.asked(self.config):
+            self.config = complete(self._with_runtime_values(), self.model_config)
+
+    def _with_runtime_values(self) -> dict[str, Any]:
+        """Return the config with what `runtime.NAMES` stand for."""
+        values = {
+            "iterations_per_epoch": self.steps_per_epoch or None,
+            "max_iterations": self.total_steps or None,
+            "num_gpus": self.world_size if self.device.type == "cuda" else 0,
+            "num_nodes": len(set(distributed.all_gather_object(platform.node()))),
+        }
+        return runtime.filled(self.config, values)
 
     def place_modules(self) -> None:
         """Move the modules to the device; set precision, memory format, compilation."""

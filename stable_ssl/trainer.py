@@ -1,6 +1,6 @@
 """BaseTrainer: the life of a run, from seeding to the last evaluation, in one file.
 
-    run        setup, then what `mode` asks: fit | validate | test | predict | export;
+    run        setup, then what `mode` asks: fit | validate | test, or one of modes.py;
                always cleans up
     setup      seed_everything  initialize_data  initialize_modules
                initialize_optimizer  initialize_scheduler  initialize_evaluation
@@ -56,14 +56,14 @@ from stable_ssl.evaluation.labels import require_labels
 from stable_ssl.evaluation.metrics import Scores
 from stable_ssl.evaluation.monitor import check_monitor
 from stable_ssl.evaluation.online import Online
-from stable_ssl.evaluation.predictions import write_predictions
 from stable_ssl.evaluation.protocol import protocol_table
-from stable_ssl.export import check_types, export
+from stable_ssl.export import check_types
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.records import Records
 from stable_ssl.loggers.run_folder import mark_failed, open_folder
 from stable_ssl.loggers.trackers import check_installed
 from stable_ssl.models.norm import convert_sync_batchnorm
+from stable_ssl.modes import MODES
 from stable_ssl.optim import (
     Scheduler,
     build_optimizer,
@@ -73,7 +73,6 @@ from stable_ssl.optim import (
 )
 from stable_ssl.preemption import Preempted, Preemption
 
-MODES = {"predict": "predict_split"}  # methods that are not called as their mode
 PLAIN = {int, float, bool, str, tuple, list, dict, type(None)}
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -214,7 +213,11 @@ class BaseTrainer(nn.Module):
             with self.preemption:
                 self.preemption.at_once()  # there is nothing to save yet
                 self.setup()
-                getattr(self, MODES.get(self.config.mode, self.config.mode))()
+                mode = self.config.mode
+                if mode in MODES:
+                    MODES[mode](self)
+                else:
+                    getattr(self, mode)()
             distributed.barrier()  # none leaves while another still writes
             self._end("finished")
         except Preempted as error:
@@ -269,7 +272,7 @@ class BaseTrainer(nn.Module):
             if not self.config.fast_dev_run:
                 self.records.summarize()
         if self.settings.export.types:
-            self.export()
+            MODES["export"](self)
 
     def validate(self) -> None:
         """Evaluate the val split, or several, and write their rows, once a step."""
@@ -290,25 +293,6 @@ class BaseTrainer(nn.Module):
         """Evaluate the test split, or several, and write their rows."""
         for split in self.splits("test"):
             self._report_split(split)
-
-    def predict_split(self) -> None:
-        """Write predictions.csv and scores.csv of the split `data.predict`."""
-        predict = self.online.afresh(self.predict) if self._classifies else None
-        with self.online.evaluation():
-            parts = self.loaders, self._task, self.run_dir, self._limit
-            self.say(f"predictions: {write_predictions(predict, *parts)}")
-
-    def export(self) -> None:
-        """Write `encode`, and `predict` if it classifies, to `deployment`."""
-        functions = {"encoder": self.online.plain}
-        if self._classifies:
-            functions["classifier"] = self.online.afresh(self.predict)
-        types = self.settings.export.types or ["torchscript"]
-        facts = {"epoch": self.epoch, "step": self.step, "task": self._task}
-        folder = self.run_dir / "deployment"
-        if self.rank == 0:
-            export(functions, self.online.modules, self.loaders, types, folder, facts)
-            self.say(f"exported: {folder}")
 
     def _report_split(self, split: str) -> None:
         """Evaluate a split and write its row; say each figure's protocol, if asked."""
@@ -423,7 +407,7 @@ class BaseTrainer(nn.Module):
 
     def count_steps(self) -> None:
         """Set `images_per_step`, and `steps_per_epoch` and `total_steps` in steps."""
-        if self.config.mode == "fit":
+        if self.config.mode in TRAINING:
             optim = self.config.optim
             self._accumulate, self._clip = optim.accumulate, optim.grad_max_norm
             batch_size = getattr(self.train_loader, "batch_size", None) or 1
@@ -472,7 +456,7 @@ class BaseTrainer(nn.Module):
         if self.world_size > 1:
             if hardware.sync_batchnorm:
                 convert_sync_batchnorm(self, self.device)
-            if self.config.mode == "fit":
+            if self.config.mode in TRAINING:
                 own = not hardware.sync_batchnorm  # running statistics of its own
                 loss = distributed.average_gradients(self, self._loss, own)
                 self.__dict__["_loss"] = loss  # a child would contain its parent
@@ -482,7 +466,7 @@ class BaseTrainer(nn.Module):
 
     def initialize_optimizer(self) -> None:
         """Build `self.optimizer`; None when only evaluating."""
-        if self.config.mode == "fit":
+        if self.config.mode in TRAINING:
             self.optimizer = build_optimizer(
                 self.named_parameters(), self.config.optim, self.images_per_step
             )
@@ -546,7 +530,7 @@ class BaseTrainer(nn.Module):
             self.say(f"resumed at epoch {self.epoch}, step {self.step} from {whose}")
         elif log.load_from is not None:
             self.load_weights(checkpoint.load(log.load_from))
-        elif not fit:
+        elif self.config.mode not in TRAINING:
             raise ConfigError(
                 f"mode={self.config.mode} needs weights: set log.load_from to a"
                 " checkpoint, or log.run to a run that has some"

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Dataset
 
 from stable_ssl import distributed, seeding
-from stable_ssl.config import ConfigError, nearest
+from stable_ssl.config import TRAINING, ConfigError, nearest
 from stable_ssl.data.augment import build_ops
 from stable_ssl.data.combined import Combined
 from stable_ssl.data.datasets import build_dataset, held_in_memory
@@ -71,8 +71,8 @@ def build_loaders(config: DictConfig, device: torch.device) -> dict[str, Any]:
     nodes: dict[str, dict[str | None, Any]] = {}
     for split, name, node in named_nodes(data):
         nodes.setdefault(split, {})[name] = node
-    if config.mode == "fit" and "train" not in nodes:
-        raise ConfigError("mode=fit needs data.train; e.g. data=digits")
+    if config.mode in TRAINING and "train" not in nodes:
+        raise ConfigError(f"mode={config.mode} needs data.train; e.g. data=digits")
     train = nodes.get("train", {})
     if train:
         main = labelled_name(data, list(train))
@@ -81,7 +81,7 @@ def build_loaders(config: DictConfig, device: torch.device) -> dict[str, Any]:
             seen = seen[0].dataset.get("image_transform") if seen else None
             bank = {**train[main].dataset, "image_transform": seen}
             nodes["bank"] = {None: {"dataset": bank}}
-        if config.mode != "fit":
+        if config.mode not in TRAINING:
             del nodes["train"]
     if config.mode == "predict":
         nodes = _to_predict(data, nodes)

@@ -171,17 +171,12 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[Tensor | list[Tensor], Tensor]]:
         epoch = self.sampler.epoch
-        for batch in self._raw():
+        for batch in self.unfinished():
             self.skipped += len(batch.failures)
             if not batch.views:
                 continue
             self.index = batch.index
-            x = [
-                view(image, seeding.sample_keys(self.seed, epoch, batch.index, v))
-                for v, (view, image) in enumerate(
-                    zip(self.views, batch.views, strict=True)
-                )
-            ]
+            x = self.finish(batch, epoch)
             if self.collate_fn is not None:
                 yield self._collated(x, batch.labels)
                 continue
@@ -189,12 +184,19 @@ class Loader:
                 x = [view.to(memory_format=self.format) for view in x]
             yield (x if len(x) > 1 else x[0]), batch.labels
 
+    def finish(self, batch: Batch, epoch: int) -> list[Tensor]:
+        """Return the views of an unfinished batch, (N, C, H, W) each."""
+        return [
+            view(image, seeding.sample_keys(self.seed, epoch, batch.index, v))
+            for v, (view, image) in enumerate(zip(self.views, batch.views, strict=True))
+        ]
+
     def _collated(self, views: list[Tensor], labels: Tensor) -> Any:
         """Let `collate_fn` make the batch, as it would in torch's DataLoader."""
         images = views[0] if len(views) == 1 else map(list, zip(*views, strict=True))
         return self.collate_fn(list(zip(images, labels, strict=True)))
 
-    def _raw(self) -> Iterator[Batch]:
+    def unfinished(self) -> Iterator[Batch]:
         """Yield batches on the device whose views are not finished."""
         if self.workers is None:
             for index in self.sampler.batches():

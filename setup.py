@@ -29,6 +29,7 @@ setup(
         "stable_ssl.recipes": ["*.yaml", "*/*.yaml"],
         "stable_ssl.report": ["assets/*"],
     },
+    exclude_package_data={"stable_ssl.recipes": ["local/*"]},  # this machine's
     install_requires=[
         "torch>=2.5",
         "torchvision",

@@ -21,6 +21,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+import stable_ssl.experiments as experiments
 import stable_ssl.runtime as runtime
 from stable_ssl.dotenv import read_env
 
@@ -152,6 +153,7 @@ class Hardware:
     channels_last: bool = True
     compile: bool = False  # torch.compile the loss
     deterministic: bool = False  # torch.use_deterministic_algorithms
+    detect_anomaly: bool = False  # find what makes a gradient NaN; slow
 
 
 @dataclass
@@ -301,7 +303,11 @@ def hydra_app(folders: Sequence[str | Path] = ()) -> Any:
 
     read_env()
     version.setbase("1.3")
-    ConfigStore.instance().store(name="stable_ssl", node=Config, provider="stable_ssl")
+    for name, node in (
+        ("stable_ssl", Config),
+        (experiments.ALONE, {"defaults": [{"experiment": "???"}]}),
+    ):
+        ConfigStore.instance().store(name=name, node=node, provider="stable_ssl")
     path = create_config_search_path(None)
     before_schema = SearchPathQuery(provider="schema")
     for place in [
@@ -326,19 +332,39 @@ def compose(
     Raises:
         ConfigError: no such recipe or group option, an unknown key, a wrong type.
     """
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
+
+    with aside(folders) as hydra:
+        return hydra.compose_config(
+            name,
+            quoted(overrides),
+            run_mode=RunMode.RUN,
+            from_shell=False,
+            with_log_configuration=False,
+        )
+
+
+def arranged(
+    name: str,
+    overrides: Sequence[str] = (),
+    folders: Sequence[str | Path] = (),
+    named: bool = True,
+) -> tuple[str, list[str]]:
+    """Return recipe and overrides for `compose`; see `experiments.arranged`."""
+    with aside(folders) as hydra:
+        repository = hydra.config_loader.repository
+        return experiments.arranged(repository, name, overrides, named)
+
+
+@contextmanager
+def aside(folders: Sequence[str | Path]) -> Iterator[Any]:
+    """Yield a `hydra_app` without disturbing one that runs; say errors in words."""
+    from hydra.core.global_hydra import GlobalHydra
 
     running = GlobalHydra.instance().hydra
     try:
         with errors_in_words():
-            return hydra_app(folders).compose_config(
-                name,
-                quoted(overrides),
-                run_mode=RunMode.RUN,
-                from_shell=False,
-                with_log_configuration=False,
-            )
+            yield hydra_app(folders)
     finally:
         GlobalHydra.instance().hydra = running
 
@@ -361,7 +387,7 @@ def load_config(
     Args and errors are those of `compose`; the keys under `model` are checked when a
     trainer receives the config.
     """
-    return complete(compose(name, overrides, folders))
+    return complete(compose(*arranged(name, overrides, folders), folders))
 
 
 @runtime.stand_ins()

@@ -121,11 +121,13 @@ def own_settings() -> Iterator[None]:
     threads = torch.get_num_threads()
     strict = torch.are_deterministic_algorithms_enabled()
     warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    anomaly = torch.is_anomaly_enabled()
     try:
         yield
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict, warn_only=warn)
+        torch.autograd.set_detect_anomaly(anomaly)
 
 
 class Command:
@@ -154,9 +156,14 @@ class Command:
         self.args: argparse.Namespace = self.parser.parse_intermixed_args(list(argv))
         default = "simclr" if trainer is None else "base"
         name = self.args.config_name or config_name or default
-        self.name = name.removesuffix(".yaml")
         self.folders = self._folders(config_path, script)
-        self.overrides = configuration.quoted(self.args.overrides)
+        self.name, overrides = configuration.arranged(
+            name.removesuffix(".yaml"),
+            self.args.overrides,
+            self.folders,
+            named=bool(self.args.config_name or config_name),
+        )
+        self.overrides = configuration.quoted(overrides)
         for folder in (Path.cwd(), Path.cwd() / "src"):  # a user's own modules
             if str(folder) not in sys.path:
                 sys.path.append(str(folder))

@@ -382,6 +382,8 @@ class BaseTrainer(nn.Module):
         seeding.seed_everything(self.config.hardware.seed)
         if self.config.hardware.deterministic:
             torch.use_deterministic_algorithms(True)
+        if self.config.hardware.detect_anomaly:
+            torch.autograd.set_detect_anomaly(True)
 
     def initialize_data(self) -> None:
         """Build the loaders `train` (to fit), `val`, `test` and `bank`."""

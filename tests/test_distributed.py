@@ -230,6 +230,21 @@ def test_several_asked_and_one_started_is_an_error():
         distributed.start(hardware(gpus=0, processes=3))
 
 
+def test_machines_that_nobody_started_are_an_error(started):
+    with pytest.raises(ConfigError, match="num_nodes=2, but 1 were started"):
+        distributed.start(hardware(gpus=0, num_nodes=2))
+    started(LOCAL_WORLD_SIZE=2)
+    with pytest.raises(ConfigError, match="num_nodes=3, but 2 were started"):
+        distributed.start(hardware(gpus=0, num_nodes=3))
+
+
+def test_all_gpus_of_a_machine_without_any_are_its_cpu(gpus):
+    gpus(0)
+    with pytest.warns(UserWarning, match="gpus=-1, and torch sees no GPU") as caught:
+        assert distributed.start(hardware(gpus=-1)) == torch.device("cpu")
+    assert len(caught) == 1
+
+
 def test_a_group_of_somebody_elses_is_left_alone():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
@@ -306,6 +321,10 @@ def exchange():
     nothing = distributed.gather_uneven(torch.ones(0, 2))
     marks = distributed.gather_uneven(torch.tensor([True, False][: rank + 1]))
     distributed.barrier()
+    with distributed.main_first():
+        entered = time.monotonic()
+        time.sleep(0.1)
+        left = time.monotonic()
     return {
         "errors": errors,
         "equal": all(s.equal(sums[0]) for s in sums),
@@ -315,6 +334,7 @@ def exchange():
         "marks": marks.tolist(),
         "objects": distributed.all_gather_object({"rank": rank}),
         "main": distributed.broadcast_object((rank, distributed.is_main())),
+        "turns": distributed.all_gather_object((entered, left)),
         "restarted": restarted(),
     }
 
@@ -337,6 +357,8 @@ def test_value_and_gradient_equal_one_process(ranks, world):
         assert found["marks"] == [True] + [True, False] * (world - 1)
         assert found["objects"] == [{"rank": r} for r in range(world)]
         assert found["main"] == (0, True)
+        (_, done), *others = found["turns"]
+        assert all(entered >= done for entered, _ in others)  # rank 0 downloads alone
         assert found["restarted"] == world
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -56,6 +57,8 @@ def start(hardware: Any, seconds: float = START_SECONDS) -> torch.device:
     """
     device, here = choose_device(hardware), place()
     _check_nodes(getattr(hardware, "num_nodes", 1), here)
+    if str(hardware.gpus) == "-1" and device.type == "cpu" and here.rank == 0:
+        warnings.warn("hardware.gpus=-1, and torch sees no GPU: the CPU", stacklevel=2)
     if dist.is_initialized():
         if device.type == "cuda" and here.starter is None:
             device = torch.device("cuda", torch.cuda.current_device())

@@ -68,6 +68,11 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError(f"model.backbone.name={name}; give a model's name: resnet18")
+    if "num_classes" in options:
+        raise ConfigError(
+            "model.backbone.num_classes: a backbone has no classifier; set"
+            " data.num_classes, or give it a last layer by model.backbone.modifiers"
+        )
     provider = options.pop("provider", None)
     pretrained = options.pop("pretrained", False)
     in_channels = options.pop("in_channels", 3)

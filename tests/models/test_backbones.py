@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from stable_ssl.config import ConfigError
+from stable_ssl.methods import SimCLR
 from stable_ssl.models import backbone
 
 
@@ -167,6 +168,29 @@ def test_timm(name, dim):
     assert features(model, 1, 64).shape == (2, dim) == (2, model.dim)
 
 
+def test_arguments_of_timm_reach_its_constructor():
+    pytest.importorskip("timm")
+    given = {"output_stride": 16, "global_pool": "max", "drop_rate": 0.3}
+    model = backbone({"name": "resnet10t", "provider": "timm", **given})
+    assert model.drop_rate == 0.3 and model.global_pool.pool_type == "max"
+    assert model.forward_features(torch.randn(2, 3, 64, 64)).shape[-1] == 64 // 16
+    empty = dict.fromkeys(given)
+    assert backbone({"name": "resnet10t", "provider": "timm", **empty}).drop_rate == 0
+
+
+@pytest.mark.parametrize("name", ["convnet", "resnet18", "vit"])
+def test_one_word_exchanges_the_backbone(config, name):
+    image_size = ["++model.backbone.image_size=8"] * (name == "vit")
+    trainer = SimCLR(config("simclr", f"model.backbone.name={name}", *image_size))
+    trainer.setup()
+    assert trainer.projector[0].in_features == trainer.backbone.dim
+    assert trainer(trainer.loaders["val"].dataset.images[:2] / 255).shape == (
+        2,
+        trainer.backbone.dim,
+    )
+    trainer.cleanup()
+
+
 def test_timm_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ConfigError, match=r"pip install stable-ssl\[timm\]"):
@@ -180,6 +204,7 @@ def test_timm_missing(monkeypatch):
         ("vit_small_patch16_224", "provider: timm"),
         ("squeezenet1_1", "squeezenet1_1 has no linear classifier"),
         ({}, "name=None"),
+        ({"name": "resnet18", "num_classes": 10}, "set data.num_classes"),
         ({"name": "resnet18", "provider": "tim"}, "did you mean 'timm'"),
         ({"name": "resnet18", "pretraned": True}, "did you mean 'pretrained'"),
         ({"name": "convnext_tiny", "layerscale": 1}, "did you mean 'layer_scale'"),

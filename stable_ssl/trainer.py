@@ -47,8 +47,7 @@ from stable_ssl.config import (
 from stable_ssl.data import build_loaders, splits
 from stable_ssl.data.build import labelled_name
 from stable_ssl.data.check import check_split, check_views
-from stable_ssl.data.loader import Skips
-from stable_ssl.data.micro_batches import micro_batches
+from stable_ssl.data.loader import Skips, batches_from
 from stable_ssl.evaluation.custom import custom_metrics
 from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.gallery import Gallery
@@ -564,15 +563,17 @@ class BaseTrainer(nn.Module):
         end = min(self._epoch_batches, steps * self._accumulate)
         may_skip = self.config.data.on_error == "skip"
         skips = Skips(self.train_loader) if may_skip else None
-        batches = micro_batches(
-            self.train_loader, self.epoch, start, end, self._accumulate, self.device
-        )
-        for batch, place, step_size in self.records.waiting(batches):
-            self.data, self.place, self.step_size = batch, place, step_size
-            self.completes_step = place == step_size - 1
+        self.place, self.step_size, self.completes_step = 0, 1, True
+        batches = batches_from(self.train_loader, self.epoch, start, end, self.device)
+        for index, batch in enumerate(self.records.waiting(batches), start):
+            self.data = batch
+            if self._accumulate > 1:
+                self.place = index % self._accumulate
+                self.step_size = min(self._accumulate, end - (index - self.place))
+                self.completes_step = self.place == self.step_size - 1
             if skips is not None:
                 self.log({"train/skipped": skips()})
-            if place == 0:
+            if self.place == 0:
                 self.before_train_step()
             self.train_step(batch)
             if self.completes_step:

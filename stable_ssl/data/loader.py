@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -263,6 +264,25 @@ class Skips:
         """Return how many there were since the last call."""
         before, self.before = self.before, getattr(self.loader, "skipped", 0)
         return self.before - before
+
+
+def batches_from(
+    loader: Iterable[Any], epoch: int, start: int, end: int, device: torch.device
+) -> Iterator[Any]:
+    """Return the batches `start` to `end` of an epoch, on the device.
+
+    Args:
+        loader: with `set_epoch(epoch, start)` it begins where it is told, otherwise
+            what comes before is read and dropped.
+        epoch: counted from 0, and so are the batches.
+        start: the first batch.
+        end: one past the last.
+        device: where they go.
+    """
+    if hasattr(loader, "set_epoch"):
+        loader.set_epoch(epoch, start)
+        return islice(loader, end - start)
+    return on_device(islice(loader, start, end), device)
 
 
 def on_device(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stable_ssl import distributed
-from stable_ssl.data.micro_batches import micro_batches
+from stable_ssl.data.loader import batches_from
 from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.online import undisturbed
 from stable_ssl.loggers.records import peak_memory
@@ -84,13 +84,12 @@ def endless(loader: Any, length: int, device: torch.device) -> Iterator[Any]:
     """Yield the batches of epoch after epoch.
 
     Args:
-        loader: as for `micro_batches`.
+        loader: as for `batches_from`.
         length: batches of an epoch.
         device: of the batches.
     """
     for epoch in count():
-        for batch, _, _ in micro_batches(loader, epoch, 0, length, 1, device):
-            yield batch
+        yield from batches_from(loader, epoch, 0, length, device)
 
 
 def _steps(

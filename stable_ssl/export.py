@@ -30,6 +30,7 @@ from torch.overrides import TorchFunctionMode
 from stable_ssl.config import ConfigError
 from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.online import undisturbed
+from stable_ssl.evaluation.predictions import class_names
 
 TOLERANCE = 1e-4  # of a difference, relative to the largest output
 IMAGES = 4  # of the batch that is compared
@@ -88,9 +89,11 @@ def export(
                 for name, difference in WRITERS[kind](models, x, new).items()
             }
             shapes = {name: list(model(x).shape[1:]) for name, model in models.items()}
+        known = loaders.get("bank", loaders.get("train"))
         described = {
             "input": list(x.shape[1:]),
             "output": shapes,
+            "classes": class_names(getattr(known, "dataset", None)),  # where known
             **facts,
             "torch": torch.__version__,
             "difference": found,

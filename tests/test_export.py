@@ -17,6 +17,12 @@ def loaders(*shape):
     return {"val": [(torch.rand(shape), torch.zeros(shape[0]))]}
 
 
+class Named(list):
+    """A loader whose dataset names its classes."""
+
+    dataset = type("Photos", (), {"class_to_idx": {"cat": 0, "dog": 2}})
+
+
 def leftovers(folder):
     return [path.name for path in folder.parent.glob(".deployment*")]
 
@@ -131,6 +137,15 @@ def test_a_file_that_does_something_else_is_an_error(model, words, kind, tmp_pat
         export({"encoder": model}, [model], loaders(4, 4), [kind], folder, {})
     assert [path.name for path in folder.iterdir()] == ["encoder.pt"]
     assert (folder / "encoder.pt").read_text() == "of before" and not leftovers(folder)
+
+
+def test_the_description_names_the_classes(tmp_path):
+    folder, model = tmp_path / "deployment", torch.nn.Linear(4, 3)
+    some = {**loaders(4, 4), "bank": Named()}
+    export({"encoder": model}, [model], some, ["torchscript"], folder, {"step": 3})
+    facts = json.loads((folder / "model.json").read_text())
+    assert facts["classes"] == {"0": "cat", "2": "dog"} and facts["step"] == 3
+    assert facts["output"] == {"encoder": [3]}
 
 
 def test_wrong_input_ends_before_the_training(config, monkeypatch):

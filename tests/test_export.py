@@ -7,6 +7,7 @@ import torch
 
 from stable_ssl import BYOL, ConfigError, SimCLR, Supervised, commands
 from stable_ssl.export import ExportError, export
+from stable_ssl.models import backbone
 
 QUICK = ("optim.epochs=1", "log.eval.test_at_end=false", "log.pictures=null")
 ALL = "log.export.types=[torchscript,torch_export,safetensors]"
@@ -56,9 +57,9 @@ def test_a_run_ends_with_files_that_do_what_it_does(config):
 
 def test_timm_and_hugging_face_folders_load_the_backbone(config):
     timm = pytest.importorskip("timm")
-    backbone = "++model.backbone={name: resnet10t, provider: timm}"
+    network = "++model.backbone={name: resnet10t, provider: timm}"
     types = "log.export.types=[safetensors]"
-    trainer = SimCLR(config("simclr", backbone, types, *QUICK, "fast_dev_run=true"))
+    trainer = SimCLR(config("simclr", network, types, *QUICK, "fast_dev_run=true"))
     seen = {}
     trainer.cleanup = lambda: None  # keeps the temporary folder of a fast_dev_run
     try:
@@ -103,6 +104,15 @@ def test_the_command_exports_the_checkpoint_it_is_given(config, capsys):
         commands.main(["export", str(trainer.run_dir / "ckpts")])
     assert end.value.code == 2
     assert "neither a run folder nor a checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "torch_export", "safetensors"])
+def test_the_vit_is_exported_for_batches_of_any_size(kind, tmp_path):
+    vit = backbone({"name": "vit", "dim": 16, "depth": 1, "heads": 2, "image_size": 8})
+    folder = tmp_path / "deployment"
+    export({"encoder": vit}, [vit], loaders(4, 3, 8, 8), [kind], folder, {})
+    facts = json.loads((folder / "model.json").read_text())
+    assert len(facts["difference"]) == 1 and facts["output"] == {"encoder": [16]}
 
 
 class Draws(torch.nn.Module):

@@ -196,7 +196,7 @@ class ViT(nn.Module):
         if keep is not None:
             tokens = take(tokens, keep)
         if self.class_token is not None:
-            first = self.class_token.expand(len(x), -1, -1)
+            first = self.class_token.expand(x.shape[0], -1, -1)  # traced, unlike len
             tokens = torch.cat([first.to(tokens.dtype), tokens], 1)
         return self.blocks(tokens)
 

@@ -575,6 +575,7 @@ class BaseTrainer(nn.Module):
                 self.log({"train/skipped": skips()})
             if self.place == 0:
                 self.before_train_step()
+                self._lr = self.optimizer.param_groups[0]["lr"]
             self.train_step(batch)
             if self.completes_step:
                 self.after_train_step()
@@ -662,7 +663,6 @@ class BaseTrainer(nn.Module):
         self.optimizer.zero_grad()
         for parameter in self._left_out:
             parameter.grad = None
-        self._lr = self.optimizer.param_groups[0]["lr"]
         self.step += 1
         if self.scheduler is not None:
             self.scheduler.step()

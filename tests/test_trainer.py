@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from stable_ssl import BaseTrainer, ConfigError, Diverged, load_config
 from stable_ssl.methods import method_class
@@ -107,6 +108,55 @@ def test_observers_do_not_disturb(method, config):
     assert same(weights(watched), weights(alone))
 
 
+def test_data_steps_and_metrics_of_ones_own(tiny, config):
+    class Own(tiny):
+        def initialize_data(self):
+            x = torch.randn(24, 1, 8, 8)
+            y = (x.flatten(1)[:, 0] > 0).long()
+            self.train_loader = Batches(zip(x.split(8), y.split(8), strict=True))
+            self.loaders = {"train": self.train_loader, "val": self.train_loader}
+            self.num_classes = 2
+
+        def initialize_optimizer(self):
+            torch.nn.init.zeros_(self.layer.weight)
+            self.optimizer = torch.optim.SGD(self.parameters(), lr=0.5)
+
+        def train_step(self, batch):
+            self.compute_loss().backward()
+            self.layer.weight.grad.sign_()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.step += 1
+
+        def after_eval_step(self):
+            margin = self(self.data[0])[:, :2].diff().abs().mean()
+            self.log({f"{self.split}/margin": margin})
+
+    class Batches(list):
+        def set_epoch(self, epoch, start=0):
+            orders.append((epoch, start))
+
+    orders = []
+    off = ["log.eval.linear=null", "log.eval.knn=null", "log.pictures=null"]
+    off += ["log.monitor=null", "optim.scheduler.name=null"]
+    trainer = Own(config("base", *off))
+    trainer.run()
+    assert (trainer.step, orders) == (6, [(0, 0), (1, 0)])
+    steps = trainer.layer.weight / 0.5
+    assert torch.equal(steps, steps.round()) and 0 < steps.abs().max() <= 6
+    assert trainer.metrics["val/margin"] > 0 and "val/acc1" in trainer.metrics
+
+
+def test_a_run_is_its_seeds(tiny, config, rows):
+    found = []
+    for run, seed in (("a", 1), ("b", 1), ("c", 2)):
+        trainer = tiny(config("base", f"log.run={run}", f"hardware.seed={seed}"))
+        trainer.run()
+        found.append((rows(trainer.run_dir), trainer.layer.weight))
+    assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
+    assert not torch.equal(found[0][1], found[2][1])
+
+
 # --- steps ----------------------------------------------------------------------------
 
 
@@ -183,6 +233,37 @@ def test_the_schedule_ends_at_min_lr(tiny, config, rows):
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
 
 
+def test_without_a_schedule_the_rate_stays(tiny, config, rows):
+    trainer = tiny(config("base", "optim.scheduler.name=null"))
+    trainer.run()
+    assert trainer.scheduler is None
+    assert {r["train/lr"] for r in rows(trainer.run_dir) if "train/lr" in r} == {0.1}
+
+
+def test_no_step_between_two_rows_waits_for_the_device(config):
+    class Reads(torch.utils._python_dispatch.TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    keys = ["log.every_n_steps=1000", "log.eval.linear.optimizer=sgd"]
+    trainer = method_class("simclr")(config("simclr", *keys))
+    trainer.setup()
+    counts = []
+
+    def count():
+        counts.append(reads.count)
+
+    trainer.before_train_step, trainer.after_train_step = count, count
+    with Reads() as reads:
+        trainer.train_epoch()
+    trainer.cleanup()
+    assert len(counts) == 18 and counts[-1] == counts[0]
+    assert reads.count > counts[-1]  # the row and the evaluation do read
+
+
 def test_clipping_bounds_the_gradient(tiny, config, rows):
     trainer = tiny(config("base", "++optim.grad_max_norm=0.01", "log.every_n_steps=1"))
     norms = []
@@ -253,6 +334,20 @@ def test_a_finished_run_leaves_its_folder(tiny, config):
     assert sorted(p.name for p in (trainer.run_dir / "ckpts").glob("e*"))[-1] == (
         "e002_s000018.ckpt"
     )
+
+
+def test_files_of_ones_own_stand_in_the_folder_of_experiment_and_run(
+    tiny, config, tmp_path
+):
+    class Writing(tiny):
+        def after_train_epoch(self):
+            (self.run_dir / "mine.txt").write_text("mine")
+
+    keys = ["log.experiment=mine", "log.run=first", "log.tags=[a,b]"]
+    Writing(config("base", *keys)).run()
+    folder = tmp_path / "runs" / "mine" / "first"
+    assert (folder / "mine.txt").read_text() == "mine"
+    assert OmegaConf.load(folder / "config.yaml").log.tags == ["a", "b"]
 
 
 def test_a_diverging_run_says_so_and_keeps_its_last_good_checkpoint(tiny, config):
@@ -359,6 +454,39 @@ def test_evaluation_within_an_epoch(tiny, config, rows, every, steps):
     trainer.run()
     found = [r["step"] for r in rows(trainer.run_dir) if "val/acc1" in r]
     assert found == steps
+
+
+def test_evaluation_every_few_epochs_and_at_the_end(tiny, config, rows):
+    trainer = tiny(config("base", "log.eval.every_n_epochs=2", "optim.epochs=5"))
+    trainer.run()
+    found = [r["epoch"] for r in rows(trainer.run_dir) if "val/acc1" in r]
+    assert found == [2, 4, 5]
+
+
+def test_batches_of_an_evaluation_have_their_own_size(tiny, config):
+    sizes = {}
+
+    class Watched(tiny):
+        def before_eval_step(self):
+            sizes.setdefault(self.split, []).append(len(self.data[1]))
+
+    Watched(config("base", "data.eval_batch_size=90")).run()
+    assert sizes == {"val": [90, 90, 20] * 2, "test": [90, 90, 90, 90, 40]}
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_batches_seen_before_the_training_leave_no_row(tiny, config, rows, steps):
+    seen = []
+
+    class Watched(tiny):
+        def before_eval_step(self):
+            seen.append((self.step, self.split))
+
+    sanity = f"log.eval.sanity_steps={steps}"
+    trainer = Watched(config("base", sanity, "data.eval_batch_size=90"))
+    trainer.run()
+    assert [place for place in seen if place[0] == 0] == [(0, "val")] * steps
+    assert all(row["step"] > 0 for row in rows(trainer.run_dir))
 
 
 def test_hooks_of_an_evaluation_may_log(tiny, config, rows):

@@ -200,24 +200,48 @@ class Command:
                 self._answer()
             return []
         jobs = list(self._jobs())
-        launcher = jobs[0].hydra.runtime.choices["hydra/launcher"]
+        choices = jobs[0].hydra.runtime.choices
+        launcher = choices["hydra/launcher"]
         several = args.multirun or launcher != "basic"
+        self.searches = args.multirun and choices["hydra/sweeper"] != "basic"
         for job in jobs:
             check(job, self.trainer, here=launcher == "basic")
-        overrides = [*self.overrides, *HYDRA, *self._run_name(jobs, several)]
+        overrides = [*self.overrides, *HYDRA]
+        if self.searches:
+            jobs = jobs[:1]  # what the others are, each result decides
+            overrides += self._direction(jobs[0])
+        overrides += self._run_name(jobs, several)
         if launcher.startswith("submitit"):
             overrides += self._submitit(jobs[0])
         hydra, job = configuration.hydra_app(self.folders), Job(self.trainer)
         if not several:
             returned = [hydra.run(self.name, job, overrides)]
         else:
-            batches = hydra.multirun(
-                self.name, job, [*overrides, "hydra.mode=MULTIRUN"]
-            )
+            overrides.append("hydra.mode=MULTIRUN")
+            with configuration.errors_in_words():
+                batches = hydra.multirun(self.name, job, overrides)
             returned = [r for batch in batches or [] for r in batch]
             self._show_sweep(jobs)
         values = [r.return_value for r in returned]
         return [value for value in values if isinstance(value, Exception)]
+
+    def _direction(self, job: DictConfig) -> list[str]:
+        """Return what a search by Optuna is to do: make `log.monitor` large, or small.
+
+        Its own default is to make it small.
+
+        Raises:
+            ConfigError: nothing is monitored.
+        """
+        if job.log.monitor is None:
+            raise ConfigError(
+                "a search needs log.monitor, the metric that a run is judged by"
+            )
+        own = any("sweeper.direction=" in override for override in self.overrides)
+        if own or "direction" not in job.hydra.sweeper:
+            return []
+        direction = "maximize" if job.log.monitor_mode == "max" else "minimize"
+        return [f"hydra.sweeper.direction={direction}"]
 
     def _submitit(self, job: DictConfig) -> list[str]:
         """Return what a job of submitit needs and the command line leaves open.
@@ -290,7 +314,7 @@ class Command:
         places = [(Path(j.log.folder) / "runs" / j.log.experiment, j) for j in jobs]
         if given is not None:
             own = {folder / str(job.log.run) for folder, job in places}
-            if len(own) == len(jobs):
+            if len(own) == len(jobs) and not self.searches:
                 self.names = [str(job.log.run) for job in jobs]
                 return []
             stamp = str(given)
@@ -310,16 +334,25 @@ class Command:
         return [f"++log.run='{stamp}_{number}'"]
 
     def _show_sweep(self, jobs: Sequence[DictConfig]) -> None:
-        """Print a table of the runs of a sweep that ran to their end."""
+        """Print a table of the runs of a sweep that ran to their end, and the best."""
         from stable_ssl import report
 
         runs = [
             Path(job.log.folder) / "runs" / job.log.experiment / name
             for job, name in zip(jobs, self.names, strict=True)
         ]
+        if self.searches:
+            stem = runs[0].name.removesuffix("0")
+            runs = runs[0].parent.glob(f"{stem}*")
+            runs = sorted(runs, key=lambda run: int(run.name.removeprefix(stem)))
         runs = [run for run in runs if (run / "metrics.jsonl").exists()]
         if runs:
             print(report.render(report.overview(runs)))
+        found = Path(jobs[0].log.folder) / "optimization_results.yaml"
+        if self.searches and found.exists():
+            best = OmegaConf.load(found)
+            keys = " ".join(f"{k}={v}" for k, v in best.get("best_params", {}).items())
+            print(f"\nbest: {keys}, {jobs[0].log.monitor} {best.get('best_value')}")
 
 
 def trainer_class(trainer: type | None, config: DictConfig) -> type:

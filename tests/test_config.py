@@ -7,6 +7,17 @@ from stable_ssl.config import ConfigError, complete, load_config, recipes, to_ya
 from stable_ssl.methods.simclr import SimCLRConfig
 
 
+def test_the_five_groups_have_their_defaults_and_no_effects(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = complete({})
+    groups = [name for name, value in config.items() if OmegaConf.is_config(value)]
+    assert groups == ["data", "model", "optim", "hardware", "log"]
+    found = config.optim.lr, config.hardware.seed, config.log.resume
+    assert found == (0.1, 0, "auto")
+    assert complete({}) == config
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_overrides_as_on_the_command_line():
     config = load_config("simclr", ["++optim.lr=2", "optim.epochs=3"])
     assert config.optim.lr == 2.0
@@ -42,7 +53,7 @@ def test_every_shipped_recipe_composes(recipe):
         (["++log.eval.knn.kk=3"], ["log.eval.knn.kk", "did you mean 'k'"]),
         (["hardware.precision=bf16"], ["bf16", "did you mean 'bfloat16'"]),
         (["optim.scheduler.name=cosin"], ["cosin", "did you mean 'cosine'"]),
-        (["mode=traim"], ["mode=traim", "fit, validate, test"]),
+        (["mode=traim"], ["mode=traim", "validate, test"]),
         (["data=null"], ["Config group override"]),
         (["data.train=digits"], ["data.train=digits is no mapping", "dataset: {name"]),
         (["data.val.dataset=digits"], ["data.val.dataset=digits", "{name: digits}"]),

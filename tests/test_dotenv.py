@@ -1,6 +1,7 @@
 """The file .env: read in the working folder, never over the environment, never told."""
 
 import os
+import subprocess
 
 import pytest
 
@@ -74,6 +75,12 @@ def test_the_template_is_right_as_it_stands(env, main):
     env(main.parents[1].joinpath(".env.template").read_text())
     config = load_config("simclr")
     assert (config.data.root, config.log.folder) == ("./data", "./logs")
+
+
+def test_git_ignores_it(main):
+    git = ["git", "-C", main.parent, "check-ignore", "-q"]
+    assert subprocess.run([*git, "../.env"]).returncode == 0
+    assert subprocess.run([*git, "../.env.template"]).returncode == 1
 
 
 def test_no_file_of_a_run_holds_a_secret_of_it(env, shell, main, tmp_path):

@@ -146,6 +146,29 @@ def test_the_documented_command_lines_compose(shell, main):
         assert "name: simclr" in done.stdout
 
 
+def test_a_documented_line_for_slurm_reaches_its_launcher(shell, main):
+    wanted = {"timeout_min": 1800, "cpus_per_task": 4, "gpus_per_task": 1}
+    wanted["partition"] = "gpu-he"
+    line = ["--config-name=simclr_cifar10_sgd", "++optim.epochs=4", "++optim.lr=1"]
+    line += ["hydra/launcher=submitit_slurm"]
+    line += [f"hydra.launcher.{key}={value}" for key, value in wanted.items()]
+    done = shell(main, *line, "--cfg", "hydra", "-p", "hydra.launcher")
+    assert done.returncode == 0, done.stderr
+    for key, value in wanted.items():
+        assert f"\n{key}: {value}\n" in done.stdout
+
+
+def test_gpus_and_machines_become_tasks_and_nodes_of_slurm(tmp_path):
+    from stable_ssl.launch import Command
+
+    line = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60"]
+    line += ["hardware.gpus=4", "hardware.num_nodes=2"]
+    command = Command(None, None, None, tmp_path, line)
+    (job,) = command._jobs()
+    added = command._submitit(job)
+    assert {"hydra.launcher.tasks_per_node=4", "hydra.launcher.nodes=2"} < set(added)
+
+
 def test_help_shows_the_groups_and_the_whole_configuration(shell, main):
     done = shell(main, "-h")
     assert done.returncode == 0

@@ -181,6 +181,20 @@ def test_load_from_takes_what_fits_and_names_the_rest(tiny, config):
     second.cleanup()
 
 
+def test_a_run_that_is_resumed_does_not_load_weights_again(tiny, config):
+    first = tiny(config("base", "hardware.seed=1"))
+    first.run()
+    path = f"log.load_from={first.run_dir / 'ckpts' / 'last.ckpt'}"
+    tiny(config("base", "log.run=second", path, "optim.epochs=1")).run()
+    again = tiny(config("base", "log.run=second", path))
+    again.setup()
+    own = load(again.run_dir / "ckpts" / "last.ckpt")["modules"]["layer.weight"]
+    assert again.step == 9 and torch.equal(again.layer.weight, own)
+    assert not torch.equal(own, first.layer.weight)
+    assert (again.run_dir / "console.log").read_text().count("weights of") == 1
+    again.cleanup()
+
+
 def test_weights_of_which_none_fits_are_refused(tiny, config):
     from stable_ssl import ConfigError
 

@@ -85,6 +85,7 @@ def refusal(config, images, method, overrides):
         ("simclr", ["++model.backbone.in_channels=x"], "in_channels=x, expected"),
         ("simclr", ["++model.backbone.pretrained=7"], "pretrained=7, expected"),
         ("simclr", ["optim.scheduler.min_lr=3"], "min_lr=3.0 is above"),
+        ("simclr", ["optim.epochs=null"], "needs optim.epochs or optim.steps; set one"),
         ("simclr", ["optim.steps_per_epoch=99"], "steps_per_epoch=99"),
     ],
 )

@@ -1,11 +1,14 @@
 """Datasets: the digits' fixed split, folders, torchvision's names, wrong input."""
 
 import pickle
+from os.path import isfile
 
 import numpy
 import pytest
 import torch
+from torchvision.datasets import CIFAR10, CIFAR100
 
+from stable_ssl import Supervised
 from stable_ssl.config import ConfigError
 from stable_ssl.data import build_dataset, register_dataset
 from stable_ssl.data.datasets import BUILDERS, Images
@@ -61,7 +64,7 @@ def test_as_many_images_of_each_class_are_taken_by_seed():
     ("node", "words"),
     [
         ({"labels_per_class": 0}, "labels_per_class=0: use an integer from 1"),
-        ({"labels_per_class": 200}, "class 0 has 1[0-9]+; use at most that"),
+        ({"labels_per_class": 200}, "class 2 has 113; use at most that"),
         (
             {"name": None, "_target_": "torchvision.datasets.FakeData"},
             "FakeData does not list its labels",
@@ -79,21 +82,33 @@ def test_labels_that_cannot_be_taken(node, words):
 # --- torchvision ----------------------------------------------------------------------
 
 
-@pytest.fixture
-def cifar(tmp_path, monkeypatch):
-    """Write files of CIFAR-10's own format, small ones, and skip their checksums."""
-    from torchvision.datasets import CIFAR10
-
-    base = tmp_path / CIFAR10.base_folder
+def write(root, cls):
+    """Write files of the format of CIFAR-10 or CIFAR-100, small ones."""
+    classes = {"CIFAR10": 10, "CIFAR100": 100}[cls.__name__]
+    base = root / cls.base_folder
     base.mkdir()
     generator = numpy.random.default_rng(0)
-    for name, _ in CIFAR10.train_list + CIFAR10.test_list:
+    for name, _ in cls.train_list + cls.test_list:
         pixels = generator.integers(0, 256, (10, 3072), dtype=numpy.uint8)
-        labels = generator.integers(0, 10, 10).tolist()
-        (base / name).write_bytes(pickle.dumps({"data": pixels, "labels": labels}))
-    names = {"label_names": [f"class {i}" for i in range(10)]}
-    (base / "batches.meta").write_bytes(pickle.dumps(names))
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a: True)
+        labels = generator.integers(0, classes, 10).tolist()
+        key = "labels" if classes == 10 else "fine_labels"
+        (base / name).write_bytes(pickle.dumps({"data": pixels, key: labels}))
+    names = {cls.meta["key"]: [f"class {i}" for i in range(classes)]}
+    (base / cls.meta["filename"]).write_bytes(pickle.dumps(names))
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Skip the checksums of what a test wrote: a file is right where it is."""
+    monkeypatch.setattr(
+        "torchvision.datasets.cifar.check_integrity", lambda path, md5: isfile(path)
+    )
+
+
+@pytest.fixture
+def cifar(tmp_path, unchecked):
+    """Return a folder with small files of CIFAR-10's own format."""
+    write(tmp_path, CIFAR10)
     return tmp_path
 
 
@@ -101,13 +116,40 @@ def test_torchvision_by_name_is_held_in_memory(cifar):
     train = build(cifar, name="CIFAR10", subset="train")
     assert isinstance(train, Images)
     assert (train.images.shape, train.num_classes) == ((50, 3, 32, 32), 10)
-    from torchvision.datasets import CIFAR10
-
     original = CIFAR10(cifar, train=True)
     expected = torch.from_numpy(numpy.array(original[7][0])).permute(2, 0, 1)
     assert torch.equal(train.images[7], expected)
     assert int(train.labels[7]) == original[7][1]
     assert len(build(cifar, name="CIFAR10", subset="test")) == 10
+
+
+def test_another_name_is_another_dataset_and_its_classes(tmp_path, unchecked, config):
+    write(tmp_path, CIFAR100)
+    node = f"{{name: CIFAR100, root: '{tmp_path}'}}"
+    keys = [f"++data.train.dataset={node}", f"++data.test.dataset={node}"]
+    keys += ["data.val=null", "log.monitor=null", "data.batch_size=5"]
+    trainer = Supervised(config("supervised", *keys))
+    trainer.setup()
+    assert trainer.num_classes == trainer.classifier.out_features == 100
+    assert trainer.backbone[0].in_channels == 3
+    trainer.cleanup()
+
+
+def test_what_is_missing_is_fetched_if_asked(tmp_path, unchecked, monkeypatch):
+    fetched = []
+
+    def download(self):
+        if not self._check_integrity():
+            fetched.append(self.root)
+            write(tmp_path, CIFAR10)
+
+    monkeypatch.setattr(CIFAR10, "download", download)
+    node = {"name": "CIFAR10", "subset": "train"}
+    with pytest.raises(ConfigError, match="data.download=true fetches"):
+        build(tmp_path, **node)
+    for _ in range(2):
+        assert len(build_dataset(node, str(tmp_path), download=True)) == 50
+    assert fetched == [str(tmp_path)]
 
 
 def test_torchvision_in_wrong_words(tmp_path):

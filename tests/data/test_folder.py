@@ -31,6 +31,16 @@ def test_one_folder_a_class(folder):
     assert len(both) == 8
 
 
+def test_subsets_number_their_classes_alike(folder):
+    (folder / "insects" / "val" / "ant" / "deep" / "0.png").unlink()
+    (folder / "insects" / "val" / "ant" / "deep").rmdir()
+    (folder / "insects" / "val" / "ant").rmdir()
+    data = build(folder, name="image_folder", root="insects", subset="val")
+    assert data.classes == ["ant", "bee"] and [y for _, y in data.samples] == [1]
+    whole = build(folder, name="image_folder", root="insects", subset=None)
+    assert [y for _, y in whole.samples] == [0] * 3 + [1] * 4
+
+
 def test_a_few_images_of_each_class(folder):
     node = {"name": "image_folder", "root": "insects", "subset": "train"}
     few = build(folder, **node, labels_per_class=2)

@@ -153,6 +153,16 @@ def test_a_loaders_own_keys_win():
     assert len(build(node(drop_last=False))) == 7
 
 
+def test_a_batch_size_of_each_process_is_that_of_all_together(monkeypatch):
+    sizes = {"batch_size": None, "batch_size_per_gpu": 16}
+    assert build(node(), **sizes).batch_size == 16
+    monkeypatch.setattr("stable_ssl.distributed.world_size", lambda: 3)
+    shared = build(node(), **sizes)
+    views, labels = next(iter(shared))
+    assert shared.batch_size == 48 and len(labels) == 16
+    assert build(node(batch_size=30), **sizes).batch_size == 30
+
+
 def test_one_list_is_one_view_and_a_list_of_lists_several():
     n = node()
     n.dataset.image_transform = POLICY

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import platform
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,23 @@ def test_no_secret_of_the_command_line_is_recorded(folder, config, monkeypatch):
     assert "- ++mine.api_key=***" in (folder.path / "overrides.yaml").read_text()
     (launch,) = json.loads((folder.path / "environment.json").read_text())
     assert launch["argv"] == ["main.py", "++log.tags=[a]", "++mine.api_key=***"]
+
+
+def test_each_launch_is_recorded_after_those_before(tiny, config):
+    for epochs in (1, 2):
+        keys = ["optim.scheduler.name=constant", f"optim.epochs={epochs}"]
+        trainer = tiny(config("base", *keys))
+        trainer.run()
+    first, second = json.loads((trainer.run_dir / "environment.json").read_text())
+    assert first["time"] <= second["time"]
+    assert second["packages"]["torch"] == version("torch")
+    assert second["python"] == platform.python_version()
+    assert second["host"] == platform.node() and second["device"] == "cpu"
+    assert (second["processes"], second["argv"][0]) == (1, sys.argv[0])
+    assert {"commit", "diff"} == second["git"].keys()
+    console = (trainer.run_dir / "console.log").read_text()
+    assert console.index("epoch 1/1") < console.index("resumed at epoch 1, step 9")
+    assert console.count("finished") == 2
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

@@ -42,6 +42,15 @@ def test_the_loss_is_the_weighted_sum_and_each_is_logged(make):
     torch.testing.assert_close(found["loss"], supervised + 0.3 * rotation)
 
 
+def test_the_loss_of_a_head_is_its_own(make):
+    spec = "{_target_: torch.nn.CrossEntropyLoss, reduction: sum}"
+    trainer = make("multitask", f"++model.heads.rotation.loss={spec}")
+    turned, quarters = trainer.data["rotation"]
+    logits = trainer.heads.rotation(trainer.backbone(turned))
+    expected = cross_entropy(logits, quarters, reduction="sum")
+    torch.testing.assert_close(trainer.compute_loss()["rotation"], expected)
+
+
 def test_a_run_logs_each_loss_and_scores_the_head_of_the_classes(make):
     trainer = make("multitask", "optim.epochs=1", "log.every_n_steps=1")
     trainer.fit()

@@ -61,6 +61,21 @@ def test_optimizers_of_torch_by_name(name):
     assert optimizer.defaults["weight_decay"] == 0.05
 
 
+def test_a_step_of_sgd_is_torchs_with_the_same_keys():
+    keys = {"lr": 0.05, "momentum": 0.8, "nesterov": True, "weight_decay": 0.01}
+    ours, theirs = (torch.nn.Linear(3, 2, bias=False) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    _, optimizer = build(model=ours, **keys)
+    reference = torch.optim.SGD(theirs.parameters(), **keys)
+    for _ in range(3):
+        x = torch.randn(4, 3)
+        for model, steps in ((ours, optimizer), (theirs, reference)):
+            steps.zero_grad()
+            model(x).square().sum().backward()
+            steps.step()
+    assert torch.equal(ours.weight, theirs.weight)
+
+
 def test_betas_reach_adamw():
     _, optimizer = build(optimizer="adamw", betas=[0.9, 0.95])
     assert list(optimizer.defaults["betas"]) == [0.9, 0.95]

@@ -304,7 +304,7 @@ def hydra_app(folders: Sequence[str | Path] = ()) -> Any:
     read_env()
     version.setbase("1.3")
     for name, node in (
-        ("stable_ssl", Config),
+        ("stable_ssl", OmegaConf.structured(Config, flags={"struct": False})),
         (experiments.ALONE, {"defaults": [{"experiment": "???"}]}),
     ):
         ConfigStore.instance().store(name=name, node=node, provider="stable_ssl")
@@ -566,11 +566,15 @@ def _check_gpus(hardware: DictConfig) -> None:
 def errors_in_words() -> Iterator[None]:
     """Turn the errors of Hydra and OmegaConf into a ConfigError of one line."""
     from hydra.errors import HydraException
+    from yaml import YAMLError
 
     try:
         yield
     except ConfigError:
         raise
+    except YAMLError as error:
+        text = " ".join(str(error).split())
+        raise ConfigError(f"a recipe is not YAML: {text}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_in_words(error)) from error
     except (AttributeError, AssertionError) as error:  # as OmegaConf sets keys of null

@@ -33,6 +33,7 @@ ELSEWHERE = {  # where a command that this file does not run is run
     "simclr_cifar10_sgd": "it downloads CIFAR-10; tests/test_config.py composes it",
     "logs/runs": "with the runs it reads, by the test of figures and tables",
     "seed=0,1,2": "likewise",
+    "sweeper=optuna": "in fewer epochs, by tests/test_search.py",
 }
 RUN_HERE = [c for c in commands() if not any(mark in c for mark in ELSEWHERE)]
 

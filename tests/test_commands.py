@@ -19,6 +19,7 @@ QUICK = (
     "log.every_n_steps=1",
     "log.eval.untrained=false",
     "log.eval.few_labels=[]",
+    "log.pictures=null",
     "log.folder=logs",
 )
 COMMAND = "from stable_ssl.commands import main; main()"

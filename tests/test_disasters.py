@@ -27,6 +27,7 @@ OPTIONS = [
     "log.eval.every_n_epochs=8",
     "log.eval.untrained=false",
     "log.eval.few_labels=[]",
+    "log.pictures=null",
 ]
 
 

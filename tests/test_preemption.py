@@ -18,6 +18,7 @@ OPTIONS = [
     "log.every_n_steps=2",
     "log.eval.untrained=false",
     "log.eval.few_labels=[]",
+    "log.pictures=null",
 ]
 MAIN = Path(__file__).resolve().parents[1] / "runs" / "main.py"
 

@@ -25,6 +25,7 @@ QUICK = [
     "log.eval.every_n_epochs=1",
     "log.every_n_steps=1",
     "log.run=run",
+    "log.pictures=null",
 ]
 
 

@@ -21,6 +21,7 @@ TINY = [
     "log.eval.few_labels=[]",
     "log.monitor=null",
     "log.run=run",
+    "log.pictures=null",
 ]
 BARE = ["log.eval.linear=null", "log.eval.knn=null"]
 OWN = {  # overrides of a method: what it would hold still, or leave out, at first
@@ -185,7 +186,7 @@ def train(folder):
     return found
 
 
-@pytest.mark.parametrize("n", [pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_are_one_process(ranks, tmp_path, n):
     one = train(tmp_path / "one")
     for rank in ranks(n, train, str(tmp_path / "several")):

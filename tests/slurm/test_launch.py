@@ -10,6 +10,7 @@ QUICK = [
     "optim.epochs=1",
     "log.eval.untrained=false",
     "log.eval.few_labels=[]",
+    "log.pictures=null",
     "hydra.launcher.timeout_min=3",
     "hydra.launcher.cpus_per_task=1",
     "hydra.launcher.mem_gb=null",

@@ -19,6 +19,7 @@ QUICK = [
     "optim.epochs=30",
     "log.eval.untrained=false",
     "log.eval.few_labels=[]",
+    "log.pictures=null",
     "log.eval.every_n_epochs=10",
     "log.every_n_steps=3",
     "hydra.launcher.timeout_min=10",

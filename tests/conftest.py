@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from stable_ssl import BaseTrainer, distributed, load_config
 torch.set_num_threads(1)  # tiny models; two threads wait for each other on busy cores
 os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too
 REPOSITORY = Path(__file__).resolve().parents[1]
+REQUIREMENTS = REPOSITORY / "tests" / "REQUIREMENTS.rst"
+MARKERS = ("slow", "slurm", "gpu")
 
 
 class Tiny(BaseTrainer):
@@ -125,3 +128,34 @@ def ranks(monkeypatch):
 def main():
     """Return the path of runs/main.py."""
     return REPOSITORY / "runs" / "main.py"
+
+
+# --- what tests/REQUIREMENTS.rst names has run ----------------------------------------
+
+
+def named_tests(text):
+    """Return {test: its marker, or ""} of those that a part of the table names."""
+    return dict(re.findall(r"``(tests/\S+::test_\w+)``(?: \((\w+)\))?", text))
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Fail a complete run, of one marker or none, that left a named test out."""
+    config, option = session.config, session.config.option
+    part = option.keyword or option.deselect or option.lf or option.collectonly
+    whole = config.args_source is config.ArgsSource.TESTPATHS and not part
+    marker = option.markexpr if option.markexpr in MARKERS else ""
+    one = marker or option.markexpr == " and ".join(f"not {m}" for m in MARKERS)
+    if exitstatus or not whole or not one or hasattr(config, "workerinput"):
+        return
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    ran, skipped = (
+        {report.nodeid.partition("[")[0] for report in reporter.stats.get(kind, ())}
+        for kind in ("passed", "skipped")
+    )
+    named = named_tests(REQUIREMENTS.read_text(encoding="utf-8")).items()
+    reporter.line("")
+    for test in sorted({test for test, own in named if own == marker} - ran):
+        what = "skipped" if test in skipped else "not run"
+        reporter.write_line(f"tests/REQUIREMENTS.rst names {test}: {what}", red=True)
+        if test not in skipped:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -78,9 +78,9 @@ def test_the_template_is_right_as_it_stands(env, main):
 
 
 def test_git_ignores_it(main):
-    git = ["git", "-C", main.parent, "check-ignore", "-q"]
-    assert subprocess.run([*git, "../.env"]).returncode == 0
-    assert subprocess.run([*git, "../.env.template"]).returncode == 1
+    git = ["git", "-C", main.parents[1], "check-ignore", "-q"]
+    for name, ignored in ((".env", True), ("logs", True), (".env.template", False)):
+        assert (subprocess.run([*git, name]).returncode == 0) == ignored, name
 
 
 def test_no_file_of_a_run_holds_a_secret_of_it(env, shell, main, tmp_path):

@@ -30,7 +30,12 @@ class MyIdea(stable_ssl.BaseTrainer):
 if __name__ == "__main__":
     stable_ssl.launch(MyIdea)
 """
-QUICK = ["optim.epochs=1", "log.eval.untrained=false", "log.eval.few_labels=[]"]
+QUICK = [
+    "optim.epochs=1",
+    "log.eval.untrained=false",
+    "log.eval.few_labels=[]",
+    "log.pictures=null",
+]
 
 
 @pytest.fixture
@@ -133,6 +138,18 @@ def test_a_sweep_gives_a_folder_each_and_a_table(shell, main, tmp_path):
     for folder in folders:
         assert folder.name in table
     assert "optim.lr" in table
+
+
+def test_a_sweep_that_is_given_again_goes_on(shell, main, tmp_path):
+    quick = ["optim.epochs=null", *QUICK[1:]]
+    line = ["-m", "optim.lr=0.1,0.2", "log.run=x", "optim.scheduler.name=constant"]
+    for steps in (2, 4):
+        done = shell(main, *line, *quick, f"optim.steps={steps}")
+        assert done.returncode == 0, done.stderr
+    assert [run.name for run in runs(tmp_path)] == ["x_0", "x_1"]
+    for run in runs(tmp_path):
+        assert "resumed at epoch 0, step 2" in (run / "console.log").read_text()
+        assert rows(run)[-1]["step"] == 4
 
 
 def test_the_documented_command_lines_compose(shell, main):
@@ -290,3 +307,14 @@ def test_train_and_test_are_main_by_other_names(shell, main, tmp_path):
     assert done.returncode == 0, done.stderr
     (row,) = rows(next(r for r in runs(tmp_path, "supervised") if r.name != "run"))
     assert "test/acc1" in row
+
+
+@pytest.mark.parametrize("what", ["data", "model"])
+def test_each_profiler_is_a_script(shell, main, tmp_path, what):
+    line = ["log.run=run", "++model.backbone.width=4"]
+    done = shell(main.with_name(f"{what}_profiler.py"), *line)
+    assert done.returncode == 0, done.stderr
+    (run,) = runs(tmp_path)
+    assert json.loads((run / f"profile_{what}.json").read_text())
+    assert f"profile_{what}.json" in done.stdout
+    assert "images a second" in done.stdout or "images/s trained" in done.stdout

@@ -181,6 +181,15 @@ def test_each_process_has_a_gpu_of_its_own(gpus, started):
         distributed.choose_device(hardware(gpus=[1, 1]))
 
 
+def test_an_accelerator_that_is_not_there_is_an_error(gpus):
+    gpus(0)
+    assert distributed.choose_device(hardware()) == torch.device("cpu")
+    with pytest.raises(ConfigError, match="accelerator=gpu, but torch sees no GPU"):
+        distributed.choose_device(hardware(accelerator="gpu"))
+    with pytest.raises(ConfigError, match="gpus=1 asks for GPU 0, but torch sees 0"):
+        distributed.choose_device(hardware(gpus=1))
+
+
 def test_slurm_may_show_each_task_one_gpu(gpus, monkeypatch):
     gpus(1)
     for name, value in SRUN.items():

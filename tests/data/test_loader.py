@@ -153,6 +153,17 @@ def test_a_loaders_own_keys_win():
     assert len(build(node(drop_last=False))) == 7
 
 
+@pytest.mark.filterwarnings("ignore:'pin_memory'")
+def test_keys_of_torchs_loader_are_taken(photos):
+    keys = {"shuffle": False, "drop_last": False, "num_workers": 1, "pin_memory": True}
+    keys |= {"prefetch_factor": 3, "timeout": 60, "persistent_workers": True}
+    n = OmegaConf.create({"dataset": {"name": "image_folder"}, **keys})
+    n.dataset.image_transform = [{"name": "center_crop", "size": 20}]
+    loader = build(n, batch_size=5, root=str(photos))
+    labels = [y.tolist() for _, y in loader]
+    assert labels == [[0] * 5, [0] + [1] * 4, [1] * 2]
+
+
 def test_a_batch_size_of_each_process_is_that_of_all_together(monkeypatch):
     sizes = {"batch_size": None, "batch_size_per_gpu": 16}
     assert build(node(), **sizes).batch_size == 16

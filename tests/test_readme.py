@@ -117,7 +117,13 @@ def test_files_and_recipes_that_are_named_exist():
 
 @pytest.mark.parametrize(
     "name",
-    ["README.rst", "CHANGELOG.rst", "CONTRIBUTING.rst", "tests/REQUIREMENTS.rst"],
+    [
+        "README.rst",
+        "CHANGELOG.rst",
+        "COMING_FROM.rst",
+        "CONTRIBUTING.rst",
+        "tests/REQUIREMENTS.rst",
+    ],
 )
 def test_the_markup_is_valid(name):
     docutils = pytest.importorskip(

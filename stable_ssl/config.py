@@ -608,8 +608,9 @@ def _in_words(error: Exception) -> str:
         return (
             f"{path} is not a key of the configuration"
             f"{nearest(unknown.group(1), known)}"
-            + (f" ({parent} knows {', '.join(known)})" if known else "")
+            + (f" ({parent or 'it'} knows {', '.join(known)})" if known else "")
             + (f"; a new key is added with ++{path}=..." if not known else "")
+            + (f"; a new group is added with ++{path}.key=..." if not parent else "")
         )
     lines = [line for line in text.splitlines() if line.strip()]
     if path and "could not be converted" in text:

@@ -575,11 +575,11 @@ class BaseTrainer(nn.Module):
                 self.log({"train/skipped": skips()})
             if self.place == 0:
                 self.before_train_step()
-                self._lr = self.optimizer.param_groups[0]["lr"]
+                lr = self.optimizer.param_groups[0]["lr"]
             self.train_step(batch)
             if self.completes_step:
                 self.after_train_step()
-                self._after_step()
+                self._after_step(lr)
         self.after_train_epoch()
         self.epoch += 1
         last = self.step == self.total_steps
@@ -667,8 +667,8 @@ class BaseTrainer(nn.Module):
         if self.scheduler is not None:
             self.scheduler.step()
 
-    def _after_step(self) -> None:
-        """Do what is due after a step: probe, row, evaluation, checkpoint.
+    def _after_step(self, lr: float) -> None:
+        """Do what is due after a step at `lr`: probe, row, evaluation, checkpoint.
 
         The checkpoint comes last: all that was due at its step is in it, so a resumed
         run neither repeats nor misses an evaluation.
@@ -679,7 +679,7 @@ class BaseTrainer(nn.Module):
             loss = self.online.fit_probe(self.labelled(self.data))
             self.log({"train/probe_loss": loss})
         if self._row_is_due(step):
-            self._write_row()
+            self._write_row(lr)
         if evaluation.every_n_steps and step % evaluation.every_n_steps == 0:
             self.validate()
         minutes, signal = save.every_n_minutes, self.preemption.number
@@ -803,7 +803,7 @@ class BaseTrainer(nn.Module):
     def _row_is_due(self, step: int) -> bool:
         return step % self.settings.every_n_steps == 0 or step == self.total_steps
 
-    def _write_row(self) -> None:
+    def _write_row(self, lr: float) -> None:
         """Report the means since the last row; a host synchronisation.
 
         Raises:
@@ -811,7 +811,7 @@ class BaseTrainer(nn.Module):
         """
         values = self.records.training.take()
         self._check_finite("train/loss", values.get("train/loss", 0.0))
-        values |= {"train/lr": self._lr}
+        values["train/lr"] = lr
         cost = self.records.performance(self.step, self.images_per_step)
         self.report(values | cost)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -43,12 +44,12 @@ class Means:
         Synchronises the host and the ranks.
         """
         sums: dict[str, tuple[float, float]] = {}
-        for name, values in self.values.items():
-            floats, total = _floats(values), float(len(values))
-            if name in self.weights:
-                weights = _floats(self.weights[name])
-                floats, total = floats * weights, weights.sum().item()
-            sums[name] = floats.sum().item(), total
+        for name, floats in _floats(self.values).items():
+            weights = self.weights.get(name)
+            if weights is not None:
+                floats = [f * w for f, w in zip(floats, weights, strict=True)]
+            total = float(len(floats)) if weights is None else math.fsum(weights)
+            sums[name] = math.fsum(floats), total
         self.values, self.weights = {}, {}
         everyone = distributed.all_gather_object(sums)
         names = dict.fromkeys(name for one in everyone for name in one)
@@ -61,16 +62,22 @@ class Means:
 
     def state(self) -> dict[str, Tensor]:
         """Return the values without weights, float64; synchronises the host."""
-        return {name: _floats(values) for name, values in self.values.items()}
+        floats = _floats(self.values).items()
+        return {name: torch.tensor(f, dtype=torch.float64) for name, f in floats}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
         self.values = {name: values.tolist() for name, values in state.items()}
 
 
-def _floats(values: list[Tensor | float]) -> Tensor:
-    """Return scalars as one float64 tensor on the CPU."""
-    kinds = {(v.dtype, v.device) if isinstance(v, Tensor) else None for v in values}
-    if len(kinds) == 1 and None not in kinds:
-        return torch.stack(values).flatten().double().cpu()
-    return torch.tensor([float(value) for value in values], dtype=torch.float64)
+def _floats(values: Mapping[str, list[Tensor | float]]) -> dict[str, list[float]]:
+    """Return scalars as Python's; those of a GPU come in a single copy."""
+    tensors = [v for some in values.values() for v in some if isinstance(v, Tensor)]
+    kinds = {(t.dtype, t.is_cpu) for t in tensors}  # a common type might round
+    if len(kinds) == 1 and not tensors[0].is_cpu:
+        tensors = torch.stack([t.reshape(()) for t in tensors]).double().cpu()
+    read = iter([float(tensor) for tensor in tensors])
+    return {
+        name: [next(read) if isinstance(v, Tensor) else float(v) for v in some]
+        for name, some in values.items()
+    }

@@ -254,6 +254,11 @@ def test_all_gpus_of_a_machine_without_any_are_its_cpu(gpus):
     assert len(caught) == 1
 
 
+def test_float16_on_a_cpu_is_warned_of():
+    with pytest.warns(UserWarning, match="float16 on a CPU.* use .*bfloat16"):
+        distributed.start(hardware(gpus=0, precision="float16"))
+
+
 def test_a_group_of_somebody_elses_is_left_alone():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:

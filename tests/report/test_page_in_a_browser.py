@@ -423,7 +423,8 @@ def test_a_real_run_is_shown_with_its_values_pictures_and_command(
     config, visit, tmp_path
 ):
     small = ["optim.epochs=1", "optim.steps_per_epoch=4", "data.batch_size=32"]
-    trainer = SimCLR(config("simclr", *small, "log.every_n_steps=1"))
+    small += ["log.every_n_steps=1", "log.pictures.every_n_epochs=1"]
+    trainer = SimCLR(config("simclr", *small))
     trainer.run()
     folder = trainer.run_dir
     rows = report.read_rows(folder)

@@ -134,6 +134,7 @@ def test_compiled_once(method, tmp_path, monkeypatch):
 
     graphs = []
     options = ["optim.steps=24", "optim.steps_per_epoch=2", "hardware.compile=true"]
+    options += ["optim.lr=1e-3"]
     make(method, tmp_path, *options, *BARE, base=lambda method: Counting).run()
     assert graphs[5] == graphs[11] > 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -48,8 +47,8 @@ class Means:
             weights = self.weights.get(name)
             if weights is not None:
                 floats = [f * w for f, w in zip(floats, weights, strict=True)]
-            total = float(len(floats)) if weights is None else math.fsum(weights)
-            sums[name] = math.fsum(floats), total
+            total = float(len(floats)) if weights is None else sum(weights)
+            sums[name] = sum(floats), total
         self.values, self.weights = {}, {}
         everyone = distributed.all_gather_object(sums)
         names = dict.fromkeys(name for one in everyone for name in one)

@@ -1,5 +1,7 @@
 """Means between rows: values, weights, state."""
 
+import math
+
 import pytest
 import torch
 
@@ -47,3 +49,11 @@ def test_a_restored_state_gives_the_same_mean_to_the_last_bit():
         if i >= 3:
             after.add({"a": value})
     assert whole.take() == after.take()
+
+
+def test_what_overflows_is_not_finite_and_no_error():
+    means = Means()
+    for a, b in ((math.inf, 1e308), (-math.inf, 1e308)):
+        means.add({"a": torch.tensor(a), "b": b})
+    found = means.take()
+    assert math.isnan(found["a"]) and found["b"] == math.inf

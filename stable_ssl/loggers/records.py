@@ -88,12 +88,12 @@ class Records:
 
     def waiting(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Yield batches, and count the time that they take to come."""
-        clock = time.perf_counter
+        clock, end = time.perf_counter, object()
         while True:
             start = clock()
-            batch = next(batches, None)
+            batch = next(batches, end)
             self.waited += clock() - start
-            if batch is None:
+            if batch is end:
                 return
             yield batch
 

@@ -488,7 +488,7 @@ class BaseTrainer(nn.Module):
         offline = self.settings.eval.offline
         if self.config.mode == "fit" and offline and not offline.in_fit:
             self.settings.eval.offline = None
-        if self.config.mode not in ("fit", "validate", "test"):  # nothing is measured
+        if self.config.mode in MODES:  # nothing is measured
             self.settings.eval = replace(
                 self.settings.eval, knn=None, few_labels=[], offline=None
             )
@@ -885,6 +885,7 @@ class BaseTrainer(nn.Module):
         self.epoch, self.step = state["epoch"], state["step"]
         if self.steps_per_epoch:  # the last epoch of `optim.steps` may be a part of one
             self.epoch = min(self.epoch, self.step // self.steps_per_epoch)
+        self.metrics.clear()
         self.metrics.update(state["metrics"])
         if self.optimizer is not None:
             self._validated = state["validated"]

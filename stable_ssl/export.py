@@ -206,38 +206,44 @@ def _compare(name: str, found: Function, model: Function, x: Tensor) -> float:
 # --- the types ------------------------------------------------------------------------
 
 
-def _torchscript(
-    models: Mapping[str, nn.Module], x: Tensor, folder: Path
-) -> dict[str, float]:
-    """Trace each model; return by file how much it differs."""
-    found = {}
-    for name, model in models.items():
-        file = f"{name}.pt"
-        with _in_words(file), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what a trace loses, _compare sees
-            torch.jit.trace(model, x, check_trace=False).save(folder / file)
-            loaded = torch.jit.load(folder / file)
-            found[file] = _compare(file, loaded, model, x)
-    return found
+Writer = Callable[[Mapping[str, nn.Module], Tensor, Path], dict[str, float]]
 
 
-def _torch_export(
-    models: Mapping[str, nn.Module], x: Tensor, folder: Path
-) -> dict[str, float]:
-    """Export each model as a graph of ATen; return by file how much it differs."""
-    found = {}
-    for name, model in models.items():
-        file = f"{name}.pt2"
-        with _in_words(file), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            sizes = {"x": {0: torch.export.Dim("batch")}}
-            program = torch.export.export(
-                model, (x,), dynamic_shapes=sizes, strict=False
-            )
-            torch.export.save(program, folder / file)
-            loaded = torch.export.load(folder / file).module()
-            found[file] = _compare(file, loaded, model, x)
-    return found
+def _each(suffix: str, again: Callable[[nn.Module, Tensor, Path], Function]) -> Writer:
+    """Return what writes each model to a file and says by file how much it differs.
+
+    Args:
+        suffix: of the files.
+        again: writes a model, given images to try it on, and loads it again.
+    """
+
+    def write(
+        models: Mapping[str, nn.Module], x: Tensor, folder: Path
+    ) -> dict[str, float]:
+        found = {}
+        for name, model in models.items():
+            file = f"{name}{suffix}"
+            with _in_words(file), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what a trace loses, _compare sees
+                loaded = again(model, x, folder / file)
+                found[file] = _compare(file, loaded, model, x)
+        return found
+
+    return write
+
+
+def _traced(model: nn.Module, x: Tensor, path: Path) -> Function:
+    """Trace a model; return what its file does."""
+    torch.jit.trace(model, x, check_trace=False).save(path)
+    return torch.jit.load(path)
+
+
+def _graph(model: nn.Module, x: Tensor, path: Path) -> Function:
+    """Export a model as a graph of ATen; return what its file does."""
+    sizes = {"x": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(model, (x,), dynamic_shapes=sizes, strict=False)
+    torch.export.save(program, path)
+    return torch.export.load(path).module()
 
 
 def _safetensors(
@@ -298,8 +304,8 @@ def _timm(model: nn.Module, x: Tensor, home: Path) -> dict[str, float]:
 
 
 WRITERS = {
-    "torchscript": _torchscript,
-    "torch_export": _torch_export,
+    "torchscript": _each(".pt", _traced),
+    "torch_export": _each(".pt2", _graph),
     "safetensors": _safetensors,
 }
 

@@ -29,6 +29,7 @@ TRAINING = ("fit", "profile_data", "profile_model")  # modes that need train dat
 MODES = (*TRAINING, "validate", "test", "predict", "export")
 RECIPES = "stable_ssl.recipes"  # the package that holds the shipped YAML recipes
 ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")
+MASK = "***"  # in what is written, where a secret was
 SECRET = re.compile(r"(^|_)(key|token|secret|password|credentials?)$", re.IGNORECASE)
 
 
@@ -653,12 +654,12 @@ def masked(config: DictConfig) -> dict:
         if isinstance(value, list):
             return [mask(v) for v in value]
         if value and SECRET.search(name):
-            return "***"
+            return MASK
         for secret in secrets:
             if str(value) == secret:  # a number, too
-                return "***"
+                return MASK
             if isinstance(value, str):
-                value = value.replace(secret, "***")
+                value = value.replace(secret, MASK)
         return value
 
     return mask(OmegaConf.to_container(config, resolve=True))

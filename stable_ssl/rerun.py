@@ -16,14 +16,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import launch
-from stable_ssl.config import SECRET, ConfigError, complete
+from stable_ssl.config import MASK, SECRET, ConfigError, complete
 from stable_ssl.distributed import choose_device
 from stable_ssl.distributed.placement import asked_of
-from stable_ssl.loggers.environment import environment, git
+from stable_ssl.loggers.environment import environment
 from stable_ssl.report.layout import Table
 from stable_ssl.report.reader import flat, read_run
 
-MASK = "***"  # in config.yaml, where a secret was
 MACHINE = ("python", "platform", "host", "device", "device_name", "cpus")
 PACKAGES = (  # whose versions may change a figure
     *("stable-ssl", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"),
@@ -110,8 +109,7 @@ def differences(then: Mapping[str, Any], device: torch.device, folder: Path) -> 
     if not then:
         title = "environment.json is missing or broken: nothing to compare"
         return Table(title, ("", "then", "now"), ())
-    now = environment(device)
-    now["git"] = _state_of_code(then)
+    now = environment(device, _started(then).parent)
     rows = [(name, str(then.get(name)), str(now[name])) for name in MACHINE]
     rows.append(("folder", str(then.get("cwd")), now["cwd"]))
     old, new = (
@@ -160,14 +158,10 @@ def _recorded(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _state_of_code(then: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return commit and changes, of now, of the folder whose code a run ran."""
-    argv = then.get("argv") or [""]
-    place = Path(then.get("cwd", "."), argv[0]).parent
-    return {
-        "commit": git(place, "rev-parse", "HEAD"),
-        "diff": git(place, "diff", "HEAD"),
-    }
+def _started(then: Mapping[str, Any]) -> Path:
+    """Return the program that had started a run, as far as it is on record."""
+    argv: Sequence[str] = then.get("argv") or [""]
+    return Path(then.get("cwd", "."), argv[0])
 
 
 def _script(then: Mapping[str, Any], method: str | None, folder: Path) -> Path | None:
@@ -176,8 +170,7 @@ def _script(then: Mapping[str, Any], method: str | None, folder: Path) -> Path |
     Raises:
         ConfigError: only a script knows the trainer, and it cannot be found.
     """
-    argv: Sequence[str] = then.get("argv") or [""]
-    script = Path(then.get("cwd", "."), argv[0])
+    script = _started(then)
     own = script.suffix == ".py" and "site-packages" not in script.parts
     if own and script.is_file():
         return script

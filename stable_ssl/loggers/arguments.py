@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from stable_ssl.config import SECRET
+from stable_ssl.config import MASK, SECRET
 
 NAME = re.compile(r"""([\w-]+)['"]?\s*[:=]\s*""")  # of a nested {name: value}
 VALUE = re.compile(  # quoted, a list, a dict, or what comes before the next one
@@ -21,7 +21,7 @@ def masked_arguments(arguments: Sequence[str]) -> list[str]:
     """
     before = ["", *arguments]
     return [
-        "***" if _is_secret_flag(flag) else _masked(argument)
+        MASK if _is_secret_flag(flag) else _masked(argument)
         for flag, argument in zip(before, arguments, strict=False)
     ]
 
@@ -29,7 +29,7 @@ def masked_arguments(arguments: Sequence[str]) -> list[str]:
 def _masked(argument: str) -> str:
     name, sign, value = argument.partition("=")
     if sign and _is_secret(name):
-        return f"{name}=***"
+        return f"{name}={MASK}"
     return name + sign + _masked_within(value)
 
 
@@ -38,7 +38,7 @@ def _masked_within(value: str) -> str:
     pieces, end = [], 0
     for name in NAME.finditer(value):
         if name.start() >= end and _is_secret(name[1]):
-            pieces += [value[end : name.end()], "***"]
+            pieces += [value[end : name.end()], MASK]
             end = VALUE.match(value, name.end()).end()
     return "".join([*pieces, value[end:]])
 

@@ -19,9 +19,15 @@ from stable_ssl.loggers.arguments import masked_arguments
 SLURM = ("SLURM_JOB", "SLURM_NNODES", "SLURM_RESTART")  # what is kept of its variables
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Return the facts of this launch as plain JSON types."""
-    script = Path(sys.argv[0]).absolute().parent if sys.argv[0] else Path.cwd()
+def environment(device: torch.device, code: Path | None = None) -> dict[str, Any]:
+    """Return the facts of this launch as plain JSON types.
+
+    Args:
+        device: of the run.
+        code: folder whose state in git counts; None is that of the script.
+    """
+    if code is None:
+        code = Path(sys.argv[0]).absolute().parent if sys.argv[0] else Path.cwd()
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "argv": masked_arguments(sys.argv),
@@ -41,15 +47,15 @@ def environment(device: torch.device) -> dict[str, Any]:
         "processes": distributed.world_size(),
         "slurm": {k: v for k, v in os.environ.items() if k.startswith(SLURM)},
         "git": {
-            "commit": git(script, "rev-parse", "HEAD"),
-            "diff": git(script, "diff", "HEAD"),
+            "commit": _git(code, "rev-parse", "HEAD"),
+            "diff": _git(code, "diff", "HEAD"),
         },
         "packages": {d.name: d.version for d in distributions()},
     }
 
 
-def git(folder: Path, *command: str) -> str | None:
-    """Return what git says of the folder of the script, None outside a checkout."""
+def _git(folder: Path, *command: str) -> str | None:
+    """Return what git says of a folder, None outside a checkout."""
     try:
         return subprocess.run(
             ["git", "-C", folder, *command],

@@ -314,7 +314,10 @@ class BaseTrainer(nn.Module):
         return [s for s in self.loaders if s == kind or s.startswith(f"{kind}_")]
 
     def cleanup(self) -> None:
-        """Release the terminal and the files, whatever happened."""
+        """Release the workers, the terminal and the files, whatever happened."""
+        for loader in [self.train_loader, *self.loaders.values()]:
+            if close := getattr(loader, "close", None):
+                close()
         self.records.close()
         distributed.stop()
 

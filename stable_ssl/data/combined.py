@@ -38,6 +38,11 @@ class Combined:
         """Choose the epoch, and the batch in it that the next iteration starts with."""
         self.epoch, self.start = epoch, start
 
+    def close(self) -> None:
+        """End the workers of all loaders."""
+        for loader in self.loaders.values():
+            loader.close()
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         parts = {name: self._repeated(loader) for name, loader in self.loaders.items()}
         for _ in range(self.start, len(self)):

@@ -170,6 +170,17 @@ class Loader:
         """Choose the epoch, and the batch in it that the next iteration starts with."""
         self.sampler.epoch, self.sampler.start = epoch, start
 
+    def close(self) -> None:
+        """End the workers; another iteration starts new ones.
+
+        Torch ends them with its last reference, but waits 5 s for each of them where
+        that is in a cycle, as a trainer is; there is no public way to do it.
+        """
+        iterator = getattr(self.workers, "_iterator", None)
+        if iterator is not None:
+            iterator._shutdown_workers()
+            self.workers._iterator = None
+
     def __iter__(self) -> Iterator[tuple[Tensor | list[Tensor], Tensor]]:
         epoch = self.sampler.epoch
         for batch in self.unfinished():

@@ -339,8 +339,10 @@ def _eigenvalues(folder: str, split: str, step: float) -> Any:
     if not rows:
         return None
     values = np.asarray(rows[-1]["eigenvalues"], dtype=float)
+    if not len(values) or not 0 < values[0] < np.inf:
+        return None
     values = values / values[0]
-    return values[values > FLOOR] if len(values) and values[0] == 1 else None
+    return values[values > FLOOR]
 
 
 def _warn_of_ends(group: Group, ends: Sequence[float]) -> None:

@@ -178,11 +178,25 @@ def photo_config(root, folder, **data):
 
 
 def test_training_on_photographs(photos, tmp_path, rows):
+    before = set(multiprocessing.active_children())
     trainer = SimCLR(photo_config(photos, tmp_path))
     trainer.run()
+    assert set(multiprocessing.active_children()) <= before
     assert trainer.step == 6 and trainer.metrics["val/knn_acc1"] >= 0.5
     assert "train/skipped" not in rows(trainer.run_dir)[0]
     assert trainer.num_classes == 2
+
+
+def test_a_run_that_fails_ends_its_workers_too(photos, tmp_path):
+    class Failing(SimCLR):
+        def after_train_step(self):
+            assert set(multiprocessing.active_children()) > before
+            raise ArithmeticError
+
+    before = set(multiprocessing.active_children())
+    with pytest.raises(ArithmeticError):
+        Failing(photo_config(photos, tmp_path)).run()
+    assert set(multiprocessing.active_children()) <= before
 
 
 @pytest.mark.filterwarnings("ignore:skipped")

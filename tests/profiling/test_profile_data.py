@@ -41,8 +41,7 @@ def test_a_slow_disk_is_seen_and_so_is_building():
     assert train["first_batch_s"] >= 8 * 0.002
     assert len(train["images_per_s"]) == 3 and max(train["images_per_s"]) < 500
     stages = train["stages_ms"]
-    assert set(stages) == {"read", "begin", "augment"} and stages["read"] >= 2
-    assert stages["read"] < 1000 / min(train["images_per_s"])
+    assert set(stages) == {"read", "begin", "augment"} and 2 <= stages["read"] < 2000
     if stages["read"] > max(stages["begin"], stages["augment"]):
         assert train["bottleneck"].startswith("reading and decoding takes")
         assert "data.num_workers" in train["bottleneck"]

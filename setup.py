@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 TEST = [
     "pytest",
-    "pytest-xdist",
+    "pytest-xdist>=3.7",
     "docutils",
     "hydra-optuna-sweeper",
     "ruff",

@@ -14,7 +14,7 @@ import pytest
 from stable_ssl.preemption import CTRL_C, Preempted, Preemption
 
 OPTIONS = [
-    "optim.epochs=5",
+    "optim.epochs=3",
     "log.every_n_steps=2",
     "log.eval.untrained=false",
     "log.eval.few_labels=[]",
@@ -52,7 +52,14 @@ def whole(tmp_path_factory):
     return folder / "runs" / "simclr" / "whole"
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2", "SIGINT"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SIGTERM",
+        pytest.param("SIGUSR2", marks=pytest.mark.slow),
+        pytest.param("SIGINT", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_saves_and_the_run_goes_on_exactly(whole, tmp_path, rows, name):
     number = getattr(signal, name)
     process = start(tmp_path, "stopped")

@@ -73,14 +73,11 @@ def difference(a, b):
 @pytest.mark.parametrize(
     ("kind", "n", "overrides"),
     [
-        (SimCLR, 2, []),
-        pytest.param(
-            *(SimCLR, 4, ["optim.accumulate=3", "optim.grad_max_norm=0.5"]),
-            marks=pytest.mark.slow,
-        ),
-        (Supervised, 2, ["optim.accumulate=2"]),
+        (SimCLR, 2, ["optim.accumulate=3", "optim.grad_max_norm=0.5"]),
+        pytest.param(SimCLR, 4, [], marks=pytest.mark.slow),
+        pytest.param(Supervised, 2, ["optim.accumulate=2"], marks=pytest.mark.slow),
     ],
-    ids=["simclr-2", "simclr-4-accumulated", "supervised-2"],
+    ids=["simclr-2-accumulated", "simclr-4", "supervised-2-accumulated"],
 )
 def test_ranks_train_as_one_process(ranks, tmp_path, kind, n, overrides):
     overrides = [*overrides, "data.root=double"]
@@ -148,7 +145,7 @@ def first_gradients(folder):
     return found
 
 
-@pytest.mark.parametrize("n", [pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_first_gradient_is_that_of_one_process(ranks, tmp_path, n):
     one = first_gradients(tmp_path / "one")
     for rank in ranks(n, first_gradients, str(tmp_path / "several")):
@@ -165,6 +162,7 @@ def test_the_first_gradient_is_that_of_one_process(ranks, tmp_path, n):
             assert difference(state, modules) < 1e-5  # teacher and statistics
 
 
+@pytest.mark.slow
 def test_in_float32_the_first_loss_agrees(ranks, tmp_path):
     short = ["optim.epochs=1", "log.eval.few_labels=[]"]
     one = train(SimCLR, tmp_path / "one", *short)
@@ -279,8 +277,9 @@ def children(pid):
     return sorted(found)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks for processes in /proc")
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_is_killed_ends_the_run_which_then_resumes(whole, tmp_path, rank):
     process = start(tmp_path, 11, "optim.epochs=3")
     os.kill(children(process.pid)[rank], signal.SIGKILL)

@@ -35,7 +35,11 @@ ELSEWHERE = {  # where a command that this file does not run is run
     "seed=0,1,2": "likewise",
     "sweeper=optuna": "in fewer epochs, by tests/test_search.py",
 }
-RUN_HERE = [c for c in commands() if not any(mark in c for mark in ELSEWHERE)]
+RUN_HERE = [
+    pytest.param(c, marks=[pytest.mark.slow] * ("torchrun" in c or "processes=" in c))
+    for c in commands()
+    if not any(mark in c for mark in ELSEWHERE)
+]
 
 
 @pytest.fixture

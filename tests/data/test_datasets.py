@@ -6,11 +6,12 @@ from os.path import isfile
 import numpy
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from stable_ssl import Supervised
 from stable_ssl.config import ConfigError
-from stable_ssl.data import build_dataset, register_dataset
+from stable_ssl.data import build_dataset, datasets, register_dataset
 from stable_ssl.data.datasets import BUILDERS, Images
 
 
@@ -31,6 +32,14 @@ def test_the_digits_are_split_once_and_for_good():
     assert whole.images.dtype == torch.uint8
     assert (int(whole.images.min()), int(whole.images.max())) == (0, 255)
     assert all(p.labels.bincount(minlength=10).min() >= 9 for p in parts)
+
+
+def test_the_digits_are_scikit_learns(monkeypatch):
+    raw = load_digits()
+    expected = numpy.column_stack([raw.data, raw.target])
+    assert numpy.array_equal(datasets._digits_table(), expected)
+    monkeypatch.setattr("pathlib.Path.is_file", lambda path: False)
+    assert numpy.array_equal(datasets._digits_table(), expected)
 
 
 def test_subsets_join_and_unknown_ones_are_named():

@@ -36,6 +36,7 @@ def weights(run_dir):
     return load(run_dir / "ckpts" / "last.ckpt")["modules"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_equal_mirrors(
     tmp_path, shell, tiny, config, rows, main, assert_mirrored
 ):

@@ -80,7 +80,7 @@ def difference(a, b):
     ids=["simclr-2-accumulated", "simclr-4", "supervised-2-accumulated"],
 )
 def test_ranks_train_as_one_process(ranks, tmp_path, kind, n, overrides):
-    overrides = [*overrides, "data.root=double"]
+    overrides = [*overrides, "data.root=double", "++model.backbone.width=8"]
     one = train(kind, tmp_path / "one", *overrides)
     several = ranks(n, train, kind, str(tmp_path / "several"), *overrides)
     for step, views in enumerate(one["seen"]):  # bit-identical, parts in order

@@ -45,14 +45,15 @@ OPTIONS = [
     "log.eval.every_n_steps=7",
     "++optim.grad_max_norm=1",
 ]
+SMALL = "++model.backbone.width=8"
 
 
 def test_resume_is_exact(config, rows):
     """Before and at a checkpoint, at the end of an epoch, and late in others."""
-    whole = SimCLR(config("simclr", "log.run=whole", *OPTIONS))
+    whole = SimCLR(config("simclr", "log.run=whole", SMALL, *OPTIONS))
     whole.run()
     for step in (3, 4, 9, 14, 26):
-        options = [*OPTIONS, f"log.run=killed_at_{step}"]
+        options = [*OPTIONS, SMALL, f"log.run=killed_at_{step}"]
         with pytest.raises(Killed):
             killed_at(SimCLR, step)(config("simclr", *options)).run()
         resumed = SimCLR(config("simclr", *options))

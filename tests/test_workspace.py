@@ -24,7 +24,7 @@ class Noise(IterableDataset):
 """
 QUICK = """
 log: {experiment: mine, pictures: null, eval: {untrained: false, few_labels: []}}
-model: {temperature: 0.2}
+model: {temperature: 0.2, backbone: {width: 4}}
 optim: {epochs: 1}
 data: {batch_size: 8}
 """

@@ -31,6 +31,7 @@ OPTIONS = [
     "data.val.dataset.name=image_folder",
     "data.test.dataset.name=image_folder",
     "data.num_workers=2",
+    "data.in_memory=0",  # or workers would have nothing to do
     "optim.epochs=12",
     "log.checkpoint.every_n_steps=2",
     "log.eval.every_n_epochs=2",
@@ -62,17 +63,27 @@ def start(method, root, name):
     )
 
 
+def children(process):
+    """Return how many processes a run has started that still live; Linux alone tells."""
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return len(path.read_text().split()) if path.exists() else 0
+
+
 def kill(process, run, generator, during_save):
-    """Kill at a random moment or while a checkpoint is written; say if it still ran."""
+    """Kill at a random moment or while a checkpoint is written.
+
+    Returns:
+        Whether it still ran, and how many workers it had.
+    """
     time.sleep(generator.uniform(2, 8))
     while during_save and process.poll() is None:
         if list((run / "ckpts").glob(".e*.tmp")):
             break
-    alive = process.poll() is None
+    alive, workers = process.poll() is None, children(process)
     if alive:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    return alive
+    return alive, workers
 
 
 def finish(process):
@@ -109,23 +120,27 @@ def main():
         for method in METHODS:
             finish(start(method, root, "whole"))
             references[method] = ending(root / "runs" / method / "whole")
-        kills = saves = runs = exact = 0
+        kills = saves = runs = exact = fed = 0
         while kills < arguments.kills:
             method = METHODS[runs % len(METHODS)]
             run = root / "runs" / method / f"killed_{runs}"
             for _ in range(min(KILLS_A_RUN, arguments.kills - kills)):
                 during_save = kills % 2 == 0
                 process = start(method, root, run.name)
-                if not kill(process, run, generator, during_save):
+                alive, workers = kill(process, run, generator, during_save)
+                if not alive:
                     break  # it had ended before the moment came
                 kills, saves = kills + 1, saves + during_save
+                fed += workers > 0
             finish(start(method, root, run.name))
             same = equal(references[method], ending(run))
             runs, exact = runs + 1, exact + same
             print(
                 f"{method} {run.name}: {'exact' if same else 'DIFFERENT'}", flush=True
             )
-        print(f"{kills} kills, {saves} while a checkpoint was written")
+        print(
+            f"{kills} kills, {saves} while a checkpoint was written, {fed} with workers"
+        )
         print(f"{exact} of {runs} runs ended bit-identical to the run never killed")
         sys.exit(exact < runs)
 

@@ -64,7 +64,7 @@ def start(method, root, name):
 
 
 def children(process):
-    """Return how many processes a run has started that still live; Linux alone tells."""
+    """Return how many processes a run has started that still live; of Linux."""
     path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     return len(path.read_text().split()) if path.exists() else 0
 

@@ -15,7 +15,7 @@ _HOMES = {
     "Diverged": "trainer",
     "ConfigError": "config",
     "load_config": "config",
-    "launch": "launch",
+    "launch": "launcher",
     "register_dataset": "data",
 }
 _MODULES = ("data", "losses", "methods", "models", "optim", "report", "seeding")

@@ -23,10 +23,13 @@ from stable_ssl.config import ConfigError
 
 SUFFIX = ".ckpt"
 SETTINGS = {  # what a resumed run must share with its start; None: every key
-    "data": ("train", "batch_size", "batch_size_per_gpu", "num_classes"),
+    "data": (
+        *("train", "labelled", "num_classes", "in_memory"),
+        *("batch_size", "batch_size_per_gpu"),
+    ),
     "model": None,
     "optim": None,
-    "hardware": ("seed", "precision"),
+    "hardware": ("seed", "precision", "sync_batchnorm"),
 }
 NO_COMMENT = b"\x00\x00"  # a ZIP archive ends with the length of its comment
 DIGEST = 64  # hexadecimal characters of SHA-256
@@ -85,14 +88,23 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> dict[str, Any]
 
 
 def newest_valid(folder: Path) -> dict[str, Any] | None:
-    """Return the state of the newest readable checkpoint of a run, None without one.
+    """Return the state of the newest readable checkpoint of a run, None without any.
 
     A truncated or corrupt one is skipped with a warning that names it.
+
+    Raises:
+        CorruptCheckpoint: there are some, and none can be read.
     """
-    for path in reversed(_in_order(folder)):
+    paths = _in_order(folder)
+    for path in reversed(paths):
         try:
             return load(path)
         except CorruptCheckpoint as error:
+            if path == paths[0]:
+                raise CorruptCheckpoint(
+                    f"{error}, and no other in {folder} can be read; move that folder"
+                    " away to start afresh, or choose another log.run"
+                ) from error
             warnings.warn(f"{error}; trying the one before", stacklevel=2)
     return None
 

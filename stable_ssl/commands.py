@@ -38,11 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given and given[0] in COMMANDS:
         sys.exit(_command(given[0], given[1:]))
-    from stable_ssl import launch
+    from stable_ssl import launcher
 
     if given and given[0] in ("-h", "--help"):
         print(HELP, flush=True)
-    launch.main(given)
+    launcher.main(given)
 
 
 def _command(name: str, arguments: Sequence[str]) -> int:

@@ -521,6 +521,12 @@ def _check_together(full: DictConfig) -> None:
         x, y = OmegaConf.select(full, a), OmegaConf.select(full, b)
         if x is not None and y is not None:
             raise ConfigError(f"{a}={x} contradicts {b}={y}; set one of them to null")
+    every = full.log.eval.every_n_steps
+    if every is not None and every > 1 and every % 1:
+        raise ConfigError(
+            f"log.eval.every_n_steps={every} must be a whole number of steps, or below"
+            " 1, a share of an epoch"
+        )
     _check_scheduler(full.optim.scheduler)
     _check_gpus(full.hardware)
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from stable_ssl import launch
+from stable_ssl import launcher
 from stable_ssl.config import MASK, SECRET, ConfigError, complete
 from stable_ssl.distributed import choose_device
 from stable_ssl.distributed.placement import asked_of
@@ -80,7 +80,7 @@ def run(args: Namespace) -> int:
         return 0
     if script is not None:
         return subprocess.run([*start, *arguments]).returncode
-    launch.main(arguments)
+    launcher.main(arguments)
     return 0
 
 

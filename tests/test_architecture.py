@@ -17,7 +17,7 @@ ROWS = [
     {"modes"},
     {"trainer"},
     {"methods"},
-    {"launch"},
+    {"launcher"},
     {"rerun"},
     {"export_run"},
     {"commands"},

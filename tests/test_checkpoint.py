@@ -71,6 +71,18 @@ def test_the_one_before_is_taken_when_the_newest_is_damaged(tmp_path):
         assert newest_valid(tmp_path)["step"] == 1
 
 
+def test_a_run_does_not_start_over_where_no_checkpoint_can_be_read(tmp_path):
+    keep = Checkpoints(tmp_path, top_k=0, last=True, largest=True)
+    for step in (1, 2):
+        path = keep.save(state(step), 0, step, None)
+        path.write_bytes(path.read_bytes()[:100])
+    with (
+        pytest.warns(UserWarning, match="s000002.ckpt is truncated.*the one before"),
+        pytest.raises(ConfigError, match="s000001.ckpt.*no other in .*start afresh"),
+    ):
+        newest_valid(tmp_path)
+
+
 def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "x.ckpt"
     save(path, state(1.0))

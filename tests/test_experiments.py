@@ -7,7 +7,7 @@ import pytest
 
 from stable_ssl import ConfigError, SimCLR, load_config
 from stable_ssl.config import RECIPES
-from stable_ssl.launch import Command, own_settings
+from stable_ssl.launcher import Command, own_settings
 
 GLOBAL = "# @package _global_\n"
 

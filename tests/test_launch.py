@@ -177,7 +177,7 @@ def test_a_documented_line_for_slurm_reaches_its_launcher(shell, main):
 
 
 def test_gpus_and_machines_become_tasks_and_nodes_of_slurm(tmp_path):
-    from stable_ssl.launch import Command
+    from stable_ssl.launcher import Command
 
     line = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60"]
     line += ["hardware.gpus=4", "hardware.num_nodes=2"]
@@ -185,6 +185,8 @@ def test_gpus_and_machines_become_tasks_and_nodes_of_slurm(tmp_path):
     (job,) = command._jobs()
     added = command._submitit(job)
     assert {"hydra.launcher.tasks_per_node=4", "hydra.launcher.nodes=2"} < set(added)
+    (requeues,) = [o for o in added if "max_num_timeout" in o]
+    assert int(requeues.partition("=")[2]) >= 100  # Hydra's own default is none
 
 
 def test_help_shows_the_groups_and_the_whole_configuration(shell, main):
@@ -269,7 +271,7 @@ def job(tmp_path, monkeypatch):
     from hydra.core.hydra_config import HydraConfig
 
     from stable_ssl import config
-    from stable_ssl.launch import Job
+    from stable_ssl.launcher import Job
 
     def run(*overrides):
         composed = config.compose("simclr", [f"log.folder={tmp_path}", *overrides])

@@ -30,6 +30,16 @@ def installed(tmp_path_factory):
     return folder / "site"
 
 
+def test_a_public_name_is_what_it_says_however_it_is_asked_for():
+    import stable_ssl
+    from stable_ssl import BaseTrainer, launch, launcher
+
+    assert launch is stable_ssl.launch is launcher.launch
+    assert BaseTrainer is stable_ssl.BaseTrainer
+    for name in stable_ssl.__all__:
+        assert getattr(stable_ssl, name) is getattr(stable_ssl, name), name
+
+
 def test_the_command_trains_from_any_folder(installed, tmp_path):
     (tmp_path / "mine").mkdir()
     recipe = "defaults: [/simclr, _self_]\nlog: {experiment: mine}\n"

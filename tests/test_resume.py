@@ -260,6 +260,23 @@ def test_runs_killed_again_and_again(main, shell):
     assert "6 kills, 3 while a checkpoint was written, 0" not in done.stdout
 
 
+def test_checkpoints_by_the_clock(tiny, config, monkeypatch):
+    """Of steps that take 20 s each."""
+    saved = []
+
+    class Watched(tiny):
+        def save_checkpoint(self):
+            saved.append(self.step)
+            super().save_checkpoint()
+
+    keys = ["log.checkpoint.every_n_minutes=1", "log.checkpoint.every_n_epochs=null"]
+    trainer = Watched(config("base", *keys))
+    clock = "stable_ssl.trainer.time.monotonic"
+    monkeypatch.setattr(clock, lambda: 20.0 * trainer.step)
+    trainer.run()
+    assert saved == [4, 8, 12, 16, 18]
+
+
 def test_a_run_without_last_leaves_its_best_alone(tiny, config):
     trainer = tiny(
         config("base", "log.checkpoint.last=false", "log.monitor=val/knn_acc1")

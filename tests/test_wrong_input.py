@@ -1,10 +1,12 @@
 """Wrong input that only the data shows: refused by setup, in words, in one line."""
 
 import pytest
+import torch
 from torchvision.transforms.functional import to_pil_image
 
-from stable_ssl.config import ConfigError
-from stable_ssl.data.datasets import digits
+from stable_ssl.config import ConfigError, complete
+from stable_ssl.data.build import build_loaders
+from stable_ssl.data.datasets import BUILDERS, digits
 from stable_ssl.methods import method_class
 
 
@@ -103,3 +105,37 @@ def test_data_without_labels_trains_without_them(config, images):
     trainer = method_class("simclr")(config("simclr", "optim.epochs=1", *overrides))
     trainer.run()
     assert trainer.step == 2
+
+
+SAMPLER = "{_target_: torch.utils.data.SubsetRandomSampler, indices: [1, 2, 3]}"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (f"+data.train.sampler={SAMPLER}", "the train split has 3 samples"),
+        ("+data.train.in_order=false", "in_order=false .*no run could be repeated"),
+        ("data.labelled=foo", "data.labelled=foo is not a train loader"),
+        ("log.eval.every_n_steps=2.5", "every_n_steps=2.5 must be a whole number"),
+    ],
+)
+def test_what_would_change_or_end_a_run_later_is_refused(config, override, words):
+    with pytest.raises(ConfigError, match=words):
+        method_class("simclr")(config("simclr", override)).setup()
+
+
+def test_a_split_without_samples_is_refused(config, monkeypatch):
+    def nothing(subset=None, root=""):
+        return digits(subset="val").subset([])
+
+    monkeypatch.setitem(BUILDERS, "nothing", nothing)
+    empty = "data.val={dataset: {name: nothing}}"
+    with pytest.raises(ConfigError, match="has no samples; mend it, or .* null"):
+        method_class("simclr")(config("simclr", empty)).setup()
+
+
+def test_a_batch_of_fewer_images_than_processes_is_refused(config, monkeypatch):
+    monkeypatch.setattr("stable_ssl.distributed.world_size", lambda: 2)
+    made = complete(config("simclr", "data.eval_batch_size=1"))
+    with pytest.raises(ConfigError, match="data.eval_batch_size to 2 or more"):
+        build_loaders(made, torch.device("cpu"))

@@ -158,12 +158,14 @@ def labelled_name(data: Any, names: Sequence[str | None]) -> str | None:
     Raises:
         ConfigError: `data.labelled` names none of them.
     """
-    if data.labelled is None or names == [None]:
+    if data.labelled is None:
         return names[0]
     if data.labelled not in names:
+        named = [name for name in names if name is not None]
         raise ConfigError(
             f"data.labelled={data.labelled} is not a train loader"
-            f"{nearest(data.labelled, names)} (there are: {', '.join(names)})"
+            f"{nearest(data.labelled, named)} (there are: {', '.join(named) or 'none'}"
+            " with a name)"
         )
     return data.labelled
 
@@ -211,17 +213,14 @@ def build_loader(
     views = build_views(spec.get("image_transform"))
     dataset = build_dataset(spec, data.root, data.download)
     dataset = held_in_memory(dataset, data.in_memory, data.on_error == "skip")
-    if train and hasattr(dataset, "__len__") and len(dataset) < batch_size:
-        raise ConfigError(
-            f"data.batch_size={batch_size}, but the train split has {len(dataset)}"
-            " samples; use a smaller batch"
-        )
-    known = len(dataset) if hasattr(dataset, "__len__") else None
-    if ranks > 1 and known is not None:
-        _check_shares(node, known, batch_size, ranks, train)
     for key in ("sampler", "collate_fn"):
         if options.get(key) is not None:
             options[key] = _built(key, options[key], dataset)
+    chosen = dataset if options.get("sampler") is None else options["sampler"]
+    if hasattr(chosen, "__len__"):
+        _check_size(len(chosen), batch_size, train)
+        if ranks > 1:
+            _check_shares(node, len(chosen), batch_size, ranks, train)
     return Loader(
         dataset,
         views,
@@ -231,7 +230,7 @@ def build_loader(
         shuffle=options.pop("shuffle", train),
         drop_last=options.pop("drop_last", train),
         channels_last=channels_last,
-        on_error=data.on_error,
+        on_error="replace" if train and data.on_error == "skip" else data.on_error,
         compile=data.compile,
         rank=distributed.rank(),
         world_size=ranks,
@@ -250,11 +249,30 @@ def _check_options(batch_size: Any, options: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"{key}={value} of a loader node: use an integer from {low} on"
             )
-    for key in ("shuffle", "drop_last", "pin_memory", "persistent_workers"):
+    switches = ("shuffle", "drop_last", "pin_memory", "persistent_workers", "in_order")
+    for key in switches:
         if not isinstance(options.get(key, False), bool):
             raise ConfigError(
                 f"{key}={options[key]} of a loader node: use true or false"
             )
+    if options.get("in_order") is False:
+        raise ConfigError(
+            "in_order=false of a loader node: batches would come as they are ready, and"
+            " no run could be repeated; leave it out"
+        )
+
+
+def _check_size(samples: int, batch_size: int, train: bool) -> None:
+    """Refuse data without a sample, or to train on without a whole batch."""
+    if not samples:
+        raise ConfigError(
+            "a loader node's dataset has no samples; mend it, or set the split to null"
+        )
+    if train and samples < batch_size:
+        raise ConfigError(
+            f"data.batch_size={batch_size}, but the train split has {samples} samples;"
+            " use a smaller batch"
+        )
 
 
 def _check_shares(
@@ -263,6 +281,11 @@ def _check_shares(
     """Refuse what several processes cannot share so that together they are as one."""
     if samples < ranks:
         raise ConfigError(f"{samples} samples for {ranks} processes; use fewer of them")
+    if batch_size < ranks:
+        raise ConfigError(
+            f"a batch of {batch_size} for {ranks} processes leaves some without a"
+            f" sample; set data.eval_batch_size to {ranks} or more"
+        )
     if train and batch_size % ranks:
         raise ConfigError(
             f"data.batch_size={batch_size} is not divisible by {ranks} processes; use a"

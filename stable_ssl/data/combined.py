@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from stable_ssl.data.loader import Loader
@@ -11,7 +12,8 @@ from stable_ssl.data.loader import Loader
 class Combined:
     """Yield {name: batch} from several loaders; an epoch is that of the longest.
 
-    A shorter one starts again where it ends, in a new order and with new views.
+    A shorter one starts again where it ends, in a new order and with new views. One
+    that does not know its length has as many batches as the longest that does.
 
     Args:
         loaders: by name, at least one.
@@ -31,8 +33,16 @@ class Combined:
         """Samples so far that could not be read."""
         return sum(loader.skipped for loader in self.loaders.values())
 
+    @property
+    def left_out(self) -> int:
+        """Samples that could not be read into memory."""
+        return sum(loader.left_out for loader in self.loaders.values())
+
     def __len__(self) -> int:
-        return max(len(loader) for loader in self.loaders.values())
+        known = [_length(loader) for loader in self.loaders.values()]
+        if not any(known):
+            raise TypeError("none of the loaders knows its length")
+        return max(filter(None, known))
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch, and the batch in it that the next iteration starts with."""
@@ -54,10 +64,18 @@ class Combined:
         The passes of all epochs are numbered through: that number is the loader's own
         epoch, so that no two are alike.
         """
-        length = len(loader)
+        length = _length(loader) or len(self)
         passes = -(-len(self) // length)  # of an epoch
         number, start = divmod(self.start, length)
         while True:
             loader.set_epoch(self.epoch * passes + number, start)
-            yield from loader
+            yield from islice(loader, length - start)
             number, start = number + 1, 0
+
+
+def _length(loader: Loader) -> int | None:
+    """Return the batches of an epoch, None where the data does not know."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None

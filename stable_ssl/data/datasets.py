@@ -70,6 +70,11 @@ class Images(Dataset):
         self.images, self.labels, self.num_classes = images, labels, num_classes
         self.source, self.rows, self.classes = source, rows, classes
 
+    @property
+    def left_out(self) -> int:
+        """How many samples of the source could not be read."""
+        return 0 if self.rows is None else len(self.source) - len(self.rows)
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -138,6 +143,8 @@ def take_labelled(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
     """
     if type(per_class) is not int or per_class < 1:
         raise ConfigError(f"labels_per_class={per_class}: use an integer from 1 on")
+    if type(seed) is not int:
+        raise ConfigError(f"labels_seed={seed}: use an integer")
     if isinstance(dataset, Images):
         labels = dataset.labels
     elif isinstance(dataset, ImageFolder):

@@ -22,7 +22,7 @@ from stable_ssl.config import ConfigError
 from stable_ssl.data.augment import View
 from stable_ssl.data.augment.foreign import Foreign
 from stable_ssl.data.datasets import Images
-from stable_ssl.data.folder import ImageFolder, Unreadable
+from stable_ssl.data.folder import UNLABELLED, ImageFolder, Unreadable
 
 READING = -1  # the view whose key a dataset's own draws come from
 
@@ -125,7 +125,7 @@ class Samples(Dataset):
                 views = begin(self.heads, image, self.seed, epoch, at)
                 return Sample(views, label, at, failures)
             except (Unreadable, OSError, SyntaxError) as error:  # as PIL raises
-                failures.append(_in_words(error, at))
+                failures.append(_in_words(error, self.dataset, at))
         return Sample(None, None, index, failures)
 
     def _read(self, epoch: int, index: int) -> tuple[Any, Any]:
@@ -223,9 +223,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
         sizes = sorted({tuple(view.shape) for view in several})
         if len(sizes) > 1:
             return Batch([], None, None, failures, _SIZES.format(*sizes[:2]))
-    labels = default_collate([s.label for s in read])
+    labels = [UNLABELLED if s.label is None else s.label for s in read]
     index = torch.tensor([s.index for s in read])
-    return Batch([torch.stack(several) for several in views], labels, index, failures)
+    views = [torch.stack(several) for several in views]
+    return Batch(views, default_collate(labels), index, failures)
 
 
 _SIZES = (
@@ -254,6 +255,10 @@ def _obey_parent() -> None:
     os._exit(0)
 
 
-def _in_words(error: Exception, index: int) -> str:
+def _in_words(error: Exception, dataset: Dataset, index: int) -> str:
+    """Say which sample could not be read: by its path, where the dataset lists them."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if isinstance(error, Unreadable) else f"sample {index}: {text}"
+    if isinstance(error, Unreadable):
+        return text
+    listed = getattr(dataset, "samples", None)
+    return f"{listed[index][0] if listed else f'sample {index}'}: {text}"

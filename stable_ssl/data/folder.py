@@ -40,9 +40,9 @@ class ImageFolder(Dataset):
         val_size: share of each class that is the subset val, where shares decide.
         test_size: likewise; what is left is train.
         seed: of the shares.
-        include_filter: patterns such as "*.png", one of which a path below the root
-            must match.
-        exclude_filter: patterns that it must not match.
+        include_filter: pattern such as "*.png", or several, one of which a path below
+            the root must match.
+        exclude_filter: pattern that it must not match, or several.
         class_to_idx: number of each class; classes that it leaves out are left out.
         labelled: False for images without classes, anywhere below the root.
         split_file: a run's `data/splits.csv`, whose subsets and class numbers are then
@@ -59,8 +59,8 @@ class ImageFolder(Dataset):
         val_size: float = 0.0,
         test_size: float = 0.0,
         seed: int = 0,
-        include_filter: Sequence[str] | None = None,
-        exclude_filter: Sequence[str] | None = None,
+        include_filter: str | Sequence[str] | None = None,
+        exclude_filter: str | Sequence[str] | None = None,
         class_to_idx: Mapping[str, int] | None = None,
         labelled: bool = True,
         split_file: str | None = None,
@@ -70,15 +70,17 @@ class ImageFolder(Dataset):
             raise ConfigError(
                 f"no image folder at {self.root}; set data.root or dataset.root"
             )
+        asked = _texts("subset", subset)
+        filters = {"include_filter": include_filter, "exclude_filter": exclude_filter}
+        include, exclude = (_texts(name, value) for name, value in filters.items())
+        self.filters = include or ["*"], exclude
+        _check(seed, {"val_size": val_size, "test_size": test_size}, class_to_idx)
         if split_file is not None:
-            asked = [subset] if isinstance(subset, str) else list(subset or [])
             found = splits.load(Path(split_file), asked, self.root)
             self.samples, self.class_to_idx = found
             self._count_classes(labelled and bool(self.class_to_idx))
             return
         self.labelled = labelled
-        self.filters = (list(include_filter or ["*"]), list(exclude_filter or []))
-        asked = [subset] if isinstance(subset, str) else list(subset or [])
         parts = [name for name in _folders(self.root) if name in {*SUBSETS, *asked}]
         tops = [self.root / name for name in parts] or [self.root]
         names = sorted({name for top in tops for name in _folders(top)})
@@ -211,6 +213,34 @@ class ImageFolder(Dataset):
                 yield image
         except (OSError, SyntaxError, ValueError) as error:  # as PIL raises
             raise Unreadable(f"{path} is not a readable image: {error}") from error
+
+
+def _texts(name: str, value: Any) -> list[str]:
+    """Return an argument that is a text, several, or None, as a list."""
+    found = [value] if isinstance(value, str) else value
+    several = found is None or isinstance(found, Sequence)
+    if not several or not all(isinstance(text, str) for text in found or ()):
+        raise ConfigError(f"{name}={value} of an image folder: use a text or a list")
+    return list(found or [])
+
+
+def _check(seed: Any, shares: Mapping[str, Any], class_to_idx: Any) -> None:
+    """Refuse other arguments of a wrong type or value."""
+    if not isinstance(seed, int):
+        raise ConfigError(f"seed={seed} of an image folder: use an integer")
+    for name, share in shares.items():
+        if not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise ConfigError(
+                f"{name}={share} of an image folder: use a number from 0 to below 1"
+            )
+    if class_to_idx is not None and not (
+        isinstance(class_to_idx, Mapping)
+        and all(isinstance(n, int) and n >= 0 for n in class_to_idx.values())
+    ):
+        raise ConfigError(
+            f"class_to_idx={class_to_idx} of an image folder: use {{class: number}},"
+            " numbers from 0 on"
+        )
 
 
 def _folders(top: Path) -> list[str]:

@@ -51,8 +51,8 @@ class Loader:
         shuffle: a new order every epoch.
         drop_last: leave out an incomplete last batch.
         channels_last: memory format of the views.
-        on_error: `raise` on an image that cannot be read, or `skip` it: with drop_last
-            the next one takes its place, otherwise the batch is smaller.
+        on_error: `raise` on an image that cannot be read, `skip` it, so that its batch
+            is smaller, or `replace` it by the next one.
         compile: whether torch.compile makes the batched part of the views.
         sampler: torch sampler that chooses and orders the samples instead of shuffle.
         collate_fn: makes the batch from a list of (view or views, label), all tensors.
@@ -98,7 +98,8 @@ class Loader:
             world_size,
         )
         self.format = torch.channels_last if channels_last else torch.contiguous_format
-        self.skipped = 0  # samples so far that could not be read
+        self.skipped = 0  # samples so far that could not be read ...
+        self.left_out = 0 if rank else getattr(dataset, "left_out", 0)  # ... and before
         self.index: Tensor | None = None  # of the last batch's samples in the dataset
         self._warned: set[str] = set()
         heads = [Head(ops) for ops in views]
@@ -110,13 +111,11 @@ class Loader:
             self.workers = None
         else:
             self.views = [head.tail for head in heads]
-            self.workers = self._decoders(heads, drop_last, options)
+            self.workers = self._decoders(heads, options)
         if compile:
             self.views = [view.compile() for view in self.views]
 
-    def _decoders(
-        self, heads: Sequence[Head], drop_last: bool, options: dict[str, Any]
-    ) -> DataLoader:
+    def _decoders(self, heads: Sequence[Head], options: dict[str, Any]) -> DataLoader:
         """Return the torch loader that reads samples and begins their views."""
         options = {
             "generator": torch.Generator(),  # its draws leave the global one alone
@@ -127,7 +126,7 @@ class Loader:
         }
         if not self.streams:
             options.setdefault("persistent_workers", options.get("num_workers", 0) > 0)
-            replaces = self.on_error == "skip" and drop_last
+            replaces = self.on_error == "replace"
             samples = Samples(self.dataset, heads, self.seed, replaces)
             return DataLoader(samples, batch_sampler=self.sampler, **options)
         if options.get("num_workers", 0) > 1 or self.sampler.sampler is not None:
@@ -136,6 +135,8 @@ class Loader:
                 " and no sampler in its loader node"
             )
         options["num_workers"] = 1  # its generators are then its own
+        options["persistent_workers"] = False  # it would stay in the first epoch
+        drop_last = self.sampler.drop_last
         stream = Stream(self.dataset, heads, self.sampler, endless=drop_last)
         part = torch.arange(self.batch_size).tensor_split(self.sampler.world_size)
         size = len(part[self.sampler.rank])
@@ -224,13 +225,14 @@ class Loader:
     def _read(self) -> Iterator[Batch]:
         """Yield the workers' batches, failures seen to."""
         for batch in self.workers:
-            if batch.error or (batch.failures and self.on_error == "raise"):
-                kind = ConfigError if batch.error else Unreadable
-                raise kind(
-                    batch.error
-                    or f"{batch.failures[0]}; mend or remove it, or set"
-                    " data.on_error=skip"
+            if batch.error:
+                raise ConfigError(batch.error)
+            if batch.failures and self.on_error == "raise":
+                raise Unreadable(
+                    f"{batch.failures[0]}; mend or remove it, or set data.on_error=skip"
                 )
+            if not batch.views and self.on_error == "replace":
+                raise Unreadable(f"no image can be read; such as {batch.failures[0]}")
             for failure in batch.failures:
                 if failure not in self._warned:
                     self._warned.add(failure)
@@ -264,12 +266,16 @@ class Loader:
 class Skips:
     """Count the samples that a loader skipped since the last call.
 
+    The first call counts those, too, that were left out when the data were read into
+    memory.
+
     Args:
         loader: one that does not count skips none.
     """
 
     def __init__(self, loader: Any):
-        self.loader, self.before = loader, getattr(loader, "skipped", 0)
+        self.loader = loader
+        self.before = getattr(loader, "skipped", 0) - getattr(loader, "left_out", 0)
 
     def __call__(self) -> int:
         """Return how many there were since the last call."""

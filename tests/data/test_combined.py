@@ -190,6 +190,37 @@ def test_training_on_a_stream_needs_its_length_in_steps(tiny, tmp_path):
     assert trainer.step == 7 and trainer.epoch == 1
 
 
+def test_a_worker_of_a_stream_does_not_stay_in_the_first_epoch(in_order):
+    kept = stream_loader(num_workers=1, persistent_workers=True)
+    for epoch in (1, 2):
+        assert in_order(kept, epoch) == in_order(stream_loader(), epoch)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_stream_beside_other_data_starts_in_the_middle(known):
+    """Where it ends before them, too, and where it does not know its length."""
+    stream = Stream(size=30, known=known)
+    both = Combined(
+        {
+            "long": digits_loader(70, 1),
+            "stream": Loader(stream, build_views(NOISE), batch_size=10, drop_last=True),
+        }
+    )
+    assert len(both) == 7
+    both.set_epoch(3)
+    whole = list(both)
+    for start in (1, 3, 5):
+        both.set_epoch(3, start)
+        for a, b in zip(whole[start:], list(both), strict=True):
+            for name in ("long", "stream"):
+                assert torch.equal(a[name][0], b[name][0])
+
+
+def test_several_streams_that_do_not_know_their_length_need_steps():
+    with pytest.raises(TypeError, match="none of the loaders knows its length"):
+        len(Combined({"stream": stream_loader()}))
+
+
 def test_streams_have_one_worker():
     with pytest.raises(ConfigError, match="num_workers: 1"):
         stream_loader(num_workers=2)

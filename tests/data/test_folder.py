@@ -149,3 +149,28 @@ def test_subsets_that_nothing_makes_are_refused(flat):
         build(flat, name="image_folder", subset="val")
     with pytest.raises(ConfigError, match="val_size \\+ test_size = 1.2 of 1"):
         build(flat, name="image_folder", subset="val", val_size=0.7, test_size=0.5)
+
+
+def test_a_filter_may_be_one_pattern(flat):
+    data = build(flat, name="image_folder", include_filter="ant/*")
+    assert {name.partition("/")[0] for name in names(data)} == {"ant"}
+    data = build(flat, name="image_folder", exclude_filter="ant/*")
+    assert "ant" not in {name.partition("/")[0] for name in names(data)}
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"val_size": -0.3}, "val_size=-0.3 .*from 0 to below 1"),
+        ({"test_size": "half"}, "test_size=half .*from 0 to below 1"),
+        ({"seed": "x"}, "seed=x .*integer"),
+        ({"subset": 3}, "subset=3 .*a text or a list"),
+        ({"include_filter": [1]}, "include_filter=.*a text or a list"),
+        ({"class_to_idx": ["ant"]}, "class_to_idx=.*{class: number}"),
+        ({"class_to_idx": {"ant": -1}}, "numbers from 0 on"),
+        ({"labels_per_class": 1, "labels_seed": "x"}, "labels_seed=x: .*integer"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_refused(flat, keys, words):
+    with pytest.raises(ConfigError, match=words):
+        build(flat, name="image_folder", **keys)

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as TF
 
 from stable_ssl import load_config, seeding
@@ -16,6 +17,7 @@ from stable_ssl.data import Loader, Unreadable, build_dataset
 from stable_ssl.data.augment import build_ops
 from stable_ssl.data.build import build_loaders
 from stable_ssl.data.datasets import Images, held_in_memory
+from stable_ssl.data.loader import Skips
 from stable_ssl.methods import SimCLR
 
 CROP = {"name": "random_resized_crop", "size": 64, "scale": [0.2, 1.0]}
@@ -141,11 +143,26 @@ def test_skipping_in_an_evaluation_leaves_them_out(damaged, workers):
     assert len(labels) == 22 and some.skipped == 2
 
 
-def test_skipping_in_training_keeps_the_batch(damaged):
-    some = loader(damaged, on_error="skip", drop_last=True)
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_skipping_in_training_keeps_the_batch(damaged, drop_last):
+    some = loader(damaged, on_error="replace", drop_last=drop_last)
     with pytest.warns(UserWarning, match="skipped"):
         sizes = [len(y) for _, y in some]
     assert sizes == [6] * 4 and some.skipped == 2
+
+
+def test_nothing_that_can_be_read_ends_the_training(damaged):
+    for path in damaged.rglob("*.jpg"):
+        path.write_bytes(b"")
+    with pytest.raises(Unreadable, match=r"no image can be read; .*\.jpg"):
+        list(loader(damaged, on_error="replace"))
+
+
+def test_a_folder_of_torchvision_names_its_damaged_image(damaged):
+    data = ImageFolder(str(damaged))
+    some = Loader(data, [build_ops([CROP])], batch_size=24)
+    with pytest.raises(Unreadable, match=r"\.jpg: .*; mend or remove it"):
+        list(some)
 
 
 def photo_config(root, folder, **data):
@@ -210,6 +227,20 @@ def test_skips_are_counted_in_the_rows(damaged, tmp_path, rows):
     assert in_training + 2 * in_evaluation[0] >= 2 and len(set(in_evaluation)) == 1
 
 
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_damaged_images_cost_no_step(damaged, tmp_path):
+    """Batches of one, of which two cannot be read."""
+    (tmp_path / "logs").mkdir()
+    config = photo_config(damaged, tmp_path / "logs", on_error="skip", batch_size=2)
+    config["data"]["train"]["drop_last"] = False
+    config["data"]["train"]["dataset"]["val_size"] = 0.0
+    config["log"]["eval"]["every_n_epochs"] = None
+    config["log"]["monitor"] = None
+    trainer = SimCLR(config)
+    trainer.run()
+    assert trainer.step == trainer.total_steps == 24 and trainer.epoch == 2
+
+
 # --- folders of one size --------------------------------------------------------------
 
 
@@ -246,6 +277,11 @@ def test_a_damaged_image_among_those_held(small):
     with pytest.warns(UserWarning, match=r"skipped: .*5\.png"):
         held = held_in_memory(folder, 2.0, skip=True)
     assert len(held) == 23 and held.labels.tolist() == [0] * 11 + [1] * 12
+    some = Loader(held, [build_ops([])], batch_size=8)
+    for expected in (1, 1):  # in every epoch
+        skips = Skips(some)
+        list(some)
+        assert (skips(), skips()) == (expected, 0)
 
 
 # --- the split on record --------------------------------------------------------------

@@ -8,6 +8,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from stable_ssl.config import nearest
+
 COMMANDS = {  # name: home, whose `add_arguments(parser)` and `run(args)` it is
     "table": "stable_ssl.report.tables",
     "plot": "stable_ssl.report.plot",
@@ -38,6 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given and given[0] in COMMANDS:
         sys.exit(_command(given[0], given[1:]))
+    if given and given[0].isidentifier():  # neither an option nor key=value
+        print(
+            f"error: {given[0]} is no command{nearest(given[0], list(COMMANDS))} (there"
+            f" are: {', '.join(COMMANDS)}); a run takes options and KEY=VALUE",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     from stable_ssl import launcher
 
     if given and given[0] in ("-h", "--help"):

@@ -53,9 +53,9 @@ def run(args: Namespace) -> int:
     """Say what differs, then start the run; return its exit code."""
     folder: Path = args.run_folder
     before = read_run(folder)
-    config = complete(before.config)
-    _warn_of_defaults(folder, before.flat, config)
     overrides = list(args.overrides)
+    config = complete(_without(before.config, overrides))
+    _warn_of_defaults(folder, before.flat, config)
     changed = {override.lstrip("+~").partition("=")[0] for override in overrides}
     for name in secrets(before.config):
         if name not in changed:
@@ -64,7 +64,10 @@ def run(args: Namespace) -> int:
                 f" stable-ssl rerun {folder} {name}=..."
             )
     if "log.run" not in changed:
-        overrides.append("log.run=null")  # a new one
+        overrides.append("log.run=null")  # a new one ...
+    beside = folder.absolute().parents
+    if "log.folder" not in changed and beside[1].name == "runs":
+        overrides.append(f"log.folder={json.dumps(str(beside[2]))}")  # ... beside it
     then, counts = _recorded(folder), {"hardware.processes", "hardware.gpus"}
     several = then.get("processes", 1)
     if several > asked_of(config.hardware) and not changed & counts:
@@ -82,6 +85,16 @@ def run(args: Namespace) -> int:
         return subprocess.run([*start, *arguments]).returncode
     launcher.main(arguments)
     return 0
+
+
+def _without(config: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """Return a config less the keys that overrides delete: ~log.a_key_of_old."""
+    less = OmegaConf.create(config)
+    for override in overrides:
+        group, _, name = override.partition("=")[0].rpartition(".")
+        if group.startswith("~") and (held := OmegaConf.select(less, group[1:])):
+            held.pop(name, None)
+    return less
 
 
 def secrets(config: Mapping[str, Any], at: str = "") -> Iterator[str]:

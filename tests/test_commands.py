@@ -110,8 +110,10 @@ def test_a_figure_of_a_sweep(command, logs, tmp_path, kind, name):
         (("table", "absent"), "no run was found; give run folders"),
         (("table", "{logs}", "--rows", "optim.l"), "did you mean 'optim.lr'?"),
         (("table", "{logs}", "--at", "soon"), "found soon; give last, best or a step"),
-        (("table", "{logs}", "--at", "9"), "no metric yet"),
-        (("table", "{logs}", "--out", "{logs}"), "Is a directory"),
+        (("table", "{logs}", "--at", "999"), "no run came to step 999"),
+        (("table", "{logs}", "--out", "{logs}"), "written as .txt, .md, .csv, .tex"),
+        (("table", "{logs}", "--out", "{logs}", "--format", "csv"), "Is a directory"),
+        (("tabel", "{logs}"), "tabel is no command; did you mean 'table'?"),
         (("plot", "{logs}", "--value", "val/kn_acc1"), "did you mean 'val/knn_acc1'?"),
         (("plot", "{logs}", "--kind", "spectrum"), "++log.eval.spectrum=true"),
         (("plot", "{logs}", "--kind", "heatmap"), "say which are --x and --y"),
@@ -165,7 +167,7 @@ def test_every_method_is_spelled_as_its_paper_does():
 def test_a_rerun_has_the_rows_of_the_original(command, logs):
     run = sorted(logs.glob("*/*"))[3]
     before = {path.name for path in run.parent.iterdir()}
-    code, out, err = command("rerun", run, f"log.folder={logs.parent}")
+    code, out, err = command("rerun", run)
     assert code == 0, err
     (again,) = (p for p in run.parent.iterdir() if p.name not in before)
     assert kept(again) == kept(run) and len(kept(run)) > 4
@@ -179,7 +181,8 @@ def test_a_rerun_has_the_rows_of_the_original(command, logs):
     first.pop("log"), second.pop("log")
     assert first == second
     assert f"environment of {run.name}, and of now" in out
-    assert f"--config-name config log.folder={logs.parent} log.run=null" in out
+    beside = f"""'log.folder="{logs.parent}"'"""
+    assert f"--config-name config log.run=null {beside}" in out
 
 
 @pytest.mark.slow
@@ -256,6 +259,17 @@ def test_what_differs_is_said_before_anything_starts(command, logs, tmp_path):
     assert "take the defaults of now: optim.nesterov\n" in err
     (copy / "environment.json").unlink()
     assert "environment.json is missing" in command("rerun", copy, "--dry-run")[1]
+
+
+def test_a_key_that_is_gone_may_be_deleted(command, logs, tmp_path):
+    text = (sorted(logs.glob("*/*"))[0] / "config.yaml").read_text()
+    old = text.replace("  nesterov: false\n", "  nesterov: false\n  of_old: 1\n")
+    (tmp_path / "config.yaml").write_text(old)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    code, _, err = command("rerun", tmp_path, "--dry-run")
+    assert code == 2 and "optim.of_old is not a key" in err
+    code, out, err = command("rerun", tmp_path, "~optim.of_old", "--dry-run")
+    assert code == 0 and "'~optim.of_old' log.run=null" in out, err
 
 
 def test_a_masked_secret_is_asked_for_by_its_key(command, logs, tmp_path):

@@ -62,10 +62,13 @@ def curves(
     import numpy as np
 
     value = metric(runs, value, rows)
-    lines = rows[["run", "epoch", value]].dropna().sort_values("epoch", kind="stable")
+    lines = rows[["run", "step", "epoch", value]].dropna()
+    lines = lines.sort_values("epoch", kind="stable")
     lines = lines.drop_duplicates(["run", "epoch"], keep="last")
     of_run = {run: line for run, line in lines.groupby("run", sort=False)}
-    runs = runs[runs["run"].isin(of_run)]
+    trained = runs["run"].isin(lines["run"][lines["step"] > 0])
+    some = trained if trained.any() else runs["run"].isin(of_run)
+    runs = keys.with_values(runs, some)
     scale = 100 if is_accuracy(value) else 1
     with styled():
         figure, axes = canvas(style)
@@ -114,7 +117,7 @@ def sweep(
     value = metric(runs, value)
     x = x or numbers(runs, 1)[0]
     keys.require_keys([x], runs)
-    runs = runs[runs[value].notna()]
+    runs = keys.with_values(runs, runs[value].notna())
     groups = grouped(runs, by, beside=[x])
     scale = Scale.of(runs[x])
     with styled():
@@ -158,7 +161,7 @@ def compare(
     """
     keys.require_runs(runs)
     value = metric(runs, value or keys.usual(runs)[0])
-    runs = runs[runs[value].notna()]
+    runs = keys.with_values(runs, runs[value].notna())
     first, *others = grouping(runs, by) or ["run"]
     lines = keys.groups(runs, [first])
     high = keys.preferred(runs, value) != "low"
@@ -219,7 +222,7 @@ def heatmap(
         x = x or free.pop(0)
         y = y or free.pop(0)
     keys.require_keys([x, y], runs)
-    runs = runs[runs[value].notna()]
+    runs = keys.with_values(runs, runs[value].notna())
     columns, lines = (
         sorted({keys.cell(v) for v in runs[key]}, key=keys.rank) for key in (x, y)
     )
@@ -301,7 +304,7 @@ def spectrum(
             f"no run has spectra of the split {split}; train with"
             " ++log.eval.spectrum=true, which writes spectra.jsonl"
         )
-    groups = grouped(runs[runs["run"].isin(found)], by)
+    groups = grouped(keys.with_values(runs, runs["run"].isin(found)), by)
     with styled():
         figure, axes = canvas(style)
         for group in groups:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MARKS = {"best": "*", "equal": "=", "": " "}
 EQUAL = "what Welch's t-test at 5 % does not tell from it"
+UNTESTED = "a cell of one run is not tested"
 LATEX = str.maketrans(
     {c: rf"\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -36,6 +37,7 @@ def text(table: MeanTable, width: int = 120) -> str:
 
     legend = ["* best of its column"] * ("best" in marks)
     legend += [f"= {EQUAL}"] * ("equal" in marks)
+    legend += [UNTESTED] * ("best" in marks and table.untested)
     header = _joined(table, printed=False)
     body = [[*side, *map(marked, cells)] for side, cells in table.lines()]
     columns = [*table.rows, *header]
@@ -146,4 +148,6 @@ def _explained(table: MeanTable) -> str:
     """Return the caption, and what is bold where anything is."""
     if not any(cell.mark for cell in table.cells.values()):
         return table.caption
-    return f"{table.caption} Bold: the best of a column, and {EQUAL}."
+    tested = f", and {EQUAL}" * table.tested
+    untested = f"; {UNTESTED}" * table.untested
+    return f"{table.caption} Bold: the best of a column{tested}{untested}."

@@ -11,7 +11,7 @@ from stable_ssl.config import ConfigError, nearest
 from stable_ssl.report.words import NONE, better, is_number, order
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 SEED = "hardware.seed"
 FACTS = {"run", "folder", "status", "reason", "step", "epoch", "time"}  # of no config
@@ -47,7 +47,7 @@ def keys(runs: DataFrame) -> list[str]:
 def metrics(runs: DataFrame) -> list[str]:
     """Return the metrics that a frame of runs has values of, test before val."""
     found = [n for n in runs if "/" in n and not n.startswith("perf/")]
-    found = [name for name in found if runs[name].notna().any()]
+    found = [n for n in found if runs[n].dtype.kind in "iuf" and runs[n].notna().any()]
     splits = ["test", "val"]
 
     def place(name: str) -> tuple:
@@ -83,15 +83,33 @@ def telling(runs: DataFrame, given: Iterable[str] = ()) -> list[str]:
 def usual(runs: DataFrame) -> list[str]:
     """Return the metrics to show where none is asked for: accuracies of test or val.
 
+    Where there is none, the loss of val or train, or any other.
+
     Raises:
         ConfigError: there is no metric.
     """
     found = metrics(runs)
     accuracies = [name for name in found if name.endswith("acc1")]
     tested = [name for name in accuracies if name.startswith("test/")]
+    losses = [name for name in ("val/loss", "train/loss") if name in found]
     if not found:
-        raise ConfigError("these runs have no metric yet; wait for their first row")
-    return tested or accuracies or found[:1]
+        raise ConfigError(_why_none(runs))
+    return tested or accuracies or [*losses, *found][:1]
+
+
+def _why_none(runs: DataFrame) -> str:
+    """Say why no run has a metric."""
+    at = runs.attrs.get("at", "last")
+    if at == "best":
+        return (
+            "no run has a best step: log.monitor is null, or was never a number; give"
+            " --at last, or a step"
+        )
+    if at != "last":
+        return f"no run came to step {at}; give an earlier one"
+    if (runs["status"] == "running").any():
+        return "these runs have no metric yet; wait for their first row"
+    return "these runs have no metric that is a number after their first step"
 
 
 def preferred(runs: DataFrame, metric: str) -> str | None:
@@ -142,6 +160,20 @@ def offer(runs: DataFrame) -> str:
     return "\n".join([*lines, "metrics:", f"  {'  '.join(metrics(runs))}"])
 
 
+def with_values(runs: DataFrame, valued: Series) -> DataFrame:
+    """Return the runs that have a value; warn of the others, which are left out.
+
+    Args:
+        runs: of `load`.
+        valued: of each run, whether it has one.
+    """
+    _warn(_LEFT_OUT, [f"{run} ({end})" for run, end in _who(runs[~valued])])
+    return runs[valued]
+
+
+_LEFT_OUT = "runs without a value are left out: {}"
+
+
 def warn_of_cells(cells: Iterable[DataFrame], names: Sequence[str]) -> None:
     """Warn where a mean is not one over seeds, each once, of whole runs.
 
@@ -169,11 +201,16 @@ def warn_of_cells(cells: Iterable[DataFrame], names: Sequence[str]) -> None:
         ),
         (sorted(twice, key=rank), "the same seed counts more than once: {}"),
         (partial, "runs that did not finish count with what they have: {}"),
-        (empty, "runs without a value are left out: {}"),
+        (empty, _LEFT_OUT),
     ):
-        if found:
-            more = f" and {len(found) - MOST} others" * (len(found) > MOST)
-            warnings.warn(words.format(", ".join(found[:MOST]) + more), stacklevel=3)
+        _warn(words, found)
+
+
+def _warn(words: str, found: Sequence[str]) -> None:
+    """Warn of what was found, if anything was, in words with a place for it."""
+    if found:
+        more = f" and {len(found) - MOST} others" * (len(found) > MOST)
+        warnings.warn(words.format(", ".join(found[:MOST]) + more), stacklevel=4)
 
 
 def _who(runs: DataFrame) -> Iterable[tuple[str, str]]:
@@ -193,10 +230,12 @@ def require_metrics(names: Iterable[str], runs: DataFrame) -> None:
     """Refuse metrics that no run has; those there are are offered."""
     known = metrics(runs)
     for name in names:
+        if not known:
+            raise ConfigError(_why_none(runs))
         if name not in known:
             raise ConfigError(
                 f"{name} is no metric of these runs{nearest(name, known)}"
-                f" (there are: {', '.join(known) or 'none'})"
+                f" (there are: {', '.join(known)})"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from textwrap import wrap
 
 
@@ -46,26 +47,25 @@ def render(table: Table, width: int = 120) -> str:
     """Return a table as lines of plain text, `width` characters each where it can be.
 
     Of a table that is too wide the spare columns go first, and are named below it; then
-    the first column is cut, to 8 characters at least.
+    the first column is cut, to 8 characters at least and no two names to the same.
     """
     left_out: list[str] = []
     while table.spare and sum(_widths(table)) > width:
         left_out.insert(0, table.spare[-1])
         table = table.without(table.spare[-1])
     widths = _widths(table)
-    widths[0] = max(min(8, widths[0]), widths[0] - max(0, sum(widths) - width))
+    first = [table.columns[0], *(row[0] for row in table.rows)]
+    least = next(n for n in count(min(8, widths[0])) if _told_apart(first, n))
+    widths[0] = max(least, widths[0] - max(0, sum(widths) - width))
     left = [i == 0 or not _numeric(column) for i, column in enumerate(_columns(table))]
 
     def line(cells: Sequence[str]) -> str:
-        first = (
-            cells[0] if len(cells[0]) <= widths[0] else f"{cells[0][: widths[0] - 2]}.."
-        )
         rest = zip(cells[1:], widths[1:], left[1:], strict=True)
         placed = [
             f"  {cell}".ljust(room) if to_left else cell.rjust(room)
             for cell, room, to_left in rest
         ]
-        return "".join([first.ljust(widths[0]), *placed]).rstrip()
+        return "".join([_cut(cells[0], widths[0]).ljust(widths[0]), *placed]).rstrip()
 
     notes = [*table.notes]
     if left_out:
@@ -74,6 +74,15 @@ def render(table: Table, width: int = 120) -> str:
     parts = [_wrapped(table.title, width), body if table.rows else []]
     parts.append([part for note in notes for part in _wrapped(note, width)])
     return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: room - 2]}.."
+
+
+def _told_apart(texts: Sequence[str], room: int) -> bool:
+    """Return whether texts that differ still do when they are cut."""
+    return len({_cut(text, room) for text in texts}) == len(set(texts))
 
 
 def _columns(table: Table) -> list[tuple[str, ...]]:

@@ -10,7 +10,7 @@ from stable_ssl.report import figures
 from stable_ssl.report.reader import load
 from stable_ssl.report.statistics import INTERVALS
 from stable_ssl.report.style import WIDTHS, save
-from stable_ssl.report.tables import add_runs
+from stable_ssl.report.tables import Words, add_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,12 +43,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     option(
         "--value",
         nargs="+",
+        action=Words,
         metavar="METRIC",
         help="a figure each; default: the monitored one",
     )
     option(
         "--by",
         nargs="+",
+        action=Words,
         metavar="KEY",
         help="what makes groups; default: keys that tell the runs apart",
     )

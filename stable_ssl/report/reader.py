@@ -147,6 +147,8 @@ def read_run(run_dir: str | Path) -> Run:
     if not isinstance(config, dict):
         raise ValueError(f"{folder}/config.yaml holds no keys")
     overrides = _read_yaml(folder / "overrides.yaml") or []
+    if not isinstance(overrides, list):
+        raise ValueError(f"{folder}/overrides.yaml holds no list")
     status, reason = _read_status(folder / "status.json")
     return Run(folder, config, overrides, status, reason, read_rows(folder))
 
@@ -171,13 +173,20 @@ def load(*roots: str | Path, at: At = "last") -> tuple[DataFrame, DataFrame]:
             seconds, and the metrics.
 
     A folder that is no whole run is named in a warning and left out.
+
+    Raises:
+        ValueError: `at` is none of these.
     """
     import pandas as pd
+
+    if at not in ("last", "best") and not isinstance(at, int):
+        raise ValueError(f"at={at}; give last, best or a step such as 1000")
 
     folders, table, rows = [], [], []
     for run in read_runs(*roots):
         if not run.rows:
-            warnings.warn(f"skipped {run.folder}: no rows in it yet", stacklevel=2)
+            yet = " yet" * (run.status == "running")
+            warnings.warn(f"skipped {run.folder}: no rows in it{yet}", stacklevel=2)
             continue
         facts = {"folder": str(run.folder), "status": run.status, "reason": run.reason}
         folders.append(run.folder)

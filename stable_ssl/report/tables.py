@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import Action, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from stable_ssl.config import ConfigError
 from stable_ssl.report import formats, keys
 from stable_ssl.report.reader import At, load
 from stable_ssl.report.statistics import INTERVALS, Sample, sample, told_apart
@@ -103,6 +104,16 @@ class MeanTable:
         if cell.sample.n > 1:
             words += f" ± {spread:.{digits}f}"
         return f"{words} (n={cell.sample.n})" if len(self._counts) > 1 else words
+
+    @property
+    def tested(self) -> bool:
+        """Whether cells hold several runs, which a test can compare."""
+        return max(self._counts, default=0) > 1
+
+    @property
+    def untested(self) -> bool:
+        """Whether cells of one run stand beside others of several."""
+        return self.tested and 1 in self._counts
 
     @property
     def _counts(self) -> set[int]:
@@ -203,9 +214,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_runs(parser)
     option = parser.add_argument
-    option("--rows", nargs="+", metavar="KEY", help="down the side: model.name")
-    option("--columns", nargs="+", metavar="KEY", default=[], help="across the top")
-    option("--value", nargs="+", metavar="METRIC", help="one or more: test/knn_acc1")
+    several = {"nargs": "+", "action": Words}
+    option("--rows", **several, metavar="KEY", help="down the side: model.name")
+    option("--columns", **several, metavar="KEY", default=[], help="across the top")
+    option("--value", **several, metavar="METRIC", help="one or more: test/knn_acc1")
     option("--interval", choices=INTERVALS, default="std", help="beside each mean")
     option("--prefer", choices=("high", "low"), help="which values are the good ones")
     option("--format", choices=SUFFIXES.values(), help="default: as FILE ends, or text")
@@ -231,7 +243,7 @@ def run(args: Namespace) -> None:
     """Print or write the table that the arguments ask for."""
     runs, _ = load(*args.runs, at=args.at)
     found = table(runs, args.rows, args.columns, args.value, args.interval, args.prefer)
-    kind = args.format or SUFFIXES.get(args.out and args.out.suffix, "text")
+    kind = args.format or _format(args.out)
     words = getattr(formats, kind)(found)
     if args.out is None:
         print(words)
@@ -241,6 +253,27 @@ def run(args: Namespace) -> None:
         print(f"wrote {args.out}")
     if kind == "text" and not (args.rows or args.columns or args.value):
         print(f"\n{keys.offer(runs)}")
+
+
+class Words(Action):
+    """Take several words, with spaces or commas between them."""
+
+    def __call__(
+        self, parser: Any, args: Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Keep the words."""
+        words = [word for value in values for word in value.split(",") if word]
+        setattr(args, self.dest, words)
+
+
+def _format(file: Path | None) -> str:
+    """Return the format that a file's name asks for; text where there is no file."""
+    if file is not None and file.suffix.lower() not in SUFFIXES:
+        raise ConfigError(
+            f"--out {file}: a table is written as {', '.join(SUFFIXES)}; give --format"
+            " for another name"
+        )
+    return SUFFIXES[file.suffix.lower()] if file else "text"
 
 
 def _at(text: str) -> At:

@@ -107,6 +107,46 @@ def test_pictures_of_the_checkpoints_step_stay(tmp_path):
     assert counts == [2, 1]
 
 
+class Online:
+    """A run of a server that has its first rows already."""
+
+    starting_step = 2
+
+    def __init__(self, **kwargs):
+        self.id, self.sent = kwargs["id"], []
+
+    def log(self, row, step, commit):
+        self.sent.append((step, row["loss"]))
+
+    def define_metric(self, *args, **kwargs):
+        pass
+
+    def finish(self, exit_code):
+        pass
+
+
+def test_online_wandb_is_sent_what_it_lacks_under_the_same_id(tmp_path, monkeypatch):
+    """Four rows, of which the server has two; then one more."""
+    runs = []
+
+    def init(**keys):
+        runs.append(Online(**keys))
+        return runs[-1]
+
+    monkeypatch.setattr("wandb.init", init)
+    first = Run(tmp_path, ["wandb"])
+    for step in (1, 2, 3, 4):
+        first.write(step, loss=step / 10)
+    kept = first.lines.position
+    first.close()
+    again = Run(tmp_path, ["wandb"], position=kept)
+    again.write(5, loss=0.5)
+    again.close()
+    assert runs[0].id == runs[1].id
+    assert runs[0].sent == [(2, 0.3), (3, 0.4)]
+    assert runs[1].sent == [(2, 0.3), (3, 0.4), (4, 0.5)]
+
+
 def test_a_value_that_needs_quotes_stays_one_cell(tmp_path):
     run = Run(tmp_path, ["csv"])
     run.write(1, **{'a,"b"': 1.5, "c\nd": 2})

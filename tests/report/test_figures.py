@@ -87,6 +87,46 @@ def test_a_mean_ends_where_its_shortest_run_does(make_study, tmp_path):
     assert list(figure.axes[0].lines[0].get_xdata()) == [1, 2]
 
 
+def diverged(folder):
+    """Leave of a run what one has that diverged in its first epoch."""
+    row = {"step": 0, "epoch": 0.0, "time": 1e9, "val/knn_acc1": 0.1}
+    (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    (folder / "status.json").write_text('{"status": "diverged", "reason": ""}')
+
+
+def test_a_seed_that_diverged_is_named_and_costs_no_curve(make_study, tmp_path):
+    for seed in (0, 1):
+        make_study(f"good{seed}", [0.5, 0.6], hardware__seed=seed)
+    diverged(make_study("bad", [0.5, 0.6], hardware__seed=2))
+    runs, rows = report.load(tmp_path / "study")
+    with pytest.warns(UserWarning, match=r"value are left out: bad \(diverged\)"):
+        figure = report.curves(runs, rows)
+    assert list(figure.axes[0].lines[0].get_xdata()) == [1, 2]
+
+
+@pytest.mark.parametrize("kind", ["sweep", "compare", "heatmap", "curves"])
+def test_a_figure_names_the_runs_without_its_metric(study, kind):
+    runs, rows = study
+    lost = runs.index[:2]
+    runs.loc[lost, "val/knn_acc1"] = float("nan")
+    rows.loc[rows["run"].isin(runs["run"][lost]), "val/knn_acc1"] = float("nan")
+    draw, more = getattr(report, kind), [rows] if kind == "curves" else []
+    axes = {} if kind in ("compare", "curves") else {"x": "optim.lr"}
+    with pytest.warns(UserWarning) as caught:
+        draw(runs, *more, value="val/knn_acc1", **axes)
+    names = ", ".join(f"{runs.loc[i, 'run']} (finished)" for i in lost)
+    words = f"runs without a value are left out: {names}"
+    assert [str(w.message) for w in caught].count(words) == 1
+
+
+def test_rows_that_cannot_be_drawn_are_refused_in_words(study):
+    runs, rows = study
+    with pytest.raises(ConfigError, match="no epoch to draw against"):
+        report.curves(runs, rows.drop(columns="epoch"))
+    with pytest.raises(ConfigError, match="val/note is no metric of these runs"):
+        report.curves(runs, rows.assign(**{"val/note": "a"}), "val/note")
+
+
 def test_a_sweep_has_a_logarithmic_axis_and_every_value_on_it(study):
     runs, _ = study
     figure = report.sweep(some(runs, optim__weight_decay=0.0), x="optim.lr")

@@ -6,6 +6,7 @@ import pytest
 
 from stable_ssl import report
 from stable_ssl.report import words as words_of
+from stable_ssl.report.layout import Table
 
 
 def cells(table):
@@ -112,3 +113,10 @@ def test_metrics_are_ordered():
     assert [name.removeprefix("test/") for name in ordered] == [
         *("knn_acc1", "acc1", "few2_acc1", "few10_acc1", "few1pct_acc1", "rankme")
     ]
+
+
+def test_names_are_not_cut_to_the_same():
+    names = ["vit_base_patch16_224", "vit_base_patch32_224", "vit_small_patch16_224"]
+    table = Table("sizes", ("backbone", "a"), [(name, "1" * 100) for name in names])
+    lines = report.render(table, 110).splitlines()[-3:]
+    assert len({line.partition("..")[0] for line in lines}) == 3

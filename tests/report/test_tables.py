@@ -109,6 +109,36 @@ def test_a_seed_twice_and_an_unfinished_run_are_named(runs):
     assert "(n=2)" in str(table) and "over n seeds" in table.caption
 
 
+def test_a_cell_of_one_run_is_not_said_to_be_tested(runs):
+    few = runs.drop(runs.index[1:3])  # one of SimCLR's three
+    table = quiet(few, ["model.name"], value="test/knn_acc1")
+    text, latex = str(table), formats.latex(table)
+    assert "a cell of one run is not tested" in text
+    assert "Welch" in latex and "a cell of one run is not tested" in latex
+    alone = quiet(runs[::3], ["model.name"], value="test/knn_acc1")
+    assert "Welch" not in formats.latex(alone) and "one run a cell" in str(alone)
+
+
+def test_why_there_is_no_metric_is_said(runs, tmp_path):
+    empty = runs.drop(columns=[name for name in runs if "/" in name])
+    for at, status, words in (
+        ("last", "running", "no metric yet; wait for their first row"),
+        ("last", "diverged", "no metric that is a number"),
+        ("best", "finished", "log.monitor is null, or was never a number"),
+        (99, "finished", "no run came to step 99"),
+    ):
+        empty["status"], empty.attrs["at"] = status, at
+        with pytest.raises(ConfigError, match=words):
+            report.table(empty)
+    with pytest.raises(ValueError, match="at=bset; give last, best or a step"):
+        report.load(tmp_path, at="bset")
+
+
+def test_without_accuracies_the_loss_is_shown(runs):
+    lost = runs.drop(columns=[name for name in runs if "acc1" in name])
+    assert quiet(lost.assign(**{"train/grad_norm": 1.0})).metrics == ["train/loss"]
+
+
 def test_wrong_names_are_answered_with_the_nearest_and_what_differs(runs):
     with pytest.raises(ConfigError, match="did you mean 'model.name'.*differ: model"):
         report.table(runs, ["modle.name"])

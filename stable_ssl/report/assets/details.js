@@ -185,7 +185,7 @@ function started({ command, sweep, cwd, time }, launches) {
   const words = make("code", { className: "command" }, command);
   const remark = sweep ? muted("The command of a whole sweep, of which this run is one.") : null;
   return [
-    ["started as", make("div", {}, words, remark)],
+    [launches > 1 ? "last started as" : "started as", make("div", {}, words, remark)],
     ["in", make("code", {}, cwd)],
     ["at", time + (launches > 1 ? `, launch ${launches}` : "")],
   ];

@@ -1,14 +1,15 @@
 """End-to-end images/s of SimCLR over the same steps on batches made beforehand.
 
-CIFAR-shaped noise, batch 256, the exact SimCLR policy. Both are timed by turns in one
-run, so that a noisy machine slows them alike; printed is the median of paired ratios.
+Noise of each model's image size, batch 256, the exact SimCLR policy. Both are timed by
+turns in one run, so that a noisy machine slows them alike; printed is the median of
+paired ratios. On a GPU, images lie on it, and models compute in bfloat16.
 
     python benchmarks/throughput.py
+    python benchmarks/throughput.py --device cuda --models resnet18 vit_s
 """
 
 import argparse
 import statistics
-import time
 
 import torch
 
@@ -17,61 +18,71 @@ from stable_ssl.data.augment import build_ops
 from stable_ssl.data.datasets import Images
 from stable_ssl.losses import nt_xent
 from stable_ssl.models import backbone, mlp
+from stable_ssl.profiling.clock import Clock
 
 BATCH = 256
-POLICY = [
-    {"name": "random_resized_crop", "size": 32, "scale": [0.2, 1.0]},
-    {"name": "horizontal_flip", "p": 0.5},
-    {
-        "name": "color_jitter",
-        "brightness": 0.4,
-        "contrast": 0.4,
-        "saturation": 0.4,
-        "hue": 0.1,
-        "p": 0.8,
-    },
-    {"name": "grayscale", "p": 0.2},
-    {"name": "normalize", "mean": [0.5] * 3, "std": [0.25] * 3},
-]
-MODELS = {
-    "convnet": ({"name": "convnet"}, 8, 9),
-    "resnet18": ({"name": "resnet18", "stem": "cifar"}, 1, 3),
+VIT_S = {"patch_size": 16, "dim": 384, "depth": 12, "heads": 6}
+MODELS = {  # backbone, image size, batches of a round, rounds
+    "convnet": ({"name": "convnet"}, 32, 8, 9),
+    "resnet18": ({"name": "resnet18", "stem": "cifar"}, 32, 1, 3),
+    "vit_s": ({"name": "vit", "image_size": 224, **VIT_S}, 224, 1, 3),
 }
+ON_GPU = 8  # times as many batches and rounds
 
 
-def train(batches, model, optimizer):
+def policy(size):
+    """Return SimCLR's ops for images of a size."""
+    jitter = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
+    return [
+        {"name": "random_resized_crop", "size": size, "scale": [0.2, 1.0]},
+        {"name": "horizontal_flip", "p": 0.5},
+        {"name": "color_jitter", **jitter, "p": 0.8},
+        {"name": "grayscale", "p": 0.2},
+        {"name": "normalize", "mean": [0.5] * 3, "std": [0.25] * 3},
+    ]
+
+
+def train(batches, model, optimizer, device):
     """Take a SimCLR step on each batch; return the seconds it took."""
-    start = time.perf_counter()
+    clock = Clock(device)
+    start = clock.now()
     for (a, b), _ in batches:
-        nt_xent(model(a), model(b)).backward()
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            loss = nt_xent(model(a), model(b))
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return time.perf_counter() - start
+    return clock.now() - start
 
 
 def main():
     """Print images/s of both, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    for name in parser.parse_args().models:
-        spec, steps, rounds = MODELS[name]
+    usual = ["convnet", "resnet18"]
+    parser.add_argument("--models", nargs="+", default=usual, choices=MODELS)
+    parser.add_argument("--device", type=torch.device, default="cpu")
+    args = parser.parse_args()
+    more = ON_GPU if args.device.type == "cuda" else 1
+    for name in args.models:
+        spec, side, steps, rounds = MODELS[name]
         generator = torch.Generator().manual_seed(0)
-        size = (BATCH * steps, 3, 32, 32)
+        size = (BATCH * steps * more, 3, side, side)
         pixels = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
         data = Images(pixels, torch.zeros(len(pixels)).long(), 1)
-        views = [build_ops(POLICY), build_ops(POLICY)]
-        loader = Loader(data, views, batch_size=BATCH, shuffle=True, channels_last=True)
+        views = [build_ops(policy(side)), build_ops(policy(side))]
+        settings = {"shuffle": True, "channels_last": True, "device": args.device}
+        loader = Loader(data, views, batch_size=BATCH, **settings)
         prepared = list(loader)
         encoder = backbone(spec)
         model = torch.nn.Sequential(encoder, mlp(encoder.dim, 512, 128))
-        model.to(memory_format=torch.channels_last)
+        model.to(args.device, memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-        train(prepared, model, optimizer)
+        train(prepared, model, optimizer, args.device)
         ratios, speeds = [], []
-        for epoch in range(rounds):
+        for epoch in range(rounds * more):
             loader.set_epoch(epoch)
-            beforehand = train(prepared, model, optimizer)
-            ratios.append(beforehand / train(loader, model, optimizer))
+            beforehand = train(prepared, model, optimizer, args.device)
+            ratios.append(beforehand / train(loader, model, optimizer, args.device))
             speeds.append(len(pixels) / beforehand)
         speed, ratio = statistics.median(speeds), statistics.median(ratios)
         print(

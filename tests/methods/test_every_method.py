@@ -151,10 +151,23 @@ def wide(batch):
     return type(batch)(wide(one) for one in batch)
 
 
-def doubled(method):
-    """Return the method's class in float64, which shows what rounding would hide."""
+def recording(method):
+    """Return the method's class, which keeps its first gradient."""
 
-    class Double(method_class(method)):
+    class Recording(method_class(method)):
+        def optimizer_step(self):
+            if self.step == 0:
+                own = self.named_parameters()
+                self.gradients = {n: p.grad for n, p in own if p.grad is not None}
+            super().optimizer_step()
+
+    return Recording
+
+
+def doubled(method):
+    """Return it in float64, which shows what rounding would hide."""
+
+    class Double(recording(method)):
         def initialize_modules(self):
             super().initialize_modules()
             self.double()
@@ -162,22 +175,16 @@ def doubled(method):
         def before_train_step(self):
             self.data = wide(self.data)
 
-        def optimizer_step(self):
-            if self.step == 0:
-                own = self.named_parameters()
-                self.gradients = {n: p.grad for n, p in own if p.grad is not None}
-            super().optimizer_step()
-
     return Double
 
 
-def train(folder):
+def train(folder, base=doubled):
     """Take two steps with every method: first gradient, losses and state of each."""
     found = {}
     for method in METHODS:
         options = ["optim.steps=2", "log.every_n_steps=1", *BARE]
         options += ["data.val=null", "data.test=null"]
-        trainer = make(method, f"{folder}/{method}", *options, base=doubled)
+        trainer = make(method, f"{folder}/{method}", *options, base=base)
         trainer.run()
         found[method] = (
             trainer.metrics["train/loss"],
@@ -185,6 +192,22 @@ def train(folder):
             trainer.state_dict(),
         )
     return found
+
+
+def compare(gradients, several, tolerance, method):
+    """Check each tensor's gradient, beside the norm of all of them."""
+    norm = torch.stack([g.norm() for g in gradients.values()]).norm()
+    for name, g in gradients.items():
+        apart = (several[name] - g).norm()
+        assert apart <= tolerance * max(g.norm(), 1e-3 * norm), (method, name)
+
+
+@pytest.mark.slow
+def test_in_float32_the_first_gradient_is_that_of_one_process(ranks, tmp_path):
+    one = train(tmp_path / "one", recording)
+    for rank in ranks(2, train, str(tmp_path / "several"), recording):
+        for method, (_, gradients, _) in one.items():
+            compare(gradients, rank[method][1], 1e-5, method)
 
 
 @pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
@@ -195,10 +218,7 @@ def test_ranks_are_one_process(ranks, tmp_path, n):
             again, several, modules = rank[method]
             assert again == pytest.approx(loss, rel=1e-10), method
             assert several.keys() == gradients.keys(), method
-            norm = torch.stack([g.norm() for g in gradients.values()]).norm()
-            for name, g in gradients.items():
-                apart = (several[name] - g).norm()
-                assert apart <= 1e-10 * max(g.norm(), 1e-3 * norm), (method, name)
+            compare(gradients, several, 1e-10, method)
             for name, tensor in state.items():
                 apart = (modules[name] - tensor).double().norm()
                 assert apart <= 1e-9 * max(tensor.double().norm(), 1), (method, name)

@@ -44,7 +44,7 @@ from stable_ssl.config import (
     masked,
     nearest,
 )
-from stable_ssl.data import build_loaders, splits
+from stable_ssl.data import Combined, Loader, build_loaders, splits
 from stable_ssl.data.build import labelled_name
 from stable_ssl.data.check import check_split, check_views
 from stable_ssl.data.loader import Skips, batches_from
@@ -316,8 +316,8 @@ class BaseTrainer(nn.Module):
     def cleanup(self) -> None:
         """Release the workers, the terminal and the files, whatever happened."""
         for loader in [self.train_loader, *self.loaders.values()]:
-            if close := getattr(loader, "close", None):
-                close()
+            if isinstance(loader, (Loader, Combined)):
+                loader.close()
         self.records.close()
         distributed.stop()
 

@@ -281,15 +281,15 @@ def _check_shares(
     """Refuse what several processes cannot share so that together they are as one."""
     if samples < ranks:
         raise ConfigError(f"{samples} samples for {ranks} processes; use fewer of them")
-    if batch_size < ranks:
-        raise ConfigError(
-            f"a batch of {batch_size} for {ranks} processes leaves some without a"
-            f" sample; set data.eval_batch_size to {ranks} or more"
-        )
     if train and batch_size % ranks:
         raise ConfigError(
             f"data.batch_size={batch_size} is not divisible by {ranks} processes; use a"
             f" multiple of {ranks}"
+        )
+    if batch_size < ranks:
+        raise ConfigError(
+            f"a batch of {batch_size} for {ranks} processes leaves some without a"
+            f" sample; set data.eval_batch_size to {ranks} or more"
         )
     rest = samples % batch_size
     if train and rest % ranks and not node.get("drop_last", True):

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from stable_ssl.config import nearest
+from stable_ssl.config import nearest, recipes
 
 COMMANDS = {  # name: home, whose `add_arguments(parser)` and `run(args)` it is
     "table": "stable_ssl.report.tables",
@@ -41,17 +41,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given and given[0] in COMMANDS:
         sys.exit(_command(given[0], given[1:]))
     if given and given[0].isidentifier():  # neither an option nor key=value
-        print(
-            f"error: {given[0]} is no command{nearest(given[0], list(COMMANDS))} (there"
-            f" are: {', '.join(COMMANDS)}); a run takes options and KEY=VALUE",
-            file=sys.stderr,
-        )
+        print(f"error: {_no_command(given[0])}", file=sys.stderr)
         sys.exit(2)
     from stable_ssl import launcher
 
     if given and given[0] in ("-h", "--help"):
         print(HELP, flush=True)
     launcher.main(given)
+
+
+def _no_command(word: str) -> str:
+    """Say what a first word might have meant."""
+    if word in recipes():
+        return f"{word} is a recipe; start it by --config-name={word}"
+    return (
+        f"{word} is no command{nearest(word, list(COMMANDS))} (there are:"
+        f" {', '.join(COMMANDS)}); a run takes options and KEY=VALUE"
+    )
 
 
 def _command(name: str, arguments: Sequence[str]) -> int:

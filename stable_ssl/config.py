@@ -619,6 +619,11 @@ def _in_words(error: Exception) -> str:
             + (f"; a new key is added with ++{path}=..." if not known else "")
             + (f"; a new group is added with ++{path}.key=..." if not parent else "")
         )
+    if strange := re.search(r"LexerNoViableAltException: (.*)", text):
+        return (
+            f"{strange.group(1)} cannot be read; quote the value, for the shell too:"
+            " \"key='value'\""
+        )
     lines = [line for line in text.splitlines() if line.strip()]
     if path and "could not be converted" in text:
         wrong = next(line for line in lines if "could not be converted" in line)

@@ -114,6 +114,7 @@ def test_a_figure_of_a_sweep(command, logs, tmp_path, kind, name):
         (("table", "{logs}", "--out", "{logs}"), "written as .txt, .md, .csv, .tex"),
         (("table", "{logs}", "--out", "{logs}", "--format", "csv"), "Is a directory"),
         (("tabel", "{logs}"), "tabel is no command; did you mean 'table'?"),
+        (("byol",), "byol is a recipe; start it by --config-name=byol"),
         (("plot", "{logs}", "--value", "val/kn_acc1"), "did you mean 'val/knn_acc1'?"),
         (("plot", "{logs}", "--kind", "spectrum"), "++log.eval.spectrum=true"),
         (("plot", "{logs}", "--kind", "heatmap"), "say which are --x and --y"),

@@ -73,6 +73,10 @@ def rows(run):
         ("++data.train.dataset.image_transform=[{name: blurr}]", "did you mean"),
         ("data.train.dataset.name=digit", "no dataset digit; did you mean 'digits'"),
         ("--config-path=nosuch", "no folder of recipes at .*nosuch"),
+        (
+            "log.experiment=\u00e9",
+            "log.experiment=\u00e9 cannot be read; quote the value",
+        ),
     ],
 )
 def test_wrong_input_ends_with_one_message_and_no_run(

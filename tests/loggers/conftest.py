@@ -59,7 +59,7 @@ def as_tensorboard(rows):
 
 
 def records(path):
-    """Yield wandb's records: a log in LevelDB's format of protocol buffers."""
+    """Yield wandb's records so far: a log in LevelDB's format of protocol buffers."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, at, whole = path.read_bytes(), 7, b""
@@ -69,6 +69,8 @@ def records(path):
             at += left
             continue
         length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        if at + 7 + length > len(data):
+            return  # wandb is still writing it
         whole += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # the whole, or the last part

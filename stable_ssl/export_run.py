@@ -45,7 +45,6 @@ def run(args: Namespace) -> int:
     overrides = [
         "mode=export",
         "log.resume=auto",
-        f"log.folder={json.dumps(str(folder.parents[2]))}",
         f"log.experiment={json.dumps(folder.parent.name)}",
         f"log.run={json.dumps(folder.name)}",
         f"log.export.types=[{','.join(args.types)}]",

@@ -47,7 +47,7 @@ from stable_ssl.config import (
 from stable_ssl.data import Combined, Loader, build_loaders, splits
 from stable_ssl.data.build import labelled_name
 from stable_ssl.data.check import check_split, check_views
-from stable_ssl.data.loader import Skips, batches_from
+from stable_ssl.data.loader import Skips, batches_from, known_length
 from stable_ssl.evaluation.custom import custom_metrics
 from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.gallery import Gallery
@@ -416,10 +416,7 @@ class BaseTrainer(nn.Module):
             self._accumulate, self._clip = optim.accumulate, optim.grad_max_norm
             batch_size = getattr(self.train_loader, "batch_size", None) or 1
             self.images_per_step = batch_size * optim.accumulate
-            try:
-                batches = len(self.train_loader)
-            except TypeError:  # an iterable dataset that does not know its length
-                batches = None
+            batches = known_length(self.train_loader)
             self.steps_per_epoch, self.total_steps = count_steps(optim, batches)
             self._epoch_batches = batches or self.steps_per_epoch * optim.accumulate
             if self.config.fast_dev_run:

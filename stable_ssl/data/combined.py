@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from stable_ssl.data.loader import Loader
+from stable_ssl.data.loader import Loader, known_length
 
 
 class Combined:
@@ -39,7 +39,7 @@ class Combined:
         return sum(loader.left_out for loader in self.loaders.values())
 
     def __len__(self) -> int:
-        known = [_length(loader) for loader in self.loaders.values()]
+        known = [known_length(loader) for loader in self.loaders.values()]
         if not any(known):
             raise TypeError("none of the loaders knows its length")
         return max(filter(None, known))
@@ -64,18 +64,10 @@ class Combined:
         The passes of all epochs are numbered through: that number is the loader's own
         epoch, so that no two are alike.
         """
-        length = _length(loader) or len(self)
+        length = known_length(loader) or len(self)
         passes = -(-len(self) // length)  # of an epoch
         number, start = divmod(self.start, length)
         while True:
             loader.set_epoch(self.epoch * passes + number, start)
             yield from islice(loader, length - start)
             number, start = number + 1, 0
-
-
-def _length(loader: Loader) -> int | None:
-    """Return the batches of an epoch, None where the data does not know."""
-    try:
-        return len(loader)
-    except TypeError:
-        return None

@@ -283,6 +283,14 @@ class Skips:
         return self.before - before
 
 
+def known_length(loader: Any) -> int | None:
+    """Return the batches of an epoch, None where the data does not know."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
 def batches_from(
     loader: Iterable[Any], epoch: int, start: int, end: int, device: torch.device
 ) -> Iterator[Any]:

@@ -48,16 +48,11 @@ def metric(runs: DataFrame, value: str | None, rows: DataFrame | None = None) ->
         monitors = [m for m in runs.get("log.monitor", ()) if isinstance(m, str)]
         value = monitors[0] if monitors else keys.usual(runs)[0]
     own = None if rows is None else rows[rows["run"].isin(runs["run"])]
-    if own is None or value not in own or not _drawable(own, value):
+    if own is None or value not in own or not keys.has_numbers(own[value]):
         keys.require_metrics([value], runs)
     if own is not None and "epoch" not in own:
         raise ConfigError("the rows of these runs have no epoch to draw against")
     return value
-
-
-def _drawable(rows: DataFrame, value: str) -> bool:
-    """Return whether some of the rows have numbers of a metric."""
-    return rows[value].dtype.kind in "iuf" and rows[value].notna().any()
 
 
 def grouping(

@@ -47,7 +47,7 @@ def keys(runs: DataFrame) -> list[str]:
 def metrics(runs: DataFrame) -> list[str]:
     """Return the metrics that a frame of runs has values of, test before val."""
     found = [n for n in runs if "/" in n and not n.startswith("perf/")]
-    found = [n for n in found if runs[n].dtype.kind in "iuf" and runs[n].notna().any()]
+    found = [name for name in found if has_numbers(runs[name])]
     splits = ["test", "val"]
 
     def place(name: str) -> tuple:
@@ -56,6 +56,11 @@ def metrics(runs: DataFrame) -> list[str]:
         return known, split, order(name)
 
     return sorted(found, key=place)
+
+
+def has_numbers(column: Series) -> bool:
+    """Return whether a column holds numbers alone, nan aside, and at least one."""
+    return column.dtype.kind in "iuf" and bool(column.notna().any())
 
 
 def telling(runs: DataFrame, given: Iterable[str] = ()) -> list[str]:

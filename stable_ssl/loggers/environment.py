@@ -50,8 +50,21 @@ def environment(device: torch.device, code: Path | None = None) -> dict[str, Any
             "commit": _git(code, "rev-parse", "HEAD"),
             "diff": _git(code, "diff", "HEAD"),
         },
-        "packages": {d.name: d.version for d in distributions()},
+        "packages": packages(),
     }
+
+
+def packages() -> dict[str, str]:
+    """Return {name: version} of what is installed, as an import would find it.
+
+    Of two copies the first on the path counts. What setuptools carries within itself
+    is left out: it is on the path only from the moment something imports setuptools.
+    """
+    path = [folder for folder in sys.path if Path(folder).name != "_vendor"]
+    found: dict[str, str] = {}
+    for distribution in distributions(path=path):
+        found.setdefault(distribution.name, distribution.version)
+    return found
 
 
 def _git(folder: Path, *command: str) -> str | None:

@@ -15,6 +15,7 @@
                after_eval_epoch
 
 Every name is a method to override; the hooks, `before_*` and `after_*`, are empty.
+What a checkpoint holds of a run is in state.py.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ from stable_ssl.optim import (
     left_out,
 )
 from stable_ssl.preemption import Preempted, Preemption
+from stable_ssl.state import restore, restore_weights, take
 
 PLAIN = {int, float, bool, str, tuple, list, dict, type(None)}
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -525,12 +527,14 @@ class BaseTrainer(nn.Module):
         if state is not None:
             if fit and own:
                 checkpoint.refuse_other_settings(state["config"], masked(self.config))
-            self.load_state(state)
+            restore(self, state)
+            if fit and self.rank == 0:
+                self.checkpoints.forget_after(self.step)
             self.checkpoints.best = [tuple(e) for e in state["best"]] if own else []
             whose = "its own state" if own else log.resume
             self.say(f"resumed at epoch {self.epoch}, step {self.step} from {whose}")
         elif log.load_from is not None:
-            self.load_weights(checkpoint.load(log.load_from))
+            restore_weights(self, checkpoint.load(log.load_from), strict=not fit)
         elif self.config.mode not in TRAINING:
             raise ConfigError(
                 f"mode={self.config.mode} needs weights: set log.load_from to a"
@@ -830,32 +834,6 @@ class BaseTrainer(nn.Module):
 
     # --- checkpoints ------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
-        """Return all that a resumed run needs: tensors and plain Python types.
-
-        Synchronises the host and the ranks.
-        """
-        own = {  # of each rank
-            "rng": seeding.get_rng_state(),
-            "rng_at_epoch": self._rng_at_epoch,
-            "logged": self.records.training.state(),
-        }
-        return {
-            "trainer": type(self).__name__,
-            "config": masked(self.config),
-            "epoch": self.epoch,
-            "step": self.step,
-            "modules": self.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler and self.scheduler.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "probe": self.online.state(),
-            "ranks": distributed.all_gather_object(own),
-            "metrics": self.metrics,
-            "validated": self._validated,
-            **self.records.folder.positions,
-        }
-
     def save_checkpoint(self) -> None:
         """Save the state, unless nothing is kept; synchronises the host.
 
@@ -864,7 +842,7 @@ class BaseTrainer(nn.Module):
         """
         if self.config.fast_dev_run:
             return
-        state = self.state()
+        state = take(self)
         for own in state["ranks"]:
             for loss in own["logged"].get("train/loss", [])[-1:]:
                 self._check_finite("train/loss", loss.item())
@@ -877,44 +855,3 @@ class BaseTrainer(nn.Module):
             with self.records.off_the_clock():
                 self.checkpoints.save(state, self.epoch, self.step, value)
         self._saved_at = time.monotonic()
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned."""
-        checkpoint.load_modules(self, state["modules"])
-        self.online.load_state(state["probe"])
-        self.epoch, self.step = state["epoch"], state["step"]
-        if self.steps_per_epoch:  # the last epoch of `optim.steps` may be a part of one
-            self.epoch = min(self.epoch, self.step // self.steps_per_epoch)
-        self.metrics.clear()
-        self.metrics.update(state["metrics"])
-        if self.optimizer is not None:
-            self._validated = state["validated"]
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.scheduler is not None and state["scheduler"] is not None:
-                self.scheduler.load_state_dict(state["scheduler"])
-            self.scaler.load_state_dict(state["scaler"])
-            if self.rank == 0:
-                self.checkpoints.forget_after(self.step)
-        ranks = state["ranks"]
-        if len(ranks) != self.world_size:
-            self.say(
-                f"saved by {len(ranks)} processes, resumed by {self.world_size}: what"
-                " draws from global generators, such as dropout, goes on otherwise"
-            )
-        own = ranks[self.rank % len(ranks)]
-        if self.optimizer is not None:
-            self.records.training.load_state(own["logged"])
-        self._rng_at_epoch = own["rng_at_epoch"]
-        seeding.set_rng_state(own["rng"])
-
-    def load_weights(self, state: dict[str, Any]) -> None:
-        """Load weights alone: to evaluate, all of them, the probe's too, or fail.
-
-        To train on, what fits is loaded and the rest is named.
-        """
-        strict = self.config.mode != "fit"
-        report = checkpoint.load_modules(self, state["modules"], strict)
-        self.say(f"weights of {self.config.log.load_from}: {report}")
-        if strict:
-            self.online.load_state(state["probe"])
-            self.epoch, self.step = state["epoch"], state["step"]

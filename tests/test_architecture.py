@@ -14,7 +14,7 @@ ROWS = [
     {"data", "models", "losses", "optim", "checkpoint", "loggers"},
     {"evaluation"},
     {"export", "profiling"},
-    {"modes"},
+    {"modes", "state"},
     {"trainer"},
     {"methods"},
     {"launcher"},

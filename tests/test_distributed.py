@@ -468,6 +468,22 @@ def alive(pid):
         return False
 
 
+def test_a_notebooks_own_classes_reach_all_ranks():
+    code = (
+        "from stable_ssl import distributed\n"
+        "class Idea:\n"
+        "    def sum(self): return distributed.all_gather_object(distributed.rank())\n"
+        "def work(idea):\n"
+        "    from tests.test_distributed import hardware\n"
+        "    distributed.start(hardware(gpus=0))\n"
+        "    return idea().sum()\n"
+        "print(distributed.spawn(work, 2, (Idea,)))"
+    )
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout == "[0, 1]\n", done.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 def test_no_rank_outlives_its_parent(tmp_path):
     code = (

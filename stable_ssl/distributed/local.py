@@ -42,7 +42,7 @@ def spawn(fn: Callable[..., Any], n: int, args: Iterable[Any] = ()) -> Any:
     Args:
         fn: found by its module's name in a new interpreter, so defined at its top.
         n: processes, ranks 0 to n - 1.
-        args: what pickle can carry.
+        args: what pickle can carry; in a notebook, its own classes and functions too.
 
     Raises:
         RankFailed: a process died; the others were ended.
@@ -59,13 +59,14 @@ def spawn(fn: Callable[..., Any], n: int, args: Iterable[Any] = ()) -> Any:
         "TORCHELASTIC_RESTART_COUNT": "0",
     }
     context = torch.multiprocessing.get_context("spawn")
+    call = _portable(fn, tuple(args))
     with tempfile.TemporaryDirectory() as name:
         folder, processes = Path(name), []
         with _forward_signals(processes) as heard:
             try:
                 for r in range(n):
                     own = environ | {"RANK": str(r), "LOCAL_RANK": str(r)}
-                    work = (fn, tuple(args), own, folder, os.getpid())
+                    work = (call, own, folder, os.getpid())
                     process = context.Process(target=_child, args=work)
                     process.start()
                     processes.append(process)
@@ -81,9 +82,20 @@ def spawn(fn: Callable[..., Any], n: int, args: Iterable[Any] = ()) -> Any:
         return pickle.loads((folder / "value0").read_bytes())
 
 
-def _child(
-    fn: Callable[..., Any], args: tuple, environ: dict, folder: Path, parent: int
-) -> None:
+def _portable(fn: Callable[..., Any], args: tuple) -> bytes:
+    """Return the call as a new interpreter can read it.
+
+    It imports the file that this one began with; a notebook has none, so its classes
+    and functions travel whole, by what submitit carries a job with.
+    """
+    if getattr(sys.modules["__main__"], "__file__", None) is not None:
+        return pickle.dumps((fn, args))
+    import cloudpickle
+
+    return cloudpickle.dumps((fn, args))
+
+
+def _child(call: bytes, environ: dict, folder: Path, parent: int) -> None:
     """Be one of the processes of `spawn`."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
@@ -96,6 +108,7 @@ def _child(
         share = torch.get_num_threads() // int(environ["WORLD_SIZE"])
         torch.set_num_threads(max(1, share))
     try:
+        fn, args = pickle.loads(call)
         value = fn(*args)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

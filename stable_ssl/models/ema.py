@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -53,11 +54,18 @@ class EMA(nn.Module):
             )
         self.base, self.final = base, final
         self.module = copy.deepcopy(student).requires_grad_(False)
+        self._student = (student,)  # in a tuple: it is no part of the teacher
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the copy, without gradient."""
         return self.module(*args, **kwargs)
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Copy the student again, as after weights were loaded into it alone."""
+        for own, other in self._pairs(self._student[0]):
+            own.copy_(other)
 
     @torch.no_grad()
     def update(self, student: nn.Module, step: int, total_steps: int) -> None:
@@ -74,14 +82,16 @@ class EMA(nn.Module):
         """
         tau = momentum(step, total_steps, self.base, self.final)
         averaged: tuple[list, list] = ([], [])
-        pairs = zip(_tensors(self.module), _tensors(student), strict=True)
-        for own, other in pairs:
+        for own, other in self._pairs(student):
             if own.is_floating_point():
                 averaged[0].append(own)
                 averaged[1].append(other)
             else:
                 own.copy_(other)
         torch._foreach_lerp_(*averaged, 1 - tau)
+
+    def _pairs(self, student: nn.Module) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return zip(_tensors(self.module), _tensors(student), strict=True)
 
 
 def _tensors(module: nn.Module) -> list[torch.Tensor]:

@@ -105,6 +105,35 @@ def test_a_teacher_is_never_trained():
     assert len(names) == len(method.student.state_dict())
 
 
+def test_a_teacher_that_a_checkpoint_lacks_is_a_copy_of_the_loaded_student(
+    tiny, config
+):
+    class Distilled(tiny):
+        def initialize_modules(self):
+            super().initialize_modules()
+            self.teacher = EMA(self.layer, 1.0)
+
+    def started(trainer, run, path):
+        run = trainer(config("base", f"log.run={run}", f"log.load_from={path}"))
+        run.setup()
+        run.cleanup()
+        text = (run.run_dir / "console.log").read_text()
+        return run, "teacher: not in the checkpoint, so a copy of its student" in text
+
+    first = tiny(config("base", "hardware.seed=1"))
+    first.run()
+    path = first.run_dir / "ckpts" / "last.ckpt"
+    second, said = started(Distilled, "second", path)
+    assert said and second.layer.weight.equal(first.layer.weight)
+    assert second.teacher.module.weight.equal(first.layer.weight)
+    third = Distilled(config("base", "log.run=third"))
+    third.run()
+    path = third.run_dir / "ckpts" / "last.ckpt"
+    fourth, said = started(Distilled, "fourth", path)
+    assert not said and fourth.teacher.module.weight.equal(third.teacher.module.weight)
+    assert not third.teacher.module.weight.equal(third.layer.weight)
+
+
 def test_the_mode_is_the_trainers():
     teacher = EMA(network())
     x = 5 + torch.randn(8, 4)

@@ -385,6 +385,7 @@ class BaseTrainer(nn.Module):
         """Seed the global generators; initial weights and dropout draw from them."""
         seeding.seed_everything(self.config.hardware.seed)
         if self.config.hardware.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks it
             torch.use_deterministic_algorithms(True)
         if self.config.hardware.detect_anomaly:
             torch.autograd.set_detect_anomaly(True)

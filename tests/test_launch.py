@@ -1,6 +1,7 @@
 """The command line, as a user types it, in processes of its own."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -286,14 +287,17 @@ def job(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("outcome", ["right", "wrong"])
-def test_a_job_leaves_the_process_as_it_was(job, outcome):
+def test_a_job_leaves_the_process_as_it_was(job, outcome, monkeypatch):
     import torch
 
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     epochs = "optim.steps_per_epoch=1" if outcome == "right" else "optim.lr=1e20"
     settings = ["hardware.threads=2", "hardware.deterministic=true", epochs]
     job(*QUICK, *settings)
     assert torch.get_num_threads() == 1
     assert not torch.are_deterministic_algorithms_enabled()
+    # without it a GPU's matrix products refuse to be deterministic
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 def test_the_job_returns_the_monitored_value(job, tmp_path):

@@ -208,8 +208,13 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Move the tensors to pinned memory; torch's loader calls this."""
-        views = [view.pin_memory() for view in self.views]
-        return replace(self, views=views)
+
+        def pinned(value: Any) -> Any:
+            return value.pin_memory() if isinstance(value, Tensor) else value
+
+        views = [pinned(view) for view in self.views]
+        labels, index = pinned(self.labels), pinned(self.index)
+        return replace(self, views=views, labels=labels, index=index)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -134,7 +134,7 @@ def refuse_other_settings(saved: dict[str, Any], now: dict[str, Any]) -> None:
             evaluated or written may differ.
 
     Raises:
-        ConfigError: another key of data, model, optim or the seed differs.
+        ConfigError: another key of `SETTINGS` differs.
     """
     free = {"optim.epochs", "optim.steps"}
     for group, names in SETTINGS.items():

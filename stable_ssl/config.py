@@ -1,8 +1,9 @@
 """The configuration: five groups as dataclasses, composed by Hydra, checked in words.
 
-Every default and every unit of the library stands here; a method's own keys stand in
-a dataclass beside the method and extend `Model`. Ranges and choices are part of the
-field, so that a value out of range is refused before anything is built.
+Their keys, defaults and units stand here; a method's own keys stand in a dataclass
+beside the method and extend `Model`, a dataset's and an operation's beside those.
+Ranges and choices are part of the field, so that a value out of range is refused before
+anything is built.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SECRET = re.compile(r"(^|_)(key|token|secret|password|credentials?)$", re.IGNORE
 
 
 class ConfigError(ValueError):
-    """A wrong input of the user; the text says what was found, expected and to do."""
+    """What a person can mend; the text says what was found, expected and to do."""
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -385,8 +386,8 @@ def load_config(
 ) -> DictConfig:
     """Compose and check a recipe without a running Hydra, e.g. in a notebook.
 
-    Args and errors are those of `compose`; the keys under `model` are checked when a
-    trainer receives the config.
+    Args are those of `compose`, errors those of `compose` and `complete`; the keys
+    under `model` are checked when a trainer receives the config.
     """
     return complete(compose(*arranged(name, overrides, folders), folders))
 

@@ -50,7 +50,8 @@ def launch(
         config_path: folder of recipes, relative to the script; None is its `configs`.
             The shipped recipes are found besides.
 
-    Exits with 2 after one message when the input is wrong, with 1 when a run diverged.
+    Exits with 2 after one message where a person can mend what is wrong, with 1 where
+    a run diverged or failed, with 128 + its number where a signal ended a run.
     """
     script = Path(inspect.stack()[1].filename).absolute().parent
     _run(trainer, config_name, config_path, script, sys.argv[1:])
@@ -186,7 +187,7 @@ class Command:
         """Answer a question about the configuration, or check and run the jobs.
 
         Returns:
-            The errors of the runs that failed on wrong input or diverged.
+            The errors of the runs that failed.
         """
         args = self.args
         if (
@@ -254,13 +255,11 @@ class Command:
         """
         hardware, launcher = job.hardware, job.hydra.launcher
         _check_time(launcher)
-        gpus = hardware.gpus
-        gpus = gpus.split(",") if isinstance(gpus, str) else gpus
-        each = len(gpus) if isinstance(gpus, Sequence) else gpus
-        each = hardware.processes or (each if isinstance(each, int) else 1)
+        ids = None if hardware.gpus is None else distributed.named_ids(hardware.gpus)
+        each = hardware.processes or len(ids or [0])  # of all, a task sees its own
         wanted = {
             "max_num_timeout": (0, REQUEUES),
-            "tasks_per_node": (1, max(each, 1)),
+            "tasks_per_node": (1, each),
             "nodes": (1, hardware.num_nodes),
         }
         return [
@@ -375,6 +374,8 @@ def check(job: DictConfig, trainer: type | None, here: bool) -> None:
     """
     from stable_ssl.data.build import build_views, named_nodes
     from stable_ssl.data.datasets import check_name
+    from stable_ssl.export import check_types
+    from stable_ssl.loggers.trackers import check_installed
     from stable_ssl.optim import check_optimizer
 
     full = configuration.complete(job, trainer_class(trainer, job).model_config)
@@ -391,7 +392,12 @@ def check(job: DictConfig, trainer: type | None, here: bool) -> None:
                 raise ConfigError(
                     f"log.{name}={path} is not a file; give the path of a checkpoint"
                 )
-    for _, _, node in named_nodes(full.data):
+    check_installed(full.log.api)
+    check_types(full.log.export.types)
+    nodes = [node for _, _, node in named_nodes(full.data)]
+    if full.mode == "predict" and isinstance(full.data.predict, DictConfig):
+        nodes.append(full.data.predict)
+    for node in nodes:
         check_name(node.dataset)
         build_views(node.dataset.get("image_transform"))
 

@@ -34,7 +34,7 @@ class Preemption:
     `requested` names the signal that came, None without one. A second Ctrl-C raises
     KeyboardInterrupt at once. Outside the main thread nothing is listened for.
 
-    Whoever opens the context looks at `requested` after every step, unless `at_once`.
+    Whoever opens the context looks at `number` after every step, unless `at_once`.
     """
 
     def __init__(self) -> None:

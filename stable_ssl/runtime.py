@@ -1,8 +1,9 @@
 """Numbers that a config may name before they are known: ${stable_ssl:max_iterations}.
 
-They stand in `optim`, `model` and groups of the user's own, and are known once the
-loaders are built, when each is replaced by its value: the config that is written needs
-none of them, and no run sees those of another in the same process.
+They stand in `optim`, `model` and groups of the user's own, but for the keys that they
+follow from (`EARLY`), and are known once the loaders are built, when each is replaced
+by its value: the config that is written needs none of them, and no run sees those of
+another in the same process.
 """
 
 from __future__ import annotations

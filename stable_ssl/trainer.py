@@ -170,7 +170,7 @@ class BaseTrainer(nn.Module):
         return self(x)
 
     def predict(self, x: Tensor) -> Tensor:
-        """Return the logits (N, classes) that metrics compare with `self.data[1]`."""
+        """Return the logits that metrics compare with `self.data[1]`, see `Scores`."""
         probe = self.online.probe
         return self(x) if probe is None else probe(self.encode(x))
 

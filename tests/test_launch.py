@@ -181,11 +181,40 @@ def test_a_documented_line_for_slurm_reaches_its_launcher(shell, main):
         assert f"\n{key}: {value}\n" in done.stdout
 
 
-def test_gpus_and_machines_become_tasks_and_nodes_of_slurm(tmp_path):
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["mode=predict", "++data.predict={dataset: {name: digitz}}"], "'digits'"),
+        (
+            ["log.api=[tensorboard]"],
+            "log.api names tensorboard, which is not installed",
+        ),
+        (
+            ["log.export.types=[safetensors]"],
+            "names safetensors, which is not installed",
+        ),
+    ],
+)
+def test_what_a_job_would_refuse_is_refused_before_it_is_submitted(
+    tmp_path, monkeypatch, overrides, words
+):
+    from stable_ssl import export, launcher
+    from stable_ssl.loggers import trackers
+
+    for module in (export, trackers):
+        monkeypatch.setattr(module, "find_spec", lambda _: None)
+    command = launcher.Command(None, None, None, tmp_path, overrides)
+    (job,) = command._jobs()
+    with pytest.raises(launcher.ConfigError, match=words):
+        launcher.check(job, None, here=False)
+
+
+@pytest.mark.parametrize("gpus", ["4", "'4'", "'0,1,2,3,'", "[0,1,2,3]"])
+def test_gpus_and_machines_become_tasks_and_nodes_of_slurm(tmp_path, gpus):
     from stable_ssl.launcher import Command
 
     line = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60"]
-    line += ["hardware.gpus=4", "hardware.num_nodes=2"]
+    line += [f"hardware.gpus={gpus}", "hardware.num_nodes=2"]
     command = Command(None, None, None, tmp_path, line)
     (job,) = command._jobs()
     added = command._submitit(job)

@@ -1,7 +1,8 @@
 """Datasets by name: the embedded digits, torchvision's, folders, and registered ones.
 
-A dataset is a torch map-style dataset of (image, label), the image a PIL image or a
-uint8 tensor (C, H, W). Those that fit in memory are one `Images`.
+A dataset is a torch dataset, map-style or iterable, of (image, label), the image a PIL
+image or a uint8 tensor (C, H, W), the label an integer from 0. Those that fit in memory
+are one `Images`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ BUILDERS: dict[str, Callable[..., Dataset]] = {"image_folder": ImageFolder}
 
 def register_dataset(name: str) -> Callable:
     """Register `builder(root, subset, **kwargs) -> Dataset` under a name.
+
+    Its dataset is one as the head of this file says; `classes`, a list of names, or
+    `num_classes` tells how many there are.
 
     Raises:
         ValueError: another builder has that name.

@@ -26,6 +26,7 @@ from stable_ssl.distributed.placement import (
     Place,
     choose_device,
     gpu_ids,
+    named_ids,
     place,
     processes_asked,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "gpu_ids",
     "is_main",
     "main_first",
+    "named_ids",
     "place",
     "processes_asked",
     "rank",

@@ -148,22 +148,9 @@ def gpu_ids(gpus: int | str | list | None, found: int) -> list[int]:
     Raises:
         ConfigError: not one of these forms, or ids that the machine does not have.
     """
-    if gpus is None:
-        return list(range(min(found, 1)))
-    try:
-        if isinstance(gpus, str) and "," in gpus:
-            ids = [int(part) for part in gpus.split(",") if part.strip()]
-        elif isinstance(gpus, (int, str)):
-            count = int(gpus)
-            if count < -1:
-                raise ValueError
-            ids = list(range(found if count == -1 else count))
-        else:
-            ids = [int(part) for part in gpus]
-    except (TypeError, ValueError):
-        raise ConfigError(
-            f"hardware.gpus={gpus} is neither a count, a list of ids, '0,1', -1 nor 0"
-        ) from None
+    ids = list(range(min(found, 1))) if gpus is None else named_ids(gpus)
+    if ids is None:
+        ids = list(range(found))
     if missing := [i for i in ids if not 0 <= i < found]:
         raise ConfigError(
             f"hardware.gpus={gpus} asks for GPU {missing[-1]}, but torch sees {found}"
@@ -172,6 +159,26 @@ def gpu_ids(gpus: int | str | list | None, found: int) -> list[int]:
     if len(set(ids)) < len(ids):
         raise ConfigError(f"hardware.gpus={gpus} names a GPU twice; once is enough")
     return ids
+
+
+def named_ids(gpus: int | str | list) -> list[int] | None:
+    """Return the ids that `hardware.gpus` names, whatever the machine; None for all.
+
+    Raises:
+        ConfigError: it is of no form that `gpu_ids` reads.
+    """
+    try:
+        if isinstance(gpus, str) and "," in gpus:
+            return [int(part) for part in gpus.split(",") if part.strip()]
+        if not isinstance(gpus, (int, str)):
+            return [int(part) for part in gpus]
+        if (count := int(gpus)) >= -1:
+            return None if count == -1 else list(range(count))
+    except (TypeError, ValueError):
+        pass
+    raise ConfigError(
+        f"hardware.gpus={gpus} is neither a count, a list of ids, '0,1', -1 nor 0"
+    )
 
 
 def processes_asked(hardware: Any) -> int:

@@ -120,7 +120,7 @@ def binary_accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> float:
-    """Return the average precision (N,) of a ranking; nan without a positive label."""
+    """Return how well scores (N,) rank labels (N,); nan without a positive label."""
     from sklearn.metrics import average_precision_score
 
     if not labels.any():
@@ -129,7 +129,7 @@ def average_precision(scores: Tensor, labels: Tensor) -> float:
 
 
 def auroc(scores: Tensor, labels: Tensor) -> float:
-    """Return the area under the ROC curve (N,); nan where all labels are equal."""
+    """Return the area under the ROC curve of scores (N,); nan of one class alone."""
     from sklearn.metrics import roc_auc_score
 
     if labels.bool().all() or not labels.any():

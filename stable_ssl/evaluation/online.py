@@ -154,6 +154,7 @@ class Online:
         self.features: list[Tensor] = []
         self.labels: list[Tensor] = []
         self.views: list[Tensor] = []
+        self.spectrum = []
         self.evaluating = True
         try:
             with undisturbed(*self.modules), self.autocast():

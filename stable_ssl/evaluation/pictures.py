@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stable_ssl.evaluation.album import IMAGES, Album, thumbnails
+from stable_ssl.evaluation.predictions import class_names
 from stable_ssl.evaluation.spectrum import float64
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def draw_views(batch: Any, loader: Any) -> Figure | None:
             titles = [title, *[""] * each]
             rows += zip(titles, shown.split(SHOWN), strict=False)
         if len(views) > 1:
-            names = class_names(labels[:SHOWN], loaders.get(name))
+            names = names_of(labels[:SHOWN], loaders.get(name))
     if not rows:
         return None
     columns = names if names and len(named) == 1 else [""] * SHOWN
@@ -90,7 +91,7 @@ def draw_neighbours(album: Album) -> Figure:
     nearest = similarity.topk(NEIGHBOURS).indices
     names = [""] * len(queries)
     if labels is not None:
-        names = class_names(labels[queries], album.loader)
+        names = names_of(labels[queries], album.loader)
     columns = ["image", *(str(i + 1) for i in range(NEIGHBOURS))]
     figure, axes = _canvas("images and their nearest by features", columns, names, FOOT)
     for r, (query, others) in enumerate(zip(queries, nearest, strict=True)):
@@ -204,7 +205,7 @@ def _legend(axes: Axes, labels: Tensor, loader: Any) -> None:
     ]
     axes.legend(
         handles,
-        class_names(classes, loader),
+        names_of(classes, loader),
         loc="upper left",
         bbox_to_anchor=(1.0, 1.02),
         frameon=False,
@@ -212,7 +213,7 @@ def _legend(axes: Axes, labels: Tensor, loader: Any) -> None:
     )
 
 
-def class_names(labels: Any, loader: Any) -> list[str]:
+def names_of(labels: Any, loader: Any) -> list[str]:
     """Return the names of labels (N,), as the loader's dataset knows them; or numbers.
 
     Nothing where an image has no label, or several.
@@ -220,13 +221,11 @@ def class_names(labels: Any, loader: Any) -> list[str]:
     labels = torch.as_tensor(labels)
     if labels.ndim != 1 or labels.is_floating_point() or not len(labels):
         return []
-    dataset = getattr(loader, "dataset", None)
-    source = getattr(dataset, "source", None) or dataset
-    known: Sequence[Any] = getattr(source, "classes", None) or ()
+    known = class_names(getattr(loader, "dataset", None))
     numbers = labels.tolist()
     if min(numbers) < 0:
         return []
-    return [str(known[i]) if i < len(known) else str(i) for i in numbers]
+    return [known.get(i, str(i)) for i in numbers]
 
 
 # --- canvas ---------------------------------------------------------------------------

@@ -19,10 +19,10 @@ from stable_ssl.evaluation.pictures import (
     RIGHT,
     SHOWN,
     WRONG,
-    class_names,
     draw_features,
     draw_neighbours,
     draw_views,
+    names_of,
     plane,
     spread,
 )
@@ -39,7 +39,7 @@ def uniform(*shape):
     return torch.rand(*shape, generator=generator)
 
 
-def loader(views=1, batch_size=100, batches=3, classes=None, ops=()):
+def loader(views=1, batch_size=100, batches=3, classes=None, ops=(), **known):
     """Return what of a loader is read."""
 
     class Known(SimpleNamespace):
@@ -49,7 +49,7 @@ def loader(views=1, batch_size=100, batches=3, classes=None, ops=()):
     return Known(
         views=[SimpleNamespace(ops=build_ops(ops))] * views,
         batch_size=batch_size,
-        dataset=SimpleNamespace(classes=classes),
+        dataset=SimpleNamespace(classes=classes, **known),
     )
 
 
@@ -205,12 +205,14 @@ def test_a_map_has_a_legend_of_up_to_ten_classes(classes, named):
         assert legend is None
 
 
-def test_class_names():
+def test_names_of_classes():
     names = loader(classes=["cat", "dog"])
-    assert class_names(torch.tensor([1, 0, 7]), names) == ["dog", "cat", "7"]
-    assert class_names(torch.tensor([-1, 0]), names) == []
-    assert class_names(torch.rand(3), names) == []
-    assert class_names(torch.zeros(3, 4).long(), names) == []
+    assert names_of(torch.tensor([1, 0, 7]), names) == ["dog", "cat", "7"]
+    assert names_of(torch.tensor([-1, 0]), names) == []
+    assert names_of(torch.rand(3), names) == []
+    assert names_of(torch.zeros(3, 4).long(), names) == []
+    own = loader(classes=["cat", "dog"], class_to_idx={"cat": 1, "dog": 2})
+    assert names_of(torch.tensor([1, 2]), own) == ["cat", "dog"]
 
 
 # --- any data there may be ------------------------------------------------------------

@@ -6,6 +6,7 @@ SHA-256 of its bytes in the comment of the ZIP archive; so `torch.load` opens it
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import io
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from stable_ssl.config import ConfigError
+from stable_ssl.config import Config, ConfigError
 
 SUFFIX = ".ckpt"
 SETTINGS = {  # what a resumed run must share with its start; None: every key
@@ -129,16 +130,18 @@ def refuse_other_settings(saved: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse to go on with a run under settings that it was not trained with.
 
     Args:
-        saved: resolved config of the checkpoint.
+        saved: resolved config of the checkpoint; a key that is newer than it had its
+            default.
         now: that of today; the length of the training, where data lies and what is
             evaluated or written may differ.
 
     Raises:
         ConfigError: another key of `SETTINGS` differs.
     """
-    free = {"optim.epochs", "optim.steps"}
+    free, defaults = {"optim.epochs", "optim.steps"}, dataclasses.asdict(Config())
     for group, names in SETTINGS.items():
-        old, new = saved.get(group) or {}, now.get(group) or {}
+        old = {**defaults[group], **(saved.get(group) or {})}
+        new = now.get(group) or {}
         for name in names or sorted({*old, *new}):
             path = f"{group}.{name}"
             if path not in free and old.get(name) != new.get(name):

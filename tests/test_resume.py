@@ -142,6 +142,19 @@ def test_a_run_does_not_go_on_under_other_settings(tiny, config):
             tiny(config("base", other)).run()
 
 
+def test_a_key_that_is_newer_than_the_checkpoint_had_its_default(tiny, config):
+    from stable_ssl.checkpoint import refuse_other_settings
+    from stable_ssl.config import ConfigError, masked
+
+    now = masked(config())
+    saved = {**now, "optim": dict(now["optim"])}
+    assert saved["optim"].pop("nesterov") is False
+    refuse_other_settings(saved, now)
+    now["optim"]["nesterov"] = True
+    with pytest.raises(ConfigError, match="with optim.nesterov=False, not True"):
+        refuse_other_settings(saved, now)
+
+
 def test_a_refused_command_leaves_the_status_of_a_finished_run(tiny, config):
     from stable_ssl import ConfigError
 

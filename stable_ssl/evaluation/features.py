@@ -76,11 +76,14 @@ def labelled_metrics(
 
     Returns:
         knn_acc1, knn_acc5, few10_acc1 and the like, linear_acc1, linear_acc5, linear_lr
-        and logistic_acc1.
+        and logistic_acc1. Of features that are not finite knn_acc1 alone, nan.
     """
     found = {}
+    own = torch.cat(list(queries[0])), torch.cat(list(queries[1]))
+    finite = bool(bank[0].isfinite().all() and own[0].isfinite().all())
+    if not all(distributed.all_gather_object(finite)):
+        return {"knn_acc1": math.nan} if config.knn is not None else {}
     if config.knn is not None:
-        own = torch.cat(list(queries[0])), torch.cat(list(queries[1]))
         knn = config.knn
         scores = knn_accuracy(bank, own, num_classes, knn.k, knn.temperature)
         found |= {f"knn_{name}": value for name, value in scores.items()}

@@ -19,7 +19,8 @@ def knn_scores(
 ) -> Tensor:
     """Score the classes of each query by its k nearest neighbours (section 3.4).
 
-    A neighbour votes for its class with weight exp(cosine similarity / temperature).
+    A neighbour votes for its class with weight exp(cosine similarity / temperature),
+    divided here by that of the nearest, so that it is 1 at any temperature.
 
     Args:
         bank: features of the labelled samples, (M, D).
@@ -34,7 +35,7 @@ def knn_scores(
     """
     similarity = normalize(queries.float(), dim=1) @ normalize(bank.float(), dim=1).T
     nearest, index = similarity.topk(min(k, len(bank)), dim=1)
-    weight = ((nearest - 1) / temperature).exp()  # the common factor keeps exp finite
+    weight = ((nearest - nearest[:, :1]) / temperature).exp()
     votes = torch.zeros(len(queries), num_classes, device=queries.device)
     return votes.scatter_add_(1, bank_labels[index], weight)
 
@@ -49,6 +50,8 @@ def knn_accuracy(
 ) -> dict[str, float]:
     """Return the accuracies {"acc1", "acc5"} of the neighbours' vote on all ranks.
 
+    A class without a vote is no answer, though fewer than five have one.
+
     Args:
         bank: features (M, D) and labels (M,).
         queries: this rank's features (N, D) and labels (N,).
@@ -59,7 +62,8 @@ def knn_accuracy(
     """
     accuracy = Accuracy()
     for features, labels in zip(*(t.split(chunk) for t in queries), strict=True):
-        accuracy.update(
-            knn_scores(*bank, features, num_classes, k, temperature), labels
-        )
+        votes = knn_scores(*bank, features, num_classes, k, temperature)
+        own = labels.clamp(0, num_classes - 1)[:, None]
+        named = votes.gather(1, own)[:, 0] > 0
+        accuracy.update(votes, labels.where(named, -1))
     return accuracy.compute()

@@ -44,8 +44,10 @@ class LinearProbe(nn.Module):
     def fit_batch(self, features: Tensor, labels: Tensor) -> Tensor:
         """Take one optimizer step on detached features; return the loss, a scalar.
 
-        Synchronises ranks: gradient and statistics are those of the whole batch.
+        Synchronises ranks: gradient and statistics are those of the whole batch; one
+        sample alone has none, and is standardised as in evaluation.
         """
+        self.norm.train(len(features) * distributed.world_size() > 1)
         with torch.enable_grad(), torch.autocast(features.device.type, enabled=False):
             loss = cross_entropy(self(features.detach()), labels)
             loss.backward()

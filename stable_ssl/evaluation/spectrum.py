@@ -13,7 +13,7 @@ EPS = 1e-7  # added to each share of a spectrum, as in both papers on ranks
 
 
 def rankme(features: Tensor) -> float:
-    """Return the effective rank of features, between 1 and min(N, D), RankMe.
+    """Return the effective rank of features, from 1 to about min(N, D), RankMe.
 
     Garrido et al. 2023, https://arxiv.org/abs/2210.02885, eq. 1: the exponential of the
     entropy of the singular values, as shares of their sum.

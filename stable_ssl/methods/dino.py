@@ -5,6 +5,7 @@ Caron et al. 2021, https://arxiv.org/abs/2104.14294
 From any view of an image, small crops included, a student predicts what its teacher,
 the student's moving average, says of the large ones. The teacher's centre keeps one
 prototype from winning always, its low temperature keeps all from being equally likely.
+Differs from the authors' evaluation: the student's features are seen, no teacher's.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class DINO(BaseTrainer):
         model, (views, _) = self.config.model, self.data
         student = [self.head(self(view)) for view in views]
         teacher = [self.teacher(view) for view in views[: model.global_views]]
-        self.said.append(torch.stack(teacher).mean((0, 1)))
+        if self.training:
+            self.said.append(torch.stack(teacher).mean((0, 1)))
         return dino(
             student,
             teacher,

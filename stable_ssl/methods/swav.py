@@ -59,7 +59,7 @@ class SwAV(BaseTrainer):
         return self.backbone(x)
 
     def compute_loss(self) -> Tensor:
-        """Return the swapped prediction loss; keep the projections for later."""
+        """Return the swapped prediction loss; in training, keep the projections."""
         model, (views, _) = self.config.model, self.data
         z = [unit(self.projector(self(view))) for view in views]
         loss = swav(
@@ -70,8 +70,9 @@ class SwAV(BaseTrainer):
             model.iterations,
             self.queue_scores(),
         )
-        for queue, view in zip(self.queues, z, strict=False):
-            queue.enqueue(view)
+        if self.training:
+            for queue, view in zip(self.queues, z, strict=False):
+                queue.enqueue(view)
         return loss
 
     def queue_scores(self) -> list[Tensor] | None:

@@ -26,7 +26,8 @@ def build_optimizer(
 ) -> Optimizer:
     """Build the optimizer of the trainable parameters.
 
-    Biases and norms (one dimension or none) never decay, and LARS does not adapt them.
+    Biases and norms (one dimension or none) decay only where asked, and LARS does not
+    adapt them.
     Each group carries `base_lr`, the rate its schedule multiplies, and `schedule`,
     whether one does; `optimizer.defaults["lr"]` is the scaled `config.lr`.
 
@@ -39,7 +40,8 @@ def build_optimizer(
             {pattern, lr, weight_decay, schedule}; the first regular expression found in
             a parameter's name wins, absent keys are the optimizer's, and
             `schedule: false` keeps the rate constant. layer_decay: see `layer_scales`;
-            multiplies the groups' lr too. Missing keys are not set.
+            multiplies the groups' lr too. decay_bias_and_norm: whether weight_decay is
+            for those, too. Missing keys are not set.
         batch_size: samples an optimizer step, over all processes.
         at: where the config stands, to name its keys.
 
@@ -222,35 +224,52 @@ def _groups(
             f"optim.layer_decay={layer_decay} finds no numbered layers among parameters"
             f" like {parameters[0][0]}, {parameters[-1][0]}; use optim.groups instead"
         )
+    all_decay = getattr(config, "decay_bias_and_norm", False)
     split: dict[tuple[int, bool, float], list[nn.Parameter]] = {}
     for (path, parameter), scale in zip(parameters, scales, strict=True):
         i = next(i for i, rule in enumerate(rules) if rule["pattern"].search(path))
         decay = rules[i].get("weight_decay", getattr(config, "weight_decay", 0))
-        alike = not decay and "adapt" not in accepted  # one group costs less a step
-        kind = i, alike or parameter.ndim > 1, scale
+        alike = "adapt" not in accepted and (not decay or all_decay)
+        kind = i, alike or parameter.ndim > 1, scale  # one group costs less a step
         split.setdefault(kind, []).append(parameter)
-    matched = {i for i, _, _ in split}
-    for i, rule in enumerate(rules[:-1]):
-        if i not in matched:
-            raise ConfigError(
-                f"optim.groups: pattern={rule['pattern'].pattern} finds no trainable "
-                "parameter that an earlier one has not taken; their names are like "
-                f"{parameters[0][0]}, {parameters[-1][0]}"
-            )
+    _check_found(rules, split, parameters, all_decay)
     groups = []
-    for (i, decays, scale), members in split.items():
+    for (i, matrix, scale), members in split.items():
         rule = rules[i]
         lr = scale * base_lr(config, batch_size, rule.get("lr"))
         scheduled = rule.get("schedule") is not False
         group = {"params": members, "lr": lr, "base_lr": lr, "schedule": scheduled}
-        if not decays and "weight_decay" in accepted:
+        if not (matrix or all_decay) and "weight_decay" in accepted:
             group["weight_decay"] = 0.0
         elif rule.get("weight_decay") is not None:
             group["weight_decay"] = rule["weight_decay"]
-        if not decays and "adapt" in accepted:
+        if not matrix and "adapt" in accepted:
             group["adapt"] = False
         groups.append(group)
     return groups
+
+
+def _check_found(
+    rules: list[dict[str, Any]],
+    split: Mapping[tuple[int, bool, float], list[nn.Parameter]],
+    parameters: list[tuple[str, nn.Parameter]],
+    all_decay: bool,
+) -> None:
+    """Refuse rules that find nothing, or nothing that their weight decay is for."""
+    for i, rule in enumerate(rules[:-1]):
+        at = f"optim.groups: pattern={rule['pattern'].pattern}"
+        found = [matrix for j, matrix, _ in split if j == i]
+        if not found:
+            raise ConfigError(
+                f"{at} finds no trainable parameter that an earlier one has not taken;"
+                f" their names are like {parameters[0][0]}, {parameters[-1][0]}"
+            )
+        if rule.get("weight_decay") and not any(found) and not all_decay:
+            raise ConfigError(
+                f"{at} finds biases and norms only, which do not take its weight_decay="
+                f"{rule['weight_decay']}; remove it, or set"
+                " optim.decay_bias_and_norm=true"
+            )
 
 
 def _rule(rule: Mapping, name: str, accepted: Mapping) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from stable_ssl.config import Eval, Offline
+from stable_ssl.evaluation.features import labelled_metrics
 from stable_ssl.evaluation.knn import knn_accuracy, knn_scores
 
 
@@ -15,8 +17,8 @@ def reference(bank, bank_labels, query, classes, k, temperature):
     nearest = sorted(range(len(bank)), key=lambda i: -similarity[i])[:k]
     votes = [0.0] * classes
     for i in nearest:
-        votes[int(bank_labels[i])] += math.exp((similarity[i] - 1) / temperature)
-    return torch.tensor(votes)
+        votes[int(bank_labels[i])] += math.exp(similarity[i] / temperature)
+    return torch.tensor(votes) / math.exp(similarity[nearest[0]] / temperature)
 
 
 @pytest.fixture
@@ -55,3 +57,26 @@ def test_classes_absent_from_the_bank_are_no_error():
 def test_a_point_is_its_own_nearest_neighbour(data):
     bank, labels, _ = data
     assert knn_accuracy((bank, labels), (bank, labels), 4, k=1) == {"acc1": 1.0}
+
+
+def test_a_low_temperature_is_the_nearest_neighbour_alone(data):
+    bank, labels, queries = data
+    cold = knn_scores(bank, labels, queries, 4, k=20, temperature=1e-4)
+    nearest = knn_scores(bank, labels, queries, 4, k=1)
+    assert torch.equal(cold.argmax(1), nearest.argmax(1))
+
+
+def test_a_class_without_a_vote_is_no_answer():
+    bank = torch.eye(10), torch.arange(10)
+    queries = torch.eye(10), torch.arange(10).roll(1)
+    assert knn_accuracy(bank, queries, 10, k=1) == {"acc1": 0, "acc5": 0}
+    unknown = torch.full((10,), -1)
+    assert knn_accuracy(bank, (queries[0], unknown), 10, k=10) == {"acc1": 0, "acc5": 0}
+
+
+def test_features_that_are_not_finite_have_no_accuracy():
+    x, y = torch.eye(10), torch.arange(10)
+    config = Eval(few_labels=["1"], offline=Offline())
+    for bank, queries in ((x, x / 0), (x / 0, x)):
+        found = labelled_metrics((bank, y), ([queries], [y]), 10, config, True, 0)
+        assert list(found) == ["knn_acc1"] and math.isnan(found["knn_acc1"])

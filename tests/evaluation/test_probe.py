@@ -50,3 +50,15 @@ def test_it_resumes_bit_for_bit():
     resumed.load_state(half.state())
     assert torch.equal(whole.fit_batch(x, y), resumed.fit_batch(x, y))
     assert torch.equal(whole.classifier.weight, resumed.classifier.weight)
+
+
+def test_one_sample_is_standardised_as_in_evaluation():
+    x, y = blobs()
+    probe = LinearProbe(16, 4, Linear())
+    probe.fit_batch(x, y)
+    mean, before = probe.norm.running_mean.clone(), probe.classifier.weight.clone()
+    probe.fit_batch(x[:1], y[:1])
+    assert torch.equal(probe.norm.running_mean, mean)
+    assert not torch.equal(probe.classifier.weight, before)
+    probe.fit_batch(x, y)
+    assert not torch.equal(probe.norm.running_mean, mean)

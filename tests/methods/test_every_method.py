@@ -72,6 +72,26 @@ def killed(step):
     return base
 
 
+@pytest.mark.parametrize("method", ["dino", "nnclr", "swav"])  # centre and queues
+def test_a_loss_computed_in_an_evaluation_changes_nothing(method, tmp_path):
+    class Curious(method_class(method)):
+        def after_train_step(self):
+            super().after_train_step()
+            self.seen = self.data
+
+        def before_eval_epoch(self):
+            self.data = self.seen
+            self.log({"val/loss": self.compute_loss()})
+
+    steps = "optim.steps=4", "log.eval.every_n_steps=2", "log.eval.test_at_end=false"
+    plain = make(method, tmp_path, *steps, "log.run=plain")
+    curious = make(method, tmp_path, *steps, base=lambda _: Curious)
+    plain.run()
+    curious.run()
+    assert "val/loss" in curious.metrics
+    assert equal(weights(plain), weights(curious))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_resume_is_exact(method, tmp_path, rows):
     options = ["optim.steps=8", "log.checkpoint.every_n_steps=3", "optim.accumulate=2"]

@@ -42,6 +42,17 @@ def test_biases_and_norms_do_not_decay():
     assert optimizer.defaults["momentum"] == 0.9 and len(optimizer.param_groups) == 2
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "lars"])
+def test_biases_and_norms_decay_where_asked(optimizer):
+    words = {"optimizer": optimizer, "weight_decay": 0.1, "decay_bias_and_norm": True}
+    model, built = build(**words)
+    assert set(settings(model, built, "weight_decay").values()) == {0.1}
+    if optimizer == "lars":
+        assert not settings(model, built, "adapt")["head.bias"]
+    model, built = build(**words, groups=[{"pattern": "bias", "weight_decay": 0.5}])
+    assert settings(model, built, "weight_decay")["head.bias"] == 0.5
+
+
 def test_lars_does_not_adapt_them():
     model, optimizer = build(optimizer="LARS", nesterov=True, momentum=0.8)
     assert isinstance(optimizer, LARS)
@@ -200,6 +211,10 @@ def test_a_training_step_moves_every_parameter():
         ({"groups": [{"pattern": "head", "weight_decay": True}]}, "weight_decay=True"),
         ({"groups": [{"pattern": "head", "schedule": "no"}]}, "schedule=no, expected"),
         ({"groups": [{"pattern": "("}]}, "regular expression"),
+        (
+            {"groups": [{"pattern": r"backbone.1", "weight_decay": 0.1}]},
+            "backbone.1 finds biases and norms only.*optim.decay_bias_and_norm=true",
+        ),
         (
             {"optimizer": "rprop", "groups": [{"pattern": "head", "weight_decay": 1}]},
             "weight_decay=1 is set and rprop",

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from stable_ssl import config as configuration
 from stable_ssl import distributed, runtime
 from stable_ssl.config import ConfigError
+from stable_ssl.loggers.run_folder import run_path
 
 NUMBER = "${hydra:job.num}"  # of a job, in the name of its run
 REQUEUES = 1000  # of a job that runs into its time limit, again and again
@@ -310,9 +311,8 @@ class Command:
         write all its runs to one folder.
         """
         given = jobs[0].log.run
-        places = [(Path(j.log.folder) / "runs" / j.log.experiment, j) for j in jobs]
         if given is not None:
-            own = {folder / str(job.log.run) for folder, job in places}
+            own = {run_path(job.log) for job in jobs}
             if len(own) == len(jobs) and not self.searches:
                 self.names = [str(job.log.run) for job in jobs]
                 return []
@@ -320,9 +320,9 @@ class Command:
         while given is None:
             stamp = time.strftime("%Y%m%d_%H%M%S")
             try:
-                for number, (folder, job) in enumerate(places):
+                for number, job in enumerate(jobs):
                     if not job.fast_dev_run:
-                        (folder / f"{stamp}_{number}").mkdir(parents=True)
+                        run_path(job.log, f"{stamp}_{number}").mkdir(parents=True)
                 break
             except FileExistsError:
                 time.sleep(1)
@@ -337,8 +337,7 @@ class Command:
         from stable_ssl import report
 
         runs = [
-            Path(job.log.folder) / "runs" / job.log.experiment / name
-            for job, name in zip(jobs, self.names, strict=True)
+            run_path(job.log, name) for job, name in zip(jobs, self.names, strict=True)
         ]
         if self.searches:
             stem = runs[0].name.removesuffix("0")

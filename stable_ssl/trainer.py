@@ -28,7 +28,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,7 +59,7 @@ from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.export import check_types
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.records import Records
-from stable_ssl.loggers.run_folder import mark_failed, open_folder
+from stable_ssl.loggers.run_folder import mark_failed, open_folder, run_path
 from stable_ssl.loggers.trackers import check_installed
 from stable_ssl.models.norm import convert_sync_batchnorm
 from stable_ssl.modes import MODES
@@ -248,7 +247,7 @@ class BaseTrainer(nn.Module):
                 _run, processes, (type(self), config, self.overrides)
             )
         except distributed.RankFailed as error:
-            mark_failed(self._path(), str(error))
+            mark_failed(run_path(self.config.log), str(error))
             if isinstance(error.__cause__, Diverged):
                 raise error.__cause__ from None
             raise
@@ -353,13 +352,11 @@ class BaseTrainer(nn.Module):
         if log.resume is None and int(os.environ.get("SLURM_RESTART_COUNT", 0)):
             log.resume = "auto"  # the folder is this very job's, requeued
         self._name_run()
-        path = None if config.fast_dev_run else self._path()
+        path = None if config.fast_dev_run else run_path(log)
         folder = open_folder(path, fresh=log.resume is None)
         self.records.open(folder, quiet=self.rank > 0)
         self.run_dir = folder.path
-        self._owns_status = not (self.run_dir / "status.json").exists()
-        if self._owns_status:  # a command that is refused leaves an old run's alone
-            folder.status("running")
+        folder.status("running")
         self.checkpoints = checkpoint.Checkpoints(
             self.run_dir / "ckpts",
             log.checkpoint.top_k,
@@ -376,10 +373,6 @@ class BaseTrainer(nn.Module):
         log.run = distributed.broadcast_object(
             log.run or time.strftime("%Y%m%d_%H%M%S_0")
         )
-
-    def _path(self) -> Path:
-        log = self.config.log
-        return Path(log.folder) / "runs" / log.experiment / log.run
 
     def seed_everything(self) -> None:
         """Seed the global generators; initial weights and dropout draw from them."""
@@ -542,8 +535,7 @@ class BaseTrainer(nn.Module):
                 " checkpoint, or log.run to a run that has some"
             )
         if fit:
-            self._owns_status = True
-            self.records.folder.status("running")
+            self.records.folder.own()
         kept = None if not fit else state if own else {}
         self.records.open_rows(kept, self.config, self.step)
         self.records.folder.describe(
@@ -830,8 +822,7 @@ class BaseTrainer(nn.Module):
     def _end(self, status: str, reason: str = "") -> None:
         if folder := self.records.folder:
             folder.say(f"{status} {reason}".strip())
-            if self._owns_status:
-                folder.status(status, reason)
+            folder.status(status, reason)
 
     # --- checkpoints ------------------------------------------------------------------
 

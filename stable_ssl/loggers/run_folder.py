@@ -21,8 +21,18 @@ from stable_ssl.loggers.jsonl import JsonLines, unwritable
 from stable_ssl.loggers.trackers import Row, Trackers
 
 
+def run_path(log: Any, run: str | None = None) -> Path:
+    """Return the folder of a run, `<log.folder>/runs/<experiment>/<run>`.
+
+    Args:
+        log: group `log`.
+        run: name of the run; None is that of `log`.
+    """
+    return Path(log.folder) / "runs" / log.experiment / str(run or log.run)
+
+
 class RunFolder:
-    """`<log.folder>/runs/<experiment>/<run>/`, with one writer a file.
+    """The folder of a run, with one writer a file.
 
     Args:
         path: the folder; None for a temporary one that vanishes with `close`.
@@ -49,6 +59,8 @@ class RunFolder:
                 f"cannot write the run folder {self.path}: {error.strerror}; set"
                 " log.folder to a folder that can be written"
             ) from error
+        # a command that is refused leaves the status of an old run alone
+        self.owned = not (self.path / "status.json").exists()
         self.rows: JsonLines | None = None
         self.spectra: JsonLines | None = None  # opened by the first
         self.trackers = Trackers([], self.path, {}, [])
@@ -119,12 +131,20 @@ class RunFolder:
         if self.spectra is not None:
             self.spectra.sync()
 
+    def own(self) -> None:
+        """Let the status be of this launch, which goes on with the run: running."""
+        self.owned = True
+        self.status("running")
+
     def status(self, status: str, reason: str = "") -> None:
         """Write status.json: running, finished, preempted, diverged or failed.
 
-        Where it cannot be written, a warning says so: what ends the run, perhaps the
-        same full disk, must be heard.
+        Nothing happens to the status of an old run before `own`. Where it cannot be
+        written, a warning says so: what ends the run, perhaps the same full disk, must
+        be heard.
         """
+        if not self.owned:
+            return
         self.ended = status
         try:
             self._write("status.json", json.dumps({"status": status, "reason": reason}))
@@ -197,7 +217,7 @@ class Bystander:
     def ignore(self, *args: Any) -> None:
         """Do nothing, as every method here."""
 
-    describe = open_rows = track = status = say = close = ignore
+    describe = open_rows = track = own = status = say = close = ignore
     write = write_spectrum = sync = ignore
 
 

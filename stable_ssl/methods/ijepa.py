@@ -5,9 +5,8 @@ Assran et al. 2023, https://arxiv.org/abs/2301.08243
 From the patches of a context a predictor tells what a target encoder, the moving
 average of the context's, makes of blocks of patches elsewhere in the image. Targets
 without gradient, and their slow change, prevent collapse.
-Differs from the paper: how contexts are cut to one size, see `block_masks`; the target
-encoder's momentum climbs on half a cosine, not a line; the context encoder is what is
-evaluated, not the target encoder.
+Differs from the paper: how contexts are cut to one size, see `block_masks`; momentum
+climbs on half a cosine; the context encoder is evaluated, not the target encoder.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from stable_ssl.checkpoint import equal, load
+from stable_ssl.loggers.run_folder import run_path
 from stable_ssl.methods import SimCLR
 
 from .conftest import from_csv, from_tensorboard, from_wandb, same, truth
@@ -279,7 +280,7 @@ def test_one_rank_writes(config):
     keys = ["optim.epochs=1", "log.api=[csv,wandb]", "hardware.processes=2"]
     trainer = SimCLR(config("simclr", *keys, "log.pictures.every_n_epochs=1"))
     trainer.run()
-    run_dir = trainer._path()
+    run_dir = run_path(trainer.config.log)
     assert same(from_csv(run_dir), truth(run_dir))
     assert len(list((run_dir / "wandb").glob("offline-run-*"))) == 1
     assert len(list((run_dir / "figures").glob("*_e001.png"))) == 3

@@ -151,6 +151,34 @@ def refuse_other_settings(saved: dict[str, Any], now: dict[str, Any]) -> None:
                 )
 
 
+def length_changed(state: dict[str, Any], optim: Any, total_steps: int) -> str:
+    """Say in words that a training goes on with another length; "" where it does not.
+
+    Args:
+        state: that it goes on from.
+        optim: group `optim` of now.
+        total_steps: of now.
+
+    Raises:
+        ConfigError: the state is beyond them.
+    """
+    before, now = (
+        " ".join(f"optim.{key}={words[key]}" for key in ("epochs", "steps"))
+        for words in (state["config"]["optim"], optim)
+    )
+    if state["step"] > total_steps:
+        raise ConfigError(
+            f"the checkpoint is of step {state['step']}, beyond the {total_steps} of"
+            f" {now}; train longer, or choose another log.run"
+        )
+    if before == now:
+        return ""
+    return (
+        f"{before} until step {state['step']}, {now} from there on: config.yaml alone"
+        " does not reproduce this run"
+    )
+
+
 def load_modules(
     module: nn.Module, saved: dict[str, torch.Tensor], strict: bool = True
 ) -> str:
@@ -187,7 +215,9 @@ def load_modules(
             " model like this, or log.load_from=null to start afresh"
         )
     module.load_state_dict(fits, strict=False)
-    return report or f"all {len(fits)} tensors"
+    if report:
+        return f"{len(fits)} of {len(own)} tensors; {report}"
+    return f"all {len(fits)} tensors"
 
 
 class Checkpoints:

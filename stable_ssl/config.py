@@ -34,6 +34,9 @@ MASK = "***"  # in what is written, where a secret was
 SECRET = re.compile(r"(^|_)(key|token|secret|password|credentials?)$", re.IGNORECASE)
 
 
+MISTAKEN = ("optimizer", "scheduler")  # for groups, which other libraries have
+
+
 class ConfigError(ValueError):
     """What a person can mend; the text says what was found, expected and to do."""
 
@@ -425,6 +428,7 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
         close = difflib.get_close_matches(str(group), known, n=1, cutoff=0.75)
         if group not in known and close:
             raise ConfigError(f"{group} is not a group{nearest(str(group), known)}")
+        _check_own(str(group), given._get_node(group))
     if model is not None:
         with open_dict(schema):
             schema.model = OmegaConf.structured(model)
@@ -436,6 +440,24 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
     _check_limits(full, full, "")
     _check_together(full)
     return full
+
+
+def _check_own(name: str, value: Any) -> None:
+    """Refuse a top-level key that nobody reads, and that is one of a group's."""
+    groups = {f.name: _nested(f.type) for f in dataclasses.fields(Config)}
+    if name in groups:
+        return
+    if "." in name:
+        raise ConfigError(
+            f"'{name}' is one key with dots in it; in YAML write nested ones:"
+            f" {name.replace('.', ': {')}: ...{'}' * name.count('.')}"
+        )
+    homes = [g for g, cls in groups.items() if cls and name in cls.__dataclass_fields__]
+    if homes and (not isinstance(value, DictConfig) or name in MISTAKEN):
+        raise ConfigError(
+            f"{name} is no key of the whole configuration; did you mean"
+            f" '{homes[0]}.{name}'?"
+        )
 
 
 def _check_keys(given: DictConfig, cls: type, model: type | None, at: str = "") -> None:

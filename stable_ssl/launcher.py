@@ -357,7 +357,14 @@ def trainer_class(trainer: type | None, config: DictConfig) -> type:
     """Return the trainer to run: the one given, or what `model.name` names."""
     from stable_ssl.methods import method_class
 
-    return trainer or method_class(OmegaConf.select(config, "model.name"))
+    if trainer is None:
+        return method_class(OmegaConf.select(config, "model.name"))
+    if not hasattr(trainer, "model_config"):
+        raise ConfigError(
+            f"launch was given {getattr(trainer, '__name__', trainer)}, which is no"
+            " trainer; give a subclass of stable_ssl.BaseTrainer"
+        )
+    return trainer
 
 
 def check(job: DictConfig, trainer: type | None, here: bool) -> None:
@@ -389,7 +396,8 @@ def check(job: DictConfig, trainer: type | None, here: bool) -> None:
         for name, path in (("resume", resume), ("load_from", weights)):
             if path not in (None, "auto") and not Path(path).is_file():
                 raise ConfigError(
-                    f"log.{name}={path} is not a file; give the path of a checkpoint"
+                    f"log.{name}={path} is not a file; give the path of a checkpoint,"
+                    " such as ckpts/last.ckpt of a run's folder"
                 )
     check_installed(full.log.api)
     check_types(full.log.export.types)

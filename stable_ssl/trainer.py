@@ -223,6 +223,9 @@ class BaseTrainer(nn.Module):
         except Preempted as error:
             preempted = True
             self._end("preempted", str(error))
+            if not self.config.fast_dev_run:
+                run = self.config.log.run
+                self.say(f"{error}; saved: the same command and log.run={run} go on")
         except KeyboardInterrupt:
             self._end("preempted", "interrupted twice from the keyboard; not saved")
             raise
@@ -507,6 +510,10 @@ class BaseTrainer(nn.Module):
         self._task = "multiclass" if probed else self.task
         self._classifies = bool(self.num_classes and (probed or self.predicts))
         classes = self.num_classes if self._classifies else None
+        if not self.num_classes and (
+            self.settings.eval.linear or self.settings.eval.knn
+        ):
+            self.say("no classes are known: no probe, no kNN; set data.num_classes")
         self._metrics = custom_metrics(self.settings.metrics, self._task, classes)
         kept = not self.config.fast_dev_run
         self.gallery = Gallery(self.settings.pictures if kept else None)
@@ -521,6 +528,10 @@ class BaseTrainer(nn.Module):
         if state is not None:
             if fit and own:
                 checkpoint.refuse_other_settings(state["config"], masked(self.config))
+            if fit:
+                optim, total = self.config.optim, self.total_steps
+                if words := checkpoint.length_changed(state, optim, total):
+                    self.say(words)
             restore(self, state)
             if fit and self.rank == 0:
                 self.checkpoints.forget_after(self.step)
@@ -622,10 +633,11 @@ class BaseTrainer(nn.Module):
                 loss = self._loss()
         if isinstance(loss, dict):
             self.log({f"train/{k}": v for k, v in loss.items() if k != "loss"})
-            loss = loss.get("loss")
+            loss = loss.get("loss", "a dict without 'loss'")
         if not isinstance(loss, Tensor) or loss.ndim:
-            found = getattr(loss, "shape", type(loss).__name__)
-            raise ValueError(
+            kind = loss if isinstance(loss, str) else type(loss).__name__
+            found = getattr(loss, "shape", kind)
+            raise ConfigError(
                 f"compute_loss returned {found}; it must return a scalar, or a dict"
                 " with one under 'loss'"
             )

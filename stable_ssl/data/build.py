@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from stable_ssl import distributed, seeding
 from stable_ssl.config import TRAINING, ConfigError, nearest
 from stable_ssl.data.augment import build_ops
+from stable_ssl.data.check import check_alike
 from stable_ssl.data.combined import Combined
 from stable_ssl.data.datasets import build_dataset, held_in_memory
 from stable_ssl.data.loader import Loader
@@ -119,6 +120,7 @@ def build_loaders(config: DictConfig, device: torch.device) -> dict[str, Any]:
     backbone = {"name": backbone} if isinstance(backbone, str) else backbone
     if backbone and "in_channels" not in backbone:
         config.model.backbone = {**backbone, "in_channels": some.channels}
+    check_alike(loaders, labelled_name(data, list(train)) if train else None)
     return loaders
 
 
@@ -196,7 +198,9 @@ def build_loader(
     options = dict(node)
     if unknown := [k for k in options if k not in LOADER_KEYS]:
         raise ConfigError(
-            f"a loader node takes no {unknown[0]}{nearest(unknown[0], LOADER_KEYS)}"
+            f"a loader node takes no {unknown[0]}{nearest(unknown[0], LOADER_KEYS)};"
+            " several loaders beside the one of a recipe below need `override data:"
+            " null` under its defaults"
         )
     spec = options.pop("dataset", None)
     if not spec:

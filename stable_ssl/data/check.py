@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from stable_ssl.config import ConfigError
+from stable_ssl.data.folder import ImageFolder
 
 
 def check_views(
@@ -39,6 +41,82 @@ def check_views(
             f" {method} needs {exact or f'{least} or more'}; one list of ops is one"
             " view, a list of lists several, global ones first"
         )
+
+
+def check_alike(loaders: Mapping[str, Any], main: str | None = None) -> None:
+    """Refuse splits whose images or classes are not those of the first.
+
+    An image of train that is in val or test too is warned of: its figures are no
+    measure of what is new.
+
+    Args:
+        loaders: by split; what another library's loaders read is not known.
+        main: of several train loaders, the one with labels.
+
+    Raises:
+        ConfigError: other channels, or another number for a class of the same name.
+    """
+    channels: dict[str, int] = {}
+    numbers: dict[str, Mapping[str, int]] = {}
+    for split, loader in _parts(loaders, main):
+        if not loader.streams and not loader.foreign:  # which may change the channels
+            channels[split] = loader.channels
+        known = getattr(_source(loader), "class_to_idx", None)
+        if known and split != "predict":
+            numbers[split] = known
+    for split, found in channels.items():
+        first, expected = next(iter(channels.items()))
+        if found != expected:
+            raise ConfigError(
+                f"data.{split} has images of {found} channels, data.{first} of"
+                f" {expected}; is one of them a recipe's below? set data.{split}=null,"
+                " or to images like the others"
+            )
+    for split, known in numbers.items():
+        first, expected = next(iter(numbers.items()))
+        for name in known.keys() & expected.keys():
+            if known[name] != expected[name]:
+                raise ConfigError(
+                    f"the class {name} is number {known[name]} in data.{split} and"
+                    f" {expected[name]} in data.{first}; give both datasets one"
+                    " class_to_idx, or one root and a subset"
+                )
+    _warn_of_seen(loaders)
+
+
+def _parts(loaders: Mapping[str, Any], main: str | None) -> Iterator[tuple[str, Any]]:
+    """Yield this library's loaders by split; of several, the one with labels."""
+    for split, loader in loaders.items():
+        loader = getattr(loader, "loaders", {main: loader})[main]
+        if hasattr(loader, "streams"):
+            yield split, loader
+
+
+def _source(loader: Any) -> Any:
+    """Return what a loader's dataset was read into memory from, or the dataset."""
+    return getattr(loader.dataset, "source", None) or loader.dataset
+
+
+def _warn_of_seen(loaders: Mapping[str, Any]) -> None:
+    """Warn of files of train that are in val or test, too."""
+    files: dict[str, set[Any]] = {}
+    for split, loader in loaders.items():
+        for part in getattr(loader, "loaders", {split: loader}).values():
+            source, rows = _source(part), getattr(part.dataset, "rows", None)
+            if not isinstance(source, ImageFolder):
+                continue
+            rows = range(len(source.samples)) if rows is None else rows.tolist()
+            found = files.setdefault(split, set())
+            found.update(source.samples[row][0] for row in rows)
+    trained = files.pop("train", set())
+    for split, found in files.items():
+        if split.partition("_")[0] in ("val", "test") and (both := trained & found):
+            warnings.warn(
+                f"{len(both)} of the {len(found)} images of data.{split} are in"
+                f" data.train, too, {min(both)} among them; give both the same shares"
+                " (val_size, test_size, seed) and their own subset",
+                stacklevel=3,
+            )
 
 
 def check_split(mode: str, splits: Iterable[str]) -> None:

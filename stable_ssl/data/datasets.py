@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import numpy
@@ -97,6 +98,8 @@ def build_dataset(node: Any, root: str, download: bool) -> Dataset:
     Args:
         node: its own `root` is relative to `root` unless absolute; null is `root`. Of
             any dataset, `labels_per_class` takes a few images, `labels_seed` (0) which.
+            A _target_ is not given a name or subset that it does not take: a recipe
+            below may have them for another dataset.
         root: parent of the datasets, `data.root`.
         download: whether torchvision may fetch a missing one.
 
@@ -115,6 +118,11 @@ def build_dataset(node: Any, root: str, download: bool) -> Dataset:
 
         if own_root is None:  # it may take none
             del kwargs["root"]
+        if callable(target := locate(str(kwargs["_target_"]))):
+            takes = inspect.signature(target).parameters
+            free = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+            for key in () if free else {"name", "subset"} - takes.keys():
+                kwargs.pop(key, None)
         try:
             return instantiate(kwargs)
         except HydraException as error:

@@ -75,16 +75,48 @@ def _to_pil(image: Any) -> Any:
     return image
 
 
-def to_tensor(image: Any) -> Tensor:
-    """Return a PIL image or an array (H, W, C) as a tensor (C, H, W)."""
-    if isinstance(image, Tensor):
-        return image.as_subclass(Tensor)
-    import numpy
+def pair(dataset: Dataset, index: int) -> tuple[Any, Any]:
+    """Return the image and the label of a sample.
 
-    pixels = torch.from_numpy(numpy.array(image))  # a copy: it may be read-only
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    pixels = pixels.permute(2, 0, 1).contiguous()
-    return pixels if pixels.is_floating_point() else pixels.to(torch.uint8)
+    Raises:
+        ConfigError: the dataset returns something else.
+    """
+    found = dataset[index]
+    if isinstance(found, (tuple, list)) and len(found) == 2:
+        return found[0], found[1]
+    what = type(found).__name__
+    what += f" of {len(found)}" if isinstance(found, (tuple, list)) else ""
+    raise ConfigError(
+        f"{type(dataset).__name__}[{index}] is a {what}; a dataset returns (image,"
+        " label), with None for a label that is not known"
+    )
+
+
+def to_tensor(image: Any) -> Tensor:
+    """Return a PIL image or an array (H, W, C) as a tensor (C, H, W).
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if isinstance(image, Tensor):
+        pixels = image.as_subclass(Tensor)
+        found = f"a tensor of shape {tuple(pixels.shape)}"
+    else:
+        import numpy
+
+        array = numpy.array(image)  # a copy: it may be read-only
+        found = f"a {type(image).__name__} of shape {array.shape}"
+        array = array[..., None] if array.ndim == 2 else array
+        if array.ndim == 3 and array.dtype != object:
+            pixels = torch.from_numpy(array).permute(2, 0, 1).contiguous()
+            return pixels if pixels.is_floating_point() else pixels.to(torch.uint8)
+        pixels = torch.empty(0)
+    if pixels.ndim != 3:
+        raise ConfigError(
+            f"a dataset returned {found} for an image; expected a PIL image, an array"
+            " (H, W, C) or a tensor (C, H, W)"
+        )
+    return pixels
 
 
 @dataclass
@@ -130,10 +162,10 @@ class Samples(Dataset):
 
     def _read(self, epoch: int, index: int) -> tuple[Any, Any]:
         if not self.draws:
-            return self.dataset[index]
+            return pair(self.dataset, index)
         key = seeding.sample_keys(self.seed, epoch, torch.tensor(index), READING)
         with seeding.keyed(key):
-            return self.dataset[index]
+            return pair(self.dataset, index)
 
 
 class Stream(IterableDataset):

@@ -29,6 +29,7 @@ from stable_ssl.data.decode import (
     Unreadable,
     collate,
     leave_signals,
+    pair,
     to_tensor,
 )
 from stable_ssl.data.sampler import BatchSampler
@@ -103,7 +104,8 @@ class Loader:
         self.index: Tensor | None = None  # of the last batch's samples in the dataset
         self._warned: set[str] = set()
         heads = [Head(ops) for ops in views]
-        if isinstance(dataset, Images) and not any(head.foreign for head in heads):
+        self.foreign = any(head.foreign for head in heads)  # ops of other libraries
+        if isinstance(dataset, Images) and not self.foreign:
             self.views = [View(ops) for ops in views]
             self.images, self.labels = dataset.images, dataset.labels
             if _fits(self.images, self.device):
@@ -144,10 +146,16 @@ class Loader:
 
     @property
     def channels(self) -> int:
-        """The number of channels of the images."""
+        """The number of channels of the first image that can be read."""
         if self.streams:
             return to_tensor(next(iter(self.dataset))[0]).shape[0]
-        return to_tensor(self.dataset[0][0]).shape[0]
+        for index in range(len(self.dataset)):
+            try:
+                return to_tensor(pair(self.dataset, index)[0]).shape[0]
+            except (Unreadable, OSError, SyntaxError):  # as PIL raises
+                if self.on_error == "raise":
+                    raise
+        raise Unreadable("no image of the dataset can be read")
 
     @property
     def batch_size(self) -> int:

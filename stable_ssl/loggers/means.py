@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stable_ssl import distributed
+from stable_ssl.config import ConfigError
 
 
 class Means:
@@ -72,11 +73,20 @@ class Means:
 def _floats(values: Mapping[str, list[Tensor | float]]) -> dict[str, list[float]]:
     """Return scalars as Python's; those of a GPU come in a single copy."""
     tensors = [v for some in values.values() for v in some if isinstance(v, Tensor)]
-    kinds = {(t.dtype, t.is_cpu) for t in tensors}  # a common type might round
-    if len(kinds) == 1 and not tensors[0].is_cpu:
+    kinds = {(t.dtype, t.is_cpu, t.numel()) for t in tensors}  # or a type might round
+    if len(kinds) == 1 and not tensors[0].is_cpu and tensors[0].numel() == 1:
         tensors = torch.stack([t.reshape(()) for t in tensors]).double().cpu()
-    read = iter([float(tensor) for tensor in tensors])
-    return {
-        name: [next(read) if isinstance(v, Tensor) else float(v) for v in some]
-        for name, some in values.items()
-    }
+    if isinstance(tensors, Tensor):
+        tensors = tensors.tolist()
+    read, found = iter(tensors), {}
+    for name, some in values.items():
+        try:
+            found[name] = [
+                float(next(read) if isinstance(v, Tensor) else v) for v in some
+            ]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"{name} was logged with something that is no scalar: {error}; log"
+                " numbers, or tensors of one element"
+            ) from error
+    return found

@@ -17,6 +17,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy
 import torch
 from torch import nn
 
@@ -32,6 +33,7 @@ SETTINGS = {  # what a resumed run must share with its start; None: every key
     "optim": None,
     "hardware": ("seed", "precision", "sync_batchnorm"),
 }
+PLAIN = {int, float, bool, complex, str, bytes, type(None)}
 NO_COMMENT = b"\x00\x00"  # a ZIP archive ends with the length of its comment
 DIGEST = 64  # hexadecimal characters of SHA-256
 
@@ -48,9 +50,10 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
     Raises:
         OSError: the disk is full or the folder not writable; `path` is then untouched.
+        ConfigError: something in the state could not be read again.
     """
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(readable(state), buffer)
     content = buffer.getbuffer()
     if bytes(content[-2:]) != NO_COMMENT:
         raise RuntimeError("torch.save wrote an archive that already has a comment")
@@ -67,6 +70,37 @@ def save(path: Path, state: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def readable(value: Any, at: str = "state") -> Any:
+    """Return a state with the numbers and arrays of numpy as Python's and tensors.
+
+    Raises:
+        ConfigError: names what is neither these nor what `load` reads.
+    """
+    if isinstance(value, numpy.generic):
+        return value.item()
+    if isinstance(value, numpy.ndarray) and value.dtype != object:
+        return torch.from_numpy(value.copy())
+    if type(value) in PLAIN or isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, dict):
+        found = {readable(k, at): readable(v, f"{at}.{k}") for k, v in value.items()}
+        same = all(found.get(k, found) is v for k, v in value.items())
+        return value if same else found
+    if type(value) in (list, tuple):
+        return type(value)(readable(v, f"{at}[{i}]") for i, v in enumerate(value))
+    buffer = io.BytesIO()
+    try:
+        torch.save(value, buffer)
+        buffer.seek(0)
+        torch.load(buffer, weights_only=True)
+    except Exception as error:
+        raise ConfigError(
+            f"{at} is a {type(value).__name__}, which a checkpoint cannot hold: it"
+            " holds tensors, numbers, text, and lists and dicts of them"
+        ) from error
+    return value
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -193,9 +227,9 @@ def load_modules(
         "missing": [name for name in own if name not in saved],
         "unexpected": [name for name in saved if name not in own],
         "of another shape": [
-            f"{name} {tuple(saved[name].shape)} for {tuple(own[name].shape)}"
+            f"{name} {_shape(saved[name])} for {_shape(own[name])}"
             for name in own
-            if name in saved and saved[name].shape != own[name].shape
+            if name in saved and _shape(saved[name]) != _shape(own[name])
         ],
     }
     report = "; ".join(
@@ -208,7 +242,7 @@ def load_modules(
             f"the checkpoint is of another model: {report}; use the config that it was"
             " trained with"
         )
-    fits = {n: t for n, t in saved.items() if n in own and t.shape == own[n].shape}
+    fits = {n: t for n, t in saved.items() if n in own and _shape(t) == _shape(own[n])}
     if own and not fits:
         raise ConfigError(
             f"the checkpoint has no tensor of this model: {report}; choose one of a"
@@ -218,6 +252,11 @@ def load_modules(
     if report:
         return f"{len(fits)} of {len(own)} tensors; {report}"
     return f"all {len(fits)} tensors"
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """Return a tensor's shape; None of a module's extra state."""
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else None
 
 
 class Checkpoints:

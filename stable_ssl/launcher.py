@@ -11,7 +11,6 @@ import argparse
 import inspect
 import math
 import sys
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from stable_ssl import config as configuration
 from stable_ssl import distributed, runtime
 from stable_ssl.config import ConfigError
-from stable_ssl.loggers.run_folder import run_path
+from stable_ssl.loggers.run_folder import reserve, run_path
 
 NUMBER = "${hydra:job.num}"  # of a job, in the name of its run
 REQUEUES = 1000  # of a job that runs into its time limit, again and again
@@ -317,17 +316,9 @@ class Command:
                 self.names = [str(job.log.run) for job in jobs]
                 return []
             stamp = str(given)
-        while given is None:
-            stamp = time.strftime("%Y%m%d_%H%M%S")
-            try:
-                for number, job in enumerate(jobs):
-                    if not job.fast_dev_run:
-                        run_path(job.log, f"{stamp}_{number}").mkdir(parents=True)
-                break
-            except FileExistsError:
-                time.sleep(1)
-            except OSError:
-                break  # the run says it in words
+        else:
+            kept = [None if job.fast_dev_run else job.log for job in jobs]
+            stamp = reserve(kept if distributed.place().rank == 0 else [])
         self.names = [f"{stamp}_{number}" for number in range(len(jobs))]
         number = NUMBER if several else "0"
         return [f"++log.run='{stamp}_{number}'"]

@@ -59,7 +59,7 @@ from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.export import check_types
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.records import Records
-from stable_ssl.loggers.run_folder import mark_failed, open_folder, run_path
+from stable_ssl.loggers.run_folder import mark_failed, open_folder, reserve, run_path
 from stable_ssl.loggers.trackers import check_installed
 from stable_ssl.models.norm import convert_sync_batchnorm
 from stable_ssl.modes import MODES
@@ -373,9 +373,9 @@ class BaseTrainer(nn.Module):
     def _name_run(self) -> None:
         """Fix the run's name, once for all processes."""
         log = self.config.log
-        log.run = distributed.broadcast_object(
-            log.run or time.strftime("%Y%m%d_%H%M%S_0")
-        )
+        if log.run is None and distributed.is_main():
+            log.run = f"{reserve([None if self.config.fast_dev_run else log])}_0"
+        log.run = distributed.broadcast_object(log.run)
 
     def seed_everything(self) -> None:
         """Seed the global generators; initial weights and dropout draw from them."""
@@ -570,7 +570,7 @@ class BaseTrainer(nn.Module):
         steps = min(self.steps_per_epoch, self.total_steps - first)
         end = min(self._epoch_batches, steps * self._accumulate)
         may_skip = self.config.data.on_error == "skip"
-        skips = Skips(self.train_loader) if may_skip else None
+        skips = Skips(self.train_loader, fresh=start == 0) if may_skip else None
         self.place, self.step_size, self.completes_step = 0, 1, True
         batches = batches_from(self.train_loader, self.epoch, start, end, self.device)
         for index, batch in enumerate(self.records.waiting(batches), start):

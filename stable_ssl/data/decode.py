@@ -151,7 +151,7 @@ class Samples(Dataset):
         epoch, index = place
         failures: list[str] = []
         for tried in range(len(self.dataset) if self.replace else 1):
-            at = (index + tried) % len(self.dataset)
+            at = (index + tried) % len(self.dataset) if tried else index
             try:
                 image, label = self._read(epoch, at)
                 views = begin(self.heads, image, self.seed, epoch, at)

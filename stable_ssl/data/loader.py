@@ -279,11 +279,14 @@ class Skips:
 
     Args:
         loader: one that does not count skips none.
+        fresh: false in the middle of an epoch, whose first call was before.
     """
 
-    def __init__(self, loader: Any):
+    def __init__(self, loader: Any, fresh: bool = True):
         self.loader = loader
-        self.before = getattr(loader, "skipped", 0) - getattr(loader, "left_out", 0)
+        self.before = getattr(loader, "skipped", 0)
+        if fresh:
+            self.before -= getattr(loader, "left_out", 0)
 
     def __call__(self) -> int:
         """Return how many there were since the last call."""

@@ -31,6 +31,25 @@ def run_path(log: Any, run: str | None = None) -> Path:
     return Path(log.folder) / "runs" / log.experiment / str(run or log.run)
 
 
+def reserve(logs: Sequence[Any]) -> str:
+    """Make the folders `<time>_<number>` of new runs; return the time.
+
+    Args:
+        logs: group `log` of each; None of one that keeps nothing.
+    """
+    while True:
+        stamp = time.strftime("%Y%m%d_%H%M%S")
+        try:
+            for number, log in enumerate(logs):
+                if log is not None:
+                    run_path(log, f"{stamp}_{number}").mkdir(parents=True)
+            return stamp
+        except FileExistsError:  # of runs that were started in the same second
+            time.sleep(1)
+        except OSError:
+            return stamp  # the run says it in words
+
+
 class RunFolder:
     """The folder of a run, with one writer a file.
 

@@ -33,6 +33,9 @@ SETTINGS = {  # what a resumed run must share with its start; None: every key
     "optim": None,
     "hardware": ("seed", "precision", "sync_batchnorm"),
 }
+FREE = {"optim.epochs", "optim.steps"}  # see `length_changed`
+MOVABLE = {"root", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor"}
+MOVABLE |= {"timeout", "multiprocessing_context"}  # of a loader or a dataset
 PLAIN = {int, float, bool, complex, str, bytes, type(None)}
 NO_COMMENT = b"\x00\x00"  # a ZIP archive ends with the length of its comment
 DIGEST = 64  # hexadecimal characters of SHA-256
@@ -172,30 +175,53 @@ def refuse_other_settings(saved: dict[str, Any], now: dict[str, Any]) -> None:
     Raises:
         ConfigError: another key of `SETTINGS` differs.
     """
-    free, defaults = {"optim.epochs", "optim.steps"}, dataclasses.asdict(Config())
+    defaults = dataclasses.asdict(Config())
     for group, names in SETTINGS.items():
         old = {**defaults[group], **(saved.get(group) or {})}
         new = now.get(group) or {}
         for name in names or sorted({*old, *new}):
             path = f"{group}.{name}"
-            if path not in free and old.get(name) != new.get(name):
-                raise ConfigError(
-                    f"this run was trained with {path}={old.get(name)}, not"
-                    f" {new.get(name)}; choose another log.run, or the old value"
-                )
+            if path not in FREE:
+                _refuse_other(path, old.get(name), new.get(name))
+    probes = [(c.get("log") or {}).get("eval") or {} for c in (saved, now)]
+    probes = [probe.get("linear") for probe in probes]
+    if None not in probes:
+        _refuse_other("log.eval.linear", *probes)
 
 
-def length_changed(state: dict[str, Any], optim: Any, total_steps: int) -> str:
+def _refuse_other(path: str, old: Any, new: Any) -> None:
+    """Refuse another value of a key, or of one below it; name the first."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in {**old, **new}:
+            if name not in MOVABLE:
+                _refuse_other(f"{path}.{name}", old.get(name), new.get(name))
+    elif old != new:
+        raise ConfigError(
+            f"this state was trained with {path}={old}, not {new}; choose the old"
+            " value, or another log.run, with log.load_from for the weights alone"
+        )
+
+
+def length_changed(
+    state: dict[str, Any], optim: Any, total_steps: int, epoch: tuple[int, int]
+) -> str:
     """Say in words that a training goes on with another length; "" where it does not.
 
     Args:
         state: that it goes on from.
         optim: group `optim` of now.
         total_steps: of now.
+        epoch: its steps, and the images of each, of now.
 
     Raises:
-        ConfigError: the state is beyond them.
+        ConfigError: the state is beyond them, or its place in the data is another.
     """
+    if (was := state.get("lengths")) and tuple(was) != epoch:
+        raise ConfigError(
+            f"an epoch was {was[0]} steps of {was[1]} images, and is {epoch[0]} of"
+            f" {epoch[1]} now: the place in the data is lost; choose the data, the"
+            " batch size and the processes of then, or another log.run"
+        )
     before, now = (
         " ".join(f"optim.{key}={words[key]}" for key in ("epochs", "steps"))
         for words in (state["config"]["optim"], optim)

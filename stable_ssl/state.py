@@ -27,6 +27,7 @@ def take(run: Any) -> dict[str, Any]:
         "config": masked(run.config),
         "epoch": run.epoch,
         "step": run.step,
+        "lengths": (run.steps_per_epoch, run.images_per_step),
         "modules": run.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "scheduler": run.scheduler and run.scheduler.state_dict(),

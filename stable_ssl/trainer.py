@@ -526,11 +526,11 @@ class BaseTrainer(nn.Module):
         if not fit and log.load_from is not None:
             state, own = None, False  # it is these weights that are asked about
         if state is not None:
-            if fit and own:
-                checkpoint.refuse_other_settings(state["config"], masked(self.config))
             if fit:
+                checkpoint.refuse_other_settings(state["config"], masked(self.config))
                 optim, total = self.config.optim, self.total_steps
-                if words := checkpoint.length_changed(state, optim, total):
+                epoch = self.steps_per_epoch, self.images_per_step
+                if words := checkpoint.length_changed(state, optim, total, epoch):
                     self.say(words)
             restore(self, state)
             if fit and self.rank == 0:

@@ -13,10 +13,8 @@ import math
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import config as configuration
@@ -98,13 +96,12 @@ class Job:
         from stable_ssl.trainer import Diverged
 
         try:
-            with own_settings():
-                run = trainer_class(self.trainer, config)(config)
-                hydra = HydraConfig.get()
-                given = OmegaConf.to_container(hydra.overrides.task)  # not resolved
-                own = f"++log.run='{config.log.run}'"
-                run.overrides = [o if NUMBER not in o else own for o in given]
-                return run.run()
+            run = trainer_class(self.trainer, config)(config)
+            hydra = HydraConfig.get()
+            given = OmegaConf.to_container(hydra.overrides.task)  # not resolved
+            own = f"++log.run='{config.log.run}'"
+            run.overrides = [o if NUMBER not in o else own for o in given]
+            return run.run()
         except ConfigError as error:
             print(f"error: {error}", file=sys.stderr)
             return error
@@ -114,21 +111,6 @@ class Job:
         except Exception as error:  # a sweep goes on, and ends with its table
             traceback.print_exc()
             return error
-
-
-@contextmanager
-def own_settings() -> Iterator[None]:
-    """Restore torch's settings of the whole process: the next job has its own."""
-    threads = torch.get_num_threads()
-    strict = torch.are_deterministic_algorithms_enabled()
-    warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    anomaly = torch.is_anomaly_enabled()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(strict, warn_only=warn)
-        torch.autograd.set_detect_anomaly(anomaly)
 
 
 class Command:

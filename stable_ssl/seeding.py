@@ -196,6 +196,21 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 @contextmanager
+def preserve_settings() -> Iterator[None]:
+    """Restore torch's settings of the whole process: the next run has its own."""
+    threads = torch.get_num_threads()
+    strict = torch.are_deterministic_algorithms_enabled()
+    warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    anomaly = torch.is_anomaly_enabled()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict, warn_only=warn)
+        torch.autograd.set_detect_anomaly(anomaly)
+
+
+@contextmanager
 def preserve_rng() -> Iterator[None]:
     """Restore the global state on exit, whatever was drawn inside; some 70 us."""
     state = _capture()

@@ -46,7 +46,7 @@ from stable_ssl.config import (
 )
 from stable_ssl.data import Combined, Loader, build_loaders, splits
 from stable_ssl.data.build import labelled_name
-from stable_ssl.data.check import check_split, check_views
+from stable_ssl.data.check import check_split, check_train, check_views
 from stable_ssl.data.loader import Skips, batches_from, known_length
 from stable_ssl.evaluation.custom import custom_metrics
 from stable_ssl.evaluation.features import first_view
@@ -210,7 +210,7 @@ class BaseTrainer(nn.Module):
             return self._spawn(processes)
         preempted = False
         try:
-            with self.preemption:
+            with seeding.preserve_settings(), self.preemption:
                 self.preemption.at_once()  # there is nothing to save yet
                 self.setup()
                 mode = self.config.mode
@@ -404,6 +404,9 @@ class BaseTrainer(nn.Module):
         if self.needs_labels:
             require_labels(self.train_loader, self.num_classes, type(self).__name__)
         if self.config.mode == "fit":
+            check_train(
+                self.train_loader, self.config.optim.accumulate, self.world_size
+            )
             check_monitor(self.settings, self.loaders, self.num_classes)
         else:
             check_split(self.config.mode, self.loaders)
@@ -573,6 +576,7 @@ class BaseTrainer(nn.Module):
         skips = Skips(self.train_loader, fresh=start == 0) if may_skip else None
         self.place, self.step_size, self.completes_step = 0, 1, True
         batches = batches_from(self.train_loader, self.epoch, start, end, self.device)
+        index = start - 1
         for index, batch in enumerate(self.records.waiting(batches), start):
             self.data = batch
             if self._accumulate > 1:
@@ -588,6 +592,11 @@ class BaseTrainer(nn.Module):
             if self.completes_step:
                 self.after_train_step()
                 self._after_step(lr)
+        if index + 1 < end:
+            raise ConfigError(
+                f"the train data ended after {index + 1} batches of the {end} that its"
+                " length promised; correct the length of the dataset or loader"
+            )
         self.after_train_epoch()
         self.epoch += 1
         last = self.step == self.total_steps
@@ -742,6 +751,8 @@ class BaseTrainer(nn.Module):
             return {}
         training_data, self.split = self.data, split
         self._scores = Scores(self._task, self._metrics)
+        if self.world_size > 1 and not self.config.hardware.sync_batchnorm:
+            distributed.share_buffers(self)  # batch norms' statistics are rank 0's
         with self.online.evaluation():
             self.before_eval_epoch()
             loader = self.loaders[split]

@@ -7,7 +7,8 @@ import pytest
 
 from stable_ssl import ConfigError, SimCLR, load_config
 from stable_ssl.config import RECIPES
-from stable_ssl.launcher import Command, own_settings
+from stable_ssl.launcher import Command
+from stable_ssl.seeding import preserve_settings
 
 GLOBAL = "# @package _global_\n"
 
@@ -154,7 +155,7 @@ def test_the_operation_that_makes_a_gradient_nan_is_named(tiny, config, recwarn)
             return super().compute_loss() + (self.layer.weight * 0).sqrt().sum()
 
     trainer = Wrong(config("base", "debug=detect_anomaly"))
-    with own_settings(), pytest.raises(RuntimeError, match="Sqrt|MulBackward0"):
+    with preserve_settings(), pytest.raises(RuntimeError, match="Sqrt|MulBackward0"):
         trainer.run()
     assert any("compute_loss" in str(w.message) for w in recwarn)
     status = json.loads((trainer.run_dir / "status.json").read_text())

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from stable_ssl import distributed, seeding
 from stable_ssl.config import TRAINING, ConfigError, nearest
@@ -220,6 +220,12 @@ def build_loader(
     for key in ("sampler", "collate_fn"):
         if options.get(key) is not None:
             options[key] = _built(key, options[key], dataset)
+    drop_last = options.get("drop_last", train)
+    if train and not drop_last and isinstance(dataset, IterableDataset):
+        raise ConfigError(
+            "an iterable dataset goes on from pass to pass in training, where no batch"
+            " is incomplete; remove drop_last: false"
+        )
     chosen = dataset if options.get("sampler") is None else options["sampler"]
     if hasattr(chosen, "__len__"):
         _check_size(len(chosen), batch_size, train)

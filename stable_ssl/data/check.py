@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from torch.utils.data import DistributedSampler
+
 from stable_ssl.config import ConfigError
 from stable_ssl.data.folder import ImageFolder
 
@@ -116,6 +118,35 @@ def _warn_of_seen(loaders: Mapping[str, Any]) -> None:
                 f" data.train, too, {min(both)} among them; give both the same shares"
                 " (val_size, test_size, seed) and their own subset",
                 stacklevel=3,
+            )
+
+
+def check_train(loader: Any, accumulate: int, ranks: int) -> None:
+    """Refuse a step of micro-batches of unlike size; warn of data that ranks share.
+
+    Args:
+        loader: of train; of another library's, only its sampler is looked at.
+        accumulate: micro-batches a step.
+        ranks: processes of the run.
+
+    Raises:
+        ConfigError: the last micro-batch would weigh as much as a whole one.
+    """
+    for part in getattr(loader, "loaders", {"": loader}).values():
+        sampler = getattr(part, "sampler", None)
+        if not hasattr(part, "streams"):
+            if ranks > 1 and not isinstance(sampler, DistributedSampler):
+                warnings.warn(
+                    f"the train loader, a {type(part).__name__}, has no"
+                    f" DistributedSampler: {ranks} processes see the same samples",
+                    stacklevel=3,
+                )
+            continue
+        whole = part.streams or sampler.drop_last
+        if accumulate > 1 and not whole and (rest := sampler.size % part.batch_size):
+            raise ConfigError(
+                f"optim.accumulate={accumulate} would weigh the last micro-batch, of"
+                f" {rest} images, as one of {part.batch_size}; remove drop_last: false"
             )
 
 

@@ -30,7 +30,12 @@ from stable_ssl.distributed.placement import (
     place,
     processes_asked,
 )
-from stable_ssl.distributed.together import Vote, average_gradients, check_used
+from stable_ssl.distributed.together import (
+    Vote,
+    average_gradients,
+    check_used,
+    share_buffers,
+)
 
 __all__ = [
     "Place",
@@ -53,6 +58,7 @@ __all__ = [
     "place",
     "processes_asked",
     "rank",
+    "share_buffers",
     "spawn",
     "start",
     "stop",

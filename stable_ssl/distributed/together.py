@@ -47,6 +47,12 @@ def average_gradients(
         )
 
 
+def share_buffers(module: nn.Module) -> None:
+    """Give all ranks the buffers of rank 0, such as running statistics."""
+    for buffer in module.buffers():
+        dist.broadcast(buffer, 0)
+
+
 def check_used(module: nn.Module) -> None:
     """Refuse parameters without a gradient: the other ranks would wait for them.
 

@@ -173,7 +173,20 @@ def with_values(runs: DataFrame, valued: Series) -> DataFrame:
         valued: of each run, whether it has one.
     """
     _warn(_LEFT_OUT, [f"{run} ({end})" for run, end in _who(runs[~valued])])
-    return runs[valued]
+    return trainings(runs[valued])
+
+
+def trainings(runs: DataFrame) -> DataFrame:
+    """Leave out runs that evaluate beside those that train; warn of them.
+
+    They measure a network again, so they would count as another seed of it.
+    """
+    fits = runs["mode"].isna() | (runs["mode"] == "fit") if "mode" in runs else []
+    if not len(fits) or fits.all() or not fits.any():
+        return runs
+    words = "runs that only evaluate are left out, give them alone to see them: {}"
+    _warn(words, list(runs[~fits]["run"]))
+    return runs[fits]
 
 
 _LEFT_OUT = "runs without a value are left out: {}"

@@ -151,6 +151,9 @@ def table(
     metrics = [value] if isinstance(value, str) else list(value or keys.usual(runs))
     keys.require_metrics(metrics, runs)
     keys.require_keys([*(rows or ()), *columns], runs)
+    valued = runs[metrics].notna().any(axis=1)
+    measured = keys.trainings(runs[valued])
+    runs = runs[~valued | runs["run"].isin(measured["run"])]
     if rows is None:
         rows = keys.telling(runs, given=columns)
     rows, columns = list(rows), list(columns)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -271,3 +272,21 @@ def test_rows_are_on_the_disk_before_a_checkpoint_refers_to_them(
     )
     tiny(config()).run()
     assert calls == ["rows", "checkpoint"] * 2
+
+
+def test_numbers_of_numpy_are_saved_as_pythons(tmp_path):
+    rates = np.linspace(0, 1, 3)
+    found = {"lr": rates[1], "all": (rates, [np.float32(2)]), "same": {"a": None}}
+    save(tmp_path / "x.ckpt", found)
+    again = load(tmp_path / "x.ckpt")
+    assert again["lr"] == 0.5 and type(again["lr"]) is float
+    assert again["all"][0].tolist() == rates.tolist() and again["all"][1] == [2.0]
+    assert again["same"] == {"a": None}
+
+
+def test_what_could_not_be_read_again_is_refused_by_its_name(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"state.scheduler.x\[1\] is a Path|PosixPath"
+    ):
+        save(tmp_path / "x.ckpt", {"scheduler": {"x": [1, tmp_path]}})
+    assert not list(tmp_path.iterdir())

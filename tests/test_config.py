@@ -161,3 +161,22 @@ def test_secrets_are_masked(monkeypatch):
     assert config.mine.api_key == "hush"
     assert "hush" not in to_yaml(config)
     assert "keys: 3" in to_yaml(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("++lr=3", "lr is no key of the whole configuration; did you mean 'optim.lr'"),
+        ("++batch_size=8", "did you mean 'data.batch_size'"),
+        ("++optimizer.lr=3", "did you mean 'optim.optimizer'"),
+    ],
+)
+def test_a_key_that_nobody_would_read_is_refused(override, words):
+    with pytest.raises(ConfigError, match=words):
+        load_config("simclr", [override])
+
+
+def test_a_key_with_dots_in_yaml_is_refused():
+    with pytest.raises(ConfigError, match="write nested ones: data: {batch_size: ...}"):
+        complete({"data.batch_size": 64})
+    assert complete({"mine": 4, "own": {"lr": 3}}).own.lr == 3

@@ -302,3 +302,83 @@ def test_a_run_without_last_leaves_its_best_alone(tiny, config):
     )
     assert again.run() == value
     assert sorted(p.name for p in (trainer.run_dir / "ckpts").iterdir()) == names
+
+
+def test_a_module_with_state_of_its_own_goes_on(tiny, config):
+    class Counting(torch.nn.Module):
+        count = 0
+
+        def get_extra_state(self):
+            return {"count": self.count}
+
+        def set_extra_state(self, state):
+            self.count = state["count"]
+
+    class Counted(tiny):
+        def initialize_modules(self):
+            super().initialize_modules()
+            self.counter = Counting()
+
+        def after_train_step(self):
+            self.counter.count += 1
+
+    Counted(config("base", "optim.epochs=1")).run()
+    longer = Counted(config())
+    longer.run()
+    assert longer.counter.count == longer.step == 18
+
+
+def last(trainer):
+    return f"log.resume={trainer.run_dir / 'ckpts' / 'last.ckpt'}"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.lr=0.2", "trained with optim.lr=0.1, not 0.2.*log.load_from"),
+        ("log.eval.linear.lr=0.5", "trained with log.eval.linear.lr="),
+        ("optim.epochs=1", "is of step 18, beyond the 9 of optim.epochs=1"),
+    ],
+)
+def test_another_ones_state_goes_on_as_it_was_trained(tiny, config, override, words):
+    from stable_ssl import ConfigError
+
+    first = tiny(config())
+    first.run()
+    for start in (["log.run=second", last(first)], []):
+        with pytest.raises(ConfigError, match=words):
+            tiny(config("base", override, *start)).setup()
+
+
+def test_another_length_is_said(tiny, config):
+    tiny(config("base", "optim.epochs=1")).run()
+    longer = tiny(config())
+    longer.run()
+    text = (longer.run_dir / "console.log").read_text()
+    assert "optim.epochs=1 optim.steps=None until step 9, optim.epochs=2" in text
+
+
+def test_an_epoch_of_another_length_is_refused(tiny, config):
+    from stable_ssl import ConfigError
+
+    class Half(tiny):
+        def initialize_data(self):
+            super().initialize_data()
+            self.train_loader.sampler.size //= 2
+
+    tiny(config("base", "optim.epochs=1")).run()
+    with pytest.raises(ConfigError, match="an epoch was 9 steps of 128 images, and is"):
+        Half(config()).setup()
+
+
+def test_data_may_move(tiny, config):
+    from stable_ssl.checkpoint import refuse_other_settings
+    from stable_ssl.config import ConfigError, masked
+
+    saved, now = masked(config()), masked(config())
+    now["data"]["train"]["dataset"]["root"] = "/scratch/7"
+    now["data"]["train"]["num_workers"] = 3
+    refuse_other_settings(saved, now)
+    now["data"]["train"]["dataset"]["subset"] = "val"
+    with pytest.raises(ConfigError, match="data.train.dataset.subset=train, not val"):
+        refuse_other_settings(saved, now)

@@ -565,3 +565,44 @@ def test_a_run_needs_no_command_line(tmp_path):
 
     config = load_config("simclr", [f"log.folder={tmp_path}", "optim.epochs=1"])
     assert SimCLR(config).run() > 0.5
+
+
+def test_a_loader_that_ends_before_its_length_is_refused(tiny, config):
+    class Short(tiny):
+        def initialize_data(self):
+            super().initialize_data()
+            inner = self.train_loader
+
+            class Promising:
+                dataset, batch_size = inner.dataset, inner.batch_size
+
+                def __len__(self):
+                    return len(inner) + 2
+
+                def __iter__(self):
+                    return iter(inner)
+
+            self.train_loader = Promising()
+
+    with pytest.raises(ConfigError, match="ended after 9 batches of the 11"):
+        Short(config()).run()
+
+
+def test_a_run_leaves_torchs_settings_as_they_were(tiny, config):
+    before = torch.get_num_threads()
+    tiny(config("base", f"hardware.threads={before + 1}", "optim.epochs=1")).run()
+    assert torch.get_num_threads() == before
+
+
+def test_data_of_unknown_classes_are_said_to_be_unmeasured(tiny, config):
+    class Unknown(tiny):
+        predicts = False
+
+        def initialize_data(self):
+            super().initialize_data()
+            self.num_classes = None
+
+    trainer = Unknown(config("base", "log.monitor=null", "optim.epochs=1"))
+    trainer.run()
+    said = (trainer.run_dir / "console.log").read_text()
+    assert "no probe, no kNN; set data.num_classes" in said

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from stable_ssl.config import ConfigError
 from stable_ssl.loggers.means import Means
 
 
@@ -57,3 +58,11 @@ def test_what_overflows_is_not_finite_and_no_error():
         means.add({"a": torch.tensor(a), "b": b})
     found = means.take()
     assert math.isnan(found["a"]) and found["b"] == math.inf
+
+
+@pytest.mark.parametrize("value", ["high", None, torch.zeros(2)])
+def test_what_is_no_scalar_is_named(value):
+    means = Means()
+    means.add({"train/loss": 1.0, "train/mine": value})
+    with pytest.raises(ConfigError, match="^train/mine was logged with something"):
+        means.take()

@@ -12,7 +12,7 @@ import torch
 
 from stable_ssl import ConfigError
 from stable_ssl.loggers.environment import environment
-from stable_ssl.loggers.run_folder import RunFolder
+from stable_ssl.loggers.run_folder import RunFolder, reserve
 
 
 @pytest.fixture
@@ -98,3 +98,13 @@ def test_a_line_of_the_console_that_cannot_be_written_ends_no_run(folder):
     with pytest.warns(UserWarning, match="console.log is not complete: No space"):
         folder.say("lost")
     assert (folder.path / "console.log").read_text().endswith("before\n")
+
+
+def test_runs_of_one_second_have_folders_of_their_own(tmp_path):
+    from types import SimpleNamespace
+
+    log = SimpleNamespace(folder=tmp_path, experiment="e", run=None)
+    first, second = reserve([log, log]), reserve([log])
+    assert first != second
+    names = {path.name for path in (tmp_path / "runs" / "e").iterdir()}
+    assert names == {f"{first}_0", f"{first}_1", f"{second}_0"}

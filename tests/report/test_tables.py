@@ -212,3 +212,15 @@ def test_latex_compiles_whatever_the_names(make_study, tmp_path):
         text = (tmp_path / "t.txt").read_text()
         for shown in ("[512, 64]", "a b%c&d#$e", "91.00 ± 1.41", "0.090 ± 0.014"):
             assert shown in text  # an underscore is drawn as a line
+
+
+def test_a_run_that_evaluates_is_no_other_seed(make_run):
+    trained = make_run("a")
+    again = make_run("b")
+    text = (again / "config.yaml").read_text().replace('"fit"', '"test"')
+    (again / "config.yaml").write_text(text)
+    with pytest.warns(UserWarning, match="only evaluate are left out.*: b"):
+        both = report.table(report.load(trained, again), ["model.name"])
+    alone = report.table(report.load(trained), ["model.name"])
+    assert str(both) == str(alone) and "one run a cell" in both.caption
+    assert report.table(report.load(again), ["model.name"]).lines()

@@ -1,0 +1,168 @@
+"""Data that would make a silent wrong number: refused, or warned of."""
+
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
+
+from stable_ssl.config import ConfigError, load_config
+from stable_ssl.data.augment import build_ops
+from stable_ssl.data.build import build_loaders
+from stable_ssl.data.check import check_train
+from stable_ssl.data.datasets import BUILDERS, build_dataset
+from stable_ssl.data.loader import Loader, Skips
+
+FOLDER = "{name: image_folder, root: %s, subset: null, image_transform: %s}"
+SMALL = "[{name: random_resized_crop, size: 8}]"
+
+
+def loaders(root, train, val, *overrides):
+    splits = {"train": train, "val": val}
+    nodes = [f"++data.{s}.dataset={FOLDER % (r, SMALL)}" for s, r in splits.items()]
+    config = ["data.test=null", f"data.root={root}", "data.batch_size=4", *overrides]
+    return build_loaders(load_config("base", [*nodes, *config]), torch.device("cpu"))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    from PIL import Image
+
+    def image(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(path)
+
+    for i in range(6):
+        for name in ("ant", "bee"):
+            image(tmp_path / "both" / name / f"{i}.png")
+        image(tmp_path / "bees" / "bee" / f"{i}.png")
+    return tmp_path
+
+
+def test_a_class_with_two_numbers_is_refused(folders):
+    with pytest.raises(ConfigError, match="class bee is number 0 in data.val and 1 in"):
+        loaders(folders, "both", "bees")
+
+
+def test_images_of_train_in_val_are_warned_of(folders):
+    with pytest.warns(UserWarning, match="12 of the 12 images of data.val are in"):
+        loaders(folders, "both", "both")
+    shares = ["++data.train.dataset.val_size=0.5", "++data.val.dataset.val_size=0.5"]
+    own = ["data.train.dataset.subset=train", "data.val.dataset.subset=val"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaders(folders, "both", "both", *shares, *own)
+
+
+def test_images_of_other_channels_are_refused(folders):
+    node = f"++data.train.dataset={FOLDER % ('both', SMALL)}"
+    config = load_config("base", [node, f"data.root={folders}", "data.batch_size=4"])
+    with pytest.raises(ConfigError, match="data.val has images of 1 channels, data.tr"):
+        build_loaders(config, torch.device("cpu"))
+
+
+def test_a_damaged_first_image_is_skipped(folders):
+    for path in sorted((folders / "both" / "ant").iterdir())[:2]:
+        path.write_bytes(b"no image")
+    found = loaders(folders, "both", "both", "data.on_error=skip", "data.in_memory=0")
+    assert found["train"].channels == 3
+
+
+class Samples:
+    """A dataset of one's own that returns the same sample always."""
+
+    def __init__(self, sample, subset=None):
+        self.sample = sample
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return self.sample
+
+
+IMAGE = torch.zeros(3, 8, 8, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("sample", "words"),
+    [
+        (IMAGE, r"Samples\[0\] is a Tensor; a dataset returns \(image, label\)"),
+        ((IMAGE, 1, 2), r"Samples\[0\] is a tuple of 3"),
+        (None, r"Samples\[0\] is a NoneType"),
+        ((IMAGE[0], 1), r"returned a tensor of shape \(8, 8\) for an image"),
+        (({}, 1), r"returned a dict of shape \(\) for an image"),
+        ((np.zeros((2, 2, 2, 2)), 1), r"returned a ndarray of shape \(2, 2, 2, 2\)"),
+    ],
+)
+def test_a_sample_of_another_form_is_refused_in_words(sample, words):
+    with pytest.raises(ConfigError, match=words):
+        _ = Loader(Samples(sample), [build_ops([])], batch_size=4).channels
+
+
+def test_a_target_is_not_given_what_a_recipe_below_has_for_another_dataset():
+    node = {"_target_": f"{__name__}.Samples", "name": "digits", "sample": 3}
+    assert build_dataset(node, ".", False).sample == 3
+    assert build_dataset({**node, "subset": "val"}, ".", False).sample == 3
+    with pytest.raises(ConfigError, match="smaple"):
+        build_dataset({"_target_": f"{__name__}.Samples", "smaple": 3}, ".", False)
+
+
+def test_a_last_micro_batch_of_few_images_is_refused():
+    keys = {"batch_size": 3, "shuffle": True}
+    uneven, even = (
+        Loader(Samples((IMAGE, 0)), [build_ops([])], drop_last=last, **keys)
+        for last in (False, True)
+    )
+    check_train(uneven, 1, 1)
+    check_train(even, 4, 1)
+    check_train(SimpleNamespace(loaders={"a": even, "b": even}), 4, 1)
+    with pytest.raises(ConfigError, match="accumulate=4 .*micro-batch, of 2 images"):
+        check_train(uneven, 4, 1)
+
+
+def test_a_loader_that_ranks_do_not_share_is_warned_of():
+    data = list(range(8))
+    with pytest.warns(UserWarning, match="2 processes see the same samples"):
+        check_train(DataLoader(data), 1, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_train(DataLoader(data), 1, 1)
+        sampler = DistributedSampler(data, num_replicas=2, rank=0)
+        check_train(DataLoader(data, sampler=sampler), 1, 2)
+
+
+def test_a_stream_trains_on_whole_batches_alone(monkeypatch):
+    class Stream(IterableDataset):
+        num_classes = 10
+
+        def __iter__(self):
+            yield from [(IMAGE, 0)] * 10
+
+    monkeypatch.setitem(BUILDERS, "stream", lambda subset=None, root=None: Stream())
+    node = "{dataset: {name: stream}, num_workers: 1, drop_last: false}"
+    overrides = [f"++data.train={node}", "data.val=null", "data.test=null"]
+    with pytest.raises(ConfigError, match="remove drop_last: false"):
+        build_loaders(load_config("base", overrides), torch.device("cpu"))
+
+
+def test_a_samplers_index_beyond_the_data_is_an_error():
+    keys = {"batch_size": 2, "sampler": [0, 99], "on_error": "replace"}
+    data = Samples((IMAGE, 0))
+    data.__class__ = type("Short", (Samples,), {"__getitem__": _bounded})
+    with pytest.raises(IndexError):
+        list(Loader(data, [build_ops([])], **keys))
+
+
+def _bounded(self, index):
+    return (
+        [self.sample] * len(self) and [self.sample] * 8 and ([self.sample] * 8)[index]
+    )
+
+
+def test_what_was_left_out_counts_once_an_epoch():
+    loader = SimpleNamespace(skipped=3, left_out=3)
+    assert Skips(loader)() == 3
+    assert Skips(loader, fresh=False)() == 0

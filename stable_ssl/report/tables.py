@@ -151,9 +151,7 @@ def table(
     metrics = [value] if isinstance(value, str) else list(value or keys.usual(runs))
     keys.require_metrics(metrics, runs)
     keys.require_keys([*(rows or ()), *columns], runs)
-    valued = runs[metrics].notna().any(axis=1)
-    measured = keys.trainings(runs[valued])
-    runs = runs[~valued | runs["run"].isin(measured["run"])]
+    runs = _of_trainings(runs, metrics)
     if rows is None:
         rows = keys.telling(runs, given=columns)
     rows, columns = list(rows), list(columns)
@@ -172,6 +170,18 @@ def table(
             _mark(found, prefer or keys.preferred(runs, metric))
     when = keys.when(runs)
     return MeanTable(rows, columns, metrics, interval, when and f", {when}", cells)
+
+
+def _of_trainings(runs: DataFrame, metrics: Sequence[str]) -> DataFrame:
+    """Leave out what runs that evaluate say of a metric that some that train have."""
+    left = set()
+    for metric in metrics:
+        valued = runs[runs[metric].notna()]
+        again = set(valued["run"]) - set(keys.trainings(valued)["run"])
+        runs = runs.assign(**{metric: runs[metric].where(~runs["run"].isin(again))})
+        left |= again
+    some = runs[list(metrics)].notna().any(axis=1)
+    return runs[some | ~runs["run"].isin(left)]
 
 
 def natural(place: Place) -> list[tuple]:

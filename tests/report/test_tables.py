@@ -219,8 +219,11 @@ def test_a_run_that_evaluates_is_no_other_seed(make_run):
     again = make_run("b")
     text = (again / "config.yaml").read_text().replace('"fit"', '"test"')
     (again / "config.yaml").write_text(text)
+    asked = ["model.name"], (), "test/knn_acc1"
     with pytest.warns(UserWarning, match="only evaluate are left out.*: b"):
-        both = report.table(report.load(trained, again), ["model.name"])
-    alone = report.table(report.load(trained), ["model.name"])
+        both = report.table(report.load(trained, again)[0], *asked)
+    alone = report.table(report.load(trained)[0], *asked)
     assert str(both) == str(alone) and "one run a cell" in both.caption
-    assert report.table(report.load(again), ["model.name"]).lines()
+    assert report.table(report.load(again)[0], *asked).lines()
+    with pytest.warns(UserWarning, match="only evaluate are left out.*: b"):
+        report.compare(report.load(trained, again)[0], "test/knn_acc1", ["model.name"])

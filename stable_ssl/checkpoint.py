@@ -83,7 +83,7 @@ def readable(value: Any, at: str = "state") -> Any:
     """
     if isinstance(value, numpy.generic):
         return value.item()
-    if isinstance(value, numpy.ndarray) and value.dtype != object:
+    if isinstance(value, numpy.ndarray) and value.dtype.kind in "biufc":
         return torch.from_numpy(value.copy())
     if type(value) in PLAIN or isinstance(value, torch.Tensor):
         return value
@@ -203,7 +203,10 @@ def _refuse_other(path: str, old: Any, new: Any) -> None:
 
 
 def length_changed(
-    state: dict[str, Any], optim: Any, total_steps: int, epoch: tuple[int, int]
+    state: dict[str, Any],
+    optim: Any,
+    total_steps: int,
+    epoch: tuple[int | None, int],
 ) -> str:
     """Say in words that a training goes on with another length; "" where it does not.
 
@@ -211,16 +214,17 @@ def length_changed(
         state: that it goes on from.
         optim: group `optim` of now.
         total_steps: of now.
-        epoch: its steps, and the images of each, of now.
+        epoch: its batches, None where the data has no length, and the images of a
+            step, of now.
 
     Raises:
         ConfigError: the state is beyond them, or its place in the data is another.
     """
     if (was := state.get("lengths")) and tuple(was) != epoch:
         raise ConfigError(
-            f"an epoch was {was[0]} steps of {was[1]} images, and is {epoch[0]} of"
-            f" {epoch[1]} now: the place in the data is lost; choose the data, the"
-            " batch size and the processes of then, or another log.run"
+            f"an epoch was {was[0]} batches, {was[1]} images a step, and is {epoch[0]},"
+            f" {epoch[1]} a step, now: the place in the data is lost; choose the data,"
+            " the batch size and the processes of then, or another log.run"
         )
     before, now = (
         " ".join(f"optim.{key}={words[key]}" for key in ("epochs", "steps"))

@@ -6,6 +6,7 @@ from typing import Any
 
 from stable_ssl import checkpoint, distributed, seeding
 from stable_ssl.config import masked
+from stable_ssl.data.loader import known_length
 from stable_ssl.models import EMA
 
 
@@ -27,7 +28,7 @@ def take(run: Any) -> dict[str, Any]:
         "config": masked(run.config),
         "epoch": run.epoch,
         "step": run.step,
-        "lengths": (run.steps_per_epoch, run.images_per_step),
+        "lengths": (known_length(run.train_loader), run.images_per_step),
         "modules": run.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "scheduler": run.scheduler and run.scheduler.state_dict(),

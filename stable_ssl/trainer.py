@@ -532,7 +532,7 @@ class BaseTrainer(nn.Module):
             if fit:
                 checkpoint.refuse_other_settings(state["config"], masked(self.config))
                 optim, total = self.config.optim, self.total_steps
-                epoch = self.steps_per_epoch, self.images_per_step
+                epoch = known_length(self.train_loader), self.images_per_step
                 if words := checkpoint.length_changed(state, optim, total, epoch):
                     self.say(words)
             restore(self, state)

@@ -367,8 +367,36 @@ def test_an_epoch_of_another_length_is_refused(tiny, config):
             self.train_loader.sampler.size //= 2
 
     tiny(config("base", "optim.epochs=1")).run()
-    with pytest.raises(ConfigError, match="an epoch was 9 steps of 128 images, and is"):
+    with pytest.raises(
+        ConfigError, match="an epoch was 9 batches, 128 images a step, and"
+    ):
         Half(config()).setup()
+
+
+def test_a_stream_may_go_on_for_more_steps(tiny, config, monkeypatch):
+    from torch.utils.data import IterableDataset
+
+    from stable_ssl.data.datasets import BUILDERS, digits
+
+    class Stream(IterableDataset):
+        num_classes = 10
+
+        def __iter__(self):
+            data = digits(subset="train")
+            yield from (data[i] for i in range(200))
+
+    monkeypatch.setitem(BUILDERS, "stream", lambda subset=None, root=None: Stream())
+    node = "{dataset: {name: stream, image_transform: []}, num_workers: 1}"
+    words = [f"++data.train={node}", "optim.epochs=null", "log.eval.knn=null"]
+    words += ["log.monitor=null", "optim.scheduler.name=constant", "data.batch_size=50"]
+    words += ["log.eval.linear=null"]
+    tiny(config("base", *words, "optim.steps=5")).run()
+    longer = tiny(config("base", *words, "optim.steps=10"))
+    longer.run()
+    whole = tiny(config("base", *words, "optim.steps=10", "log.run=whole"))
+    whole.run()
+    assert longer.step == 10
+    assert equal(final(longer.run_dir)["modules"], final(whole.run_dir)["modules"])
 
 
 def test_data_may_move(tiny, config):

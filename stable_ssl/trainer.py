@@ -223,7 +223,7 @@ class BaseTrainer(nn.Module):
         except Preempted as error:
             preempted = True
             self._end("preempted", str(error))
-            if not self.config.fast_dev_run:
+            if self.step and not self.config.fast_dev_run:
                 run = self.config.log.run
                 self.say(f"{error}; saved: the same command and log.run={run} go on")
         except KeyboardInterrupt:

@@ -28,9 +28,9 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from stable_ssl.config import ConfigError
+from stable_ssl.data.facts import class_names
 from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.online import undisturbed
-from stable_ssl.evaluation.predictions import class_names
 
 TOLERANCE = 1e-4  # of a difference, relative to the largest output
 IMAGES = 4  # of the batch that is compared

@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.data import DistributedSampler
 
 from stable_ssl.config import ConfigError
+from stable_ssl.data.facts import source
 from stable_ssl.data.folder import ImageFolder
 
 
@@ -63,7 +64,7 @@ def check_alike(loaders: Mapping[str, Any], main: str | None = None) -> None:
     for split, loader in _parts(loaders, main):
         if not loader.streams and not loader.foreign:  # which may change the channels
             channels[split] = loader.channels
-        known = getattr(_source(loader), "class_to_idx", None)
+        known = getattr(source(loader.dataset), "class_to_idx", None)
         if known and split != "predict":
             numbers[split] = known
     for split, found in channels.items():
@@ -94,25 +95,22 @@ def _parts(loaders: Mapping[str, Any], main: str | None) -> Iterator[tuple[str, 
             yield split, loader
 
 
-def _source(loader: Any) -> Any:
-    """Return what a loader's dataset was read into memory from, or the dataset."""
-    return getattr(loader.dataset, "source", None) or loader.dataset
-
-
 def _warn_of_seen(loaders: Mapping[str, Any]) -> None:
     """Warn of files of train that are in val or test, too."""
     files: dict[str, set[Any]] = {}
     for split, loader in loaders.items():
+        if split in ("bank", "predict"):
+            continue
         for part in getattr(loader, "loaders", {split: loader}).values():
-            source, rows = _source(part), getattr(part.dataset, "rows", None)
-            if not isinstance(source, ImageFolder):
+            folder, rows = source(part.dataset), getattr(part.dataset, "rows", None)
+            if not isinstance(folder, ImageFolder):
                 continue
-            rows = range(len(source.samples)) if rows is None else rows.tolist()
+            rows = range(len(folder.samples)) if rows is None else rows.tolist()
             found = files.setdefault(split, set())
-            found.update(source.samples[row][0] for row in rows)
+            found.update(folder.samples[row][0] for row in rows)
     trained = files.pop("train", set())
     for split, found in files.items():
-        if split.partition("_")[0] in ("val", "test") and (both := trained & found):
+        if both := trained & found:
             warnings.warn(
                 f"{len(both)} of the {len(found)} images of data.{split} are in"
                 f" data.train, too, {min(both)} among them; give both the same shares"

@@ -98,25 +98,23 @@ def to_tensor(image: Any) -> Tensor:
     Raises:
         ConfigError: it is none of them.
     """
-    if isinstance(image, Tensor):
-        pixels = image.as_subclass(Tensor)
-        found = f"a tensor of shape {tuple(pixels.shape)}"
-    else:
-        import numpy
+    import numpy
 
-        array = numpy.array(image)  # a copy: it may be read-only
-        found = f"a {type(image).__name__} of shape {array.shape}"
-        array = array[..., None] if array.ndim == 2 else array
-        if array.ndim == 3 and array.dtype != object:
-            pixels = torch.from_numpy(array).permute(2, 0, 1).contiguous()
-            return pixels if pixels.is_floating_point() else pixels.to(torch.uint8)
-        pixels = torch.empty(0)
-    if pixels.ndim != 3:
+    is_tensor = isinstance(image, Tensor)
+    pixels = image.as_subclass(Tensor) if is_tensor else numpy.array(image)
+    shape = tuple(pixels.shape)
+    if not is_tensor and pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.dtype == object:
+        kind = "tensor" if is_tensor else type(image).__name__
         raise ConfigError(
-            f"a dataset returned {found} for an image; expected a PIL image, an array"
-            " (H, W, C) or a tensor (C, H, W)"
+            f"a dataset returned a {kind} of shape {shape} for an image; expected a PIL"
+            " image, an array (H, W, C) or a tensor (C, H, W)"
         )
-    return pixels
+    if is_tensor:
+        return pixels
+    pixels = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return pixels if pixels.is_floating_point() else pixels.to(torch.uint8)
 
 
 @dataclass

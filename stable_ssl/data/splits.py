@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from stable_ssl.config import ConfigError, nearest
+from stable_ssl.data.facts import source
 
 FILE = "splits.csv"
 FIELDS = ("path", "class", "label", "split")
@@ -62,13 +63,13 @@ def _rows(loaders: Mapping[str, Any]) -> list[Row]:
             continue
         parts = getattr(loader, "loaders", {split: loader})  # of a Combined
         for name, part in parts.items():
-            source = getattr(part.dataset, "source", None) or part.dataset
-            if not hasattr(source, "class_to_idx") or not hasattr(source, "root"):
+            folder = source(part.dataset)
+            if not hasattr(folder, "class_to_idx") or not hasattr(folder, "root"):
                 continue
-            names = {number: name for name, number in source.class_to_idx.items()}
+            names = {number: name for name, number in folder.class_to_idx.items()}
             own = split if name == split else f"{split}_{name}"
-            for image, label in source.samples:
-                place = Path(image).relative_to(source.root).as_posix()
+            for image, label in folder.samples:
+                place = Path(image).relative_to(folder.root).as_posix()
                 rows[place, names.get(label, ""), str(label), own] = None
     return list(rows)
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from stable_ssl.data.facts import class_names
 from stable_ssl.evaluation.album import IMAGES, Album, thumbnails
-from stable_ssl.evaluation.predictions import class_names
 from stable_ssl.evaluation.spectrum import float64
 
 if TYPE_CHECKING:

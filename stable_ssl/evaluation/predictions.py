@@ -17,6 +17,7 @@ from torch import Tensor
 
 from stable_ssl import distributed
 from stable_ssl.config import ConfigError
+from stable_ssl.data.facts import class_names, source
 from stable_ssl.evaluation.features import first_view
 
 SEVERAL = ";"  # between the classes of one cell
@@ -121,14 +122,6 @@ def probabilities(logits: Tensor, task: str) -> Tensor:
     return logits.softmax(1)
 
 
-def class_names(dataset: Any) -> dict[int, str]:
-    """Return a dataset's names of its classes, by number; none where it has none."""
-    source = _source(dataset)
-    if numbers := getattr(source, "class_to_idx", None):
-        return {number: str(name) for name, number in numbers.items()}
-    return dict(enumerate(map(str, getattr(source, "classes", None) or ())))
-
-
 def _predicted(
     predict: Callable[[Tensor], Tensor], loader: Iterable, limit: int | None
 ) -> Iterator[Part]:
@@ -180,15 +173,10 @@ def _cell(numbers: Sequence[int] | None, names: Mapping[int, str] | None = None)
     return SEVERAL.join(map(str, named))
 
 
-def _source(dataset: Any) -> Any:
-    """Return what a dataset was read into memory from, or itself."""
-    return getattr(dataset, "source", None) or dataset
-
-
 def _paths(dataset: Any) -> Callable[[int], str] | None:
     """Return a function from a sample's number to its path below the root, or None."""
-    source, rows = _source(dataset), getattr(dataset, "rows", None)
-    samples, root = getattr(source, "samples", None), getattr(source, "root", None)
+    folder, rows = source(dataset), getattr(dataset, "rows", None)
+    samples, root = getattr(folder, "samples", None), getattr(folder, "root", None)
     if not samples or root is None:
         return None
 

@@ -1,0 +1,138 @@
+"""Training on a real GPU: it never waits for the host, and resumes to the bit."""
+
+import math
+
+import pytest
+import torch
+
+from stable_ssl.checkpoint import equal, load
+from stable_ssl.methods import METHODS, SimCLR, method_class
+
+pytestmark = pytest.mark.gpu
+SHORT = [
+    "data.batch_size=32",
+    "optim.epochs=null",
+    "optim.steps=8",
+    "log.checkpoint.every_n_steps=4",
+    "log.every_n_steps=8",
+    "log.eval.every_n_epochs=null",
+    "log.monitor=null",
+]
+WAITS = {"ijepa"}  # which draws the sizes of its masks on the CPU
+
+
+class Killed(Exception):
+    """Stands for the end of a process."""
+
+
+@pytest.fixture(autouse=True)
+def settings_of_torch():
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def guarded(cls):
+    """Return a trainer whose steps fail where they wait for the GPU.
+
+    The first steps build and measure; a step of a row may wait.
+    """
+
+    class Guarded(cls):
+        def before_train_step(self):
+            if 2 <= self.step < 6:
+                torch.cuda.set_sync_debug_mode("error")
+            super().before_train_step()
+
+        def after_train_step(self):
+            super().after_train_step()
+            torch.cuda.set_sync_debug_mode("default")
+
+    return Guarded
+
+
+@pytest.mark.parametrize("method", sorted({*METHODS} - WAITS))
+def test_a_step_does_not_wait_for_the_gpu(method, config):
+    trainer = guarded(method_class(method))(config(method, *SHORT))
+    trainer.run()
+    assert trainer.device.type == "cuda"
+    assert trainer.step == 8
+
+
+def test_a_batch_does_not_wait_for_the_gpu(config):
+    trainer = SimCLR(config("simclr", *SHORT))
+    trainer.setup()
+    list(trainer.train_loader)
+    torch.cuda.set_sync_debug_mode("error")
+    batches = list(trainer.train_loader)
+    torch.cuda.set_sync_debug_mode("default")
+    assert all(view.is_cuda for views, _ in batches for view in views)
+    trainer.cleanup()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resume_is_exact_on_a_gpu(method, config):
+    class Dying(method_class(method)):
+        def before_train_step(self):
+            if self.step == 6:
+                raise Killed
+            super().before_train_step()
+
+    options = [*SHORT, "hardware.deterministic=true"]
+    whole = method_class(method)(config(method, *options, "log.run=whole"))
+    whole.run()
+    with pytest.raises(Killed):
+        Dying(config(method, *options)).run()
+    resumed = method_class(method)(config(method, *options))
+    resumed.run()
+    a, b = (load(run.run_dir / "ckpts" / "last.ckpt") for run in (whole, resumed))
+    for name in a.keys() - {"config", "rows", "metrics", "logged"}:
+        assert equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("hardware.precision=bfloat16",),
+        ("hardware.precision=float16",),
+        ("hardware.precision=float16", "++optim.grad_max_norm=1"),
+        ("hardware.precision=bfloat16", "hardware.compile=true", "data.compile=true"),
+    ],
+    ids=["bfloat16", "float16", "float16 clipped", "compiled"],
+)
+def test_a_training_learns_in_every_precision(config, rows, overrides):
+    words = [*SHORT, "optim.steps=60", "log.every_n_steps=10"]
+    trainer = SimCLR(config("simclr", *words, *overrides))
+    trainer.run()
+    losses = [row["train/loss"] for row in rows(trainer.run_dir) if "train/loss" in row]
+    assert all(map(math.isfinite, losses))
+    assert losses[-1] < losses[0]
+
+
+def test_images_that_workers_decode_arrive_as_on_the_cpu(config, tmp_path):
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    for i in range(48):
+        size = (40 + i, 60, 3)
+        pixels = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+        path = tmp_path / "images" / "train" / str(i % 2) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.numpy()).save(path)
+    crop = "{name: random_resized_crop, size: 32}"
+    jitter = "{name: color_jitter, brightness: 0.4, hue: 0.1}"
+    node = "{dataset: {name: image_folder, root: images, subset: train,"
+    node += f" image_transform: [[{crop}, {jitter}], [{crop}]]}}, num_workers: 2}}"
+    words = [*SHORT, f"++data.train={node}", "data.val=null", "data.test=null"]
+    words += ["data.batch_size=16", f"data.root={tmp_path}", "log.eval.knn=null"]
+    words += ["log.eval.linear=null"]
+    batches = {}
+    for accelerator in ("cpu", "gpu"):
+        own = f"hardware.accelerator={accelerator}"
+        trainer = SimCLR(config("simclr", *words, own, f"log.run={accelerator}"))
+        trainer.setup()
+        batches[accelerator] = list(trainer.train_loader)
+        trainer.cleanup()
+    for here, there in zip(*batches.values(), strict=True):
+        assert torch.equal(here[1], there[1].cpu())
+        for view, other in zip(here[0], there[0], strict=True):
+            torch.testing.assert_close(other.cpu(), view, atol=1e-4, rtol=0)

@@ -323,7 +323,7 @@ def counting(counts):
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always")
                     super().fit()
-                places = [w for w in caught if "synchronizing" in str(w.message)]
+                places = [w for w in caught if "called a synchron" in str(w.message)]
                 counts.append(len(places) / 5)
                 for w in {f"{w.filename}:{w.lineno}" for w in places}:
                     print(f"  waits at {w}")
@@ -353,7 +353,6 @@ def resumes_exactly(spec, folder):
     """Return whether a killed run, started again, ends with the same weights."""
     import torch
 
-
     def made(name, base=None):
         exact = {"deterministic": True}
         found = trainer(spec, folder, 8, base=base, hardware=exact)
@@ -379,7 +378,7 @@ def training(figures, args):
     register_dataset("noise")(noise)
     gpu = torch.cuda.is_available()
     folder, specs = tempfile.mkdtemp(), trainings(args.dry)
-    steps, every = (2, 1) if args.dry else (90, 10)
+    steps, every = (2, 1) if args.dry else (60, 10)
     baseline = {}
     for name, spec in specs.items():
         if gpu:  # the kernels are built and chosen by the first run
@@ -446,10 +445,10 @@ def cifar(figures, args):
     from stable_ssl import load_config
     from stable_ssl.methods import method_class
 
-    def train(epochs):
+    def train(length):
         words = [f"log.folder={folder}", "log.eval.every_n_epochs=null"]
         words += ["log.checkpoint.every_n_epochs=null", "log.pictures=null"]
-        words += [f"optim.epochs={epochs}", f"data.root={source}"]
+        words += [*length, f"data.root={source}"]
         for split in ("train", "val"):
             words.append(f"data.{split}.dataset.name=image_folder")
         if args.dry:
@@ -465,15 +464,17 @@ def cifar(figures, args):
         (args.out / "cifar.jsonl").write_text("\n".join(lines) + "\n")
         return made, time.monotonic() - start, [json.loads(line) for line in lines]
 
-    made, first, rows = train(1)
-    figures.add("seconds of a run of 1 epoch", first)
+    trial = ["optim.epochs=null", "optim.steps=2" if args.dry else "optim.steps=60"]
+    made, first, rows = train([*trial, "log.every_n_steps=10"])
+    figures.add("seconds of a run of some steps", first)
     warm = [row["perf/images_per_s"] for row in rows if "perf/images_per_s" in row]
-    left = args.deadline - time.monotonic()
-    each = made.steps_per_epoch * made.images_per_step / warm[-1]
+    images = made.steps_per_epoch * made.images_per_step
+    each = images / (warm[-1] if warm else 1.0)
     figures.add("seconds an epoch, about", each)
+    left = args.deadline - time.monotonic() - first - 5
     most = load_config(args.recipe).optim.epochs
-    epochs = 1 if args.dry else max(1, min(most, int(0.9 * (left - first) / each)))
-    made, seconds, rows = train(epochs)
+    epochs = 1 if args.dry else max(1, min(most, int(0.95 * left / each)))
+    made, seconds, rows = train([f"optim.epochs={epochs}"])
     last = {k: v for row in rows for k, v in row.items()}
     figures.add("recipe", " ".join([args.recipe, *args.overrides]))
     figures.add("epochs", epochs)

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from stable_ssl.checkpoint import equal, load
+from stable_ssl.data.augment import Replay, View, build_ops
 from stable_ssl.methods import METHODS, SimCLR, method_class
+from stable_ssl.seeding import sample_keys
 
 pytestmark = pytest.mark.gpu
 SHORT = [
@@ -136,3 +138,22 @@ def test_images_that_workers_decode_arrive_as_on_the_cpu(config, tmp_path):
         assert torch.equal(here[1], there[1].cpu())
         for view, other in zip(here[0], there[0], strict=True):
             torch.testing.assert_close(other.cpu(), view, atol=1e-4, rtol=0)
+
+
+def test_a_graph_makes_the_bits_of_its_view():
+    ops = [
+        {"name": "random_resized_crop", "size": 32},
+        {"name": "horizontal_flip"},
+        {"name": "color_jitter", "brightness": 0.4, "contrast": 0.4, "hue": 0.1},
+        {"name": "gaussian_blur", "kernel_size": 3, "p": 0.5},
+        {"name": "noise", "std": 0.1},
+    ]
+    view = View(build_ops(ops))
+    replay, index = Replay(view), torch.arange(64, device="cuda")
+    pixels = torch.randint(0, 256, (2, 64, 3, 32, 32), dtype=torch.uint8, device="cuda")
+    made = []
+    for epoch in range(6):
+        images, keys = pixels[epoch % 2], sample_keys(0, epoch, index)
+        made.append((replay(images, keys), view(images, keys)))
+    assert all(graph is not None for graph in replay.graphs.values())
+    assert all(torch.equal(a, b) for a, b in made)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from stable_ssl import seeding
 from stable_ssl.config import ConfigError
-from stable_ssl.data.augment import View
+from stable_ssl.data.augment import Replay, View
 from stable_ssl.data.datasets import Images
 from stable_ssl.data.decode import (
     Batch,
@@ -116,6 +116,8 @@ class Loader:
             self.workers = self._decoders(heads, options)
         if compile:
             self.views = [view.compile() for view in self.views]
+        if self.device.type == "cuda":
+            self.views = [Replay(view) for view in self.views]
 
     def _decoders(self, heads: Sequence[Head], options: dict[str, Any]) -> DataLoader:
         """Return the torch loader that reads samples and begins their views."""
@@ -180,11 +182,14 @@ class Loader:
         self.sampler.epoch, self.sampler.start = epoch, start
 
     def close(self) -> None:
-        """End the workers; another iteration starts new ones.
+        """End the workers and free a GPU's graphs; another iteration starts new ones.
 
         Torch ends them with its last reference, but waits 5 s for each of them where
         that is in a cycle, as a trainer is; there is no public way to do it.
         """
+        for view in self.views:
+            if isinstance(view, Replay):
+                view.close()
         iterator = getattr(self.workers, "_iterator", None)
         if iterator is not None:
             iterator._shutdown_workers()
@@ -221,10 +226,9 @@ class Loader:
         """Yield batches on the device whose views are not finished."""
         if self.workers is None:
             for index in self.sampler.batches():
-                images = self.images[index.to(self.images.device)].to(self.device)
-                labels = self.labels[index].to(self.device)
-                index = index.to(self.device)
-                yield Batch([images] * len(self.views), labels, index, [])
+                held = index.to(self.images.device, non_blocking=True)
+                views = [self.images[held]] * len(self.views)
+                yield self._to_device(Batch(views, self.labels[index], index, []))
         elif self.device.type == "cuda":
             yield from self._prefetched()
         else:

@@ -52,7 +52,7 @@ class LeJEPA(BaseTrainer):
 
     def directions(self, dim: int) -> Tensor:
         """Draw this step's directions (dim, M) of norm 1, the same on every rank."""
-        key = self.step_key().to(self.device)
+        key = self.step_key().to(self.device, non_blocking=True)
         shape = (dim, self.config.model.directions)
         return normalize(seeding.normal(key, shape), dim=0)
 

@@ -207,7 +207,8 @@ class ViT(nn.Module):
         rows, columns = patches.shape[2:]
         where = self.positions
         if (rows, columns) != (self.grid, self.grid):
-            where = positions(self.grid, self.dim, rows, columns).to(where)
+            other = positions(self.grid, self.dim, rows, columns)
+            where = other.to(where, non_blocking=True)
         return patches.flatten(2).transpose(1, 2) + where
 
     def patchify(self, x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from stable_ssl.data.augment.colour import (
 from stable_ssl.data.augment.crop import CenterCrop, RandomResizedCrop, Resize
 from stable_ssl.data.augment.geometry import HorizontalFlip, Rotation, Shear
 from stable_ssl.data.augment.noise import Erasing, Noise
+from stable_ssl.data.augment.replay import Replay
 from stable_ssl.data.augment.view import OPS, View, build_ops
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Noise",
     "Normalize",
     "RandomResizedCrop",
+    "Replay",
     "Resize",
     "Rotation",
     "Saturation",

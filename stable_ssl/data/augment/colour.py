@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -23,11 +24,11 @@ from stable_ssl.data.augment.op import (
     constant,
     grey_of,
     numbers,
-    on_gpu,
     total,
     where,
 )
 
+HAS_TRITON = find_spec("triton") is not None
 BRIGHTNESS, CONTRAST, SATURATION, HUE = COLOURS = range(4)  # torchvision's numbers
 
 
@@ -89,16 +90,21 @@ class _Colour(Op):
 
     def apply(self, x: Tensor, on: Tensor, order: Tensor, factor: Tensor) -> Tensor:
         check(x.shape[1] in (1, 3), f"{x.shape[1]} channels", "colour has 1 or 3")
-        return where(on, self._jitter, x, order, factor) if self.ranges else x
+        if not self.ranges:
+            return x
+        if x.is_cuda and x.shape[1] == 3 and HAS_TRITON:
+            from stable_ssl.data.augment.triton_colour import jitter
+
+            return jitter(x.contiguous(), on, order, factor)
+        return where(on, self._jitter, x, order, factor)
 
     def _jitter(self, x: Tensor, order: Tensor, factor: Tensor) -> Tensor:
         """Blend in the places before hue, turn the hue, blend in those after it.
 
-        With images sorted by hue's place, those that blend in a place are a slice. To
-        know which would make a GPU wait: there all do, by a factor of 1 out of turn.
+        With images sorted by hue's place, those that blend in a place are a slice.
         """
         n, places = order.shape
-        gpu, colours = on_gpu(x), x.shape[1] == 3
+        colours = x.shape[1] == 3
         if not colours:
             factor = torch.where(order < SATURATION, factor, 1)
         if not colours or HUE not in self.ranges:
@@ -108,21 +114,19 @@ class _Colour(Op):
             return x
         hue = order == HUE
         place, turn = hue.byte().argmax(1), (factor * hue).sum(1)
-        rank = torch.arange(n, device=x.device) if gpu else place.argsort(stable=True)
-        ends = None if gpu else place.bincount(minlength=places).cumsum(0).tolist()
+        rank = place.argsort(stable=True)
+        ends = place.bincount(minlength=places).cumsum(0).tolist()
         x, order, factor, turn, place = (
             v.index_select(0, rank) for v in (x, order, factor, turn, place)
         )
         for i in range(places - 1):
-            s = slice(0 if gpu else ends[i], n)
-            f = torch.where(place > i, factor[:, i], 1)
-            self._blend(x[s], order[s, i], f[s])
+            s = slice(ends[i], n)
+            self._blend(x[s], order[s, i], factor[s, i])
         x = _turn_hue(x, turn)
         for i in range(1, places):
-            s = slice(n if gpu else ends[i - 1])
-            f = torch.where(place < i, factor[:, i], 1)
-            self._blend(x[s], order[s, i], f[s])
-        return x if gpu else torch.empty_like(x).index_copy_(0, rank, x)
+            s = slice(ends[i - 1])
+            self._blend(x[s], order[s, i], factor[s, i])
+        return torch.empty_like(x).index_copy_(0, rank, x)
 
     def _blend(self, x: Tensor, colour: Tensor, factor: Tensor) -> None:
         """Blend x, in place, with black, its mean grey or its grey; colour (N,)."""

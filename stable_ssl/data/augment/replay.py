@@ -1,0 +1,64 @@
+"""A view on a GPU as one CUDA graph: the same kernels, the same bits, one launch.
+
+A view is hundreds of small kernels. Where the images are small, to launch them takes
+the host longer than the GPU needs to run them.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from stable_ssl.data.augment.view import View
+
+SMALL = 2**24  # values of a batch; a larger one keeps the GPU busy while the host works
+WARM = 2  # batches of a shape before its graph: kernels are built, tables cached
+
+
+class Replay:
+    """Make a view as `View` does; from the third batch of a shape on by its graph.
+
+    Args:
+        view: without operations that wait for the GPU; one that does stays as it is.
+    """
+
+    def __init__(self, view: View):
+        self.view = view
+        self.batches: dict[tuple, int] = {}  # seen so far, by shape and type
+        self.graphs: dict[tuple, tuple | None] = {}  # None: could not be recorded
+
+    def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
+        """Return the view (N, C, H', W') float32; the arguments are those of `View`."""
+        if not images.is_cuda or images.numel() > SMALL or not len(images):
+            return self.view(images, keys)
+        kind = images.shape, images.dtype
+        if self.batches.setdefault(kind, 0) < WARM:
+            self.batches[kind] += 1
+            return self.view(images, keys)
+        if kind not in self.graphs:
+            self.graphs[kind] = self._record(images, keys)
+        if (recorded := self.graphs[kind]) is None:
+            return self.view(images, keys)
+        graph, own_images, own_keys, made = recorded
+        own_images.copy_(images)
+        own_keys.copy_(keys)
+        graph.replay()
+        return made.clone()
+
+    def _record(self, images: Tensor, keys: Tensor) -> tuple | None:
+        """Return the graph, what it reads and what it writes."""
+        graph, own = torch.cuda.CUDAGraph(), (images.clone(), keys.clone())
+        try:  # other threads, such as one that pins memory, may go on meanwhile
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                made = self.view(*own)
+        except RuntimeError as error:
+            first = str(error).partition("\n")[0]
+            warnings.warn(f"a view is made without a graph: {first}", stacklevel=2)
+            return None
+        return graph, *own, made
+
+    def close(self) -> None:
+        """Give the memory of the graphs back."""
+        self.graphs.clear()

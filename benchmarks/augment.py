@@ -1,7 +1,7 @@
 """Microseconds per image and view: ours, torchvision, kornia and albumentations.
 
     pip install -e ".[peers]"
-    python benchmarks/augment.py
+    python benchmarks/augment.py  # on a CPU; benchmarks/gpu.py is for a GPU
 
 All take turns in one thread, so that a noisy machine slows them alike; printed is the
 median over the rounds, and beside it the median of the paired ratios to ours. They
@@ -182,11 +182,9 @@ CONTENDERS = {
 
 
 def seconds(make):
-    """Time one call, with what it leaves running on a GPU."""
+    """Time one call."""
     start = time.perf_counter()
     make()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -226,10 +224,6 @@ def main():
         sizes = "{source} to {size} px, kernel {kernel}".format(**setting)
         print(f"{sizes}, batch {batch}: us per image and view (over ours)")
         table(images, setting, CONTENDERS, args.rounds, 1e6 / batch)
-    if torch.cuda.is_available():
-        images = photographs(256, 256).cuda()
-        print("256 to 224 px, kernel 23, on the GPU: ms per batch of 256 (over ours)")
-        table(images, SETTINGS[1], ["ours", "kornia"], args.rounds, 1e3)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a GPU shows, in one call of a few minutes: a table, and JSON after each figure.
+r"""What a GPU shows, in one call of a few minutes: a table, and JSON after each figure.
 
     python benchmarks/gpu.py --minutes 9 --out FOLDER --cifar cifar10-images.tar.xz
     python benchmarks/gpu.py --dry --out FOLDER  # all of it on a CPU, in toy sizes
@@ -7,8 +7,8 @@ It needs Python, torch, torchvision, scikit-learn and pytest. What else the libr
 imports may lie in a folder of wheels, `--wheels FOLDER`, for a machine without network;
 one that has a network fills it by
 
-    pip download --no-deps -d FOLDER hydra-core==1.3.* omegaconf==2.3.* submitit cloudpickle
-    pip wheel --no-deps -w FOLDER antlr4-python3-runtime==4.9.*
+    pip wheel --no-deps -w FOLDER hydra-core==1.3.* omegaconf==2.3.* submitit \
+        cloudpickle antlr4-python3-runtime==4.9.*
 
 The parts, each a process of its own, so that the failure of one leaves the others:
 
@@ -37,6 +37,7 @@ import tarfile
 import tempfile
 import time
 import warnings
+from itertools import islice
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,7 +145,7 @@ def augmentation(figures, args):
     for name, views in policies.items():
         total = sum(count for count, _ in views)
         per_view = sum(count * timed(ops) for count, ops in views) / total
-        figures.add(f"{name}, ms a view", {"eager": per_view})
+        figures.add(f"{name}, ms a view", per_view)
     views = torch.rand(n, 3, 224, 224, device=device)
     for op in policies["BYOL"][1][1]:
         x = images if op["name"] == "random_resized_crop" else views
@@ -297,7 +298,7 @@ def prepared(cls):
     class Beforehand(cls):
         def initialize_data(self):
             super().initialize_data()
-            batches = Prepared(batch for batch, _ in zip(self.train_loader, range(4)))
+            batches = Prepared(islice(self.train_loader, 4))
             batches.batch_size = self.train_loader.batch_size
             self.train_loader = batches
 

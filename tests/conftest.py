@@ -144,7 +144,9 @@ def pytest_sessionfinish(session, exitstatus):
     """Fail a complete run, of one marker or none, that left a named test out."""
     config, option = session.config, session.config.option
     part = option.keyword or option.deselect or option.collectonly
-    part = part or getattr(option, "lf", False)  # without a cache there is no such option
+    part = part or getattr(
+        option, "lf", False
+    )  # without a cache there is no such option
     whole = config.args_source is config.ArgsSource.TESTPATHS and not part
     marker = option.markexpr if option.markexpr in MARKERS else ""
     one = marker or option.markexpr == " and ".join(f"not {m}" for m in MARKERS)

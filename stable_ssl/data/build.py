@@ -16,7 +16,7 @@ from stable_ssl.config import TRAINING, ConfigError, nearest
 from stable_ssl.data.augment import build_ops
 from stable_ssl.data.check import check_alike
 from stable_ssl.data.combined import Combined
-from stable_ssl.data.datasets import build_dataset, held_in_memory
+from stable_ssl.data.datasets import Images, build_dataset, held_in_memory
 from stable_ssl.data.loader import Loader
 
 LOADER_KEYS = sorted(
@@ -87,6 +87,8 @@ def build_loaders(config: DictConfig, device: torch.device) -> dict[str, Any]:
     if config.mode == "predict":
         nodes = _to_predict(data, nodes)
 
+    images: dict[str, Images] = {}  # the bank's are often those of the train split
+
     def build(split: str, name: str | None, node: Any) -> Loader:
         seed = config.hardware.seed
         if split == "train" and name is not None:  # views differ between the loaders
@@ -98,6 +100,7 @@ def build_loaders(config: DictConfig, device: torch.device) -> dict[str, Any]:
             seed=seed,
             device=device,
             channels_last=config.hardware.channels_last,
+            held=images,
         )
 
     loaders: dict[str, Any] = {}
@@ -180,6 +183,7 @@ def build_loader(
     seed: int,
     device: torch.device,
     channels_last: bool = False,
+    held: dict[str, Images] | None = None,
 ) -> Loader:
     """Build the loader of a node {dataset: {...}, any DataLoader key}.
 
@@ -190,6 +194,7 @@ def build_loader(
         seed: of order and views.
         device: of the batches.
         channels_last: memory format of the views.
+        held: images in memory, by what was read, to use and to add to.
 
     Raises:
         ConfigError: unknown keys, wrong values, fewer samples than a batch, missing
@@ -215,8 +220,14 @@ def build_loader(
         raise ConfigError("set data.batch_size (all processes) or batch_size_per_gpu")
     _check_options(batch_size, options)
     views = build_views(spec.get("image_transform"))
-    dataset = build_dataset(spec, data.root, data.download)
-    dataset = held_in_memory(dataset, data.in_memory, data.on_error == "skip")
+    held = {} if held is None else held
+    source = repr({k: v for k, v in spec.items() if k != "image_transform"})
+    dataset = held.get(source)
+    if dataset is None:
+        dataset = build_dataset(spec, data.root, data.download)
+        dataset = held_in_memory(dataset, data.in_memory, data.on_error == "skip")
+        if isinstance(dataset, Images):
+            held[source] = dataset
     for key in ("sampler", "collate_fn"):
         if options.get(key) is not None:
             options[key] = _built(key, options[key], dataset)

@@ -506,6 +506,29 @@ def test_the_path_of_a_gpu_gives_the_same(spec, channels, side, monkeypatch):
     close(view(images, KEYS[:12]), expected, 1e-4)
 
 
+KERNEL = """
+import torch
+from stable_ssl.data.augment import ColorJitter
+from stable_ssl.data.augment.triton_colour import jitter
+from stable_ssl.seeding import sample_keys
+
+keys, x = sample_keys(0, 1, torch.arange(16)), torch.rand(16, 3, 37, 41)
+for amounts in [(0.4, 0.4, 0.4, 0.2), (0.4, 0, 0, 0), (0, 0.8, 0, 0.5), (0, 0, 0.8, 0)]:
+    op = ColorJitter(*amounts, p=0.8)
+    drawn = op.draw(keys, 37, 41)
+    whole = jitter(x, **drawn)
+    torch.testing.assert_close(whole, op.apply(x, **drawn), atol=2e-6, rtol=0)
+    alone = jitter(x[3:4], **{name: value[3:4] for name, value in drawn.items()})
+    assert torch.equal(alone, whole[3:4])
+"""
+
+
+def test_the_kernel_of_a_gpu_jitters_as_the_cpu(shell):
+    pytest.importorskip("triton")
+    done = shell("-c", KERNEL, TRITON_INTERPRET="1")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("spec", EVERY, ids=lambda spec: spec["name"])
 def test_the_gpu_makes_the_same_views(spec):

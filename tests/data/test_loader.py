@@ -5,8 +5,8 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from stable_ssl.config import ConfigError, complete
-from stable_ssl.data import Loader, build_dataset, build_loader
+from stable_ssl.config import ConfigError, complete, load_config
+from stable_ssl.data import Loader, build_dataset, build_loader, build_loaders
 from stable_ssl.data.augment import build_ops
 
 POLICY = [
@@ -71,6 +71,12 @@ def test_every_sample_once_an_epoch_in_a_new_order():
         orders.append(torch.cat([y for _, y in loader]))
     assert not torch.equal(*orders)
     assert torch.equal(orders[0].sort().values, orders[1].sort().values)
+
+
+def test_the_bank_shares_the_images_of_the_train_split():
+    loaders = build_loaders(load_config("base"), torch.device("cpu"))
+    train, bank = loaders["train"].images, loaders["bank"].images
+    assert train.data_ptr() == bank.data_ptr()
 
 
 def test_drop_last():

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "stable_ssl"
 ROWS = [
-    {"dotenv", "runtime", "experiments"},
+    {"dotenv", "files", "runtime", "experiments"},
     {"config", "seeding", "distributed", "preemption", "report"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers"},
     {"evaluation"},

@@ -115,7 +115,7 @@ def test_later_checkpoints_are_forgotten_on_resume(tmp_path):
     keep = Checkpoints(tmp_path, top_k=1, last=True, largest=True)
     for step in (1, 2):
         keep.save(state(step), 0, step, None)
-    keep.forget_after(1)
+    keep.resume({**state(1), "epoch": 0})
     assert newest_valid(tmp_path)["step"] == 1
 
 

@@ -31,8 +31,9 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a new path; the file written there then takes the place of `path`.
 
-    Nothing happens to `path` where the block raises. Its folder is made, and what killed
-    processes left half-written there is deleted; so blocks of one folder do not nest.
+    Nothing happens to `path` where the block raises. Its folder is made, and what
+    killed processes left half-written there is deleted; so blocks of one folder do not
+    nest.
 
     Raises:
         OSError: it could not be flushed or renamed; the old file is untouched.

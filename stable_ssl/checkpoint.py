@@ -104,7 +104,12 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> dict[str, Any]
         ConfigError: there is no such file.
         CorruptCheckpoint: it is truncated, changed, or no checkpoint of this library.
     """
-    path = Path(path)
+    content = io.BytesIO(_checked(Path(path)))
+    return torch.load(content, map_location=device, weights_only=True)
+
+
+def _checked(path: Path) -> bytearray:
+    """Return the archive in a file, after its checksum; raise as `load` does."""
     if not path.is_file():
         raise ConfigError(f"no checkpoint at {path}; give the path of an existing file")
     content = bytearray(path.read_bytes())
@@ -113,7 +118,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> dict[str, Any]
     content[-2:] = NO_COMMENT
     if hashlib.sha256(content).hexdigest().encode() != digest:
         raise CorruptCheckpoint(f"{path} is truncated or not a stable-SSL checkpoint")
-    return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    return content
 
 
 def newest_valid(folder: Path) -> dict[str, Any] | None:
@@ -331,7 +336,7 @@ class Checkpoints:
         Raises:
             ConfigError: a name could not be given.
         """
-        self.best = [tuple(entry) for entry in state["best"]]
+        self.best = [tuple(entry) for entry in state["best"] if self._whole(entry[1])]
         for path in _in_order(self.folder):
             if _place(path.name) > (state["step"], state["epoch"]):
                 path.unlink()
@@ -364,6 +369,18 @@ class Checkpoints:
         if self.best:
             _name(self.folder / self.best[0][1], "best")
         self._delete_but({p.name for p in newest} | {name for _, name in self.best})
+
+    def _whole(self, name: str) -> bool:
+        """Say whether one of the best is as it was written; warn if it is not.
+
+        Where its file was deleted, `best.ckpt` may still hold it.
+        """
+        path = self.folder / name
+        try:
+            return not path.exists() or bool(_checked(path))
+        except CorruptCheckpoint as error:
+            warnings.warn(f"{error}; it is no longer one of the best", stacklevel=3)
+            return False
 
     def _ranked(self, name: str, value: float | None) -> list[tuple[float, str]]:
         """Return the ranking with this file in the place of others of its step."""

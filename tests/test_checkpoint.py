@@ -207,6 +207,56 @@ def test_a_file_in_the_way_of_the_folder_is_said_in_one_line(tmp_path):
         keep.save(state(1), 0, 1, None)
 
 
+class Killed(Exception):
+    """Stands for the end of a process."""
+
+
+@pytest.mark.parametrize("value", [0.1, 0.9])  # no new best, a new best
+def test_a_resume_sets_right_what_a_save_killed_anywhere_left(
+    tmp_path, monkeypatch, value
+):
+    """At each of its file operations; names and files are those of no kill at all."""
+
+    def after(folder, operations):
+        """Return a folder's files by state after a save that lives for so many."""
+        values = {1: 0.5, 2: 0.2, 3: value}
+        keep = Checkpoints(folder, top_k=1, last=True, largest=True)
+        for step in (1, 2):
+            keep.save({**state(step), "epoch": 0}, 0, step, values[step])
+        with monkeypatch.context() as patch:
+            for name in ("replace", "link", "fsync", "unlink"):
+                patch.setattr(os, name, mortal(getattr(os, name), operations))
+            try:
+                keep.save({**state(3), "epoch": 0}, 0, 3, values[3])
+                survived.append(folder)
+            except Killed:
+                pass
+        keep = Checkpoints(folder, top_k=1, last=True, largest=True)
+        found = newest_valid(folder)
+        keep.resume(found)
+        for step in range(found["step"] + 1, 4):
+            keep.save({**state(step), "epoch": 0}, 0, step, values[step])
+        return {path.name: load(path)["step"] for path in folder.iterdir()}
+
+    def mortal(operation, operations):
+        def operate(*arguments, **options):
+            counted.append(operation)
+            if len(counted) > operations:  # the dead do nothing, no `finally` either
+                raise Killed
+            return operation(*arguments, **options)
+
+        return operate
+
+    counted, survived = [], []
+    whole = after(tmp_path / "whole", 1000)
+    assert whole["last.ckpt"] == 3
+    assert whole["best.ckpt"] == (3 if value > 0.5 else 1)
+    for operations in range(len(counted)):
+        counted.clear()
+        assert after(tmp_path / str(operations), operations) == whole, operations
+    assert operations > 6 and len(survived) == 1
+
+
 # --- the end of a run -----------------------------------------------------------------
 
 

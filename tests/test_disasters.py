@@ -284,7 +284,7 @@ ROWS_LOST |= {("spectra.jsonl", h) for h in (emptied, halved, flipped, deleted)}
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A stopped run that wrote every kind of file; its config; the run at its end."""
+    """What restores a run that was stopped; its config; the run that was not."""
     root = tmp_path_factory.mktemp("stopped")
     for split in ("train", "val"):
         digits = build_dataset({"name": "digits", "subset": split}, ".", False)
@@ -297,7 +297,8 @@ def stopped(tmp_path_factory):
         *("optim.epochs=2", "data.batch_size=8", "optim.scheduler.warmup_epochs=0"),
         *("log.run=run", "log.every_n_steps=1", "log.checkpoint.every_n_steps=2"),
         *("log.eval.untrained=false", "log.eval.few_labels=[]", "data.test=null"),
-        *("log.eval.every_n_epochs=1", "log.eval.spectrum=true"),
+        *("log.eval.every_n_epochs=1", "log.eval.spectrum=true", "log.eval.knn=null"),
+        "log.monitor=val/acc1",
         *("log.api=[csv,tensorboard]", f"data.root={root / 'images'}"),
         *(f"data.{split}.dataset.name=image_folder" for split in ("train", "val")),
     ]
@@ -311,7 +312,13 @@ def stopped(tmp_path_factory):
     whole = Photos(config("whole", "log.pictures=null"))
     whole.run()
     run = root / "stopped" / "runs" / "default" / "run"
-    return run, config("stopped", "log.pictures=null"), whole.run_dir
+    copy(run, root / "pristine")
+
+    def restore():
+        copy(root / "pristine", run)
+        return run
+
+    return restore, config("stopped", "log.pictures=null"), whole.run_dir
 
 
 @pytest.fixture
@@ -334,18 +341,17 @@ def again(trainer, config):
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_run_outlives_harm_to_any_of_its_files(stopped, quick, rows, tmp_path, harm):
+def test_a_run_outlives_harm_to_any_of_its_files(stopped, quick, rows, harm):
     """It goes on and ends with the same bits, or says in one line what to do."""
-    run, config, whole = stopped
-    pristine = tmp_path / "pristine"
-    copy(run, pristine)
+    restore, config, whole = stopped
+    run = restore()
     paths = sorted(p.relative_to(run) for p in run.rglob("*") if p.is_file())
     names = {path.as_posix() for path in paths}
     assert {n for some in REFUSED.values() for n in some} <= names
     assert {p.parts[0] for p in paths} >= {"figures", "tensorboard", "predictions.csv"}
     for path in paths:
         name = path.as_posix()
-        harm(run / path)
+        harm(restore() / path)
         said, refusal = again(Photos, config)
         if name in REFUSED.get(harm, ()):
             assert refusal and run.name in refusal and "\n" not in refusal, name
@@ -358,14 +364,14 @@ def test_a_run_outlives_harm_to_any_of_its_files(stopped, quick, rows, tmp_path,
             assert lost == (f"{path.name} has" in said or f"of {run / path}" in said)
             if name != "metrics.jsonl":
                 assert rows(run) == rows(whole), name
-        copy(pristine, run)
 
 
 def end(run):
-    """Return what must be equal at the end of a run, whichever rows were lost."""
-    other = ("config", "rows", "spectra", "metrics", "logged")
-    states = (load(run / "ckpts" / f"{name}.ckpt") for name in ("last", "best"))
-    return [{k: state[k] for k in state if k not in other} for state in states]
+    """Return what must be equal at the end of a run, whichever files were lost."""
+    load(run / "ckpts" / "best.ckpt")  # of what is left, but whole
+    last = load(run / "ckpts" / "last.ckpt")
+    other = ("config", "rows", "spectra", "metrics", "logged", "best")
+    return {name: last[name] for name in last if name not in other}
 
 
 def copy(folder, to):
@@ -374,12 +380,12 @@ def copy(folder, to):
     subprocess.run(["cp", "-a", folder, to], check=True)
 
 
-def test_predictions_take_the_place_of_harmed_ones(stopped, quick, tmp_path):
-    run, config, _ = stopped
-    copy(run, tmp_path / "pristine")
+def test_predictions_take_the_place_of_harmed_ones(stopped, quick):
+    restore, config, _ = stopped
     predict = {**config, "mode": "predict", "data": {**config.data, "predict": "val"}}
-    content = (run / "predictions.csv").read_bytes()
+    content = (restore() / "predictions.csv").read_bytes()
     for harm in HARMS:
+        run = restore()
         harm(run / "predictions.csv")
         _, refusal = again(Photos, predict)
         if harm is made_a_folder:
@@ -387,12 +393,11 @@ def test_predictions_take_the_place_of_harmed_ones(stopped, quick, tmp_path):
             assert "move away what is in its place" in refusal
         else:
             assert refusal is None and (run / "predictions.csv").read_bytes() == content
-        copy(tmp_path / "pristine", run)
 
 
-def test_figures_that_cannot_be_written_end_no_run(stopped, tmp_path):
-    run, config, whole = stopped
-    copy(run, tmp_path / "pristine")
+def test_figures_that_cannot_be_written_end_no_run(stopped):
+    restore, config, whole = stopped
+    run = restore()
     for name in ("views_e002.png", "learning_curves.pdf"):
         (run / "figures" / name).mkdir()
     drawn = {**config, "log": {**config.log, "pictures": {"every_n_epochs": 1}}}
@@ -400,4 +405,3 @@ def test_figures_that_cannot_be_written_end_no_run(stopped, tmp_path):
     assert refusal is None and equal(end(run), end(whole))
     assert "no picture of views was drawn: IsADirectoryError" in said
     assert "no figure was drawn: IsADirectoryError" in said
-    copy(tmp_path / "pristine", run)

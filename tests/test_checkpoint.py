@@ -257,6 +257,25 @@ def test_a_resume_sets_right_what_a_save_killed_anywhere_left(
     assert operations > 6 and len(survived) == 1
 
 
+def test_a_damaged_one_is_no_longer_among_the_best(tmp_path):
+    keep = Checkpoints(tmp_path, top_k=2, last=True, largest=True)
+    for step, value in ((1, 0.9), (2, 0.5), (3, 0.1)):
+        path = keep.save({**state(step), "epoch": 0}, 0, step, value)
+    best = tmp_path / "best.ckpt"
+    os.truncate(best, best.stat().st_size // 2)
+    again = Checkpoints(tmp_path, top_k=2, last=True, largest=True)
+    with pytest.warns(UserWarning, match="s000001.ckpt is truncated.* the best"):
+        again.resume(load(path))
+    assert load(best)["step"] == 2
+    assert names(tmp_path)[1:-1] == ["e000_s000002.ckpt", "e000_s000003.ckpt"]
+
+
+def test_the_newest_is_found_by_its_other_name_where_all_were_deleted(tmp_path):
+    keep = Checkpoints(tmp_path, top_k=0, last=True, largest=True)
+    keep.save(state(1), 0, 1, None).unlink()
+    assert newest_valid(tmp_path)["step"] == 1
+
+
 # --- the end of a run -----------------------------------------------------------------
 
 

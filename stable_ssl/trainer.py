@@ -576,17 +576,13 @@ class BaseTrainer(nn.Module):
         may_skip = self.config.data.on_error == "skip"
         skips = Skips(self.train_loader, fresh=start == 0) if may_skip else None
         self.place, self.step_size, self.completes_step = 0, 1, True
-        if (
-            start == end
-        ):  # stopped after the last step, whose batch hooks and pictures may see
-            last = batches_from(
-                self.train_loader, self.epoch, end - 1, end, self.device
-            )
-            self.data = next(last, None)
-        batches = batches_from(self.train_loader, self.epoch, start, end, self.device)
-        index = start - 1
-        for index, batch in enumerate(self.records.waiting(batches), start):
+        begin = min(start, end - 1)  # hooks and pictures see an epoch's last batch
+        batches = batches_from(self.train_loader, self.epoch, begin, end, self.device)
+        index = begin - 1
+        for index, batch in enumerate(self.records.waiting(batches), begin):
             self.data = batch
+            if index < start:  # it was trained on, and saved, before
+                continue
             if self._accumulate > 1:
                 self.place = index % self._accumulate
                 self.step_size = min(self._accumulate, end - (index - self.place))

@@ -7,21 +7,22 @@ SHA-256 of its bytes in the comment of the ZIP archive; so `torch.load` opens it
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import io
 import math
-import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy
 import torch
 from torch import nn
 
 from stable_ssl.config import Config, ConfigError
+from stable_ssl.files import add_name, remedy, write_atomically
 
 SUFFIX = ".ckpt"
 SETTINGS = {  # what a resumed run must share with its start; None: every key
@@ -48,8 +49,7 @@ class CorruptCheckpoint(ConfigError):
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` to `path` so that a crash leaves the old file or the new one.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and
-    the rename is flushed too. Tensors are copied to the CPU: synchronises the device.
+    Tensors are copied to the CPU: synchronises the device.
 
     Raises:
         OSError: the disk is full or the folder not writable; `path` is then untouched.
@@ -57,22 +57,13 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save(readable(state), buffer)
-    content = buffer.getbuffer()
-    if bytes(content[-2:]) != NO_COMMENT:
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest().encode()
+    buffer.seek(-len(NO_COMMENT), io.SEEK_END)
+    if buffer.read() != NO_COMMENT:
         raise RuntimeError("torch.save wrote an archive that already has a comment")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content[:-2])
-            file.write(DIGEST.to_bytes(2, "little"))
-            file.write(hashlib.sha256(content).hexdigest().encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    buffer.seek(-len(NO_COMMENT), io.SEEK_END)
+    buffer.write(DIGEST.to_bytes(2, "little") + digest)
+    write_atomically(path, buffer.getbuffer())
 
 
 def readable(value: Any, at: str = "state") -> Any:
@@ -113,7 +104,12 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> dict[str, Any]
         ConfigError: there is no such file.
         CorruptCheckpoint: it is truncated, changed, or no checkpoint of this library.
     """
-    path = Path(path)
+    content = io.BytesIO(_checked(Path(path)))
+    return torch.load(content, map_location=device, weights_only=True)
+
+
+def _checked(path: Path) -> bytearray:
+    """Return the archive in a file, after its checksum; raise as `load` does."""
     if not path.is_file():
         raise ConfigError(f"no checkpoint at {path}; give the path of an existing file")
     content = bytearray(path.read_bytes())
@@ -122,18 +118,20 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> dict[str, Any]
     content[-2:] = NO_COMMENT
     if hashlib.sha256(content).hexdigest().encode() != digest:
         raise CorruptCheckpoint(f"{path} is truncated or not a stable-SSL checkpoint")
-    return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    return content
 
 
 def newest_valid(folder: Path) -> dict[str, Any] | None:
     """Return the state of the newest readable checkpoint of a run, None without any.
 
-    A truncated or corrupt one is skipped with a warning that names it.
+    A truncated or corrupt one is skipped with a warning that names it. Where somebody
+    deleted them all, `last.ckpt` still holds the newest.
 
     Raises:
         CorruptCheckpoint: there are some, and none can be read.
+        ConfigError: a folder is in the place of one.
     """
-    paths = _in_order(folder)
+    paths = _in_order(folder) or _files(folder, f"last{SUFFIX}")
     for path in reversed(paths):
         try:
             return load(path)
@@ -323,35 +321,66 @@ class Checkpoints:
         """
         path = self.folder / f"e{epoch:03d}_s{step:06d}{SUFFIX}"
         best = self._ranked(path.name, value)
-        try:
-            self._make_folder()
-            self._delete_leftovers()
+        with _in_words(path):
             save(path, {**state, "best": best})
-            self.best = best
-            if self.last:
-                _name(path, "last")
-            if best:
-                _name(self.folder / best[0][1], "best")
-        except OSError as error:
-            _refuse(path, error)
-        self._delete_surplus(path)
+        self.best = best
+        self._settle()
         return path
 
-    def forget_after(self, step: int) -> None:
-        """Delete the checkpoints of later steps: a resumed run writes them again."""
+    def resume(self, state: dict[str, Any]) -> None:
+        """Be as after the save of a state: later checkpoints are written again.
+
+        Args:
+            state: of this run, as it was read.
+
+        Raises:
+            ConfigError: a name could not be given.
+        """
+        self.best = [tuple(entry) for entry in state["best"] if self._whole(entry[1])]
         for path in _in_order(self.folder):
-            if _place(path.name)[0] > step:
+            if _place(path.name) > (state["step"], state["epoch"]):
                 path.unlink()
+        if not self.best:  # what was ranked came later
+            for path in _files(self.folder, f"best{SUFFIX}"):
+                path.unlink()
+        self._settle()
 
     def finish(self) -> None:
         """Without `last`, delete the newest at the end of a run and leave the best.
 
         A run of which nothing could be ranked keeps its newest, or all would be lost.
         """
+        self._settle()
         best = {name for _, name in self.best if (self.folder / name).exists()}
         if not self.last and (best or not self.top_k):
             (self.folder / f"last{SUFFIX}").unlink(missing_ok=True)
             self._delete_but(best)
+
+    def _settle(self) -> None:
+        """Name the newest and the best; delete all but them, the best and the last two.
+
+        A kill may come between a checkpoint's writing and this, so that a resumed run
+        does it, too. Of one step the later checkpoint counts.
+        """
+        by_step = {_place(path.name)[0]: path for path in _in_order(self.folder)}
+        newest = list(by_step.values())[-2:]
+        if self.last and newest:
+            _name(newest[-1], "last")
+        if self.best:
+            _name(self.folder / self.best[0][1], "best")
+        self._delete_but({p.name for p in newest} | {name for _, name in self.best})
+
+    def _whole(self, name: str) -> bool:
+        """Say whether one of the best is as it was written; warn if it is not.
+
+        Where its file was deleted, `best.ckpt` may still hold it.
+        """
+        path = self.folder / name
+        try:
+            return not path.exists() or bool(_checked(path))
+        except CorruptCheckpoint as error:
+            warnings.warn(f"{error}; it is no longer one of the best", stacklevel=3)
+            return False
 
     def _ranked(self, name: str, value: float | None) -> list[tuple[float, str]]:
         """Return the ranking with this file in the place of others of its step."""
@@ -365,28 +394,6 @@ class Checkpoints:
         # the earlier wins ties
         ranked.sort(key=lambda e: (-e[0] if self.largest else e[0], _place(e[1])))
         return ranked[: self.top_k]
-
-    def _make_folder(self) -> None:
-        """Make the folder, which is on the disk before its first file is."""
-        if not self.folder.is_dir():
-            self.folder.mkdir(parents=True)
-            _sync_folder(self.folder.parent)
-
-    def _delete_leftovers(self) -> None:
-        """Delete the temporary files of processes that were killed during a save."""
-        for path in self.folder.glob(f".*{SUFFIX}.*.tmp"):
-            owner = path.name.split(".")[-2]
-            # in a container a restarted process often has the number of the killed one
-            if owner == str(os.getpid()) or not _lives(owner):
-                path.unlink(missing_ok=True)
-
-    def _delete_surplus(self, path: Path) -> None:
-        """Delete others of this file's step, then all but the newest two and best."""
-        step = _place(path.name)[0]
-        files = _in_order(self.folder)
-        steps = [p for p in files if _place(p.name)[0] != step or p == path]
-        newest = {p.name for p in steps[-2:]}
-        self._delete_but(newest | {name for _, name in self.best})
 
     def _delete_but(self, names: set[str]) -> None:
         for path in _in_order(self.folder):
@@ -405,36 +412,39 @@ def equal(a: Any, b: Any) -> bool:
     return a == b
 
 
-def _refuse(path: Path, error: OSError) -> NoReturn:
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
     """Say which checkpoint could not be written, why, and what to do."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    remedy = "free some space" if full else f"make {path.parent} writable"
-    raise ConfigError(
-        f"the checkpoint could not be written to {path}: {error.strerror or error};"
-        f" the earlier checkpoints are intact; {remedy} and start the same command"
-        " again to resume"
-    ) from error
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"the checkpoint could not be written to {path}: {error.strerror or error};"
+            f" the earlier checkpoints are intact; {remedy(path, error)} and start the"
+            " same command again to resume"
+        ) from error
 
 
 def _name(path: Path, name: str) -> None:
-    """Give a file a further name, by a hard link where the file system has them."""
-    if not path.exists():
-        return
-    temporary = path.with_name(f".{name}{SUFFIX}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        try:
-            os.link(path, temporary)
-        except OSError:
-            temporary.write_bytes(path.read_bytes())
-        os.replace(temporary, path.with_name(f"{name}{SUFFIX}"))
-    finally:  # of a failed copy; a rename to the same file leaves both names, too
-        temporary.unlink(missing_ok=True)
+    """Give a checkpoint, if it is still there, a further name."""
+    other = f"{name}{SUFFIX}"
+    if path.exists():
+        with _in_words(path.with_name(other)):
+            add_name(path, other)
 
 
 def _in_order(folder: Path) -> list[Path]:
     """Return the checkpoints of a run, the newest last; without those two names."""
-    return sorted(folder.glob(f"e*_s*{SUFFIX}"), key=lambda path: _place(path.name))
+    return sorted(_files(folder, f"e*_s*{SUFFIX}"), key=lambda path: _place(path.name))
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """Return the checkpoints of a pattern; refuse a folder in the place of one."""
+    paths = list(folder.glob(pattern))
+    for path in paths:
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder, no checkpoint; move it away")
+    return paths
 
 
 def _place(name: str) -> tuple[int, int]:
@@ -444,22 +454,3 @@ def _place(name: str) -> tuple[int, int]:
     """
     match = re.search(r"e(\d+)_s(\d+)", name)
     return (int(match[2]), int(match[1])) if match else (-1, -1)
-
-
-def _lives(process: str) -> bool:
-    """Say whether a process of this machine has this number."""
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, OverflowError, ProcessLookupError):
-        return False
-    except PermissionError:
-        pass  # somebody else's
-    return True
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 import stable_ssl.experiments as experiments
 import stable_ssl.runtime as runtime
 from stable_ssl.dotenv import read_env
+from stable_ssl.files import remedy
 
 TRAINING = ("fit", "profile_data", "profile_model")  # modes that need train data
 MODES = (*TRAINING, "validate", "test", "predict", "export")
@@ -39,6 +40,14 @@ MISTAKEN = ("optimizer", "scheduler")  # for groups, which other libraries have
 
 class ConfigError(ValueError):
     """What a person can mend; the text says what was found, expected and to do."""
+
+
+def unwritable(path: Path, error: OSError) -> ConfigError:
+    """Return the error that says which file of a run could not be written, and why."""
+    return ConfigError(
+        f"{path} could not be written: {error.strerror or error}; the checkpoints are"
+        f" intact; {remedy(path, error)} and start the same command again to resume"
+    )
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -12,9 +12,6 @@ All are in float32 and evaluation mode, on the CPU, for batches of any size.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +28,7 @@ from stable_ssl.config import ConfigError
 from stable_ssl.data.facts import class_names
 from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.online import undisturbed
+from stable_ssl.files import replacing_folder
 
 TOLERANCE = 1e-4  # of a difference, relative to the largest output
 IMAGES = 4  # of the batch that is compared
@@ -78,9 +76,7 @@ def export(
             it; the folder is as it was.
     """
     x = _batch(loaders)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with replacing_folder(folder) as new:
         with undisturbed(*modules), _on_cpu(modules):
             models = {n: _Alone(f, modules, x) for n, f in functions.items()}
             found = {
@@ -99,12 +95,6 @@ def export(
             "difference": found,
         }
         (new / "model.json").write_text(json.dumps(described, indent=1) + "\n")
-        os.chmod(new, 0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(new, folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def _batch(loaders: Mapping[str, Any]) -> Tensor:

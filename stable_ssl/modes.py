@@ -6,6 +6,7 @@ import json
 from functools import partial
 from typing import Any
 
+from stable_ssl.config import unwritable
 from stable_ssl.data import build_loaders
 from stable_ssl.evaluation.predictions import write_predictions
 from stable_ssl.export import export as export_functions
@@ -34,9 +35,12 @@ def export(run: Any) -> None:
     facts = {"epoch": run.epoch, "step": run.step, "task": run._task}
     folder = run.run_dir / "deployment"
     if run.rank == 0:
-        export_functions(
-            functions, run.online.modules, run.loaders, types, folder, facts
-        )
+        try:
+            export_functions(
+                functions, run.online.modules, run.loaders, types, folder, facts
+            )
+        except OSError as error:
+            raise unwritable(folder, error) from error
         run.say(f"exported: {folder}")
 
 
@@ -87,10 +91,10 @@ def profile_model(run: Any) -> None:
 def _show(run: Any, name: str, found: dict[str, Any], text: str) -> None:
     """Print a profile, and write it as JSON."""
     if run.rank == 0:
-        path = run.run_dir / f"{name}.json"
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        file = f"{name}.json"
+        run.records.folder.write_file(file, json.dumps(found, indent=1) + "\n")
         run.records.console.table(text)
-        run.say(f"profile: {path}")
+        run.say(f"profile: {run.run_dir / file}")
 
 
 MODES = {

@@ -35,6 +35,8 @@ class Preemption:
     KeyboardInterrupt at once. Outside the main thread nothing is listened for.
 
     Whoever opens the context looks at `number` after every step, unless `at_once`.
+    While that holds, an error that leaves the context after a signal is Preempted, too:
+    an import, or a library, may have made it of the exception that the signal raised.
     """
 
     def __init__(self) -> None:
@@ -59,6 +61,8 @@ class Preemption:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._at_once and isinstance(error, Exception):
+            self.honour(error)
 
     def at_once(self) -> None:
         """From now on raise Preempted where the signal comes: nothing would be lost."""
@@ -68,12 +72,21 @@ class Preemption:
         """From now on, as at first, leave a signal to whoever looks at `requested`.
 
         Raises:
-            Preempted: one came before, and its exception was lost: Python drops those
-                that are raised in a destructor.
+            Preempted: as `honour`.
         """
         self._at_once = False
+        self.honour()
+
+    def honour(self, error: Exception | None = None) -> None:
+        """Raise Preempted if a signal came and its exception was lost on its way here.
+
+        Python drops those that are raised in a destructor.
+
+        Args:
+            error: what arrived instead.
+        """
         if self.requested:
-            raise Preempted(self._reason())
+            raise Preempted(self._reason()) from error
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:

@@ -213,6 +213,7 @@ class BaseTrainer(nn.Module):
             with seeding.preserve_settings(), self.preemption:
                 self.preemption.at_once()  # there is nothing to save yet
                 self.setup()
+                self.preemption.honour()
                 mode = self.config.mode
                 if mode in MODES:
                     MODES[mode](self)
@@ -536,9 +537,8 @@ class BaseTrainer(nn.Module):
                 if words := checkpoint.length_changed(state, optim, total, epoch):
                     self.say(words)
             restore(self, state)
-            if fit and self.rank == 0:
-                self.checkpoints.forget_after(self.step)
-            self.checkpoints.best = [tuple(e) for e in state["best"]] if own else []
+            if own and fit and self.rank == 0:
+                self.checkpoints.resume(state)
             whose = "its own state" if own else log.resume
             self.say(f"resumed at epoch {self.epoch}, step {self.step} from {whose}")
         elif log.load_from is not None:
@@ -569,16 +569,20 @@ class BaseTrainer(nn.Module):
                 seeding.set_rng_state(self._rng_at_epoch)
                 self.before_train_epoch()
         first = self.epoch * self.steps_per_epoch
-        start = (self.step - first) * self._accumulate
         steps = min(self.steps_per_epoch, self.total_steps - first)
         end = min(self._epoch_batches, steps * self._accumulate)
+        # the last step of an epoch may have had fewer micro-batches than the others
+        start = min((self.step - first) * self._accumulate, end)
         may_skip = self.config.data.on_error == "skip"
         skips = Skips(self.train_loader, fresh=start == 0) if may_skip else None
         self.place, self.step_size, self.completes_step = 0, 1, True
-        batches = batches_from(self.train_loader, self.epoch, start, end, self.device)
-        index = start - 1
-        for index, batch in enumerate(self.records.waiting(batches), start):
+        begin = min(start, end - 1)  # hooks and pictures see an epoch's last batch
+        batches = batches_from(self.train_loader, self.epoch, begin, end, self.device)
+        index = begin - 1
+        for index, batch in enumerate(self.records.waiting(batches), begin):
             self.data = batch
+            if index < start:  # it was trained on, and saved, before
+                continue
             if self._accumulate > 1:
                 self.place = index % self._accumulate
                 self.step_size = min(self._accumulate, end - (index - self.place))

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "stable_ssl"
 ROWS = [
-    {"dotenv", "runtime", "experiments"},
+    {"dotenv", "files", "runtime", "experiments"},
     {"config", "seeding", "distributed", "preemption", "report"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers"},
     {"evaluation"},
@@ -91,3 +91,38 @@ def test_heavy_modules_are_imported_where_they_are_used():
 def test_a_method_is_one_page():
     for path in (PACKAGE / "methods").glob("[a-z]*.py"):
         assert len(path.read_text().splitlines()) <= 110, path.name
+
+
+OWN_PLACE = {  # writes to nothing that a run needs again
+    "files.py": "is the helper",
+    "distributed/local.py": "to a temporary folder between processes",
+    "loggers/console.py": "to the null device",
+    "report/tables.py": "to a file of the user's, which may be a device",
+}
+
+
+def whole_writes(path):
+    """Yield the calls that write or rename a whole file, past `replacing`'s `new`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        given = [*node.args[:2], *(k.value for k in node.keywords if k.arg == "mode")]
+        modes = [a.value for a in given if isinstance(a, ast.Constant)]
+        writes = name.endswith((".write_text", ".write_bytes", "json.dump"))
+        writes |= name.endswith("open") and any(set("wx+") & set(m) for m in modes)
+        renames = name in ("os.replace", "os.rename", "shutil.move", "os.link")
+        renames |= name.endswith((".rename", ".hardlink_to"))
+        to_new = any(isinstance(n, ast.Name) and n.id == "new" for n in ast.walk(node))
+        if renames or (writes and not to_new):
+            yield f"line {node.lineno}: {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_whole_files_are_written_by_one_atomic_helper(path):
+    """What is written is what `replacing` yields, by convention called `new`."""
+    found = list(whole_writes(path))
+    if path.relative_to(PACKAGE).as_posix() in OWN_PLACE:
+        assert found, "no exception any more"
+    else:
+        assert not found, "use stable_ssl.files"

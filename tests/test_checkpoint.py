@@ -115,7 +115,7 @@ def test_later_checkpoints_are_forgotten_on_resume(tmp_path):
     keep = Checkpoints(tmp_path, top_k=1, last=True, largest=True)
     for step in (1, 2):
         keep.save(state(step), 0, step, None)
-    keep.forget_after(1)
+    keep.resume({**state(1), "epoch": 0})
     assert newest_valid(tmp_path)["step"] == 1
 
 
@@ -205,6 +205,75 @@ def test_a_file_in_the_way_of_the_folder_is_said_in_one_line(tmp_path):
     keep = Checkpoints(tmp_path / "run" / "ckpts", top_k=0, last=True, largest=True)
     with pytest.raises(ConfigError, match="could not be written to .*Not a directory"):
         keep.save(state(1), 0, 1, None)
+
+
+class Killed(Exception):
+    """Stands for the end of a process."""
+
+
+@pytest.mark.parametrize("value", [0.1, 0.9])  # no new best, a new best
+def test_a_resume_sets_right_what_a_save_killed_anywhere_left(
+    tmp_path, monkeypatch, value
+):
+    """At each of its file operations; names and files are those of no kill at all."""
+
+    def after(folder, operations):
+        """Return a folder's files by state after a save that lives for so many."""
+        values = {1: 0.5, 2: 0.2, 3: value}
+        keep = Checkpoints(folder, top_k=1, last=True, largest=True)
+        for step in (1, 2):
+            keep.save({**state(step), "epoch": 0}, 0, step, values[step])
+        with monkeypatch.context() as patch:
+            for name in ("replace", "link", "fsync", "unlink"):
+                patch.setattr(os, name, mortal(getattr(os, name), operations))
+            try:
+                keep.save({**state(3), "epoch": 0}, 0, 3, values[3])
+                survived.append(folder)
+            except Killed:
+                pass
+        keep = Checkpoints(folder, top_k=1, last=True, largest=True)
+        found = newest_valid(folder)
+        keep.resume(found)
+        for step in range(found["step"] + 1, 4):
+            keep.save({**state(step), "epoch": 0}, 0, step, values[step])
+        return {path.name: load(path)["step"] for path in folder.iterdir()}
+
+    def mortal(operation, operations):
+        def operate(*arguments, **options):
+            counted.append(operation)
+            if len(counted) > operations:  # the dead do nothing, no `finally` either
+                raise Killed
+            return operation(*arguments, **options)
+
+        return operate
+
+    counted, survived = [], []
+    whole = after(tmp_path / "whole", 1000)
+    assert whole["last.ckpt"] == 3
+    assert whole["best.ckpt"] == (3 if value > 0.5 else 1)
+    for operations in range(len(counted)):
+        counted.clear()
+        assert after(tmp_path / str(operations), operations) == whole, operations
+    assert operations > 6 and len(survived) == 1
+
+
+def test_a_damaged_one_is_no_longer_among_the_best(tmp_path):
+    keep = Checkpoints(tmp_path, top_k=2, last=True, largest=True)
+    for step, value in ((1, 0.9), (2, 0.5), (3, 0.1)):
+        path = keep.save({**state(step), "epoch": 0}, 0, step, value)
+    best = tmp_path / "best.ckpt"
+    os.truncate(best, best.stat().st_size // 2)
+    again = Checkpoints(tmp_path, top_k=2, last=True, largest=True)
+    with pytest.warns(UserWarning, match="s000001.ckpt is truncated.* the best"):
+        again.resume(load(path))
+    assert load(best)["step"] == 2
+    assert names(tmp_path)[1:-1] == ["e000_s000002.ckpt", "e000_s000003.ckpt"]
+
+
+def test_the_newest_is_found_by_its_other_name_where_all_were_deleted(tmp_path):
+    keep = Checkpoints(tmp_path, top_k=0, last=True, largest=True)
+    keep.save(state(1), 0, 1, None).unlink()
+    assert newest_valid(tmp_path)["step"] == 1
 
 
 # --- the end of a run -----------------------------------------------------------------

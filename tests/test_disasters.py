@@ -10,11 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from stable_ssl import ConfigError, load_config
 from stable_ssl.checkpoint import equal, load
+from stable_ssl.data import build_dataset
+from tests.conftest import Tiny
 
 MAIN = Path(__file__).resolve().parents[1] / "runs" / "main.py"
 OPTIONS = [
@@ -214,3 +219,189 @@ def test_a_run_folder_that_became_read_only(start, interrupted, disk):
     assert code == 2
     assert_one_line(errors, f"{run_dir(folder)}: Read-only file system", "log.folder")
     assert contents(folder) == contents(interrupted)
+
+
+# --- every file of a run folder, harmed while the run was stopped ---------------------
+
+
+class Photos(Tiny):
+    """The smallest trainer, on the grey pictures of a folder."""
+
+    def forward(self, x):
+        return self.layer(x[:, :1].flatten(1))
+
+
+class Stopped(Photos):
+    """The same, stopped after a step that is a checkpoint's own."""
+
+    def after_train_step(self):
+        if self.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+Stopped.__name__ = "Photos"
+
+
+def emptied(path):
+    os.truncate(path, 0)
+
+
+def halved(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    with open(path, "r+b") as file:  # `last.ckpt` is the same file by another name
+        file.write(content)
+
+
+def deleted(path):
+    path.unlink()
+
+
+def made_a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+HARMS = [emptied, halved, flipped, deleted, made_a_folder]
+REFUSED = {  # what ends in one sentence; whatever else is harmed, the run goes on
+    halved: {"data/splits.csv"},
+    flipped: {"data/splits.csv"},
+    made_a_folder: {
+        *("config.yaml", "config_tree.txt", "overrides.yaml", "environment.json"),
+        *("console.log", "metrics.jsonl", "spectra.jsonl"),
+        *("data/params.yaml", "data/splits.csv"),
+        *("ckpts/e001_s000003.ckpt", "ckpts/e001_s000004.ckpt"),
+        *("ckpts/best.ckpt", "ckpts/last.ckpt"),
+    },
+}
+ROWS_LOST = {("metrics.jsonl", h) for h in (emptied, halved, flipped, deleted)}
+ROWS_LOST |= {("spectra.jsonl", h) for h in (emptied, halved, flipped, deleted)}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """What restores a run that was stopped; its config; the run that was not."""
+    root = tmp_path_factory.mktemp("stopped")
+    for split in ("train", "val"):
+        digits = build_dataset({"name": "digits", "subset": split}, ".", False)
+        for i in range(24):
+            image, label = digits[i]
+            path = root / "images" / split / str(label) / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[0].numpy()).save(path)
+    keys = [
+        *("optim.epochs=2", "data.batch_size=8", "optim.scheduler.warmup_epochs=0"),
+        *("log.run=run", "log.every_n_steps=1", "log.checkpoint.every_n_steps=2"),
+        *("log.eval.untrained=false", "log.eval.few_labels=[]", "data.test=null"),
+        *("log.eval.every_n_epochs=1", "log.eval.spectrum=true", "log.eval.knn=null"),
+        "log.monitor=val/acc1",
+        *("log.api=[csv,tensorboard]", f"data.root={root / 'images'}"),
+        *(f"data.{split}.dataset.name=image_folder" for split in ("train", "val")),
+    ]
+
+    def config(folder, *more):
+        return load_config("base", [*keys, f"log.folder={root / folder}", *more])
+
+    with pytest.raises(SystemExit):
+        Stopped(config("stopped", "log.pictures.every_n_epochs=1")).run()
+    Photos(config("stopped", "mode=predict", "data.predict=val")).run()
+    whole = Photos(config("whole", "log.pictures=null"))
+    whole.run()
+    run = root / "stopped" / "runs" / "default" / "run"
+    copy(run, root / "pristine")
+
+    def restore():
+        copy(root / "pristine", run)
+        return run
+
+    return restore, config("stopped", "log.pictures=null"), whole.run_dir
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Leave out what takes longest and reads no file of the run: figures, packages."""
+    monkeypatch.setattr("stable_ssl.report.learning_curves", lambda folder: [])
+    monkeypatch.setattr("stable_ssl.loggers.environment.packages", dict)
+
+
+def again(trainer, config):
+    """Run in-process; return what it warned of, and its refusal or None."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            trainer(config).run()
+            refusal = None
+        except ConfigError as error:
+            refusal = str(error)
+    return "\n".join(str(warning.message) for warning in caught), refusal
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_run_outlives_harm_to_any_of_its_files(stopped, quick, rows, harm):
+    """It goes on and ends with the same bits, or says in one line what to do."""
+    restore, config, whole = stopped
+    run = restore()
+    paths = sorted(p.relative_to(run) for p in run.rglob("*") if p.is_file())
+    names = {path.as_posix() for path in paths}
+    assert {n for some in REFUSED.values() for n in some} <= names
+    assert {p.parts[0] for p in paths} >= {"figures", "tensorboard", "predictions.csv"}
+    for path in paths:
+        name = path.as_posix()
+        harm(restore() / path)
+        said, refusal = again(Photos, config)
+        if name in REFUSED.get(harm, ()):
+            assert refusal and run.name in refusal and "\n" not in refusal, name
+            assert "move" in refusal or "delete" in refusal, name
+        else:
+            assert refusal is None, (name, refusal)
+            assert equal(end(run), end(whole)), name
+            assert not list(run.rglob(".*.tmp")), name
+            lost = (name, harm) in ROWS_LOST
+            assert lost == (f"{path.name} has" in said or f"of {run / path}" in said)
+            if name != "metrics.jsonl":
+                assert rows(run) == rows(whole), name
+
+
+def end(run):
+    """Return what must be equal at the end of a run, whichever files were lost."""
+    load(run / "ckpts" / "best.ckpt")  # of what is left, but whole
+    last = load(run / "ckpts" / "last.ckpt")
+    other = ("config", "rows", "spectra", "metrics", "logged", "best")
+    return {name: last[name] for name in last if name not in other}
+
+
+def copy(folder, to):
+    """Make a folder a copy of another; files that are one by two names stay one."""
+    shutil.rmtree(to, ignore_errors=True)
+    subprocess.run(["cp", "-a", folder, to], check=True)
+
+
+def test_predictions_take_the_place_of_harmed_ones(stopped, quick):
+    restore, config, _ = stopped
+    predict = {**config, "mode": "predict", "data": {**config.data, "predict": "val"}}
+    content = (restore() / "predictions.csv").read_bytes()
+    for harm in HARMS:
+        run = restore()
+        harm(run / "predictions.csv")
+        _, refusal = again(Photos, predict)
+        if harm is made_a_folder:
+            assert "predictions.csv could not be written: Is a directory" in refusal
+            assert "move away what is in its place" in refusal
+        else:
+            assert refusal is None and (run / "predictions.csv").read_bytes() == content
+
+
+def test_figures_that_cannot_be_written_end_no_run(stopped):
+    restore, config, whole = stopped
+    run = restore()
+    for name in ("views_e002.png", "learning_curves.pdf"):
+        (run / "figures" / name).mkdir()
+    drawn = {**config, "log": {**config.log, "pictures": {"every_n_epochs": 1}}}
+    said, refusal = again(Photos, drawn)
+    assert refusal is None and equal(end(run), end(whole))
+    assert "no picture of views was drawn: IsADirectoryError" in said
+    assert "no figure was drawn: IsADirectoryError" in said

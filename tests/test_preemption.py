@@ -200,3 +200,77 @@ def test_a_signal_before_the_first_step_ends_the_run_where_it_is(
     again = tiny(config("base", "log.eval.untrained=true"))
     again.run()
     assert rows(again.run_dir) == rows(whole.run_dir)
+
+
+def wrapped(number):
+    """Lose the exception of a signal as an import does: another one takes its place."""
+    try:
+        os.kill(os.getpid(), number)
+    except BaseException as error:
+        raise ImportError("a circular import, most likely") from error
+
+
+def swallowed(number):
+    """Lose the exception of a signal as a destructor does."""
+    try:
+        os.kill(os.getpid(), number)
+    except BaseException:
+        pass
+
+
+@pytest.mark.parametrize("place", ["initialize_run", "initialize_optimizer", "test"])
+@pytest.mark.parametrize("lost", [wrapped, swallowed])
+def test_a_signal_in_setup_is_one_whatever_becomes_of_its_exception(
+    tiny, config, monkeypatch, lost, place
+):
+    heard = []
+    monkeypatch.setenv("SLURM_PROCID", "0")
+
+    def stop(self, *arguments):
+        getattr(super(Stopped, self), place)(*arguments)
+        lost(signal.SIGUSR2)
+
+    Stopped = type("Stopped", (tiny,), {place: stop})
+    trainer = Stopped(config("base", "log.eval.untrained=true"))
+    before = signal.signal(signal.SIGUSR2, lambda number, _: heard.append(number))
+    try:
+        with pytest.raises(SystemExit) as caught:
+            trainer.run()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert caught.value.code == 128 + signal.SIGUSR2
+    assert heard == [signal.SIGUSR2]  # as submitit's handler, which requeues
+    assert status(trainer.run_dir) == {
+        "status": "preempted",
+        "reason": "SIGUSR2 before the first step; nothing to save",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["torch._dynamo", "torch._dynamo.utils"])
+def test_a_signal_while_an_optimizer_imports_torchs_compiler(tmp_path, module):
+    script = tmp_path / "stopped.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import os, signal, sys
+        from stable_ssl import SimCLR, load_config
+
+        class Finder:
+            def find_spec(self, name, path=None, target=None):
+                if name == {module!r}:
+                    sys.meta_path.remove(self)
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        class Stopping(SimCLR):
+            def initialize_optimizer(self):
+                sys.meta_path.insert(0, Finder())
+                super().initialize_optimizer()
+                raise AssertionError("it was imported before")
+
+        options = ["log.folder={tmp_path}", "log.run=run"]
+        Stopping(load_config("simclr", options)).run()
+        """)
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert status(tmp_path / "runs" / "simclr" / "run")["status"] == "preempted"

@@ -80,6 +80,91 @@ def test_resume_under_accumulation_and_dropout(tiny, config, rows):
     assert rows(whole.run_dir) == rows(resumed.run_dir)
 
 
+@pytest.mark.parametrize(
+    ("accumulate", "step", "steps"),
+    [
+        (2, 4, 10),  # 9 batches are 4 steps of 2 and one of 1
+        (2, 5, 10),  # the last of an epoch
+        (2, 10, 10),  # and of the training
+        (4, 3, 7),  # which ends in the middle of an epoch
+        (16, 1, 2),  # an epoch has fewer batches than a step wants
+    ],
+)
+def test_resume_at_the_end_of_an_epoch_that_accumulation_does_not_divide(
+    tiny, config, rows, monkeypatch, accumulate, step, steps
+):
+    """The resumed run does what the epoch has left: hooks, validation, checkpoint."""
+
+    class Counting(tiny):
+        def initialize_modules(self):
+            super().initialize_modules()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def after_train_epoch(self):
+            views, _ = self.data
+            self.seen += 1 + views[0].sum()
+
+    class Signalled(Counting):
+        def after_train_step(self):
+            if self.step == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    class Dying(Counting):
+        def before_train_step(self):
+            if self.step == step:
+                raise Killed
+
+        def after_train_epoch(self):
+            self.before_train_step()
+            super().after_train_epoch()
+
+    monkeypatch.setattr("stable_ssl.report.learning_curves", lambda folder: [])
+    Signalled.__name__ = Dying.__name__ = "Counting"
+    options = [
+        *(
+            "optim.epochs=null",
+            f"optim.steps={steps}",
+            f"optim.accumulate={accumulate}",
+        ),
+        *("log.every_n_steps=1", f"log.checkpoint.every_n_steps={step}"),
+        *("log.eval.linear=null", "log.eval.knn=null", "log.monitor=val/acc1"),
+    ]
+    whole = Counting(config("base", "log.run=whole", *options))
+    whole.run()
+    for stopped in (Signalled, Dying):
+        own = [*options, f"log.run=stopped_{stopped is Dying}"]
+        with pytest.raises((Killed, SystemExit)):
+            stopped(config("base", *own)).run()
+        resumed = Counting(config("base", *own))
+        resumed.run()
+        assert whole.step == resumed.step == steps
+        assert equal(final(whole.run_dir), final(resumed.run_dir))
+        assert rows(whole.run_dir) == rows(resumed.run_dir)
+
+
+def test_a_run_killed_before_its_last_checkpoint_was_named(tiny, config, monkeypatch):
+    """A restart has nothing to train, and gives the names that the last save owed."""
+    keys = ["log.checkpoint.every_n_steps=4", "log.eval.every_n_steps=4"]
+
+    class Dying(tiny):
+        def save_checkpoint(self):
+            with monkeypatch.context() as patch:
+                if self.epoch == 2:
+                    patch.setattr("stable_ssl.checkpoint.add_name", die)
+                super().save_checkpoint()
+
+    def die(path, name):
+        raise Killed
+
+    with pytest.raises(Killed):
+        Dying(config("base", *keys)).run()
+    run = tiny(config("base", *keys))
+    run.run()
+    last, best = (load(run.run_dir / "ckpts" / f"{n}.ckpt") for n in ("last", "best"))
+    assert (last["step"], last["epoch"]) == (18, 2)
+    assert f"e{best['epoch']:03d}_s{best['step']:06d}.ckpt" == last["best"][0][1]
+
+
 def test_a_finished_run_started_again_changes_nothing(tiny, config, rows):
     first = tiny(config())
     first.run()

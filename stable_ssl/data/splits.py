@@ -6,14 +6,16 @@ One row an image: path below the dataset's root, class, number of the class, sub
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from stable_ssl.config import ConfigError, nearest
+from stable_ssl.config import ConfigError, nearest, unwritable
 from stable_ssl.data.facts import source
+from stable_ssl.files import write_atomically
 
 FILE = "splits.csv"
 FIELDS = ("path", "class", "label", "split")
@@ -43,16 +45,21 @@ def record(folder: Path, loaders: Mapping[str, Any], data: Mapping[str, Any]) ->
             example = min(old ^ new)[0]
             raise ConfigError(
                 f"the split {split} is not the one this run was made on: {len(new)}"
-                f" images instead of {len(old)}, {example} among those that differ; set"
-                f" dataset.split_file={path} to keep that one, or choose another"
+                f" images instead of {len(old)}, {example} among those that differ; if"
+                f" the images are those of then, {path} is damaged: delete it;"
+                " otherwise keep its split by dataset.split_file=, or choose another"
                 " log.run"
             )
     known = {row[3] for row in before}
     rows = [*before, *(row for row in now if row[3] not in known)]
-    folder.mkdir(exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([FIELDS, *rows])
-    (folder / "params.yaml").write_text(yaml.safe_dump(dict(data), sort_keys=False))
+    table = io.StringIO()
+    csv.writer(table).writerows([FIELDS, *rows])
+    params = yaml.safe_dump(dict(data), sort_keys=False)
+    for file, text in ((path, table.getvalue()), (folder / "params.yaml", params)):
+        try:
+            write_atomically(file, text)
+        except OSError as error:
+            raise unwritable(file, error) from error
 
 
 def _rows(loaders: Mapping[str, Any]) -> list[Row]:
@@ -77,9 +84,14 @@ def _rows(loaders: Mapping[str, Any]) -> list[Row]:
 def _read(path: Path) -> list[Row]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            return [tuple(row[f] for f in FIELDS) for row in csv.DictReader(file)]
-    except (OSError, KeyError) as error:
-        raise ConfigError(f"{path} is no split file of a run: {error!r}") from error
+            table = csv.DictReader(file, restval="", strict=True)
+            rows = [tuple(row[field] for field in FIELDS) for row in table]
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise ConfigError(
+            f"{path} is no split file of a run: {error!r}; give a whole one, or move it"
+            " away if it is of this very run, which then writes it anew"
+        ) from error
+    return rows
 
 
 def load(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from stable_ssl.evaluation.pictures import (
     draw_neighbours,
     draw_views,
 )
+from stable_ssl.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,11 +99,9 @@ def _save(draw: Callable[[], Figure | None], path: Path, step: int) -> bool:
         figure = draw()
         if figure is None:
             return False
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_suffix(".tmp")
         metadata = {"step": str(step), "Software": None}
-        figure.savefig(temporary, format="png", dpi=DPI, metadata=metadata)
-        os.replace(temporary, path)
+        with replacing(path) as new:
+            figure.savefig(new, format="png", dpi=DPI, metadata=metadata)
     return True
 
 

@@ -6,7 +6,6 @@ predictions.csv: what a person reads; scores.csv: the probability of every class
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,9 +15,10 @@ import torch
 from torch import Tensor
 
 from stable_ssl import distributed
-from stable_ssl.config import ConfigError
+from stable_ssl.config import ConfigError, unwritable
 from stable_ssl.data.facts import class_names, source
 from stable_ssl.evaluation.features import first_view
+from stable_ssl.files import replacing
 
 SEVERAL = ";"  # between the classes of one cell
 
@@ -188,9 +188,13 @@ def _paths(dataset: Any) -> Callable[[int], str] | None:
 
 
 def _write(path: Path, head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file so that a crash leaves the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([head])
-        csv.writer(file).writerows(rows)
-    os.replace(temporary, path)
+    """Write a CSV file."""
+    try:
+        with (
+            replacing(path) as new,
+            open(new, "w", newline="", encoding="utf-8") as file,
+        ):
+            csv.writer(file).writerows([head])
+            csv.writer(file).writerows(rows)
+    except OSError as error:
+        raise unwritable(path, error) from error

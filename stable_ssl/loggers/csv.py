@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from stable_ssl.files import replacing
 from stable_ssl.loggers.trackers import Row, Tracker
 
 
@@ -22,7 +22,6 @@ class Csv(Tracker):
 
     def __init__(self, folder: Path, config: Mapping[str, Any], rows: Sequence[Row]):
         self.path = folder / "csv" / "metrics.csv"
-        self.path.parent.mkdir(exist_ok=True)
         self.columns = list(dict.fromkeys(name for row in rows for name in row))
         self.file = self._rewritten(rows)
 
@@ -44,16 +43,12 @@ class Csv(Tracker):
 
     def _rewritten(self, rows: Iterable[Row]) -> TextIO:
         """Replace the file by these rows, all or nothing; return it, to append to."""
-        temporary = self.path.with_suffix(".tmp")
-        file = open(temporary, "w", newline="", encoding="utf-8")
-        try:
+        with (
+            replacing(self.path) as new,
+            open(new, "w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, self.columns)
             if self.columns:
                 writer.writeheader()
             writer.writerows(rows)
-            file.flush()
-            os.replace(temporary, self.path)
-        except BaseException:
-            file.close()
-            raise
-        return file
+        return open(self.path, "a", newline="", encoding="utf-8")

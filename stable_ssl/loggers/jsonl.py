@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from stable_ssl.config import ConfigError
+from stable_ssl.config import unwritable
 
 
 class JsonLines:
@@ -31,21 +31,24 @@ class JsonLines:
             self.file = open(path, "ab", buffering=0)
             if position is not None:
                 self._cut(self._whole(position))
+            elif path.read_bytes()[-1:] not in (b"", b"\n"):
+                self.file.write(b"\n")  # a killed process left half a row
         except OSError as error:
             raise unwritable(path, error) from error
 
     def _whole(self, position: int) -> int:
-        """Return the position, or where the last whole row of a shorter file ends."""
-        length = self.path.stat().st_size
-        if length >= position:
-            return position
-        warnings.warn(
-            f"{self.path} has {length} bytes, but had {position} when the checkpoint"
-            " was written: the rows in between are lost; the training goes on exactly,"
-            " its record with a gap",
-            stacklevel=4,
-        )
-        return self.path.read_bytes().rfind(b"\n") + 1
+        """Return the position, or where the last whole row before it ends."""
+        content = self.path.read_bytes()
+        end = content.rfind(b"\n", 0, position) + 1
+        if end < position:
+            warnings.warn(
+                f"{self.path} has {len(content)} bytes, but had {position} when the"
+                f" checkpoint was written, and its last whole row there ends at {end}:"
+                " the rows in between are lost; the training goes on exactly, its"
+                " record with a gap",
+                stacklevel=4,
+            )
+        return end
 
     def _cut(self, position: int) -> None:
         self.file.truncate(position)
@@ -89,12 +92,3 @@ class JsonLines:
     def close(self) -> None:
         """Close the file."""
         self.file.close()
-
-
-def unwritable(path: Path, error: OSError) -> ConfigError:
-    """Return the error that says which file of a run could not be written, and why."""
-    return ConfigError(
-        f"{path} could not be written: {error.strerror or error}; the checkpoints are"
-        " intact; free some space or make the folder writable, and start the same"
-        " command again to resume"
-    )

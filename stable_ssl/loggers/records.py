@@ -56,9 +56,9 @@ class Records:
                 not kept.
             step: optimizer steps taken.
         """
-        self.folder.open_rows(kept)
+        rows = self.folder.open_rows(kept)
         if not config.fast_dev_run:
-            self.folder.track(config)
+            self.folder.track(config, rows)
         self.before = time.perf_counter(), step
 
     def say(self, text: str) -> None:
@@ -124,8 +124,8 @@ class Records:
     def summarize(self) -> None:
         """Show the closing table and draw the learning curves."""
         self.console.stop()
-        self.console.table(report.summary(self.folder.path))
         try:
+            self.console.table(report.summary(self.folder.path))
             paths = report.learning_curves(self.folder.path)
             self.say(f"figures: {', '.join(str(path) for path in paths)}")
         except Exception as error:  # a figure is no reason to lose a finished run

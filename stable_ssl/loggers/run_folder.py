@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 import warnings
@@ -15,10 +14,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import distributed
-from stable_ssl.config import ConfigError, masked, to_yaml
+from stable_ssl.config import ConfigError, masked, to_yaml, unwritable
+from stable_ssl.files import write_atomically
 from stable_ssl.loggers.arguments import masked_arguments
-from stable_ssl.loggers.jsonl import JsonLines, unwritable
+from stable_ssl.loggers.jsonl import JsonLines
 from stable_ssl.loggers.trackers import Row, Trackers
+from stable_ssl.report.reader import read_rows
 
 
 def run_path(log: Any, run: str | None = None) -> Path:
@@ -73,6 +74,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             # unbuffered: what could not be written must not be tried again in `close`
             self.console = open(self.path / "console.log", "ab", buffering=0)
+        except IsADirectoryError as error:
+            raise unwritable(self.path / "console.log", error) from error
         except OSError as error:
             raise ConfigError(
                 f"cannot write the run folder {self.path}: {error.strerror}; set"
@@ -96,35 +99,37 @@ class RunFolder:
             ConfigError: one of them could not be written.
         """
         if config.mode == "fit" or not (self.path / "config.yaml").exists():
-            self._write("config.yaml", to_yaml(config))
-            self._write("config_tree.txt", "\n".join(_tree(masked(config))) + "\n")
-            self._write(
+            self.write_file("config.yaml", to_yaml(config))
+            self.write_file("config_tree.txt", "\n".join(_tree(masked(config))) + "\n")
+            self.write_file(
                 "overrides.yaml", OmegaConf.to_yaml(masked_arguments(overrides))
             )
-        path = self.path / "environment.json"
-        launches = json.loads(path.read_text()) if path.exists() else []
-        self._write("environment.json", json.dumps([*launches, environment], indent=1))
+        launches = [*_launches(self.path / "environment.json"), environment]
+        self.write_file("environment.json", json.dumps(launches, indent=1))
 
-    def open_rows(self, kept: Mapping[str, int] | None) -> None:
+    def open_rows(self, kept: Mapping[str, int] | None) -> list[Row]:
         """Open metrics.jsonl, and spectra.jsonl where there is one, to append to.
 
         Args:
             kept: `positions` to cut the files to first; a missing one is 0. None keeps
                 all.
-        """
-        self.rows = JsonLines(
-            self.path / "metrics.jsonl", None if kept is None else kept.get("rows", 0)
-        )
-        spectra = self.path / "spectra.jsonl"
-        if spectra.exists():
-            position = None if kept is None else kept.get("spectra", 0)
-            self.spectra = JsonLines(spectra, position)
 
-    def track(self, config: DictConfig) -> None:
-        """Mirror the rows, those of an earlier launch too, as `log.api` says."""
+        Returns:
+            The rows so far; a warning names the lines that are none any more.
+        """
+        spectra = self.path / "spectra.jsonl"
+        position = (None, None)
+        if kept is not None:
+            position = kept.get("rows", 0), kept.get("spectra", 0)
+        self.rows = JsonLines(self.path / "metrics.jsonl", position[0])
+        if spectra.exists() or position[1]:
+            self.spectra = JsonLines(spectra, position[1])
+            read_rows(self.path, spectra.name)
+        return read_rows(self.path)
+
+    def track(self, config: DictConfig, rows: Sequence[Row]) -> None:
+        """Mirror the rows as `log.api` says, those so far too."""
         if config.log.api:
-            lines = (self.path / "metrics.jsonl").read_text().splitlines()
-            rows = [json.loads(line) for line in lines]
             self.trackers = Trackers(config.log.api, self.path, masked(config), rows)
 
     def write(self, row: Row) -> None:
@@ -166,7 +171,9 @@ class RunFolder:
             return
         self.ended = status
         try:
-            self._write("status.json", json.dumps({"status": status, "reason": reason}))
+            self.write_file(
+                "status.json", json.dumps({"status": status, "reason": reason})
+            )
         except ConfigError as error:
             warnings.warn(f"status {status}: {error}", stacklevel=2)
 
@@ -190,15 +197,16 @@ class RunFolder:
         if self.temporary is not None:
             self.temporary.cleanup()
 
-    def _write(self, name: str, text: str) -> None:
-        """Write a file so that a crash leaves the old one or the new one."""
-        path, temporary = self.path / name, self.path / f".{name}.tmp"
+    def write_file(self, name: str, text: str) -> None:
+        """Write a file as a whole, if it changed.
+
+        Raises:
+            ConfigError: it could not be written; the old one is untouched.
+        """
+        path = self.path / name
         try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
+            write_atomically(path, text)
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
             raise unwritable(path, error) from error
 
 
@@ -217,9 +225,9 @@ def open_folder(path: Path | None, fresh: bool) -> RunFolder | Bystander:
 def mark_failed(path: Path, reason: str) -> None:
     """Say that a run failed whose own process cannot say it any more."""
     file = path / "status.json"
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, LookupError, TypeError):  # of what it holds
         if json.loads(file.read_text())["status"] == "running":
-            file.write_text(json.dumps({"status": "failed", "reason": reason}))
+            write_atomically(file, _status("failed", reason))
 
 
 class Bystander:
@@ -237,7 +245,30 @@ class Bystander:
         """Do nothing, as every method here."""
 
     describe = open_rows = track = own = status = say = close = ignore
-    write = write_spectrum = sync = ignore
+    write = write_spectrum = write_file = sync = ignore
+
+
+def _status(status: str, reason: str) -> str:
+    """Return what status.json holds."""
+    return json.dumps({"status": status, "reason": reason})
+
+
+def _launches(path: Path) -> list[Any]:
+    """Return the launches on record; warn where they cannot be read any more."""
+    try:
+        launches = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(launches, list):
+            raise ValueError("it holds no list")
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        warnings.warn(
+            f"{path} cannot be read: {error}; what the earlier launches of this run ran"
+            " on is lost, and the record starts anew",
+            stacklevel=3,
+        )
+        return []
+    return launches
 
 
 def _tree(value: Mapping[str, Any], indent: str = "") -> list[str]:

@@ -96,15 +96,23 @@ class Trackers:
 
 
 def drawn(folder: Path) -> list[tuple[int, str, Path]]:
-    """Return (optimizer step, name, file) of the pictures of a run folder, in order."""
+    """Return (optimizer step, name, file) of the pictures of a run folder, in order.
+
+    A file that is no picture any more is left out, with a warning.
+    """
     from PIL import Image
 
     found = []
     for path in (folder / "figures").glob("*_e*.png"):
-        with Image.open(path) as image:
-            step = image.info.get("step")
-        if step is not None:
-            found.append((int(step), path.stem.rpartition("_")[0], path))
+        try:
+            with Image.open(path) as image:
+                image.load()
+                step = int(image.info.get("step", -1))
+        except (OSError, SyntaxError, ValueError) as error:  # as PIL raises
+            warnings.warn(f"{path} is no picture any more: {error}", stacklevel=2)
+            continue
+        if step >= 0:
+            found.append((step, path.stem.rpartition("_")[0], path))
     return sorted(found)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stable_ssl.files import write_atomically
 from stable_ssl.loggers.trackers import Row, Tracker, drawn
 
 WAIT = 30  # seconds for the network: at the start, to log in, and at the end
@@ -45,9 +46,8 @@ class Wandb(Tracker):
         import wandb
 
         log, path = config["log"], folder / "wandb" / "run_id"
-        path.parent.mkdir(exist_ok=True)
-        if not path.exists():
-            path.write_text(secrets.token_hex(4))
+        if not path.exists() or not path.read_text():
+            write_atomically(path, secrets.token_hex(4))
         self.run = wandb.init(
             dir=folder,
             id=path.read_text(),

@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 import math
-import os
 import re
 import shlex
 import time
@@ -23,6 +22,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from stable_ssl.files import write_atomically
 from stable_ssl.report.keys import FIRST, NAMES, differing
 from stable_ssl.report.pictures import embedded
 from stable_ssl.report.reader import Run, distinct_names, read_runs
@@ -90,11 +90,8 @@ def page(*roots: str | Path, out: str | Path = "report.html") -> Path:
     for text in said:
         warnings.warn(text, stacklevel=2)
     text = _document(runs, [str(root) for root in roots], said)
-    temporary = out.with_name(f".{out.name}.tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, out)
+        write_atomically(out, text)
     except OSError as error:
         raise ValueError(
             f"cannot write {out}: {error.strerror}; give another place with --out"

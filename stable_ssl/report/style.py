@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stable_ssl.files import replacing
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -80,10 +82,10 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
     Returns:
         The two paths.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     undated = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
     paths = [Path(f"{path}.{kind}") for kind in undated]
     with styled():
-        for file, metadata in zip(paths, undated.values(), strict=True):
-            figure.savefig(file, metadata=metadata)
+        for file, (kind, metadata) in zip(paths, undated.items(), strict=True):
+            with replacing(file) as new:
+                figure.savefig(new, format=kind, metadata=metadata)
     return paths

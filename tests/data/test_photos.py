@@ -1,6 +1,7 @@
 """A folder of JPEGs of 300 to 800 px: cropped in workers, never squashed."""
 
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -312,6 +313,24 @@ def test_a_run_does_not_go_on_with_another_split(damaged, tmp_path):
     (damaged / "china" / "0.jpg").unlink()
     with pytest.raises(ConfigError, match="split .* is not the one .*split_file="):
         SimCLR(config).setup()
+
+
+def test_the_record_of_a_split_is_written_once(photos, tmp_path):
+    """A launch that has nothing to add leaves it alone; a part of it is no split."""
+    for _ in range(2):
+        trainer = SimCLR(photo_config(photos, tmp_path))
+        trainer.setup()
+        trainer.cleanup()
+        file = trainer.run_dir / "data" / "splits.csv"
+        times = [path.stat().st_mtime_ns for path in file.parent.iterdir()]
+        for path in file.parent.iterdir():
+            os.utime(path, ns=(1, 1))
+    assert times == [1, 1]  # with params.yaml
+    lines = file.read_text().splitlines(keepends=True)
+    for part in (lines[:12], [*lines[:12], lines[12][:9]]):
+        file.write_text("".join(part))
+        with pytest.raises(ConfigError, match=f"{file} is damaged: delete it"):
+            SimCLR(photo_config(photos, tmp_path)).setup()
 
 
 def test_split_files_in_wrong_words(photos, tmp_path):

@@ -54,6 +54,21 @@ def test_a_file_shorter_than_the_checkpoint_says_is_no_secret(path, half):
     assert path.read_text() == '{"step": 0, "loss": null}\n{"step": 3}\n'
 
 
+def test_a_row_is_not_appended_to_one_without_an_end(path):
+    """A flipped newline would take the next row with it, and so would half a row."""
+    first, second = written(path, 2)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.warns(UserWarning, match=f"last whole row there ends at {first}"):
+        lines = JsonLines(path, second)
+    lines.close()
+    with open(path, "ab") as file:
+        file.write(b'{"step": 1, "lo')
+    lines = JsonLines(path)  # an evaluation, which keeps all
+    lines.write({"step": 7})
+    lines.close()
+    assert path.read_text().splitlines()[1:] == ['{"step": 1, "lo', '{"step": 7}']
+
+
 def test_a_row_that_does_not_fit_is_not_left_half(path, monkeypatch):
     class Full:
         """A disk that takes ten bytes more."""

@@ -30,7 +30,7 @@ def full(monkeypatch):
         self.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    return lambda: monkeypatch.setattr(Path, "write_text", fail)
+    return lambda: monkeypatch.setattr(Path, "write_bytes", fail)
 
 
 def test_no_secret_of_the_command_line_is_recorded(folder, config, monkeypatch):

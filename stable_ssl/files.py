@@ -1,0 +1,147 @@
+"""Files that a crash, of the process or of the machine, leaves old or new, never half.
+
+What is new is written beside the old, flushed to the disk, and renamed; then the rename
+is flushed. Who appends to a file, a row or a line at a time, does it without.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
+    """Write a file, text as UTF-8, unless it holds just that already; make its folder.
+
+    Raises:
+        OSError: it could not be written; the old file is untouched.
+    """
+    if isinstance(content, str):
+        content = content.encode()
+    if not _holds(path, content):
+        with replacing(path) as new:
+            new.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a new path; the file written there then takes the place of `path`.
+
+    Nothing happens to `path` where the block raises. Its folder is made, and what
+    killed processes left half-written there is deleted; so blocks of one folder do not
+    nest.
+
+    Raises:
+        OSError: it could not be flushed or renamed; the old file is untouched.
+    """
+    _make_folder(path.parent)
+    _delete_leftovers(path.parent)
+    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield new
+        _flush(new)
+        os.replace(new, path)
+    finally:  # a rename to another name of the same file leaves both
+        new.unlink(missing_ok=True)
+    _flush(path.parent)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a new empty folder, which then takes the place of the folder `path`.
+
+    Raises:
+        OSError: it could not be flushed or renamed; the old folder is untouched.
+    """
+    _make_folder(path.parent)
+    new, old = (path.with_name(f".{path.name}.{age}.tmp") for age in ("new", "old"))
+    if old.exists() and not path.exists():  # killed between the two renames below
+        os.replace(old, path)
+    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    try:
+        yield new
+        for written in (*new.rglob("*"), new):
+            _flush(written)
+        if path.is_dir():  # a rename replaces only an empty one
+            os.replace(path, old)
+        os.replace(new, path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    _flush(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def add_name(path: Path, name: str) -> None:
+    """Let another name in the folder of a file stand for it, too.
+
+    A hard link, or a copy where the file system has none.
+
+    Raises:
+        OSError: as for `replacing`.
+    """
+    other = path.with_name(name)
+    if other.is_file() and os.path.samefile(path, other):
+        return
+    with replacing(other) as new:
+        try:
+            os.link(path, new)
+        except OSError:
+            shutil.copyfile(path, new)
+
+
+def remedy(path: Path, error: OSError) -> str:
+    """Return what a person can do about a file that could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space"
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+        return "move away what is in its place"
+    return f"make {path.parent} writable"
+
+
+def _holds(path: Path, content: bytes | memoryview) -> bool:
+    """Return whether a file has this content."""
+    if not path.is_file() or path.stat().st_size != len(content):
+        return False
+    return path.read_bytes() == content
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder, which is on the disk before its first file is."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        _flush(folder.parent)
+
+
+def _delete_leftovers(folder: Path) -> None:
+    """Delete the temporary files of processes that were killed while they wrote."""
+    for path in folder.glob(".*.tmp"):
+        owner = path.name.split(".")[-2]
+        # in a container a restarted process often has the number of the killed one
+        if owner.isdigit() and (int(owner) == os.getpid() or not _lives(int(owner))):
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Say whether a process of this machine has this number."""
+    try:
+        os.kill(process, 0)
+    except (OverflowError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

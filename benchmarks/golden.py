@@ -401,7 +401,7 @@ def main():
     parser.add_argument("action", choices=("record", "compare"))
     parser.add_argument("recipes", nargs="*", help="names; none means all of them")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if unknown := set(arguments.recipes) - set(all_names()):
         parser.error(f"no such recipe: {', '.join(sorted(unknown))}")
     chosen = arguments.recipes or all_names()

@@ -58,16 +58,13 @@ def profile_model(run: Any) -> None:
     from stable_ssl import profiling
 
     def step(batch: Any) -> None:
-        run.data = batch
-        run.before_train_step()
-        run.train_step(batch)
-        run.after_train_step()
+        run.train_micro_batch(batch)
         if run.online.probe is not None:
             run.online.fit_probe(run.labelled(batch))
 
     watched = {
         "train_step": (run, "train_step"),
-        "forward": (run, "_loss"),
+        "forward": (run, "loss"),
         "optimizer": (run, "optimizer_step"),
     }
     if run.online.probe is not None:
@@ -81,7 +78,7 @@ def profile_model(run: Any) -> None:
         watched,
         run.compute_loss,
         run.online.plain,
-        run._autocast,
+        run.autocast,
         run.device,
         run._limit,
     )

@@ -30,8 +30,8 @@ def take(run: Any) -> dict[str, Any]:
         "step": run.step,
         "lengths": (known_length(run.train_loader), run.images_per_step),
         "modules": run.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "scheduler": run.scheduler and run.scheduler.state_dict(),
+        "optimizers": {n: o.state_dict() for n, o in run.optimizers.items()},
+        "schedulers": {n: s.state_dict() for n, s in run.schedulers.items()},
         "scaler": run.scaler.state_dict(),
         "probe": run.online.state(),
         "ranks": distributed.all_gather_object(own),
@@ -62,9 +62,10 @@ def restore(run: Any, state: dict[str, Any]) -> None:
     own = ranks[run.rank % len(ranks)]
     if run.optimizer is not None:
         run._validated = state["validated"]
-        run.optimizer.load_state_dict(state["optimizer"])
-        if run.scheduler is not None and state["scheduler"] is not None:
-            run.scheduler.load_state_dict(state["scheduler"])
+        for name, optimizer in run.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        for name, scheduler in run.schedulers.items():
+            scheduler.load_state_dict(state["schedulers"][name])
         run.scaler.load_state_dict(state["scaler"])
         run.records.training.load_state(own["logged"])
     run._rng_at_epoch = own["rng_at_epoch"]

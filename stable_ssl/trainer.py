@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from stable_ssl import checkpoint, distributed, runtime, seeding
 from stable_ssl.config import (
@@ -68,12 +69,18 @@ from stable_ssl.optim import (
     build_optimizer,
     build_schedule,
     count_steps,
-    left_out,
+)
+from stable_ssl.optim.step import (
+    MAIN,
+    Stepper,
+    give_up,
+    members,
+    named_optimizers,
+    suffix,
 )
 from stable_ssl.preemption import Preempted, Preemption
 from stable_ssl.state import restore, restore_weights, take
 
-PLAIN = {int, float, bool, str, tuple, list, dict, type(None)}
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -128,27 +135,21 @@ class BaseTrainer(nn.Module):
         self.overrides: list[str] = []  # as given on the command line
         self.epoch, self.step, self.total_steps = 0, 0, 0
         self.steps_per_epoch = 0
-        self.step_size, self.place = 1, 0  # micro-batches of a step, and which it is
-        self.completes_step = True  # it is the last
+        self.micro_batches, self.micro_batch = 1, 0  # of a step, and which it is
         self.data: Any = None
         self.train_loader: Any = None
         self.loaders: dict[str, Any] = {}  # by split: train, val, test, bank
         self.num_classes: int | None = None
-        self.optimizer = self.scheduler = None
+        self.optimizers: dict[str, Optimizer] = {}  # by name, that of the config first
+        self.schedulers: dict[str, Any] = {}  # of the optimizers, by the same names
         self.records = Records()
         self.metrics = self.records.last  # the last value of everything reported
         self.preemption = Preemption()
         self.split: str | None = None  # the one under evaluation
         self._weight = 1  # samples of the batch under evaluation, where there is one
+        self.stepper: Stepper | None = None  # of the optimizers
+        self._built: Optimizer | None = None  # the one of the config
         self._validated = -1  # the step of the last validation
-        self._all_used = False  # whether every parameter got a gradient
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set plain values directly: nn.Module's own way costs 1 us each."""
-        if type(value) in PLAIN and name in self.__dict__:
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
 
     # --- what a subclass writes -------------------------------------------------------
 
@@ -323,6 +324,8 @@ class BaseTrainer(nn.Module):
         for loader in [self.train_loader, *self.loaders.values()]:
             if isinstance(loader, (Loader, Combined)):
                 loader.close()
+        if self.stepper is not None:
+            self.stepper.close()
         self.records.close()
         distributed.stop()
 
@@ -338,8 +341,9 @@ class BaseTrainer(nn.Module):
         self.initialize_modules()
         self.place_modules()
         self.initialize_optimizer()
-        self._left_out = left_out(self.parameters(), self.optimizer)
+        self._collect_optimizers()
         self.initialize_scheduler()
+        self._build_stepper()
         self.initialize_evaluation()
         self.load_checkpoint()
 
@@ -416,7 +420,7 @@ class BaseTrainer(nn.Module):
         """Set `images_per_step`, and `steps_per_epoch` and `total_steps` in steps."""
         if self.config.mode in TRAINING:
             optim = self.config.optim
-            self._accumulate, self._clip = optim.accumulate, optim.grad_max_norm
+            self._accumulate = optim.accumulate
             batch_size = getattr(self.train_loader, "batch_size", None) or 1
             self.images_per_step = batch_size * optim.accumulate
             batches = known_length(self.train_loader)
@@ -451,40 +455,99 @@ class BaseTrainer(nn.Module):
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=hardware.precision == "float16"
         )
-        self._scales = self.scaler.is_enabled()  # a scaler that does nothing costs 2 us
-        self._loss = self.compute_loss
+        self._compute_loss = self.compute_loss
         if hardware.compile:
             for name in self.not_compiled:
                 setattr(self, name, torch.compiler.disable(getattr(self, name)))
-            self._loss = torch.compile(self.compute_loss)
+            self._compute_loss = torch.compile(self.compute_loss)
         if self.world_size > 1:
             if hardware.sync_batchnorm:
                 convert_sync_batchnorm(self, self.device)
-            if self.config.mode in TRAINING:
-                own = not hardware.sync_batchnorm  # running statistics of its own
-                loss = distributed.average_gradients(self, self._loss, own)
-                self.__dict__["_loss"] = loss  # a child would contain its parent
+            distributed.share(self.parameters())
+            distributed.share(self.buffers())
         if self.rank:  # weights are rank 0's; dropout differs
             key = seeding.fold_in(hardware.seed, self.rank)
             seeding.seed_everything(int(key) % 2**63)
 
     def initialize_optimizer(self) -> None:
-        """Build `self.optimizer`; None when only evaluating."""
+        """Build `self.optimizer`, unless nothing is trained.
+
+        More of them are attributes of self, or entries of `self.optimizers`; what they
+        hold is not the first one's any more.
+        """
         if self.config.mode in TRAINING:
-            self.optimizer = build_optimizer(
+            self.optimizer = self._built = build_optimizer(
                 self.named_parameters(), self.config.optim, self.images_per_step
             )
 
+    def _collect_optimizers(self) -> None:
+        """Name all optimizers, and let each parameter belong to one of them.
+
+        Raises:
+            ConfigError: a parameter is in two that were built by hand.
+        """
+        if self.config.mode not in TRAINING:
+            return
+        found = {id(o): (name, o) for name, o in named_optimizers(vars(self))}
+        found.update({id(o): (name, o) for name, o in self.optimizers.items()})
+        built, self._built = self._built, None
+        others = [o for _, o in found.values() if o is not built]
+        if built is not None and others:
+            give_up(built, others)
+        owners: dict[int, str] = {}
+        for name, optimizer in found.values():
+            for parameter in members(optimizer):
+                other = owners.setdefault(id(parameter), name)
+                if other != name:
+                    raise ConfigError(
+                        f"the optimizers {other} and {name} share a parameter; give it"
+                        " to one of them"
+                    )
+        first = [(n, o) for n, o in found.values() if n == MAIN and o.param_groups]
+        rest = [(n, o) for n, o in found.values() if n != MAIN]
+        self.optimizers = dict([*first, *rest])
+
     def initialize_scheduler(self) -> None:
-        """Build `self.scheduler`, of torch's protocol and moved every step, or None."""
-        if self.optimizer is not None:
+        """Build `self.schedulers`: each has torch's protocol and moves every step."""
+        for name, optimizer in self.optimizers.items():
             schedule = build_schedule(
                 self.config.optim.scheduler,
-                self.optimizer.defaults["lr"],
+                optimizer.defaults["lr"],
                 self.steps_per_epoch,
                 self.total_steps,
             )
-            self.scheduler = schedule and Scheduler(self.optimizer, schedule)
+            if schedule is not None:
+                self.schedulers[name] = Scheduler(optimizer, schedule)
+
+    def _build_stepper(self) -> None:
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        self.stepper = Stepper(
+            self.optimizers,
+            self.schedulers,
+            parameters,
+            self.scaler,
+            self.config.optim.accumulate > 1,
+            self.config.optim.grad_max_norm,
+            self.log,
+        )
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The only or first optimizer, None where nothing is trained."""
+        return next(iter(self.optimizers.values()), None)
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Optimizer) -> None:
+        self.optimizers[MAIN] = optimizer
+
+    @property
+    def scheduler(self) -> Any:
+        """The schedule of `self.optimizer`, None where its rate stays as it is."""
+        return self.schedulers.get(next(iter(self.optimizers), MAIN))
+
+    @scheduler.setter
+    def scheduler(self, scheduler: Any) -> None:
+        self.schedulers[MAIN] = scheduler
 
     def initialize_evaluation(self) -> None:
         """Watch the calls of `encode`; build the online probe."""
@@ -500,7 +563,7 @@ class BaseTrainer(nn.Module):
         self.online = Online(
             self,
             getattr(self, name),
-            self._autocast,
+            self.autocast,
             self.settings.eval,
             self.loaders,
             self.num_classes,
@@ -575,7 +638,6 @@ class BaseTrainer(nn.Module):
         start = min((self.step - first) * self._accumulate, end)
         may_skip = self.config.data.on_error == "skip"
         skips = Skips(self.train_loader, fresh=start == 0) if may_skip else None
-        self.place, self.step_size, self.completes_step = 0, 1, True
         begin = min(start, end - 1)  # hooks and pictures see an epoch's last batch
         batches = batches_from(self.train_loader, self.epoch, begin, end, self.device)
         index = begin - 1
@@ -583,19 +645,13 @@ class BaseTrainer(nn.Module):
             self.data = batch
             if index < start:  # it was trained on, and saved, before
                 continue
-            if self._accumulate > 1:
-                self.place = index % self._accumulate
-                self.step_size = min(self._accumulate, end - (index - self.place))
-                self.completes_step = self.place == self.step_size - 1
+            self.micro_batch = index % self._accumulate
+            self.micro_batches = min(self._accumulate, end - index + self.micro_batch)
             if skips is not None:
                 self.log({"train/skipped": skips()})
-            if self.place == 0:
-                self.before_train_step()
-                lr = self.optimizer.param_groups[0]["lr"]
-            self.train_step(batch)
-            if self.completes_step:
-                self.after_train_step()
-                self._after_step(lr)
+            self.train_micro_batch(batch)
+            if self.last_micro_batch:
+                self._after_step()
         if index + 1 < end:
             raise ConfigError(
                 f"the train data ended after {index + 1} batches of the {end} that its"
@@ -633,17 +689,46 @@ class BaseTrainer(nn.Module):
                 ):
                     self.records.folder.trackers.picture(name, path, self.step)
 
+    @property
+    def last_micro_batch(self) -> bool:
+        """Whether the optimizers step after this micro-batch."""
+        return self.micro_batch == self.micro_batches - 1
+
+    def train_micro_batch(self, batch: Any) -> None:
+        """Train on a micro-batch; the last one of a step completes it."""
+        self.data, step = batch, self.step
+        if self.micro_batch == 0:
+            self.stepper.begin(measures=self._row_is_due(step + 1))  # it costs 1 %
+            if self.world_size > 1 and not self.config.hardware.sync_batchnorm:
+                distributed.share(
+                    self.buffers()
+                )  # batch norms' statistics are rank 0's
+            self.before_train_step()
+            self.rates = [o.param_groups[0]["lr"] for o in self.optimizers.values()]
+        self.online.forget()
+        self.train_step(self.data)
+        self.data = batch  # what probe and pictures see
+        if self.last_micro_batch:
+            self.stepper.end()
+            self.step = step + 1
+            self.after_train_step()
+
     def train_step(self, batch: Any) -> None:
         """Add a micro-batch's gradient; take the step with its last one."""
-        if self.online.active:
-            self.online.forget()
-        if self.world_size > 1:  # the last micro-batch's backward reduces them all
-            self._loss.require_backward_grad_sync = self.completes_step
-        if self._dtype is None:  # a context manager that does nothing costs 1 us
-            loss = self._loss()
-        else:
-            with self._autocast():
-                loss = self._loss()
+        self.backward(self.loss(batch))
+        if self.last_micro_batch:
+            self.average_gradients()  # an override of `optimizer_step` may read them
+            self.optimizer_step()
+
+    def loss(self, batch: Any) -> Tensor:
+        """Return `compute_loss` of a batch, (), in the run's precision, and log it.
+
+        Raises:
+            ConfigError: it is no scalar, and no dict with one under `loss`.
+        """
+        self.data = batch
+        with self.autocast():
+            loss = self._compute_loss()
         if isinstance(loss, dict):
             self.log({f"train/{k}": v for k, v in loss.items() if k != "loss"})
             loss = loss.get("loss", "a dict without 'loss'")
@@ -655,42 +740,37 @@ class BaseTrainer(nn.Module):
                 " with one under 'loss'"
             )
         self.log({"train/loss": loss})
-        if self.step_size > 1:
-            loss = loss / self.step_size
-        (self.scaler.scale(loss) if self._scales else loss).backward()
-        if self.world_size > 1 and not self._all_used:
-            self._all_used = True
-            distributed.check_used(self)
-        if self.completes_step:
-            self.optimizer_step()
+        return loss
 
-    def optimizer_step(self) -> None:
-        """Clip, update the weights, clear the gradient, move the learning rate."""
-        if self._clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            own = [p for group in self.optimizer.param_groups for p in group["params"]]
-            norm = nn.utils.clip_grad_norm_(own, self._clip)
-            self.log({"train/grad_norm": norm})
-        elif self._row_is_due(self.step + 1):  # that step's alone: it costs 1 % of it
-            self.scaler.unscale_(self.optimizer)
-            groups = self.optimizer.param_groups
-            own = [p.grad for group in groups for p in group["params"]]
-            if own := [gradient for gradient in own if gradient is not None]:
-                self.log({"train/grad_norm": _norm(own)})
-        if self._scales:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        else:
-            self.optimizer.step()
-        self.optimizer.zero_grad()
-        for parameter in self._left_out:
-            parameter.grad = None
-        self.step += 1
-        if self.scheduler is not None:
-            self.scheduler.step()
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss, (), to the parameters'."""
+        self.stepper.backward(loss)
 
-    def _after_step(self, lr: float) -> None:
-        """Do what is due after a step at `lr`: probe, row, evaluation, checkpoint.
+    def average_gradients(self) -> None:
+        """Make gradients those of all ranks and micro-batches of the step.
+
+        Who steps an optimizer need not call it; who reads gradients before does, as a
+        clip of one's own. Nothing happens before the last micro-batch. Synchronises
+        ranks.
+        """
+        if self.last_micro_batch:
+            self.stepper.average(self.micro_batches)
+
+    def optimizer_step(self, name: str | None = None) -> None:
+        """Average, clip, update the weights, clear the gradient.
+
+        Nothing happens before the last micro-batch of a step. Schedules move, and
+        `self.step` counts, once `train_step` has ended.
+
+        Args:
+            name: of `self.optimizers`; None steps all but those that were stepped by
+                name or by hand in this step.
+        """
+        if self.last_micro_batch:
+            self.stepper.step(self.micro_batches, name)
+
+    def _after_step(self) -> None:
+        """Do what is due after a step: probe, row, evaluation, checkpoint.
 
         The checkpoint comes last: all that was due at its step is in it, so a resumed
         run neither repeats nor misses an evaluation.
@@ -701,7 +781,7 @@ class BaseTrainer(nn.Module):
             loss = self.online.fit_probe(self.labelled(self.data))
             self.log({"train/probe_loss": loss})
         if self._row_is_due(step):
-            self._write_row(lr)
+            self._write_row()
         if evaluation.every_n_steps and step % evaluation.every_n_steps == 0:
             self.validate()
         minutes, signal = save.every_n_minutes, self.preemption.number
@@ -737,7 +817,7 @@ class BaseTrainer(nn.Module):
         A function of (seed, step, micro-batch), to draw from as with `row_keys`.
         """
         key = seeding.fold_in(self.config.hardware.seed, self.step)
-        return seeding.fold_in(key, self.place)
+        return seeding.fold_in(key, self.micro_batch)
 
     # --- evaluate ---------------------------------------------------------------------
 
@@ -756,7 +836,7 @@ class BaseTrainer(nn.Module):
         training_data, self.split = self.data, split
         self._scores = Scores(self._task, self._metrics)
         if self.world_size > 1 and not self.config.hardware.sync_batchnorm:
-            distributed.share_buffers(self)  # batch norms' statistics are rank 0's
+            distributed.share(self.buffers())  # batch norms' statistics are rank 0's
         with self.online.evaluation():
             self.before_eval_epoch()
             loader = self.loaders[split]
@@ -793,7 +873,8 @@ class BaseTrainer(nn.Module):
             return batch
         return batch[labelled_name(self.config.data, list(batch))]
 
-    def _autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager:
+        """Return the context of the run's precision."""
         if self._dtype is None:
             return nullcontext()  # a disabled autocast costs 10 us
         return torch.autocast(self.device.type, self._dtype)
@@ -827,7 +908,7 @@ class BaseTrainer(nn.Module):
     def _row_is_due(self, step: int) -> bool:
         return step % self.settings.every_n_steps == 0 or step == self.total_steps
 
-    def _write_row(self, lr: float) -> None:
+    def _write_row(self) -> None:
         """Report the means since the last row; a host synchronisation.
 
         Raises:
@@ -835,7 +916,8 @@ class BaseTrainer(nn.Module):
         """
         values = self.records.training.take()
         self._check_finite("train/loss", values.get("train/loss", 0.0))
-        values["train/lr"] = lr
+        for name, rate in zip(self.optimizers, self.rates, strict=True):
+            values["train/lr" + suffix(name)] = rate
         cost = self.records.performance(self.step, self.images_per_step)
         self.report(values | cost)
 

@@ -104,11 +104,6 @@ class MixesInLoss(Tiny):
             self.data = batch
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="train_step never reads its argument: the weights are those of training on"
-    " the unchanged batch",
-)
 def test_a_changed_batch_handed_to_train_step_is_trained_on(tmp_path):
     plain, step, loss = (
         trained(kind, tmp_path / kind.__name__)["weights"]
@@ -126,11 +121,6 @@ class OwnBackward(Double):
         self.optimizer_step()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="only the wrapper around the loss averages gradients: each process trains a"
-    " model of its own, and the run ends as finished",
-)
 def test_an_own_backward_pass_trains_one_model_on_two_processes(ranks, tmp_path):
     one = trained(OwnBackward, tmp_path / "one")["weights"]
     two = ranks(2, trained, OwnBackward, str(tmp_path / "two"))
@@ -147,11 +137,6 @@ class ByHand(Tiny):
         self.optimizer.zero_grad()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a step taken by hand is not counted: self.step stays 0, the rate never"
-    " moves, no row is written, and the checkpoint is e001_s000000",
-)
 def test_an_optimizer_stepped_by_hand_is_counted(tmp_path, rows):
     reference, hand = make(Tiny, tmp_path / "own"), make(ByHand, tmp_path / "hand")
     reference.run()
@@ -171,11 +156,6 @@ class NeverSteps(Tiny):
         self.compute_loss().backward()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a round in which no optimizer stepped passes in silence, as often as there"
-    " are batches; the run ends as finished",
-)
 def test_a_round_in_which_no_optimizer_stepped_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="step"):
         make(NeverSteps, tmp_path).run()
@@ -220,11 +200,6 @@ class KilledCritic(Critic):
 SAVED = ["optim.steps=6", "log.checkpoint.every_n_steps=2"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the state of a second optimizer is in no checkpoint: a resumed run ends"
-    " with other weights",
-)
 def test_a_second_optimizer_resumes_exactly(tmp_path):
     whole = make(Critic, tmp_path / "whole", *SAVED)
     whole.run()
@@ -240,11 +215,6 @@ def test_a_second_optimizer_resumes_exactly(tmp_path):
         assert same(a, b)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the parameters of a second optimizer are in the main one too, whose weight"
-    " decay and schedule are then theirs",
-)
 def test_a_parameter_belongs_to_one_optimizer(tmp_path):
     run = make(Critic, tmp_path)
     run.setup()

@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 
-from stable_ssl import checkpoint, load_config
+from stable_ssl import checkpoint, distributed, load_config
 from stable_ssl.config import ConfigError
 from stable_ssl.methods import SimCLR, Supervised
 from tests.conftest import REPOSITORY
@@ -172,19 +172,39 @@ def test_in_float32_the_first_loss_agrees(ranks, tmp_path):
 
 
 class Unused(SimCLR):
-    """A SimCLR with a layer that its loss does not use."""
+    """A trainer with a layer that its loss does not use."""
 
     def initialize_modules(self):
         super().initialize_modules()
         self.forgotten = torch.nn.Linear(3, 3)
 
 
-def test_parameters_that_get_no_gradient_are_named(tmp_path):
-    config = load_config(
-        "simclr", [*QUICK, f"log.folder={tmp_path}", "hardware.processes=2"]
-    )
-    with pytest.raises(ConfigError, match=r"not use 2 .*forgotten.weight, forgotten"):
-        Unused(config).run()
+def test_parameters_that_get_no_gradient_stay_as_they_are(ranks, tmp_path):
+    """No gradient on any rank is none, as on one process: nothing decays them."""
+    short = ["optim.epochs=null", "optim.steps=3", "optim.weight_decay=0.1"]
+    short += ["data.root=double", "++model.backbone.width=8"]
+    one = train(Unused, tmp_path / "one", *short)
+    two = ranks(2, train, Unused, str(tmp_path / "two"), *short)
+    assert difference(one["weights"], two[0]["weights"]) < 1e-8
+
+
+def averaged(used_by):
+    """Return the gradients of two layers, the second used by some ranks only."""
+    layers = [torch.nn.Linear(2, 2) for _ in range(3)]
+    own = distributed.rank() + 1.0
+    for layer, used in zip(
+        layers, (True, distributed.rank() in used_by, False), strict=True
+    ):
+        if used:
+            (own * layer(torch.ones(1, 2))).sum().backward()
+    parameters = [p for layer in layers for p in layer.parameters()]
+    distributed.average_gradients(parameters)
+    return [None if p.grad is None else p.grad.mean().item() for p in parameters]
+
+
+def test_a_gradient_that_some_ranks_lack_counts_as_zero_there(ranks):
+    for found in ranks(2, averaged, (1,)):
+        assert found == [1.5, 1.5, 1.0, 1.0, None, None]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +249,7 @@ def finished(folder):
 
 def same(a, b):
     assert a[1] == b[1]
-    for part in ("modules", "optimizer", "probe", "ranks"):
+    for part in ("modules", "optimizers", "probe", "ranks"):
         assert checkpoint.equal(a[0][part], b[0][part]), part
 
 

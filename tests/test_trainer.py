@@ -170,7 +170,7 @@ def test_keys_of_rows_do_not_depend_on_the_ranks(tiny, config):
     assert torch.equal(torch.cat(parts), whole)
     trainer.step += 1
     later = trainer.row_keys(8)
-    trainer.place += 1
+    trainer.micro_batch += 1
     keys = torch.cat([whole, later, trainer.row_keys(8)])
     assert len(keys.unique()) == 24
     trainer.rank = 0

@@ -6,6 +6,7 @@ group, gloo for tensors on the CPU and NCCL for those on GPUs. Every collective 
 no-op for one process; several must call it, all of them and in the same order.
 """
 
+from stable_ssl.distributed.gradients import average_gradients
 from stable_ssl.distributed.group import (
     all_gather_object,
     all_mean,
@@ -17,6 +18,7 @@ from stable_ssl.distributed.group import (
     is_main,
     main_first,
     rank,
+    share,
     start,
     stop,
     world_size,
@@ -30,12 +32,7 @@ from stable_ssl.distributed.placement import (
     place,
     processes_asked,
 )
-from stable_ssl.distributed.together import (
-    Vote,
-    average_gradients,
-    check_used,
-    share_buffers,
-)
+from stable_ssl.distributed.vote import Vote
 
 __all__ = [
     "Place",
@@ -47,7 +44,6 @@ __all__ = [
     "average_gradients",
     "barrier",
     "broadcast_object",
-    "check_used",
     "choose_device",
     "gather",
     "gather_uneven",
@@ -58,7 +54,7 @@ __all__ = [
     "place",
     "processes_asked",
     "rank",
-    "share_buffers",
+    "share",
     "spawn",
     "start",
     "stop",

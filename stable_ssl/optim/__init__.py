@@ -4,7 +4,6 @@ from stable_ssl.optim.build import (
     base_lr,
     build_optimizer,
     check_optimizer,
-    left_out,
 )
 from stable_ssl.optim.lars import LARS
 from stable_ssl.optim.schedules import Scheduler, build_schedule, count_steps
@@ -17,5 +16,4 @@ __all__ = [
     "build_schedule",
     "check_optimizer",
     "count_steps",
-    "left_out",
 ]

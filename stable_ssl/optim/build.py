@@ -69,15 +69,6 @@ def build_optimizer(
         raise ConfigError(f"{at}.optimizer={name} refuses: {error}{hint}") from error
 
 
-def left_out(
-    parameters: Iterable[nn.Parameter], optimizer: Optimizer | None
-) -> list[nn.Parameter]:
-    """Return the parameters that get gradients and are in no group: none, usually."""
-    groups = [] if optimizer is None else optimizer.param_groups
-    own = {id(p) for group in groups for p in group["params"]}
-    return [p for p in parameters if p.requires_grad and id(p) not in own]
-
-
 def check_optimizer(
     config: Any, at: str = "optim"
 ) -> tuple[str, Callable[..., Optimizer], dict[str, Any], list[dict[str, Any]]]:

@@ -111,8 +111,8 @@ def test_the_centre_follows_the_mean_of_a_steps_micro_batches(make):  # fault 25
     trainer = make("optim.accumulate=2", "++model.center_momentum=0.7")
     apart(trainer)
     before, means = trainer.center.clone(), []
-    for trainer.place in (0, 1):
-        trainer.step_size, trainer.completes_step = 2, trainer.place == 1
+    for trainer.micro_batch in (0, 1):
+        trainer.micro_batches = 2
         feed(trainer)
         logits = [trainer.teacher.module(view) for view in trainer.data[0][:2]]
         means.append(torch.cat(logits).mean(0))

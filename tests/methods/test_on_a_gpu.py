@@ -101,13 +101,11 @@ def test_a_step(name, overrides, config, valueless, monkeypatch):
         move(run)
         run.place_modules()
         run.initialize_optimizer()
-        run._left_out = []
+        run._collect_optimizers()
         run.initialize_scheduler()
+        run._build_stepper()
         run.initialize_evaluation()
-        run.data = batch
         run.before_train_epoch()
-        run.before_train_step()
-        run.train_step(batch)
-        run.after_train_step()
+        run.train_micro_batch(batch)
         assert all(x.device == GPU for x in run.state_dict().values())
     run.cleanup()

@@ -1,0 +1,76 @@
+"""The gradient of all ranks, averaged by whoever steps an optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from stable_ssl.config import ConfigError
+from stable_ssl.distributed.group import world_size
+
+BUCKET = 25 * 2**20  # bytes sent at once: fewer calls than one a parameter
+
+
+@torch.no_grad()
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace gradients by their means over the ranks; synchronises ranks.
+
+    A parameter that has no gradient on any rank keeps None, as on one process; where
+    only some ranks lack it, it counts as zero there. The host waits for a GPU only if
+    this rank lacks one.
+
+    Args:
+        parameters: the same on every rank, in the same order.
+
+    Raises:
+        ConfigError: a sparse gradient.
+    """
+    if world_size() == 1 or not parameters:
+        return
+    sent = [(bucket, _send(bucket)) for bucket in _buckets(parameters)]
+    lacking = [p.grad is None for p in parameters]
+    have = torch.tensor([float(not lacks) for lacks in lacking])
+    have = have.to(parameters[0].device, non_blocking=True)
+    dist.all_reduce(have)
+    ranks = have.tolist() if any(lacking) else [1.0] * len(parameters)
+    on_some = {id(p): n > 0 for p, n in zip(parameters, ranks, strict=True)}
+    for bucket, (flat, work) in sent:
+        work.wait()
+        means = flat.split([p.numel() for p in bucket])
+        for parameter, mean in zip(bucket, means, strict=True):
+            if parameter.grad is None and on_some[id(parameter)]:
+                parameter.grad = torch.empty_like(parameter)
+            if parameter.grad is not None:
+                parameter.grad.copy_(mean.view_as(parameter))
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Yield parameters of one type and device, in their order, a bucket at a time."""
+    kinds: dict[tuple, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        kinds.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+    for alike in kinds.values():
+        bucket, size = [], 0
+        for parameter in alike:
+            bucket.append(parameter)
+            size += parameter.numel() * parameter.element_size()
+            if size >= BUCKET:
+                yield bucket
+                bucket, size = [], 0
+        if bucket:
+            yield bucket
+
+
+def _send(bucket: Sequence[nn.Parameter]) -> tuple[Tensor, dist.Work]:
+    """Start to add up a bucket's gradients over the ranks."""
+    if any(p.grad is not None and p.grad.is_sparse for p in bucket):
+        raise ConfigError(
+            "sparse gradients are not averaged over processes; build the embedding with"
+            " sparse=False"
+        )
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+    flat = torch.cat([g.reshape(-1) for g in gradients]).div_(world_size())
+    return flat, dist.all_reduce(flat, async_op=True)

@@ -1,0 +1,32 @@
+"""What ranks decide together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from stable_ssl.distributed.group import world_size
+
+
+class Vote:
+    """Let ranks decide alike after every step, without waiting for one another.
+
+    What a vote returns was asked for at the vote before: the answers travel while the
+    next step is computed, on the CPU, so that no GPU is waited for.
+    """
+
+    def __init__(self) -> None:
+        self.pending: tuple[torch.Tensor, Any] | None = None
+
+    def __call__(self, *wishes: int) -> list[int]:
+        """Return the largest of all ranks' wishes, each as of the call before."""
+        if world_size() == 1:
+            return list(wishes)
+        before, box = self.pending, torch.tensor(wishes)
+        self.pending = box, dist.all_reduce(box, dist.ReduceOp.MAX, async_op=True)
+        if before is None:
+            return [0] * len(wishes)
+        before[1].wait()
+        return before[0].tolist()

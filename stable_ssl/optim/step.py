@@ -1,0 +1,283 @@
+"""A step of the trainer's optimizers: of one gradient, clipped, counted, scheduled.
+
+Gradients are averaged by whoever steps an optimizer, never by whoever computed a loss:
+`Stepper.step` does it, and so does a hook before any `optimizer.step()` that a user
+calls by hand. A round is what happens between two values of the trainer's step: its
+micro-batches, and as many steps of as many optimizers as it likes.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from stable_ssl import distributed
+from stable_ssl.config import ConfigError
+
+MAIN = "main"  # the optimizer that the config describes
+
+
+class Stepper:
+    """Step optimizers by name, with the mean gradient over micro-batches and ranks.
+
+    Args:
+        optimizers: by name; a parameter belongs to one of them.
+        schedulers: of some of them; each moves once a round in which its own stepped.
+        parameters: that get gradients, those of no optimizer too.
+        scaler: of the loss; does nothing unless it is enabled, for float16.
+        accumulates: whether a step has several micro-batches.
+        max_norm: 2-norm that each optimizer's gradient is clipped to; None: not.
+        log: is told the norm of the gradient.
+    """
+
+    def __init__(
+        self,
+        optimizers: Mapping[str, Optimizer],
+        schedulers: Mapping[str, Any],
+        parameters: Sequence[nn.Parameter],
+        scaler: torch.amp.GradScaler,
+        accumulates: bool,
+        max_norm: float | None,
+        log: Callable[[Mapping[str, Tensor]], None],
+    ):
+        self.optimizers, self.schedulers = optimizers, schedulers
+        self.parameters, self.scaler = list(parameters), scaler
+        self.accumulates, self.max_norm, self.log = accumulates, max_norm, log
+        self.scales = scaler.is_enabled()  # asked for once: it costs 1 us
+        self.owned = {id(p) for p in self.parameters}
+        own = {id(p) for o in optimizers.values() for p in members(o)}
+        self.left_out = [p for p in self.parameters if id(p) not in own]
+        self.others: weakref.WeakSet = weakref.WeakSet()  # optimizers of other models
+        self.inside = False  # `step`
+        self.begin(measures=False)
+        self.hooks = [
+            register_optimizer_step_pre_hook(weakly(self, "before_step")),
+            register_optimizer_step_post_hook(weakly(self, "after_step")),
+        ]
+
+    def close(self) -> None:
+        """Leave optimizers alone from now on."""
+        for hook in self.hooks:
+            hook.remove()
+
+    # --- a round ----------------------------------------------------------------------
+
+    def begin(self, measures: bool) -> None:
+        """Begin a round.
+
+        Args:
+            measures: whether the norm of the gradient is logged.
+        """
+        self.measures = measures
+        self.stepped: set[str] = set()
+        self.chosen: set[str] = set()  # of these, by name or by hand
+        self.divided = self.scaled = False
+        self.averaged: dict[int, tuple[int, int]] = {}  # versions of gradients
+        self.cleared = len(self.optimizers) == 1  # by `step`, all there are
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a micro-batch's loss."""
+        self.scaled = True
+        (self.scaler.scale(loss) if self.scales else loss).backward()
+
+    def end(self) -> None:
+        """End the round: move the schedules, drop what gradients are left.
+
+        Raises:
+            ConfigError: no optimizer stepped.
+        """
+        if not self.stepped:
+            raise ConfigError(
+                "train_step ended without a step of an optimizer; call"
+                " self.optimizer_step(), or the step() of an optimizer that is an"
+                f" attribute of the trainer (there are: {', '.join(self.optimizers)})"
+            )
+        if self.scales:
+            self.scaler.update()
+        for name in self.stepped & self.schedulers.keys():
+            self.schedulers[name].step()
+        clear(self.left_out if self.cleared else self.parameters)
+
+    # --- a step -----------------------------------------------------------------------
+
+    def step(self, micro_batches: int, name: str | None = None) -> None:
+        """Step an optimizer, or all but those stepped by name or by hand already.
+
+        Gradients are averaged, tested for what float16 cannot hold, clipped, used and
+        cleared.
+
+        Args:
+            micro_batches: of the round.
+            name: of the optimizer.
+
+        Raises:
+            ConfigError: no such optimizer, or a gradient of a loss that was not scaled.
+        """
+        if name is not None and name not in self.optimizers:
+            raise ConfigError(
+                f"optimizer_step({name!r}), but the optimizers are"
+                f" {', '.join(self.optimizers)}"
+            )
+        if self.scales and not self.scaled:
+            raise ConfigError(
+                "hardware.precision=float16 scales the loss: call self.backward(loss)"
+                " instead of loss.backward()"
+            )
+        if name is not None:
+            self.chosen.add(name)
+        rest = [n for n in self.optimizers if n not in self.chosen]
+        for one in rest if name is None else [name]:
+            optimizer = self.optimizers[one]
+            self._prepare(optimizer, one, micro_batches)
+            self.inside = True
+            try:
+                if self.scales:  # it skips the step of a gradient that is not finite
+                    self.scaler.step(optimizer)
+                else:
+                    optimizer.step()
+            finally:
+                self.inside = False
+            self.stepped.add(one)
+            clear(members(optimizer))
+
+    def average(self, micro_batches: int) -> None:
+        """Make gradients those of all micro-batches and ranks; synchronises ranks.
+
+        Nothing happens where no gradient changed since it was averaged.
+        """
+        if micro_batches > 1 and not self.divided:
+            self.divided = True
+            own = [p.grad for p in self.parameters if p.grad is not None]
+            torch._foreach_div_(own, micro_batches)
+        if distributed.world_size() == 1:
+            return
+        if self.averaged.items() >= self._versions().items():
+            return
+        distributed.average_gradients(self.parameters)
+        self.averaged = self._versions()
+
+    def _versions(self) -> dict[int, tuple[int, int]]:
+        """Return what changes with a gradient: the tensor, or its version."""
+        return {
+            id(p): (id(p.grad), p.grad._version)
+            for p in self.parameters
+            if p.grad is not None
+        }
+
+    def _prepare(self, optimizer: Optimizer, name: str, micro_batches: int = 1) -> None:
+        """Average, unscale and clip the gradient that an optimizer is about to use."""
+        self.average(micro_batches)
+        if self.max_norm is None and not self.measures:
+            return
+        self.scaler.unscale_(optimizer)
+        gradients = [p.grad for p in members(optimizer) if p.grad is not None]
+        if not gradients:
+            return
+        norm = nn.utils.get_total_norm(gradients)
+        if self.max_norm is not None:
+            nn.utils.clip_grads_with_norm_(members(optimizer), self.max_norm, norm)
+        self.log({"train/grad_norm" + suffix(name): norm})
+
+    def before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Prepare the gradient for an optimizer's `step()` that a user called.
+
+        Raises:
+            ConfigError: accumulated or scaled gradients, which only `step` understands;
+                a closure, which each rank would call as often as it likes.
+        """
+        if self.inside or (name := self._name_of(optimizer)) is None:
+            return
+        if self.accumulates or self.scales:
+            what = "hardware.precision=float16" if self.scales else "optim.accumulate"
+            raise ConfigError(
+                f"an optimizer.step() by hand under {what} would use a gradient that is"
+                f" not whole; call self.optimizer_step({name!r})"
+            )
+        if (args[1:] or kwargs.get("closure")) and distributed.world_size() > 1:
+            raise ConfigError(
+                "optimizer.step(closure) on several processes: each would call its"
+                " closure by itself; compute the loss before, and call step()"
+            )
+        self._prepare(optimizer, name)
+
+    def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Count the step of an optimizer, whoever called it."""
+        if not self.inside and (name := self._name_of(optimizer)) is not None:
+            self.stepped.add(name)
+            self.chosen.add(name)
+            self.cleared = False
+
+    def _name_of(self, optimizer: Optimizer) -> str | None:
+        """Return an optimizer's name; None of one of other parameters, as a probe's."""
+        for name, known in self.optimizers.items():
+            if known is optimizer:
+                return name
+        if optimizer in self.others:
+            return None
+        if any(id(p) in self.owned for p in members(optimizer)):
+            raise ConfigError(
+                f"a {type(optimizer).__name__} that is no attribute of the trainer"
+                " steps its parameters; build it in initialize_optimizer, so that it"
+                " is saved and scheduled"
+            )
+        self.others.add(optimizer)
+        return None
+
+
+def members(optimizer: Optimizer) -> list[nn.Parameter]:
+    """Return the parameters of all groups of an optimizer."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def clear(parameters: Sequence[nn.Parameter]) -> None:
+    """Drop gradients."""
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def suffix(name: str) -> str:
+    """Return what tells the figures of an optimizer from those of the main one."""
+    return "" if name == MAIN else f"_{name}"
+
+
+def named_optimizers(
+    attributes: Mapping[str, Any],
+) -> Iterator[tuple[str, Optimizer]]:
+    """Yield the optimizers among attributes, those in lists and dicts too."""
+    for name, value in attributes.items():
+        if isinstance(value, Optimizer):
+            yield name, value
+        elif isinstance(value, Mapping):
+            yield from ((k, v) for k, v in value.items() if isinstance(v, Optimizer))
+        elif isinstance(value, (list, tuple)):
+            for i, one in enumerate(value):
+                if isinstance(one, Optimizer):
+                    yield f"{name}_{i}", one
+
+
+def give_up(main: Optimizer, others: Sequence[Optimizer]) -> None:
+    """Leave to other optimizers the parameters that are theirs, too."""
+    taken = {id(p) for other in others for p in members(other)}
+    for group in main.param_groups:
+        group["params"] = [p for p in group["params"] if id(p) not in taken]
+    main.param_groups[:] = [group for group in main.param_groups if group["params"]]
+
+
+def weakly(owner: Any, method: str) -> Callable[..., None]:
+    """Return a hook that does not keep its owner alive."""
+    reference = weakref.ref(owner)
+
+    def hook(*args: Any) -> None:
+        if (alive := reference()) is not None:
+            getattr(alive, method)(*args)
+
+    return hook

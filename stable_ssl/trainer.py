@@ -46,11 +46,11 @@ from stable_ssl.config import (
     nearest,
 )
 from stable_ssl.data import Combined, Loader, build_loaders, splits
+from stable_ssl.data.batch import count, first_view, to_device
 from stable_ssl.data.build import labelled_name
 from stable_ssl.data.check import check_split, check_train, check_views
 from stable_ssl.data.loader import Skips, batches_from, known_length
 from stable_ssl.evaluation.custom import custom_metrics
-from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.gallery import Gallery
 from stable_ssl.evaluation.labels import require_labels
 from stable_ssl.evaluation.metrics import Scores
@@ -842,9 +842,10 @@ class BaseTrainer(nn.Module):
             loader = self.loaders[split]
             skips = Skips(loader)
             for batch in islice(loader, limit):
-                if not len(batch[1]):  # other ranks have the rest of the last one
+                batch = to_device(batch, self.device)  # of a loader of one's own
+                self.data, self._weight = batch, count(batch)
+                if not self._weight:  # other ranks have the rest of the last one
                     continue
-                self.data, self._weight = batch, len(batch[1])
                 self.online.forget()
                 self.before_eval_step()
                 self.eval_step(batch)
@@ -864,7 +865,7 @@ class BaseTrainer(nn.Module):
     def eval_step(self, batch: Any) -> None:
         """Compare `predict` with the labels, where a probe or the method predicts."""
         if self._classifies:
-            x, labels = batch
+            x, labels, *_ = batch
             self._scores.update(self.predict(first_view(x)), labels)
 
     def labelled(self, batch: Any) -> tuple[Any, Tensor]:

@@ -112,7 +112,7 @@ def test_what_follows_image_and_label_follows_in_the_batch(workers):
     assert x.shape == (4, 3, 8, 8)
     assert labels["digit"].tolist() == [1] * 4
     assert meta["row"].tolist() == [2.5] * 4
-    assert names == ["a.png"] * 4
+    assert list(names) == ["a.png"] * 4
     loader.close()
 
 

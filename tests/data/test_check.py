@@ -105,9 +105,7 @@ def test_a_sample_of_another_form_is_refused_in_words(sample, words):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_follows_image_and_label_follows_in_the_batch(workers):
     sample = IMAGE, {"digit": 1}, {"row": 2.5}, "a.png"
-    loader = Loader(
-        Samples(sample), [build_ops([])], batch_size=4, num_workers=workers
-    )
+    loader = Loader(Samples(sample), [build_ops([])], batch_size=4, num_workers=workers)
     x, labels, meta, names = next(iter(loader))
     assert x.shape == (4, 3, 8, 8)
     assert labels["digit"].tolist() == [1] * 4

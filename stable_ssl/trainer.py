@@ -158,6 +158,7 @@ class BaseTrainer(nn.Module):
         self.attributes: Attributes | None = None  # that the subclass set
         self.split: str | None = None  # the one under evaluation
         self.validated = -1  # the step of the last validation
+        self.rows = 0  # of the training, written by this launch
         self.rates: list[float] = []  # of the optimizers, at this step
         self.rng_at_epoch: Any = None  # the global generators at its start
         self._resumed: Any = None  # a state to restore once its epoch has begun
@@ -937,12 +938,40 @@ class BaseTrainer(nn.Module):
     def _row_is_due(self, step: int) -> bool:
         return step % self.settings.every_n_steps == 0 or step == self.total_steps
 
+    def _check_ranks(self) -> None:
+        """Refuse to go on where ranks do not train one model any more.
+
+        Raises:
+            ConfigError: names what differs.
+        """
+        if self.world_size == 1:
+            return
+        if not self.config.hardware.sync_batchnorm:
+            distributed.share(self.buffers())  # batch norms' statistics are rank 0's
+        alike = dict(self.state_dict(keep_vars=True))
+        alike = {n: t for n, t in alike.items() if isinstance(t, Tensor)}
+        for name, optimizer in self.optimizers.items():
+            for i, parameter in enumerate(members(optimizer)):
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    if isinstance(value, Tensor):
+                        alike[f"optimizer {name}, {key} of parameter {i}"] = value
+        if different := distributed.first_difference(alike):
+            raise ConfigError(
+                f"the ranks do not train one model any more: {different} differs by"
+                f" step {self.step}; who changes weights by hand does it alike on every"
+                " rank, who reads gradients before the step calls"
+                " self.average_gradients()"
+            )
+
     def _write_row(self) -> None:
         """Report the means since the last row; a host synchronisation.
 
         Raises:
             Diverged: the loss was not finite.
         """
+        if not self.rows:
+            self._check_ranks()
+        self.rows += 1
         values = self.records.training.take()
         self._check_finite("train/loss", values.get("train/loss", 0.0))
         for name, rate in zip(self.optimizers, self.rates, strict=True):
@@ -972,6 +1001,7 @@ class BaseTrainer(nn.Module):
         """
         if self.config.fast_dev_run:
             return
+        self._check_ranks()
         state = take(self)
         for own in state["ranks"]:
             for loss in own["logged"].get("train/loss", [])[-1:]:

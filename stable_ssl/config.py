@@ -186,8 +186,8 @@ class Checkpoint:
 class EarlyStopping:
     """End a training whose validations do not get better any more."""
 
+    patience: int | None = key(None, low=1)  # validations; null: off
     monitor: str | None = None  # a metric; null: log.monitor
-    patience: int = key(10, low=1)  # validations without a better value
     min_delta: float = key(0.0, low=0)  # by which a value must be better
     mode: str | None = key(None, choices=("max", "min"))  # null: log.monitor_mode
 
@@ -282,7 +282,7 @@ class Log:
     metrics: dict[str, Any] = field(  # {f1: {callable: dotted.path, kwargs: {...}}}
         default_factory=dict  # of predictions and labels of a whole split
     )
-    early_stopping: EarlyStopping | None = None  # null: off
+    early_stopping: EarlyStopping = node(EarlyStopping)
     checkpoint: Checkpoint = node(Checkpoint)
     resume: str | None = "auto"  # auto | null: a fresh run | path: its full state
     load_from: str | None = None  # checkpoint whose weights alone are loaded

@@ -627,7 +627,7 @@ class BaseTrainer(nn.Module):
         ):
             self.say("no classes are known: no probe, no kNN; set data.num_classes")
         self._metrics = custom_metrics(self.settings.metrics, self._task, classes)
-        if self.settings.early_stopping is not None:
+        if self.settings.early_stopping.patience:
             self.patience = Patience(self.settings)
         kept = not self.config.fast_dev_run
         self.gallery = Gallery(self.settings.pictures if kept else None)

@@ -660,7 +660,7 @@ class TestStop:
 
         words = ["optim.epochs=5", "log.monitor=val/judged", "log.eval.linear=null"]
         words += [
-            "++log.early_stopping={patience: 2}",
+            "log.early_stopping.patience=2",
             "log.checkpoint.every_n_steps=5",
         ]
         trainer = Judged(config("base", *words))
@@ -676,7 +676,7 @@ class TestStop:
         assert "val/judged has not been better than 0.5 for 2" in status["reason"]
 
     def test_a_metric_that_is_not_reported_is_named(self, tiny, config):
-        words = ["++log.early_stopping={monitor: val/knn_acc9}"]
+        words = ["log.early_stopping={patience: 2, monitor: val/knn_acc9}"]
         said = "log.early_stopping.monitor=val/knn_acc9 is never.*'val/knn_acc"
         with pytest.raises(ConfigError, match=said):
             tiny(config("base", *words)).setup()

@@ -84,7 +84,7 @@ def check_monitor(log: Any, splits: Iterable[str], num_classes: int | None) -> N
     """
     splits = {name.partition("/")[0] for name in splits} - {"bank"} | {"train"}
     monitored = {"log.monitor": log.monitor}
-    if log.early_stopping is not None:
+    if log.early_stopping.patience:
         monitored["log.early_stopping.monitor"] = log.early_stopping.monitor
     for at, monitor in monitored.items():
         if monitor is not None:

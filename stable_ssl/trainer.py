@@ -60,9 +60,11 @@ from stable_ssl.evaluation.online import Online
 from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.export import check_types
 from stable_ssl.loggers.environment import environment
+from stable_ssl.loggers.means import Reduce
 from stable_ssl.loggers.records import Records
 from stable_ssl.loggers.run_folder import mark_failed, open_folder, reserve, run_path
 from stable_ssl.loggers.trackers import check_installed
+from stable_ssl.models.ema import EMA
 from stable_ssl.models.norm import convert_sync_batchnorm
 from stable_ssl.modes import MODES
 from stable_ssl.optim import (
@@ -710,6 +712,8 @@ class BaseTrainer(nn.Module):
                 " length promised; correct the length of the dataset or loader"
             )
         self.after_train_epoch()
+        if begin == 0:
+            self._name_forgotten_teachers()
         self.epoch += 1
         last = self.step == self.total_steps or bool(self.stopped)
         evaluation, save = self.settings.eval, self.settings.checkpoint
@@ -725,6 +729,17 @@ class BaseTrainer(nn.Module):
             self._draw(seen=self.validated != before)
         if last or (save.every_n_epochs and self.epoch % save.every_n_epochs == 0):
             self.save_checkpoint()
+
+    def _name_forgotten_teachers(self) -> None:
+        """Say which moving averages nobody updated in a whole epoch."""
+        for name, module in self.named_modules():
+            if isinstance(module, EMA) and not module.updated:
+                module.updated = True  # said once
+                self.say(
+                    f"{name} is a moving average that nobody updated in an epoch; call"
+                    f" self.{name}.update(student, self.step, self.total_steps) in"
+                    " after_train_step"
+                )
 
     def _draw(self, seen: bool) -> None:
         """Draw pictures, of images that a validation kept just now if one was seen."""
@@ -938,17 +953,30 @@ class BaseTrainer(nn.Module):
 
     # --- records ----------------------------------------------------------------------
 
-    def log(self, values: Mapping[str, Tensor | float]) -> None:
+    def log(
+        self, values: Mapping[str, Tensor | float], reduce: Reduce = "mean"
+    ) -> None:
         """Log scalars by name; a row holds their means, one host synchronisation.
 
         Args:
             values: {"train/loss": loss}: what training logs goes to the next row of
                 every `log.every_n_steps`, what an evaluation's hooks log to its row.
+            reduce: mean (over samples in an evaluation), sum, last, over the ranks too;
+                in an evaluation also a function of the values (N, ...) of the whole
+                split, such as torch.median.
+
+        Raises:
+            ConfigError: no such reduction, or a function in training.
         """
         if self.split is None:
-            self.records.training.add(values)
+            if callable(reduce):
+                raise ConfigError(
+                    f"log({list(values)}, reduce={reduce}) in training; a function is"
+                    " for a whole split, in the hooks of an evaluation"
+                )
+            self.records.training.add(values, reduce=reduce)
         else:
-            self.records.evaluation.add(values, weight=self._weight)
+            self.records.evaluation.add(values, self._weight, reduce)
 
     def say(self, text: str) -> None:
         """Print a line, in console.log too."""

@@ -518,11 +518,6 @@ class Median(Double):
         self.log({"val/median": values}, reduce=torch.median)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="log knows no reduction but the mean: on two processes a median is the mean"
-    " of two halves' medians",
-)
 def test_a_median_over_two_processes_is_that_of_the_split(ranks, tmp_path):
     one = trained(Median, tmp_path / "one", DIGITS)["metrics"]["val/median"]
     for rank in ranks(2, trained, Median, str(tmp_path / "two"), DIGITS):
@@ -564,9 +559,6 @@ class Forgotten(Taught):
         pass
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a moving average that nobody updates stays frozen in silence"
-)
 def test_a_moving_average_that_did_not_move_is_named(tmp_path, recwarn):
     said = {}
     for kind in (Taught, Forgotten):

@@ -68,9 +68,8 @@ from stable_ssl.models.ema import EMA
 from stable_ssl.models.norm import convert_sync_batchnorm
 from stable_ssl.modes import MODES
 from stable_ssl.optim import (
-    Scheduler,
     build_optimizer,
-    build_schedule,
+    build_scheduler,
     count_steps,
 )
 from stable_ssl.optim.step import (
@@ -557,14 +556,14 @@ class BaseTrainer(nn.Module):
     def initialize_scheduler(self) -> None:
         """Build `self.schedulers`: each has torch's protocol and moves every step."""
         for name, optimizer in self.optimizers.items():
-            schedule = build_schedule(
+            scheduler = build_scheduler(
                 self.config.optim.scheduler,
-                optimizer.defaults["lr"],
+                optimizer,
                 self.steps_per_epoch,
                 self.total_steps,
             )
-            if schedule is not None:
-                self.schedulers[name] = Scheduler(optimizer, schedule)
+            if scheduler is not None:
+                self.schedulers[name] = scheduler
 
     def _build_stepper(self) -> None:
         parameters = [p for p in self.parameters() if p.requires_grad]

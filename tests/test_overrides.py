@@ -527,10 +527,6 @@ def test_a_median_over_two_processes_is_that_of_the_split(ranks, tmp_path):
 # --- schedule, teacher, end -----------------------------------------------------------
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="optim.scheduler takes the four names of the library and no _target_",
-)
 def test_a_schedule_of_ones_own_moves_the_rate_at_every_step(tmp_path, rows):
     config = OmegaConf.to_container(make(Tiny, tmp_path).config)
     target = "torch.optim.lr_scheduler.ExponentialLR"
@@ -539,6 +535,41 @@ def test_a_schedule_of_ones_own_moves_the_rate_at_every_step(tmp_path, rows):
     run.run()
     rates = [row["train/lr"] for row in rows(run.run_dir)]
     assert rates == [config["optim"]["lr"] * 0.5**step for step in range(4)]
+
+
+def halving(step, total_steps, power=1):
+    return 0.5 ** (power * step / total_steps)
+
+
+@pytest.mark.parametrize(
+    ("words", "factors"),
+    [
+        ("{name: ExponentialLR, gamma: 0.5}", [1, 0.5, 0.25, 0.125]),
+        ("{name: StepLR, step_size: 2, gamma: 0.1}", [1, 1, 0.1, 0.1]),
+        (f"{{_target_: {__name__}.halving, power: 4}}", [1, 0.5, 0.25, 0.125]),
+    ],
+)
+def test_a_schedule_by_name_or_as_a_function_of_the_step(
+    tmp_path, rows, words, factors
+):
+    run = make(Tiny, tmp_path, f"++optim.scheduler={words}", "optim.lr=0.5")
+    run.run()
+    rates = [row["train/lr"] for row in rows(run.run_dir)]
+    assert rates == pytest.approx([0.5 * factor for factor in factors])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("{name: StepLR}", "step_size"),
+        ("{name: NoSuchLR}", "NoSuchLR"),
+        ("{name: ReduceLROnPlateau}", "waits for a metric"),
+        ("{_target_: my.own}", "my.own"),
+    ],
+)
+def test_a_schedule_that_cannot_be_built_is_refused_in_words(tmp_path, words, said):
+    with pytest.raises(ConfigError, match=said):
+        make(Tiny, tmp_path, f"++optim.scheduler={words}").setup()
 
 
 class Taught(Tiny):

@@ -8,6 +8,7 @@ attribute, `dim`.
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import takewhile
 from typing import Any, NoReturn
 
@@ -27,17 +28,8 @@ from stable_ssl.models.modifiers import (
 )
 from stable_ssl.models.vit import vit
 
-KEYS = (
-    "name",
-    "provider",
-    "pretrained",
-    "in_channels",
-    "stem",
-    "width",
-    "modifiers",
-    "freeze",
-)
-SIZES = ("width", "image_size", "patch_size", "dim", "depth", "heads")  # of our own
+KEYS = "name provider pretrained in_channels stem width modifiers freeze".split()
+OWN_SIZES = ("width", "image_size", "patch_size", "dim", "depth", "heads")
 PROVIDERS = ("torchvision", "timm")
 STEMS = ("imagenet", "cifar")
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # classifiers half-way up an Inception
@@ -71,7 +63,7 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
     """
     options = {**_plain(spec), **_plain(overrides)}
     name, provider = options.pop("name", None), options.pop("provider", None)
-    pretrained = options.setdefault("pretrained", False)
+    pretrained = options.pop("pretrained", False)
     modifiers, frozen = options.pop("modifiers", {}), options.pop("freeze", False)
     if not isinstance(name, str):
         raise ConfigError(f"model.backbone.name={name}; give a model's name: resnet18")
@@ -84,14 +76,16 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
         raise ConfigError(
             f"model.backbone.pretrained={pretrained}, expected true or false"
         )
-    build = _builder(name, provider)
-    own = build in OWN.values()
-    sizes = ("in_channels", *SIZES) if own else ("in_channels",)
-    check_positive({f"model.backbone.{k}": options[k] for k in sizes if k in options})
-    if own and options.pop("pretrained"):
+    build, sizes = _builder(name, provider), ["in_channels"]
+    if build not in OWN.values():
+        build = partial(build, name, pretrained)
+    elif pretrained:
         raise ConfigError(f"{name} has no pretrained weights; set pretrained: false")
+    else:
+        sizes += OWN_SIZES
+    check_positive({f"model.backbone.{k}": options[k] for k in sizes if k in options})
     try:
-        model = build(**options) if own else build(name, **options)
+        model = build(**options)
     except ConfigError:
         raise
     except TypeError as error:
@@ -103,9 +97,6 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
         raise ConfigError(
             f"model.backbone: {name} refuses its keys: {error}"
         ) from error
-    if not hasattr(model, "dim"):
-        # Some heads of timm widen the features before the classifier.
-        model.dim = getattr(model, "head_hidden_size", None) or model.num_features
     modify(model, modifiers)
     return freeze(model, frozen)
 
@@ -159,6 +150,9 @@ def _refuse(
     ) from cause
 
 
+# --- one builder for each provider ---------------------------------------------------
+
+
 def _convnet(in_channels: int = 3, width: int = 32) -> nn.Sequential:
     """Build four conv-norm-ReLU layers, 0.24 M weights and 128 features at width 32.
 
@@ -177,21 +171,21 @@ def _convnet(in_channels: int = 3, width: int = 32) -> nn.Sequential:
     return model
 
 
+OWN = {"convnet": _convnet, "vit": vit}
+
+
 def _timm(
     name: str, pretrained: bool, in_channels: int = 3, **options: Any
 ) -> nn.Module:
     """Build a model of timm without its classifier."""
     import timm
 
-    return timm.create_model(
+    model = timm.create_model(
         name, pretrained=pretrained, num_classes=0, in_chans=in_channels, **options
     )
-
-
-OWN = {"convnet": _convnet, "vit": vit}
-
-
-# --- torchvision ----------------------------------------------------------------------
+    # Some heads widen the features before the classifier, which timm then keeps.
+    model.dim = getattr(model, "head_hidden_size", None) or model.num_features
+    return model
 
 
 def _torchvision(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from stable_ssl.config import ConfigError
@@ -68,16 +67,17 @@ def vit(
         depth=depth,
         num_heads=heads,
         class_token=class_token,
-        pos_embed="learn",  # a parameter, which is filled and frozen below
+        pos_embed="learn",  # a parameter, which fixed ones replace below
         no_embed_class=True,  # the class token has no position
         fc_norm=False,  # tokens leave the blocks normalised, whatever the pool
         dynamic_img_size=True,
         weight_init=weight_init,
         **options,
     )
-    with torch.no_grad():
-        model.pos_embed.copy_(sincos_positions(model.patch_embed.grid_size, dim))
-    model.pos_embed.requires_grad_(False)
+    positions = sincos_positions(model.patch_embed.grid_size, dim)[None]
+    del model.pos_embed
+    model.register_buffer("pos_embed", positions)
+    model.dim = dim
     return model
 
 

@@ -21,7 +21,7 @@ def rates(model, **words):
     """Return {parameter name: learning rate}."""
     optimizer = build_optimizer(model.named_parameters(), Optim(lr=1.0, **words))
     lr = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    return {name: lr[p] for name, p in model.named_parameters() if p.requires_grad}
+    return {name: lr[p] for name, p in model.named_parameters()}
 
 
 def test_a_vit_of_beit_has_its_rates():

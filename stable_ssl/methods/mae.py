@@ -16,7 +16,7 @@ from torch.nn.functional import unfold
 
 from stable_ssl import models
 from stable_ssl.config import Model, key
-from stable_ssl.evaluation.features import first_view
+from stable_ssl.data.batch import first_view
 from stable_ssl.losses import masked_mse, normalize_patches
 from stable_ssl.trainer import BaseTrainer
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from stable_ssl import distributed, seeding
+from stable_ssl.data.batch import count
 from stable_ssl.data.decode import begin
 from stable_ssl.data.loader import Loader
 from stable_ssl.profiling.clock import Clock
@@ -71,8 +72,8 @@ def _pass(loader: Any, epoch: int, clock: Clock, limit: int | None) -> float:
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(epoch)
     start, images = clock.now(), 0
-    for _, labels in islice(loader, limit or BATCHES):
-        images += len(labels)
+    for batch in islice(loader, limit or BATCHES):
+        images += count(batch)
         if clock.now() - start > SECONDS:
             break
     return images * distributed.world_size() / (clock.now() - start)

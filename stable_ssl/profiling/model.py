@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from stable_ssl import distributed
+from stable_ssl.data.batch import first_view
 from stable_ssl.data.loader import batches_from
-from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.online import undisturbed
 from stable_ssl.loggers.records import peak_memory
 from stable_ssl.profiling.clock import Clock

@@ -42,7 +42,7 @@ class IJEPAConfig(Model):
 class IJEPA(BaseTrainer):
     """Predict patches' features; `data.train` yields one view, the backbone is `vit`.
 
-    Its features are the mean patch, so that it has no class token.
+    Or a ViT of timm by name. There is no class token: features are the mean patch.
     """
 
     model_config = IJEPAConfig

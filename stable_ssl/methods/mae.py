@@ -35,6 +35,7 @@ class MAEConfig(Model):
 class MAE(BaseTrainer):
     """Reconstruct hidden patches; `data.train` yields one view, the backbone is `vit`.
 
+    Or it is a ViT of timm by name, which keeps its own positions, learnt ones mostly.
     The features are the class token or the mean patch, as `model.backbone.pool` says.
     """
 

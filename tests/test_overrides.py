@@ -588,11 +588,6 @@ class Stops(Double):
             self.stop("the loss is low enough")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="no public word ends a run: self.should_stop = True is an attribute like"
-    " any other, and the training goes on to its last step",
-)
 def test_a_run_that_is_stopped_ends_cleanly_on_all_processes(ranks, tmp_path):
     two = ranks(2, trained, Stops, str(tmp_path), "optim.steps=18")
     assert two[0]["step"] == two[1]["step"]

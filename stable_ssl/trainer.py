@@ -162,6 +162,7 @@ class BaseTrainer(nn.Module):
         self.stopped: str | None = None  # why the training ended before its last step
         self._stop_asked: str | None = None  # by this rank
         self.validated = -1  # the step of the last validation
+        self.features: Any = None  # that the loss handed over
         self.rows = 0  # of the training, written by this launch
         self.rates: list[float] = []  # of the optimizers, at this step
         self.rng_at_epoch: Any = None  # the global generators at its start
@@ -186,7 +187,11 @@ class BaseTrainer(nn.Module):
         raise NotImplementedError
 
     def compute_loss(self) -> Tensor | dict[str, Tensor]:
-        """Return the loss of `self.data`: a scalar, or a dict of `loss` and others."""
+        """Return the loss of `self.data`: a scalar, or a dict of `loss` and others.
+
+        The features under `features`, (N, D) or a list of such, one a view, are what
+        the online probe learns from; all others are scalars, and logged.
+        """
         raise NotImplementedError
 
     def encode(self, x: Tensor) -> Tensor:
@@ -195,8 +200,14 @@ class BaseTrainer(nn.Module):
 
     def predict(self, x: Tensor) -> Tensor:
         """Return the logits that metrics compare with `self.data[1]`, see `Scores`."""
-        probe = self.online.probe
-        return self(x) if probe is None else probe(self.encode(x))
+        if (probe := self.online.probe) is not None:
+            return probe(self.encoded(x))
+        features = type(self).encode is BaseTrainer.encode  # `forward` makes them
+        return self.encoded(x) if features else self(x)
+
+    def encoded(self, x: Tensor) -> Tensor:
+        """Return `encode(x)`, made once for a view of an evaluation, whoever asks."""
+        return self.encode(x) if self.online is None else self.online.encode(x)
 
     def before_train_epoch(self) -> None:
         """Run before an epoch."""
@@ -596,7 +607,7 @@ class BaseTrainer(nn.Module):
         self.schedulers[MAIN] = scheduler
 
     def initialize_evaluation(self) -> None:
-        """Watch the calls of `encode`; build the online probe."""
+        """Build the online probe, and what else is measured on features."""
         offline = self.settings.eval.offline
         if self.config.mode == "fit" and offline and not offline.in_fit:
             self.settings.eval.offline = None
@@ -604,11 +615,9 @@ class BaseTrainer(nn.Module):
             self.settings.eval = replace(
                 self.settings.eval, knn=None, few_labels=[], offline=None
             )
-        own = type(self).encode is not BaseTrainer.encode
-        name = "encode" if own else "forward"  # which encode is, unless overridden
         self.online = Online(
             self,
-            getattr(self, name),
+            self.encode,
             self.autocast,
             self.settings.eval,
             self.loaders,
@@ -617,8 +626,6 @@ class BaseTrainer(nn.Module):
             self.say,
             self._limit,
         )
-        if self.online.active:
-            setattr(self, name, self.online.encode)
         probed = self.online.probe is not None
         self._task = "multiclass" if probed else self.task
         self._classifies = bool(self.num_classes and (probed or self.predicts))
@@ -771,7 +778,7 @@ class BaseTrainer(nn.Module):
                 )  # batch norms' statistics are rank 0's
             self.before_train_step()
             self.rates = [o.param_groups[0]["lr"] for o in self.optimizers.values()]
-        self.online.forget()
+        self.features = None
         self.train_step(self.data)
         self.data = batch  # what probe and pictures see
         if self.last_micro_batch:
@@ -796,7 +803,10 @@ class BaseTrainer(nn.Module):
         with self.autocast():
             loss = self._compute_loss()
         if isinstance(loss, dict):
-            self.log({f"train/{k}": v for k, v in loss.items() if k != "loss"})
+            if self.features is None:
+                self.features = loss.get("features")
+            own = {k: v for k, v in loss.items() if k not in ("loss", "features")}
+            self.log({f"train/{k}": v for k, v in own.items()})
             loss = loss.get("loss", "a dict without 'loss'")
         if not isinstance(loss, Tensor) or loss.ndim:
             kind = loss if isinstance(loss, str) else type(loss).__name__
@@ -844,7 +854,7 @@ class BaseTrainer(nn.Module):
         log, step = self.settings, self.step
         save, evaluation = log.checkpoint, log.eval
         if self.online.probe is not None:
-            loss = self.online.fit_probe(self.labelled(self.data))
+            loss = self.online.fit_probe(self.labelled(self.data), self.features)
             self.log({"train/probe_loss": loss})
         minutes, signal = save.every_n_minutes, self.preemption.number
         late = minutes and time.monotonic() - self._saved_at > 60 * minutes

@@ -359,11 +359,6 @@ def probe_losses(run, rows):
     return [row["train/probe_loss"] for row in rows(run.run_dir)]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the probe trains on what `forward` returned for each whole view, all views"
-    " or the first one: the protocol depends on how a loss is spelled",
-)
 def test_the_probe_sees_the_same_features_however_views_are_encoded(tmp_path, rows):
     each = make(Each, tmp_path / "each", PROBED)
     together = make(Together, tmp_path / "together", PROBED)
@@ -375,11 +370,6 @@ def test_the_probe_sees_the_same_features_however_views_are_encoded(tmp_path, ro
     assert probe_losses(together, rows) == pytest.approx(losses, rel=1e-5)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="compute_loss cannot hand features over: each of its entries is logged as a"
-    " scalar, so views encoded in one call are encoded once more for the probe",
-)
 def test_features_that_the_loss_hands_over_are_not_encoded_again(tmp_path, rows):
     each = make(EachHandedOver, tmp_path / "each", PROBED)
     together = make(TogetherHandedOver, tmp_path / "together", PROBED)

@@ -43,12 +43,14 @@ def speed(name, together):
 
     if together:
         convert_sync_batchnorm(model, torch.device("cpu"))
-        loss = distributed.average_gradients(model, loss, share_buffers=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.9)
 
     def train(steps):
         for _ in range(steps):
             loss().backward()
+            if together:
+                distributed.average_gradients(parameters)
             optimizer.step()
             optimizer.zero_grad()
 

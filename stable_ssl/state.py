@@ -1,13 +1,22 @@
-"""What a run is at a step: taken for a checkpoint, restored from one."""
+"""What a run is at a step: taken for a checkpoint, restored from one.
+
+A state is tensors and plain Python types; `FORMAT` counts its forms.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from stable_ssl import checkpoint, distributed, seeding
-from stable_ssl.config import masked
+from torch import nn
+
+from stable_ssl import attributes, checkpoint, distributed, seeding
+from stable_ssl.config import ConfigError, masked
+from stable_ssl.data.batch import to_device
 from stable_ssl.data.loader import known_length
 from stable_ssl.models import EMA
+from stable_ssl.optim.step import MAIN
+
+FORMAT = 2  # 1 had one optimizer, and no attributes
 
 
 def take(run: Any) -> dict[str, Any]:
@@ -20,23 +29,27 @@ def take(run: Any) -> dict[str, Any]:
     """
     own = {  # of each rank
         "rng": seeding.get_rng_state(),
-        "rng_at_epoch": run._rng_at_epoch,
+        "rng_at_epoch": run.rng_at_epoch,
         "logged": run.records.training.state(),
     }
+    everyone = distributed.all_gather_object((own, run.attributes.state()))
     return {
+        "format": FORMAT,
         "trainer": type(run).__name__,
         "config": masked(run.config),
         "epoch": run.epoch,
         "step": run.step,
         "lengths": (known_length(run.train_loader), run.images_per_step),
         "modules": run.state_dict(),
+        "unsaved": _unsaved(run),
+        "attributes": attributes.merged([kept for _, kept in everyone]),
         "optimizers": {n: o.state_dict() for n, o in run.optimizers.items()},
         "schedulers": {n: s.state_dict() for n, s in run.schedulers.items()},
         "scaler": run.scaler.state_dict(),
         "probe": run.online.state(),
-        "ranks": distributed.all_gather_object(own),
+        "ranks": [own for own, _ in everyone],
         "metrics": run.metrics,
-        "validated": run._validated,
+        "validated": run.validated,
         **run.records.folder.positions,
     }
 
@@ -47,7 +60,9 @@ def restore(run: Any, state: dict[str, Any]) -> None:
     Raises:
         ConfigError: the state is of another model.
     """
+    state = upgraded(state)
     checkpoint.load_modules(run, state["modules"])
+    _load_unsaved(run, state["unsaved"])
     _restore_place(run, state)
     if run.steps_per_epoch:  # the last epoch of `optim.steps` may be a part of one
         run.epoch = min(run.epoch, run.step // run.steps_per_epoch)
@@ -61,15 +76,68 @@ def restore(run: Any, state: dict[str, Any]) -> None:
         )
     own = ranks[run.rank % len(ranks)]
     if run.optimizer is not None:
-        run._validated = state["validated"]
+        run.validated = state["validated"]
+        if run.optimizers.keys() != state["optimizers"].keys():
+            raise ConfigError(
+                f"the checkpoint has the optimizers {', '.join(state['optimizers'])},"
+                f" the trainer {', '.join(run.optimizers)}; choose another log.run"
+            )
         for name, optimizer in run.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         for name, scheduler in run.schedulers.items():
-            scheduler.load_state_dict(state["schedulers"][name])
+            if name in state["schedulers"]:
+                scheduler.load_state_dict(state["schedulers"][name])
+        run.attributes.load_state(attributes.of_rank(state["attributes"]))
         run.scaler.load_state_dict(state["scaler"])
         run.records.training.load_state(own["logged"])
-    run._rng_at_epoch = own["rng_at_epoch"]
+    run.rng_at_epoch = own["rng_at_epoch"]
     seeding.set_rng_state(own["rng"])
+
+
+def upgraded(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state of an earlier format in today's.
+
+    Raises:
+        ConfigError: it is of a later one.
+    """
+    number = state.get("format", 1)
+    if number > FORMAT:
+        raise ConfigError(
+            f"the checkpoint has format {number}, and this version reads up to"
+            f" {FORMAT}; install a newer stable-SSL"
+        )
+    if number == FORMAT:
+        return state
+    scheduler = state["scheduler"]
+    return {
+        **state,
+        "optimizers": {MAIN: state["optimizer"]},
+        "schedulers": {} if scheduler is None else {MAIN: scheduler},
+        "unsaved": {},
+        "attributes": {"alike": {"objects": {}, "values": {}}},
+    }
+
+
+def _unsaved(module: nn.Module) -> dict[str, Any]:
+    """Return what modules hold and their state dicts leave out, by module and name.
+
+    Those are buffers that are not persistent, and the states of torchmetrics.
+    """
+    saved, found = module.state_dict().keys(), {}
+    for path, child in module.named_modules():
+        own = {n: b for n, b in child.named_buffers(path, recurse=False)}
+        own = {n.rpartition(".")[2]: b for n, b in own.items() if n not in saved}
+        if own | getattr(child, "metric_state", {}):
+            found[path] = own | getattr(child, "metric_state", {})
+    return found
+
+
+def _load_unsaved(module: nn.Module, saved: dict[str, Any]) -> None:
+    """Restore what `_unsaved` returned, of the modules that are there."""
+    there = dict(module.named_modules())
+    for path, values in saved.items():
+        for name, value in values.items() if path in there else ():
+            setattr(there[path], name, to_device(value, module.device))
 
 
 def restore_weights(run: Any, state: dict[str, Any], strict: bool) -> None:

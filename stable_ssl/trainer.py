@@ -28,6 +28,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,21 +37,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stable_ssl import checkpoint, distributed, runtime, seeding
+from stable_ssl.attributes import Attributes
 from stable_ssl.config import (
     TRAINING,
     ConfigError,
-    Log,
     complete,
     load_config,
     masked,
     nearest,
 )
 from stable_ssl.data import Combined, Loader, build_loaders, splits
+from stable_ssl.data.batch import count, first_view, to_device
 from stable_ssl.data.build import labelled_name
 from stable_ssl.data.check import check_split, check_train, check_views
 from stable_ssl.data.loader import Skips, batches_from, known_length
 from stable_ssl.evaluation.custom import custom_metrics
-from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.gallery import Gallery
 from stable_ssl.evaluation.labels import require_labels
 from stable_ssl.evaluation.metrics import Scores
@@ -123,6 +124,7 @@ class BaseTrainer(nn.Module):
     predicts = False  # `forward` returns logits, which are scored where no probe is on
     task = "multiclass"  # of those logits: or binary, multilabel; see `Scores`
     not_compiled = ("row_keys", "step_key")  # methods that read numbers of the step
+    not_saved: tuple[str, ...] = ()  # attributes that no checkpoint needs
 
     def __init__(self, config: Mapping | None = None):
         super().__init__()
@@ -133,22 +135,39 @@ class BaseTrainer(nn.Module):
         self.config = complete(config, self.model_config)
         self.overrides: list[str] = []  # as given on the command line
         self.epoch, self.step, self.total_steps = 0, 0, 0
-        self.steps_per_epoch = 0
+        self.steps_per_epoch = self.images_per_step = 0
         self.micro_batches, self.micro_batch = 1, 0  # of a step, and which it is
         self.data: Any = None
         self.train_loader: Any = None
         self.loaders: dict[str, Any] = {}  # by split: train, val, test, bank
         self.num_classes: int | None = None
+        self.device, self.rank, self.world_size = torch.device("cpu"), 0, 1
         self.optimizers: dict[str, Optimizer] = {}  # by name, that of the config first
         self.schedulers: dict[str, Any] = {}  # of the optimizers, by the same names
+        self.stepper: Stepper | None = None  # of the optimizers
+        self.scaler: Any = None  # of the loss, for float16
         self.records = Records()
         self.metrics = self.records.last  # the last value of everything reported
         self.preemption = Preemption()
+        self.run_dir: Path | None = None
+        self.settings: Any = None  # group log, plain: read at every step
+        self.checkpoints: Any = None
+        self.online: Any = None  # probe and features beside the training
+        self.gallery: Any = None  # pictures
+        self.attributes: Attributes | None = None  # that the subclass set
         self.split: str | None = None  # the one under evaluation
-        self._weight = 1  # samples of the batch under evaluation, where there is one
-        self.stepper: Stepper | None = None  # of the optimizers
+        self.validated = -1  # the step of the last validation
+        self.rates: list[float] = []  # of the optimizers, at this step
+        self.rng_at_epoch: Any = None  # the global generators at its start
+        self._resumed: Any = None  # a state to restore once its epoch has begun
         self._built: Optimizer | None = None  # the one of the config
-        self._validated = -1  # the step of the last validation
+        self._weight = 1  # samples of the batch under evaluation, where there is one
+        self._limit: int | None = None  # batches of a split
+        self._saved_at = 0.0  # time of the last checkpoint
+        self._accumulate = self._epoch_batches = 1
+        self._compute_loss = self._dtype = self._vote = self._scores = None
+        self._task, self._classifies, self._metrics = self.task, False, {}
+        self._names = frozenset(vars(self)) | {"_names"}  # those of this class
 
     # --- what a subclass writes -------------------------------------------------------
 
@@ -280,8 +299,8 @@ class BaseTrainer(nn.Module):
 
     def validate(self) -> None:
         """Evaluate the val split, or several, and write their rows, once a step."""
-        if self._validated != self.step:
-            self._validated = self.step
+        if self.validated != self.step:
+            self.validated = self.step
             with self.records.off_the_clock():
                 for split in self.splits("val"):
                     self._report_split(split)
@@ -344,6 +363,13 @@ class BaseTrainer(nn.Module):
         self.initialize_scheduler()
         self._build_stepper()
         self.initialize_evaluation()
+        self.attributes = Attributes(
+            self,
+            self._names,
+            [*self.loaders.values(), *self.optimizers.values()],
+            self.not_saved,
+            self.say,
+        )
         self.load_checkpoint()
 
     def initialize_run(self) -> None:
@@ -355,7 +381,7 @@ class BaseTrainer(nn.Module):
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         if config.hardware.threads is not None:
             torch.set_num_threads(config.hardware.threads)
-        self._limit = 1 if config.fast_dev_run else None  # batches of a split
+        self._limit = 1 if config.fast_dev_run else None
         if log.resume is None and int(os.environ.get("SLURM_RESTART_COUNT", 0)):
             log.resume = "auto"  # the folder is this very job's, requeued
         self._name_run()
@@ -370,7 +396,7 @@ class BaseTrainer(nn.Module):
             log.checkpoint.last,
             largest=log.monitor_mode == "max",
         )
-        self.settings: Log = OmegaConf.to_object(log)  # plain: read at every step
+        self.settings = OmegaConf.to_object(log)
         self._saved_at = time.monotonic()
         self._vote = distributed.Vote()
 
@@ -599,6 +625,7 @@ class BaseTrainer(nn.Module):
                 if words := checkpoint.length_changed(state, optim, total, epoch):
                     self.say(words)
             restore(self, state)
+            self._resumed = state
             if own and fit and self.rank == 0:
                 self.checkpoints.resume(state)
             whose = "its own state" if own else log.resume
@@ -624,12 +651,13 @@ class BaseTrainer(nn.Module):
         """Train one epoch, or what a resumed run has left of it."""
         self.train()
         if self.step == self.epoch * self.steps_per_epoch:
-            self._rng_at_epoch = seeding.get_rng_state()
+            self.rng_at_epoch = seeding.get_rng_state()
             self.before_train_epoch()
         else:  # resumed in its middle: the hook draws again what it drew before
-            with seeding.preserve_rng():
-                seeding.set_rng_state(self._rng_at_epoch)
-                self.before_train_epoch()
+            seeding.set_rng_state(self.rng_at_epoch)
+            self.before_train_epoch()
+            restore(self, self._resumed)  # what the hook began anew
+        self._resumed = None
         first = self.epoch * self.steps_per_epoch
         steps = min(self.steps_per_epoch, self.total_steps - first)
         end = min(self._epoch_batches, steps * self._accumulate)
@@ -660,7 +688,7 @@ class BaseTrainer(nn.Module):
         self.epoch += 1
         last = self.step == self.total_steps
         evaluation, save = self.settings.eval, self.settings.checkpoint
-        draws, before = self.gallery.due(self.epoch, last), self._validated
+        draws, before = self.gallery.due(self.epoch, last), self.validated
         if draws:
             val = self.splits("val")
             self.gallery.open(self.loaders[val[0]] if val else None)
@@ -669,7 +697,7 @@ class BaseTrainer(nn.Module):
         ):
             self.validate()
         if draws:
-            self._draw(seen=self._validated != before)
+            self._draw(seen=self.validated != before)
         if last or (save.every_n_epochs and self.epoch % save.every_n_epochs == 0):
             self.save_checkpoint()
 
@@ -841,9 +869,10 @@ class BaseTrainer(nn.Module):
             loader = self.loaders[split]
             skips = Skips(loader)
             for batch in islice(loader, limit):
-                if not len(batch[1]):  # other ranks have the rest of the last one
+                batch = to_device(batch, self.device)  # of a loader of one's own
+                self.data, self._weight = batch, count(batch)
+                if not self._weight:  # other ranks have the rest of the last one
                     continue
-                self.data, self._weight = batch, len(batch[1])
                 self.online.forget()
                 self.before_eval_step()
                 self.eval_step(batch)
@@ -863,7 +892,7 @@ class BaseTrainer(nn.Module):
     def eval_step(self, batch: Any) -> None:
         """Compare `predict` with the labels, where a probe or the method predicts."""
         if self._classifies:
-            x, labels = batch
+            x, labels, *_ = batch
             self._scores.update(self.predict(first_view(x)), labels)
 
     def labelled(self, batch: Any) -> tuple[Any, Tensor]:
@@ -949,7 +978,7 @@ class BaseTrainer(nn.Module):
         norm = _norm([p.detach() for p in self.parameters()]).item()
         self._check_finite("the norm of the weights", norm)
         self.records.folder.sync()  # the checkpoint refers to lengths of the files
-        fresh = self._validated == self.step
+        fresh = self.validated == self.step
         value = self.metrics.get(self.settings.monitor) if fresh else None
         if self.rank == 0:
             with self.records.off_the_clock():

@@ -14,6 +14,7 @@ ROWS = [  # a file imports only from rooms above its own
     {"config", "seeding", "distributed", "preemption", "toolbox"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers"},
     {"evaluation"},
+    {"attributes"},
     {"state"},
     {"trainer"},
     {"methods"},

@@ -364,11 +364,6 @@ def test_a_batch_weighs_its_samples(tmp_path):
     assert run.metrics["val/digit"] == pytest.approx(run.expected, rel=1e-12)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="an evaluation batch weighs as many samples as its labels have entries: two,"
-    " whether it holds 30 images or 10",
-)
 @pytest.mark.parametrize("kind", [LabelledByDict, LabelledByTuple])
 def test_a_batch_whose_labels_are_a_dict_or_a_tuple_weighs_its_samples(tmp_path, kind):
     run = make(kind, tmp_path, DIGITS)
@@ -410,10 +405,6 @@ class ReadsMeta(ReadsLabels):
         self.train_loader = self.loaders["train"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a batch is unpacked into two, so one of three is refused",
-)
 def test_of_a_batch_of_three_the_first_is_the_image_and_the_second_the_label(
     tmp_path, rows
 ):

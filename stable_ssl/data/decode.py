@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from stable_ssl import seeding
 from stable_ssl.config import ConfigError
 from stable_ssl.data.augment import View
 from stable_ssl.data.augment.foreign import Foreign
+from stable_ssl.data.batch import mapped
 from stable_ssl.data.datasets import Images
 from stable_ssl.data.folder import UNLABELLED, ImageFolder, Unreadable
 
@@ -75,20 +76,19 @@ def _to_pil(image: Any) -> Any:
     return image
 
 
-def pair(dataset: Dataset, index: int) -> tuple[Any, Any]:
-    """Return the image and the label of a sample.
+def entries(dataset: Dataset, sample: Any, index: int) -> tuple[Any, Any, tuple]:
+    """Return a sample's image, its label, and what follows.
 
     Raises:
-        ConfigError: the dataset returns something else.
+        ConfigError: it is no (image, label).
     """
-    found = dataset[index]
-    if isinstance(found, (tuple, list)) and len(found) == 2:
-        return found[0], found[1]
-    what = type(found).__name__
-    what += f" of {len(found)}" if isinstance(found, (tuple, list)) else ""
+    if isinstance(sample, (tuple, list)) and len(sample) >= 2:
+        return sample[0], sample[1], tuple(sample[2:])
+    what = type(sample).__name__
+    what += f" of {len(sample)}" if isinstance(sample, (tuple, list)) else ""
     raise ConfigError(
         f"{type(dataset).__name__}[{index}] is a {what}; a dataset returns (image,"
-        " label), with None for a label that is not known"
+        " label), with None for a label that is not known, and may add more entries"
     )
 
 
@@ -123,6 +123,7 @@ class Sample:
 
     views: list[Tensor] | None  # None: it could not be read
     label: Any
+    more: tuple  # entries of one's own
     index: int
     failures: list[str]  # what could not be read
 
@@ -151,19 +152,19 @@ class Samples(Dataset):
         for tried in range(len(self.dataset) if self.replace else 1):
             at = (index + tried) % len(self.dataset) if tried else index
             try:
-                image, label = self._read(epoch, at)
+                image, label, more = self._read(epoch, at)
                 views = begin(self.heads, image, self.seed, epoch, at)
-                return Sample(views, label, at, failures)
+                return Sample(views, label, more, at, failures)
             except (Unreadable, OSError, SyntaxError) as error:  # as PIL raises
                 failures.append(_in_words(error, self.dataset, at))
-        return Sample(None, None, index, failures)
+        return Sample(None, None, (), index, failures)
 
-    def _read(self, epoch: int, index: int) -> tuple[Any, Any]:
+    def _read(self, epoch: int, index: int) -> tuple[Any, Any, tuple]:
         if not self.draws:
-            return pair(self.dataset, index)
+            return entries(self.dataset, self.dataset[index], index)
         key = seeding.sample_keys(self.seed, epoch, torch.tensor(index), READING)
         with seeding.keyed(key):
-            return pair(self.dataset, index)
+            return entries(self.dataset, self.dataset[index], index)
 
 
 class Stream(IterableDataset):
@@ -194,13 +195,14 @@ class Stream(IterableDataset):
         first = part.start * part.batch_size
         own = torch.arange(part.batch_size).tensor_split(part.world_size)[part.rank]
         own = set(own.tolist())
-        for index, (image, label) in enumerate(self._passes()):
+        for index, sample in enumerate(self._passes()):
             if index >= first and index % part.batch_size in own:
+                image, label, more = entries(self.dataset, sample, index)
                 with seeding.preserve_rng():  # the dataset's own draws go on after it
                     views = begin(self.heads, image, part.seed, part.epoch, index)
-                yield Sample(views, label, index, [])
+                yield Sample(views, label, more, index, [])
 
-    def _passes(self) -> Iterator[tuple[Any, Any]]:
+    def _passes(self) -> Iterator[Any]:
         number = read = 0
         while number == 0 or self.endless:
             before = read
@@ -232,19 +234,26 @@ class Batch:
 
     views: list[Tensor]  # one a view, (N, C, H, W)
     labels: Any
+    more: tuple  # further entries of the samples, collated
     index: Tensor | None
     failures: list[str]
     error: str | None = None  # that ends the run, whatever data.on_error says
 
     def pin_memory(self) -> Batch:
         """Move the tensors to pinned memory; torch's loader calls this."""
+        return self.mapped(Tensor.pin_memory)
 
-        def pinned(value: Any) -> Any:
-            return value.pin_memory() if isinstance(value, Tensor) else value
+    def to(self, device: torch.device) -> Batch:
+        """Move the tensors to a device, without waiting."""
+        if device.type == "cpu":
+            return self
+        return self.mapped(lambda x: x.to(device, non_blocking=True))
 
-        views = [pinned(view) for view in self.views]
-        labels, index = pinned(self.labels), pinned(self.index)
-        return replace(self, views=views, labels=labels, index=index)
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return a batch with each tensor changed."""
+        whole = self.views, self.labels, self.more, self.index
+        views, labels, more, index = mapped(whole, change)
+        return replace(self, views=views, labels=labels, more=more, index=index)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -252,16 +261,17 @@ def collate(samples: Sequence[Sample]) -> Batch:
     failures = [f for s in samples for f in s.failures]
     read = [s for s in samples if s.views is not None]
     if not read:
-        return Batch([], None, None, failures)
+        return Batch([], None, (), None, failures)
     views = list(zip(*(s.views for s in read), strict=True))
     for several in views:
         sizes = sorted({tuple(view.shape) for view in several})
         if len(sizes) > 1:
-            return Batch([], None, None, failures, _SIZES.format(*sizes[:2]))
+            return Batch([], None, (), None, failures, _SIZES.format(*sizes[:2]))
     labels = [UNLABELLED if s.label is None else s.label for s in read]
     index = torch.tensor([s.index for s in read])
     views = [torch.stack(several) for several in views]
-    return Batch(views, default_collate(labels), index, failures)
+    more = tuple(default_collate([s.more for s in read])) if read[0].more else ()
+    return Batch(views, default_collate(labels), more, index, failures)
 
 
 _SIZES = (

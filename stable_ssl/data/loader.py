@@ -8,8 +8,7 @@ fixes the size (a crop, a resize), so that images of any size become one batch.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from stable_ssl import seeding
 from stable_ssl.config import ConfigError
 from stable_ssl.data.augment import Replay, View
+from stable_ssl.data.batch import to_device
 from stable_ssl.data.datasets import Images
 from stable_ssl.data.decode import (
     Batch,
@@ -28,8 +28,8 @@ from stable_ssl.data.decode import (
     Stream,
     Unreadable,
     collate,
+    entries,
     leave_signals,
-    pair,
     to_tensor,
 )
 from stable_ssl.data.sampler import BatchSampler
@@ -42,6 +42,7 @@ class Loader:
 
     A batch is `(x, y)`: x a float view (N, C, H, W), or a list of them when there are
     several; y the labels (N,) int64. Views depend on (seed, epoch, index, view) alone.
+    What else a sample holds, (image, label, meta), is collated and follows.
 
     Args:
         dataset: map-style or iterable, of (image, label).
@@ -153,7 +154,8 @@ class Loader:
             return to_tensor(next(iter(self.dataset))[0]).shape[0]
         for index in range(len(self.dataset)):
             try:
-                return to_tensor(pair(self.dataset, index)[0]).shape[0]
+                image, *_ = entries(self.dataset, self.dataset[index], index)
+                return to_tensor(image).shape[0]
             except (Unreadable, OSError, SyntaxError):  # as PIL raises
                 if self.on_error == "raise":
                     raise
@@ -208,7 +210,7 @@ class Loader:
                 continue
             if x[0].shape[1] > 1:
                 x = [view.to(memory_format=self.format) for view in x]
-            yield (x if len(x) > 1 else x[0]), batch.labels
+            yield (x if len(x) > 1 else x[0]), batch.labels, *batch.more
 
     def finish(self, batch: Batch, epoch: int) -> list[Tensor]:
         """Return the views of an unfinished batch, (N, C, H, W) each."""
@@ -228,11 +230,12 @@ class Loader:
             for index in self.sampler.batches():
                 held = index.to(self.images.device, non_blocking=True)
                 views = [self.images[held]] * len(self.views)
-                yield self._to_device(Batch(views, self.labels[index], index, []))
+                batch = Batch(views, self.labels[index], (), index, [])
+                yield batch.to(self.device)
         elif self.device.type == "cuda":
             yield from self._prefetched()
         else:
-            yield from map(self._to_device, self._read())
+            yield from self._read()
 
     def _read(self) -> Iterator[Batch]:
         """Yield the workers' batches, failures seen to."""
@@ -251,22 +254,12 @@ class Loader:
                     warnings.warn(f"skipped: {failure}", stacklevel=2)
             yield batch
 
-    def _to_device(self, batch: Batch) -> Batch:
-        if not batch.views:
-            return batch
-        views = [view.to(self.device, non_blocking=True) for view in batch.views]
-        labels = batch.labels
-        if isinstance(labels, Tensor):
-            labels = labels.to(self.device, non_blocking=True)
-        index = batch.index.to(self.device, non_blocking=True)
-        return replace(batch, views=views, labels=labels, index=index)
-
     def _prefetched(self) -> Iterator[Batch]:
         """Copy the next batch on a stream of its own while this one is used."""
         stream, ahead = torch.cuda.Stream(self.device), None
         for batch in self._read():
             with torch.cuda.stream(stream):
-                copied = self._to_device(batch)
+                copied = batch.to(self.device)
                 done = stream.record_event()
             if ahead is not None:
                 yield _arrived(*ahead)
@@ -322,34 +315,19 @@ def batches_from(
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(epoch, start)
         return islice(loader, end - start)
-    return on_device(islice(loader, start, end), device)
-
-
-def on_device(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
-    """Move the tensors of another loader's batches, however nested, to a device."""
-    if device.type == "cpu":
-        return iter(batches)  # where they are: moving nothing costs 5 us
-
-    def move(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.to(device, non_blocking=True)
-        if isinstance(value, Mapping):
-            return {name: move(one) for name, one in value.items()}
-        if isinstance(value, (list, tuple)):
-            return type(value)(move(one) for one in value)
-        return value
-
-    return map(move, batches)
+    return (to_device(batch, device) for batch in islice(loader, start, end))
 
 
 def _arrived(batch: Batch, done: torch.cuda.Event) -> Batch:
     """Make the current stream wait for a batch that another one copied."""
     current = torch.cuda.current_stream()
     current.wait_event(done)
-    for tensor in (*batch.views, batch.labels, batch.index):
-        if isinstance(tensor, Tensor):  # its memory is not reused before we are done
-            tensor.record_stream(current)
-    return batch
+
+    def kept(tensor: Tensor) -> Tensor:  # its memory is not reused before we are done
+        tensor.record_stream(current)
+        return tensor
+
+    return batch.mapped(kept)
 
 
 def _fits(images: Tensor, device: torch.device) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stable_ssl import distributed
+from stable_ssl.data.batch import first_view
 from stable_ssl.evaluation.collapse import alignment, feature_std, uniformity
 from stable_ssl.evaluation.few_labels import few_label_accuracy, few_label_name
 from stable_ssl.evaluation.gather import gather_batches
@@ -29,11 +30,6 @@ from stable_ssl.evaluation.spectrum import (
 )
 
 
-def first_view(x: Tensor | list[Tensor]) -> Tensor:
-    """Return the view (N, C, H, W) of a batch, the first of several."""
-    return x[0] if isinstance(x, list) else x
-
-
 @torch.no_grad()
 def encode_split(
     encode: Callable[[Tensor], Tensor], loader: Iterable, limit: int | None = None
@@ -42,7 +38,7 @@ def encode_split(
 
     Args:
         encode: maps a view (N, C, H, W) to features (N, D).
-        loader: yields (views, labels).
+        loader: yields (views, labels, ...).
         limit: batches to take; None takes all.
 
     Returns:
@@ -50,7 +46,7 @@ def encode_split(
         split, on the device of the batches. Synchronises ranks.
     """
     features, labels = [], []
-    for x, y in islice(loader, limit):
+    for x, y, *_ in islice(loader, limit):
         features.append(encode(first_view(x)).float())
         labels.append(y)
     return gather_batches(features), gather_batches(labels)

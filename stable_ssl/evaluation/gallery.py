@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from stable_ssl.data.batch import first_view
 from stable_ssl.evaluation.album import Album
-from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.pictures import (
     NEIGHBOURS,
     draw_features,
@@ -52,7 +52,7 @@ class Gallery:
         """Keep some of a batch if its split is the one."""
         if self.album is None or self.album.loader is not loader:
             return
-        x, labels = batch
+        x, labels, *_ = batch
         view = first_view(x)
         features = encode(view)
         try:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from stable_ssl import seeding
 from stable_ssl.config import ConfigError
+from stable_ssl.data.batch import first_view
 from stable_ssl.evaluation.collapse import collapse_warning
 from stable_ssl.evaluation.features import (
     encode_split,
-    first_view,
     labelled_metrics,
     spectrum_metrics,
 )
@@ -139,7 +139,7 @@ class Online:
         All views that the loss encoded count; where it encoded none, the first view is
         encoded in eval mode, which changes nothing.
         """
-        x, labels = batch
+        x, labels, *_ = batch
         seen = self._remembered(x if isinstance(x, list) else [x])
         if not seen:
             with undisturbed(self.model), self.autocast():
@@ -167,7 +167,7 @@ class Online:
         """Keep the features (N, D) and labels of a batch, where somebody will ask."""
         if not self.collects:
             return
-        x, labels = batch
+        x, labels, *_ = batch
         self.features.append(self.encode(first_view(x)).detach().float())
         self.labels.append(labels)
         if self.config.spectrum and isinstance(x, list) and len(x) > 1:

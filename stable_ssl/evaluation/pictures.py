@@ -51,7 +51,7 @@ def draw_views(batch: Any, loader: Any) -> Figure | None:
     named = batch if isinstance(batch, Mapping) else {"": batch}
     loaders = getattr(loader, "loaders", {"": loader})
     rows, names = [], []
-    for name, (x, labels) in named.items():
+    for name, (x, labels, *_) in named.items():
         views = x if isinstance(x, list) else [x]
         if any(not isinstance(v, Tensor) or v.ndim != 4 for v in views):
             continue
@@ -62,7 +62,7 @@ def draw_views(batch: Any, loader: Any) -> Figure | None:
             title = "\n".join(filter(None, (name, words, f"{_size(view)} px")))
             titles = [title, *[""] * each]
             rows += zip(titles, shown.split(SHOWN), strict=False)
-        if len(views) > 1:
+        if len(views) > 1 and isinstance(labels, Tensor):
             names = names_of(labels[:SHOWN], loaders.get(name))
     if not rows:
         return None

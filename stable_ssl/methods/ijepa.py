@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, smooth_l1_loss
 
 from stable_ssl.config import ConfigError, Model, key
-from stable_ssl.evaluation.features import first_view
+from stable_ssl.data.batch import first_view
 from stable_ssl.losses.inputs import in_float32
 from stable_ssl.models import EMA, Blocks, ViT, backbone, block_masks, positions, take
 from stable_ssl.trainer import BaseTrainer

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stable_ssl.config import ConfigError, Model, key
-from stable_ssl.evaluation.features import first_view
+from stable_ssl.data.batch import first_view
 from stable_ssl.losses import masked_mse, normalize_patches
 from stable_ssl.models import Blocks, ViT, backbone, positions, random_masks
 from stable_ssl.trainer import BaseTrainer

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from stable_ssl.config import ConfigError, Model, key
-from stable_ssl.evaluation.features import first_view
+from stable_ssl.data.batch import first_view
 from stable_ssl.evaluation.labels import label_range
 from stable_ssl.models import backbone
 from stable_ssl.trainer import BaseTrainer

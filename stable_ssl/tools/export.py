@@ -25,8 +25,8 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from stable_ssl.config import ConfigError, unwritable
+from stable_ssl.data.batch import first_view
 from stable_ssl.data.facts import class_names
-from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.online import undisturbed
 from stable_ssl.files import replacing_folder
 

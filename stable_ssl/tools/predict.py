@@ -16,8 +16,8 @@ from torch import Tensor
 
 from stable_ssl import distributed
 from stable_ssl.config import ConfigError, unwritable
+from stable_ssl.data.batch import first_view
 from stable_ssl.data.facts import class_names, source
-from stable_ssl.evaluation.features import first_view
 from stable_ssl.files import replacing
 
 SEVERAL = ";"  # between the classes of one cell
@@ -144,7 +144,7 @@ def _predicted(
 ) -> Iterator[Part]:
     """Yield this rank's part of every batch, on the CPU."""
     seen = 0
-    for x, labels in islice(loader, limit):
+    for x, labels, *_ in islice(loader, limit):
         rows = len(first_view(x))
         index = getattr(loader, "index", None)  # a loader of one's own counts on
         index = torch.arange(seen, seen + rows) if index is None else index.cpu()

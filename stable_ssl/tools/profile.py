@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import count, islice
+from itertools import count as epochs
+from itertools import islice
 from statistics import mean, median
 from typing import Any
 
@@ -21,9 +22,9 @@ from torch import Tensor, nn
 
 from stable_ssl import distributed, seeding
 from stable_ssl.data import build_loaders
+from stable_ssl.data.batch import count, first_view
 from stable_ssl.data.decode import begin
 from stable_ssl.data.loader import Loader, batches_from
-from stable_ssl.evaluation.features import first_view
 from stable_ssl.evaluation.online import undisturbed
 from stable_ssl.loggers.records import peak_memory
 from stable_ssl.loggers.table import Table
@@ -168,8 +169,8 @@ def _pass(loader: Any, epoch: int, clock: Clock, limit: int | None) -> float:
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(epoch)
     start, images = clock.now(), 0
-    for _, labels in islice(loader, limit or BATCHES):
-        images += len(labels)
+    for batch in islice(loader, limit or BATCHES):
+        images += count(batch)
         if clock.now() - start > PASS_SECONDS:
             break
     return images * distributed.world_size() / (clock.now() - start)
@@ -325,7 +326,7 @@ def measure_model(run: Any) -> dict[str, Any]:
 
 def _endless(run: Any) -> Iterator[Any]:
     """Yield the train batches of epoch after epoch, on the device."""
-    for epoch in count():
+    for epoch in epochs():
         loader, length = run.train_loader, run._epoch_batches
         yield from batches_from(loader, epoch, 0, length, run.device)
 

@@ -90,7 +90,7 @@ IMAGE = torch.zeros(3, 8, 8, dtype=torch.uint8)
     ("sample", "words"),
     [
         (IMAGE, r"Samples\[0\] is a Tensor; a dataset returns \(image, label\)"),
-        ((IMAGE, 1, 2), r"Samples\[0\] is a tuple of 3"),
+        ((IMAGE,), r"Samples\[0\] is a tuple of 1"),
         (None, r"Samples\[0\] is a NoneType"),
         ((IMAGE[0], 1), r"returned a tensor of shape \(8, 8\) for an image"),
         (({}, 1), r"returned a dict of shape \(\) for an image"),
@@ -100,6 +100,18 @@ IMAGE = torch.zeros(3, 8, 8, dtype=torch.uint8)
 def test_a_sample_of_another_form_is_refused_in_words(sample, words):
     with pytest.raises(ConfigError, match=words):
         _ = Loader(Samples(sample), [build_ops([])], batch_size=4).channels
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_follows_image_and_label_follows_in_the_batch(workers):
+    sample = IMAGE, {"digit": 1}, {"row": 2.5}, "a.png"
+    loader = Loader(Samples(sample), [build_ops([])], batch_size=4, num_workers=workers)
+    x, labels, meta, names = next(iter(loader))
+    assert x.shape == (4, 3, 8, 8)
+    assert labels["digit"].tolist() == [1] * 4
+    assert meta["row"].tolist() == [2.5] * 4
+    assert list(names) == ["a.png"] * 4
+    loader.close()
 
 
 def test_a_target_is_not_given_what_a_recipe_below_has_for_another_dataset():

@@ -25,7 +25,7 @@ class Replay:
     """
 
     def __init__(self, view: View):
-        self.view = view
+        self.view, self.ops = view, view.ops
         self.batches: dict[tuple, int] = {}  # seen so far, by shape and type
         self.graphs: dict[tuple, tuple | None] = {}  # None: could not be recorded
 

@@ -1,0 +1,176 @@
+"""What a subclass keeps in attributes of its own goes on in a resumed run."""
+
+import random
+from collections import deque
+
+import numpy
+import pytest
+import torch
+
+from stable_ssl import ConfigError, load_config
+from stable_ssl.checkpoint import equal, load
+from tests.conftest import Tiny
+
+SHORT = ["optim.epochs=null", "optim.steps=12", "log.checkpoint.every_n_steps=5"]
+SHORT += ["log.every_n_steps=1"]
+
+
+class Killed(Exception):
+    """Stands for the end of a process."""
+
+
+class Counter:
+    """An object with a state."""
+
+    def __init__(self):
+        self.count = 0
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+class Keeping(Tiny):
+    """Let the loss depend on everything that may be kept."""
+
+    not_saved = ("dies_at",)
+    dies_at = None
+
+    def initialize_modules(self):
+        from torchmetrics import MeanMetric
+
+        super().initialize_modules()
+        self.register_buffer("hidden", torch.zeros(()), persistent=False)
+        self.seen = MeanMetric()
+        self.counters = {"a": [Counter()]}
+        self.extra = [torch.nn.Linear(10, 1)]  # in a list: no module of the trainer
+        self.critic = torch.optim.Adam(self.extra[0].parameters(), lr=0.1)
+        self.last, self.order = deque(maxlen=3), {3}
+        self.generator = torch.Generator().manual_seed(3)
+        self.numpy, self.python = numpy.random.default_rng(3), random.Random(3)
+        self.weight, self.history, self.center = 1.0, [], torch.zeros(10)
+
+    def before_train_epoch(self):
+        self.weight = 2.0  # a resumed run must not begin anew in mid-epoch
+
+    def before_train_step(self):
+        if self.step == self.dies_at:
+            raise Killed
+
+    def compute_loss(self):
+        logits = self(self.data[0][0])
+        noise = torch.rand((), generator=self.generator)
+        noise += self.numpy.random() + self.python.random() + self.hidden
+        scale = self.weight + self.counters["a"][0].count + sum(self.last) + noise
+        scale += len(self.history) + len(self.order) + self.seen.compute().nan_to_num()
+        loss = torch.nn.functional.cross_entropy(logits, self.data[1])
+        judged = self.extra[0](logits).square().mean()
+        apart = (logits.mean(0) - self.center).square().sum()
+        return 0.01 * scale * loss + 0.1 * judged + 0.1 * apart
+
+    def after_train_step(self):
+        self.hidden += 0.1
+        self.seen.update(float(self.step))
+        self.counters["a"][0].count += 1
+        self.last.append(self.step)
+        self.order.add(self.step)
+        self.history.append(self.step)
+        self.center = 0.9 * self.center + self.layer.bias.detach()
+        self.weight *= 0.9
+
+
+def final(trainer):
+    state = load(trainer.run_dir / "ckpts" / "last.ckpt")
+    return {k: v for k, v in state.items() if k not in ("config", "rows", "metrics")}
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_all_that_has_a_state_resumes_exactly(config, rows):
+    whole = Keeping(config("base", *SHORT, "log.run=whole"))
+    whole.run()
+    for step in (8, 11):  # in its first and in its second life
+        killed = Keeping(config("base", *SHORT))
+        killed.dies_at = step
+        with pytest.raises(Killed):
+            killed.run()
+    resumed = Keeping(config("base", *SHORT))
+    resumed.run()
+    assert equal(final(whole), final(resumed))
+    assert rows(whole.run_dir) == rows(resumed.run_dir)
+    assert resumed.last == deque([10, 11, 12], maxlen=3)
+
+
+class Opaque:
+    """An object without a state."""
+
+
+class Forgetful(Tiny):
+    """Change what cannot be saved."""
+
+    def initialize_modules(self):
+        super().initialize_modules()
+        self.mine, self.still, self.function = Opaque(), Opaque(), len
+
+    def after_train_step(self):
+        self.mine = Opaque()
+        self.function = max
+
+
+class Resigned(Forgetful):
+    not_saved = ("mine",)
+
+
+def test_what_changed_and_cannot_be_saved_is_named_once(config):
+    trainer = Forgetful(config("base", *SHORT))
+    trainer.run()
+    text = (trainer.run_dir / "console.log").read_text()
+    assert text.count("self.mine, a Opaque, changed and is in no checkpoint") == 1
+    assert "self.still" not in text and "self.function" not in text
+    silent = Resigned(config("base", *SHORT, "log.run=silent"))
+    silent.run()
+    assert "is in no" not in (silent.run_dir / "console.log").read_text()
+
+
+class Lazy(Tiny):
+    """Build an object with a state after setup."""
+
+    def after_train_step(self):
+        self.counter = Counter()
+
+
+def test_an_object_that_setup_does_not_build_is_refused(config):
+    constant = [*SHORT, "optim.scheduler.name=constant"]
+    Lazy(config("base", *constant)).run()
+    with pytest.raises(ConfigError, match="self.counter, which is not there; build it"):
+        Lazy(config("base", *constant, "optim.steps=14")).run()
+
+
+def test_the_trainers_own_attributes_are_not_the_subclasss(config):
+    trainer = Tiny(config("base", *SHORT))
+    trainer.run()
+    assert final(trainer)["attributes"] == {"alike": {"objects": {}, "values": {}}}
+
+
+class Apart(Tiny):
+    def before_train_step(self):
+        self.mine = self.rank + 10 * self.step
+
+
+def kept(folder):
+    """Return what a rank of a resumed run has kept."""
+    torch.set_num_threads(1)
+    words = ["optim.epochs=null", "optim.scheduler.name=null", "log.run=run"]
+    words += ["log.eval.linear=null", "log.eval.knn=null", "log.monitor=null"]
+    words += ["log.eval.untrained=false", "log.eval.few_labels=[]"]
+    words += ["log.pictures=null", f"log.folder={folder}", "data.val=null"]
+    Apart(load_config("base", [*words, "data.test=null", "optim.steps=3"])).run()
+    trainer = Apart(load_config("base", [*words, "data.test=null", "optim.steps=6"]))
+    trainer.setup()
+    trainer.cleanup()
+    return trainer.mine
+
+
+def test_each_rank_keeps_its_own_where_they_differ(ranks, tmp_path):
+    assert ranks(2, kept, str(tmp_path)) == [20, 21]

@@ -1,30 +1,28 @@
-"""What figures are made of: bands, error bars with their seeds, legends, ticks."""
+"""What figures are made of: bands, error bars with their seeds, scales, legends."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from stable_ssl.loggers.names import axis, is_accuracy
+from stable_ssl.loggers.names import axis, is_accuracy, is_number, spelled
 from stable_ssl.tools.groups import Group
+from stable_ssl.tools.keys import distinct
 from stable_ssl.tools.seeds import Sample
-from stable_ssl.tools.style import HEIGHTS, SPARSE, WIDTHS, panels
+from stable_ssl.tools.style import SPARSE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SEEDS = {"s": 5, "alpha": 0.45, "linewidths": 0, "zorder": 2.5}  # a point a seed
+SHADE = {"alpha": 0.18, "linewidth": 0}  # of a band
 LINE = 0.15  # inches of a line of a legend
 BARS = {"capsize": 2, "elinewidth": 0.9, "capthick": 0.9, "markersize": 3.5}
-
-
-def canvas(style: str, height: float | None = None) -> tuple[Figure, Axes]:
-    """Return a figure with one panel, a column wide."""
-    figure, (axes,) = panels(WIDTHS[style], height or HEIGHTS[style])
-    return figure, axes
+CHARACTER = 0.075  # inches a character of 7 pt and its room
 
 
 def band(axes: Axes, x: Any, seeds: Any, interval: str, group: Group) -> None:
@@ -32,34 +30,32 @@ def band(axes: Axes, x: Any, seeds: Any, interval: str, group: Group) -> None:
     import numpy as np
 
     samples = [Sample(tuple(column)) for column in seeds.T]
-    mean = np.array([s.mean for s in samples])
+    mean = np.array([sample.mean for sample in samples])
     look = {"color": group.colour, "label": group.label, "linestyle": group.dash}
     if len(x) <= SPARSE:  # hollow where a dash is all that tells two groups apart
         hollow = {} if group.dash == "-" else {"markerfacecolor": "white"}
         look |= {"marker": "o"} | hollow
     axes.plot(x, mean, **look)
     if len(seeds) > 1:
-        spread = np.array([s.spread(interval) for s in samples])
-        axes.fill_between(
-            x, mean - spread, mean + spread, color=group.colour, alpha=0.18, linewidth=0
-        )
+        spread = np.array([sample.spread(interval) for sample in samples])
+        axes.fill_between(x, mean - spread, mean + spread, color=group.colour, **SHADE)
 
 
 def bars(
     axes: Axes,
     at: Sequence[float],
-    found: Sequence[Sample],
+    samples: Sequence[Sample],
     interval: str,
     group: Group,
-    joined: bool,
+    joined: bool = False,
     below: float | None = None,
 ) -> None:
     """Draw means with their spreads, and a small point for each seed.
 
     Args:
         axes: to draw on.
-        at: place of each sample.
-        found: the samples.
+        at: position of each sample.
+        samples: of a metric.
         interval: std or ci95.
         group: whose look they have.
         joined: whether a line joins the means.
@@ -67,22 +63,22 @@ def bars(
     """
     import numpy as np
 
-    means = [s.mean for s in found]
-    spreads = np.nan_to_num([s.spread(interval) for s in found])
-    flat = [(place, v) for place, s in zip(at, found, strict=True) for v in s.values]
-    places, values = zip(*flat, strict=True)
+    means = [sample.mean for sample in samples]
+    spreads = np.nan_to_num([sample.spread(interval) for sample in samples])
+    values = [value for sample in samples for value in sample.values]
+    positions = np.repeat(at, [sample.n for sample in samples])
     line = group.dash if joined else "none"
     look = {"color": group.colour, "label": group.label, "fmt": "o", "ls": line} | BARS
-    if below is not None:
-        axes.errorbar(means, at, xerr=spreads, **look)
-        axes.scatter(values, [p - below for p in places], color=[group.colour], **SEEDS)
-    else:
+    if below is None:
         axes.errorbar(at, means, yerr=spreads, **look)
-        axes.scatter(places, values, color=[group.colour], **SEEDS)
+    else:
+        axes.errorbar(means, at, xerr=spreads, **look)
+        positions, values = values, positions - below
+    axes.scatter(positions, values, color=[group.colour], **SEEDS)
 
 
 def dodge(number: int, of: int) -> float:
-    """Return how far a group stands beside its place, of 1 between places."""
+    """Return how far a group stands beside its position, of 1 between positions."""
     return (number - (of - 1) / 2) * 0.7 / of
 
 
@@ -122,11 +118,75 @@ def legend(figure: Figure, groups: Sequence[Group]) -> None:
     columns = max((k for k in range(1, n + 1) if sum(sizes[:k]) < width), default=1)
     lines = math.ceil(n / columns) + bool(title)
     figure.set_figheight(figure.get_figheight() + LINE * lines)
-    figure.legend(
-        loc="outside upper center",
-        ncols=columns,
-        columnspacing=1.2,
-        handlelength=1.6,
-        handletextpad=0.5,
-        title=title,
-    )
+    spacing = {"columnspacing": 1.2, "handlelength": 1.6, "handletextpad": 0.5}
+    figure.legend(loc="outside upper center", ncols=columns, title=title, **spacing)
+
+
+# --- the axis of a key ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where the values of a key stand on an axis.
+
+    Args:
+        positions: by the value's text.
+        log: whether the axis is logarithmic.
+        even: whether positions are 0, 1, 2, ... and say nothing of the values.
+        joined: whether a line may join them: they are numbers.
+    """
+
+    positions: dict[str, float]
+    log: bool
+    even: bool
+    joined: bool
+
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> Scale:
+        """Return the scale that suits the values of a key."""
+        texts = distinct(values)
+        joined = all(map(is_number, texts))
+        numbers = [float(text) for text in texts] if joined else []
+        log = _geometric([number for number in numbers if number > 0])
+        even = not joined or (log and numbers[0] <= 0)  # 0 has no logarithm
+        places = range(len(texts)) if even else numbers
+        positions = dict(zip(texts, places, strict=True))
+        return cls(positions, log and not even, even, joined)
+
+    def apply(self, axes: Axes, key: str) -> None:
+        """Set scale and ticks of x; a tick for each value of a key where there is room."""
+        if self.log:
+            axes.set_xscale("log")
+        width = axes.figure.get_figwidth()
+        names = [spelled(key, text) for text in self.positions]
+        fits = sum(len(name) + 1 for name in names) < (width - 0.6) / CHARACTER
+        if fits or self.even:
+            axes.set_xticks(list(self.positions.values()), names)
+            axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        if self.even:
+            turn_long(axes, names)
+            axes.set_xlim(-0.5, len(names) - 0.5)
+        else:
+            axes.margins(x=0.06)
+
+
+def _geometric(numbers: Sequence[float]) -> bool:
+    """Return whether the ratios of ascending numbers > 0 are more even than gaps."""
+    import numpy as np
+
+    if len(numbers) < 3:
+        return len(numbers) == 2 and numbers[1] >= 10 * numbers[0]
+
+    def unevenness(steps: Any) -> float:
+        return float(np.std(steps) / np.mean(steps))
+
+    return unevenness(np.diff(np.log(numbers))) < unevenness(np.diff(numbers))
+
+
+def turn_long(axes: Axes, names: Sequence[str]) -> None:
+    """Turn the names below x where they would touch one another."""
+    room = axes.figure.get_figwidth() - 1.2
+    if max(map(len, names)) * len(names) * CHARACTER > room:
+        axes.tick_params(axis="x", labelrotation=30)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")

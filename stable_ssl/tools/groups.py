@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stable_ssl.config import ConfigError
-from stable_ssl.loggers.names import axis, is_accuracy, named
+from stable_ssl.loggers.names import axis, named
 from stable_ssl.tools import keys
-from stable_ssl.tools.seeds import Sample, sample
 from stable_ssl.tools.style import COLOURS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 DASHES = ("-", "--", ":")  # after the colours are used up
+LOOKS = [(colour, dash) for dash in DASHES for colour in COLOURS]
 
 
 @dataclass(frozen=True)
@@ -81,51 +81,39 @@ def grouped(
     from matplotlib import colormaps
 
     names = grouping(runs, by, beside)
-    found = keys.groups(runs, names)
-    looks = [(colour, dash) for dash in DASHES for colour in COLOURS]
-    if len(found) > len(looks):
+    members = keys.groups(runs, names)
+    n, title, looks = len(members), "", LOOKS
+    if n > len(LOOKS):
         raise ConfigError(
-            f"{len(found)} groups by {', '.join(names)} are more than the {len(looks)}"
-            " that can be told apart; group by fewer keys, or give fewer runs"
+            f"{n} groups by {', '.join(names)} are more than the {len(LOOKS)} that can"
+            " be told apart; group by fewer keys, or give fewer runs"
         )
-    if len(names) == 1 and keys.numeric(text for (text,) in found):
-        title, labels = axis(names[0]), [text for (text,) in found]
-        if len(found) > 2:
-            shades = colormaps["viridis"]
-            looks = [
-                (shades(0.86 * i / (len(found) - 1)), "-") for i in range(len(found))
-            ]
-    else:
-        title = ""
-        labels = [", ".join(map(named, names, place)) for place in found]
+    labels = [", ".join(map(named, names, texts)) for texts in members]
+    if len(names) == 1 and keys.numeric(text for (text,) in members):
+        title, labels = axis(names[0]), [text for (text,) in members]
+        if n > 2:
+            looks = [(colormaps["viridis"](0.86 * i / (n - 1)), "-") for i in range(n)]
     return [
         Group(label, title, group, *look)
-        for label, group, look in zip(labels, found.values(), looks, strict=False)
+        for label, group, look in zip(labels, members.values(), looks, strict=False)
     ]
 
 
 def numbers(runs: DataFrame, n: int, known: Sequence[str | None] = ()) -> list[str]:
-    """Return the n keys that differ and hold numbers.
+    """Return the n keys that differ and hold numbers, those known first.
 
     Raises:
         ConfigError: there are more or fewer.
     """
-    given = [key for key in known if key]
-    found = [
+    differ = [
         key
         for key in keys.telling(runs)
-        if keys.numeric(keys.cell(v) for v in runs[key])
+        if keys.numeric(keys.cell(value) for value in runs[key])
     ]
-    found = list(dict.fromkeys([*given, *found]))
-    if len(found) != n:
+    names = list(dict.fromkeys([*filter(None, known), *differ]))
+    if len(names) != n:
         raise ConfigError(
-            f"{len(found)} keys of numbers differ ({', '.join(found) or 'none'});"
+            f"{len(names)} keys of numbers differ ({', '.join(names) or 'none'});"
             f" say which {'is --x' if n == 1 else 'are --x and --y'}"
         )
-    return found
-
-
-def values(runs: DataFrame, value: str) -> Sample:
-    """Return the values of a metric, accuracies in per cent."""
-    scale = 100 if is_accuracy(value) else 1
-    return sample([scale * v for v in runs[value]])
+    return names

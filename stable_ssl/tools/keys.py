@@ -133,6 +133,11 @@ def when(runs: DataFrame) -> str:
     return words.get(at, f"at step {at}")
 
 
+def distinct(values: Iterable[Any]) -> list[str]:
+    """Return the texts of values, each once, numbers in order and before words."""
+    return sorted({cell(value) for value in values}, key=rank)
+
+
 def numeric(texts: Iterable[str]) -> bool:
     """Return whether all values are numbers."""
     return all(is_number(text) for text in texts)
@@ -158,7 +163,7 @@ def offer(runs: DataFrame) -> str:
     """Return the keys that differ, with their values, and the metrics there are."""
     lines = ["keys that differ:"]
     for name in differing(runs[keys(runs)].to_dict("records")):
-        values = sorted({cell(value) for value in runs[name]}, key=rank)
+        values = distinct(runs[name])
         if max(map(len, values)) <= LONGEST:
             more = ", ..." if len(values) > MOST else ""
             lines.append(f"  {name}: {', '.join(values[:MOST])}{more}")

@@ -5,6 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stable_ssl.loggers.names import is_accuracy
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 INTERVALS = {"std": "standard deviation", "ci95": "95 % interval of the mean"}
 LEVEL = 0.05  # of the test that tells two samples apart
@@ -51,6 +57,12 @@ class Sample:
     def spread(self, interval: str) -> float:
         """Return `std` or `ci95`."""
         return {"std": self.std, "ci95": self.ci95}[interval]
+
+
+def sample_of(runs: DataFrame, metric: str) -> Sample | None:
+    """Return the values of a metric of runs, accuracies in per cent."""
+    scale = 100 if is_accuracy(metric) else 1
+    return sample([scale * value for value in runs[metric]])
 
 
 def sample(values: Sequence[float]) -> Sample | None:

@@ -72,6 +72,12 @@ def panels(width: float, height: float, n: int = 1) -> tuple[Figure, Sequence[Ax
     return figure, figure.subplots(1, n, sharex=True, squeeze=False)[0]
 
 
+def column(style: str, height: float | None = None) -> tuple[Figure, Axes]:
+    """Return a figure as wide as a column of a style, with one panel."""
+    figure, (axes,) = panels(WIDTHS[style], height or HEIGHTS[style])
+    return figure, axes
+
+
 def save(figure: Figure, path: str | Path) -> list[Path]:
     """Write a figure as PDF and PNG; equal figures give equal files.
 

@@ -13,7 +13,7 @@ from stable_ssl.config import ConfigError
 from stable_ssl.loggers.names import NONE, axis, is_accuracy
 from stable_ssl.tools import formats, keys
 from stable_ssl.tools.runs import At, load
-from stable_ssl.tools.seeds import INTERVALS, Sample, sample, told_apart
+from stable_ssl.tools.seeds import INTERVALS, Sample, sample_of, told_apart
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -159,11 +159,10 @@ def table(
     keys.warn_of_cells(groups.values(), metrics)
     cells = {}
     for metric in metrics:
-        scale = 100 if is_accuracy(metric) else 1
         column: dict[Place, list[Cell]] = {}
         for place, group in groups.items():
             side, top = place[: len(rows)], (metric, *place[len(rows) :])
-            cell = Cell(metric, sample([scale * v for v in group[metric]]))
+            cell = Cell(metric, sample_of(group, metric))
             cells[side, top] = cell
             column.setdefault(top, []).append(cell)
         for found in column.values():

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from stable_ssl import report
 from stable_ssl.config import ConfigError
-from stable_ssl.tools.scales import Scale
+from stable_ssl.tools.drawing import Scale
 
 
 @pytest.fixture
@@ -156,7 +156,9 @@ def test_a_sweep_has_a_logarithmic_axis_and_every_value_on_it(study):
 def test_the_scale_suits_the_values(values, log, even):
     scale = Scale.of(values)
     assert (scale.log, scale.even) == (log, even)
-    assert list(scale.places.values()) == (list(range(len(values))) if even else values)
+    assert list(scale.positions.values()) == (
+        list(range(len(values))) if even else values
+    )
 
 
 def test_a_heat_map_has_the_mean_of_each_pair_in_its_place(study):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 FEW = re.compile(r"few([\d.]+)(pct)?_")
@@ -147,6 +148,17 @@ def _labels(few: re.Match[str]) -> str:
 def probed(run: Any) -> bool:
     """Return whether the accuracy of a split is the online probe's."""
     return run.get("log.eval.linear") is not None
+
+
+def in_order(metrics: Iterable[str], splits: Sequence[str]) -> list[str]:
+    """Return metrics by their split, the given ones first, and there by `order`."""
+    ranks = {split: rank for rank, split in enumerate(splits)}
+
+    def rank(metric: str) -> tuple:
+        split = metric.partition("/")[0]
+        return ranks.get(split, len(ranks)), split, order(metric)
+
+    return sorted(metrics, key=rank)
 
 
 def order(metric: str) -> tuple:

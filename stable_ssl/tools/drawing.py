@@ -154,7 +154,7 @@ class Scale:
         return cls(positions, log and not even, even, joined)
 
     def apply(self, axes: Axes, key: str) -> None:
-        """Set scale and ticks of x; a tick for each value of a key where there is room."""
+        """Set scale and ticks of x, one tick a value of the key where there is room."""
         if self.log:
             axes.set_xscale("log")
         width = axes.figure.get_figwidth()

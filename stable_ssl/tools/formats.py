@@ -31,9 +31,7 @@ def text(table: MeanTable, width: int = 120) -> str:
     marks = {cell.mark for cell in table.cells.values()}
 
     def marked(cell: Cell) -> str:
-        return (
-            f"{table.text(cell)} {MARKS[cell.mark]}" if any(marks) else table.text(cell)
-        )
+        return table.text(cell) + f" {MARKS[cell.mark]}" * any(marks)
 
     legend = ["* best of its column"] * ("best" in marks)
     legend += [f"= {EQUAL}"] * ("equal" in marks)
@@ -67,13 +65,12 @@ def csv(table: MeanTable) -> str:
     writer.writerow([*table.rows, *table.columns, *facts])
     for side, cells in table.lines():
         for (metric, *top), cell in zip(table.tops, cells, strict=True):
-            if found := cell.sample:
-                spread = (found.mean, found.std, found.ci95)
-                numbers = ("" if math.isnan(x) else f"{x:.6g}" for x in spread)
-                unit = "%" if is_accuracy(metric) else ""
-                writer.writerow(
-                    [*side, *top, metric, unit, *numbers, found.n, cell.mark]
-                )
+            if (sample := cell.sample) is None:
+                continue
+            spread = (sample.mean, sample.std, sample.ci95)
+            numbers = ("" if math.isnan(x) else f"{x:.6g}" for x in spread)
+            unit = "%" if is_accuracy(metric) else ""
+            writer.writerow([*side, *top, metric, unit, *numbers, sample.n, cell.mark])
     return file.getvalue()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stable_ssl.config import ConfigError, nearest
-from stable_ssl.loggers.names import NONE, better, is_number, order
+from stable_ssl.loggers.names import NONE, better, in_order, is_number
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -46,16 +46,8 @@ def keys(runs: DataFrame) -> list[str]:
 
 def metrics(runs: DataFrame) -> list[str]:
     """Return the metrics that a frame of runs has values of, test before val."""
-    found = [n for n in runs if "/" in n and not n.startswith("perf/")]
-    found = [name for name in found if has_numbers(runs[name])]
-    splits = ["test", "val"]
-
-    def place(name: str) -> tuple:
-        split = name.partition("/")[0]
-        known = splits.index(split) if split in splits else len(splits)
-        return known, split, order(name)
-
-    return sorted(found, key=place)
+    names = [n for n in runs if "/" in n and not n.startswith("perf/")]
+    return in_order((n for n in names if has_numbers(runs[n])), ["test", "val"])
 
 
 def has_numbers(column: Series) -> bool:
@@ -69,20 +61,18 @@ def telling(runs: DataFrame, given: Iterable[str] = ()) -> list[str]:
     A key is left out where those before it, or `given`, decide its value: the
     temperature of a method that is the only one to have any.
     """
-    configs = runs[keys(runs)].to_dict("records")
-    names = [name for name in differing(configs) if name != SEED]
+    names = [name for name in _differing(runs) if name != SEED]
     names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
-    groups = [tuple(cell(config.get(key)) for key in given) for config in configs]
-    chosen = []
+    chosen: list[str] = []
     for name in names:
-        finer = [
-            (*group, cell(config.get(name)))
-            for group, config in zip(groups, configs, strict=True)
-        ]
-        if len(set(finer)) > len(set(groups)):
+        before = [*given, *chosen]
+        if len(groups(runs, [*before, name])) > len(groups(runs, before)):
             chosen.append(name)
-            groups = finer
     return chosen
+
+
+def _differing(runs: DataFrame) -> list[str]:
+    return differing(runs[keys(runs)].to_dict("records"))
 
 
 def usual(runs: DataFrame) -> list[str]:
@@ -93,13 +83,13 @@ def usual(runs: DataFrame) -> list[str]:
     Raises:
         ConfigError: there is no metric.
     """
-    found = metrics(runs)
-    accuracies = [name for name in found if name.endswith("acc1")]
-    tested = [name for name in accuracies if name.startswith("test/")]
-    losses = [name for name in ("val/loss", "train/loss") if name in found]
-    if not found:
+    known = metrics(runs)
+    if not known:
         raise ConfigError(_why_none(runs))
-    return tested or accuracies or [*losses, *found][:1]
+    accuracies = [name for name in known if name.endswith("acc1")]
+    tested = [name for name in accuracies if name.startswith("test/")]
+    losses = [name for name in ("val/loss", "train/loss") if name in known]
+    return tested or accuracies or [*losses, *known][:1]
 
 
 def _why_none(runs: DataFrame) -> str:
@@ -129,8 +119,8 @@ def preferred(runs: DataFrame, metric: str) -> str | None:
 def when(runs: DataFrame) -> str:
     """Return which values of the metrics the frame holds; nothing of the last ones."""
     at = runs.attrs.get("at", "last")
-    words = {"last": "", "best": "at the best step on validation"}
-    return words.get(at, f"at step {at}")
+    texts = {"last": "", "best": "at the best step on validation"}
+    return texts.get(at, f"at step {at}")
 
 
 def distinct(values: Iterable[Any]) -> list[str]:
@@ -147,8 +137,8 @@ def groups(runs: DataFrame, names: Sequence[str]) -> dict[tuple[str, ...], DataF
     """Return the runs by their values of keys, numbers in order and before words."""
     if not names:
         return {(): runs}
-    found = runs.groupby([runs[name].map(cell) for name in names], sort=False)
-    return dict(sorted(found, key=lambda item: [rank(text) for text in item[0]]))
+    groups = runs.groupby([runs[name].map(cell) for name in names], sort=False)
+    return dict(sorted(groups, key=lambda item: [rank(text) for text in item[0]]))
 
 
 def rank(text: str) -> tuple[int, float, str]:
@@ -158,11 +148,20 @@ def rank(text: str) -> tuple[int, float, str]:
 
 # --- what to say ----------------------------------------------------------------------
 
+LEFT_OUT = "runs without a value are left out: {}"
+EVALUATING = "runs that only evaluate are left out, give them alone to see them: {}"
+MIXED = (
+    "means are over runs that differ in more than the seed: {}; make these rows or"
+    " columns, or give fewer runs"
+)
+TWICE = "the same seed counts more than once: {}"
+PARTIAL = "runs that did not finish count with what they have: {}"
+
 
 def offer(runs: DataFrame) -> str:
     """Return the keys that differ, with their values, and the metrics there are."""
     lines = ["keys that differ:"]
-    for name in differing(runs[keys(runs)].to_dict("records")):
+    for name in _differing(runs):
         values = distinct(runs[name])
         if max(map(len, values)) <= LONGEST:
             more = ", ..." if len(values) > MOST else ""
@@ -177,7 +176,7 @@ def with_values(runs: DataFrame, valued: Series) -> DataFrame:
         runs: of `load`.
         valued: of each run, whether it has one.
     """
-    _warn(_LEFT_OUT, [f"{run} ({end})" for run, end in _who(runs[~valued])])
+    _warn(LEFT_OUT, _ends(runs[~valued]))
     return trainings(runs[valued])
 
 
@@ -189,12 +188,8 @@ def trainings(runs: DataFrame) -> DataFrame:
     fits = runs["mode"].isna() | (runs["mode"] == "fit") if "mode" in runs else []
     if not len(fits) or fits.all() or not fits.any():
         return runs
-    words = "runs that only evaluate are left out, give them alone to see them: {}"
-    _warn(words, list(runs[~fits]["run"]))
+    _warn(EVALUATING, list(runs[~fits]["run"]))
     return runs[fits]
-
-
-_LEFT_OUT = "runs without a value are left out: {}"
 
 
 def warn_of_cells(cells: Iterable[DataFrame], names: Sequence[str]) -> None:
@@ -206,38 +201,30 @@ def warn_of_cells(cells: Iterable[DataFrame], names: Sequence[str]) -> None:
     """
     mixed, twice, partial, empty = set(), set(), [], []
     for group in cells:
-        configs = group[keys(group)].to_dict("records")
-        differ = [name for name in differing(configs) if name != SEED]
+        differ = [name for name in _differing(group) if name != SEED]
         mixed.update(differ)
-        seeds = [cell(config.get(SEED)) for config in configs]
+        seeds = list(map(cell, group.get(SEED, [None] * len(group))))
         if not differ:
             twice.update(seed for seed in seeds if seeds.count(seed) > 1)
         valued = group[list(names)].notna().any(axis=1)
-        ended = group["status"] == "finished"
-        partial += [f"{run} ({end})" for run, end in _who(group[valued & ~ended])]
-        empty += [f"{run} ({end})" for run, end in _who(group[~valued])]
-    for found, words in (
-        (
-            sorted(mixed),
-            "means are over runs that differ in more than the seed: {}; make"
-            " these rows or columns, or give fewer runs",
-        ),
-        (sorted(twice, key=rank), "the same seed counts more than once: {}"),
-        (partial, "runs that did not finish count with what they have: {}"),
-        (empty, _LEFT_OUT),
-    ):
-        _warn(words, found)
+        partial += _ends(group[valued & (group["status"] != "finished")])
+        empty += _ends(group[~valued])
+    _warn(MIXED, sorted(mixed))
+    _warn(TWICE, sorted(twice, key=rank))
+    _warn(PARTIAL, partial)
+    _warn(LEFT_OUT, empty)
 
 
-def _warn(words: str, found: Sequence[str]) -> None:
-    """Warn of what was found, if anything was, in words with a place for it."""
-    if found:
-        more = f" and {len(found) - MOST} others" * (len(found) > MOST)
-        warnings.warn(words.format(", ".join(found[:MOST]) + more), stacklevel=4)
+def _warn(sentence: str, names: Sequence[str]) -> None:
+    """Warn of names, if there are any, in a sentence that has {} for them."""
+    if names:
+        more = f" and {len(names) - MOST} others" * (len(names) > MOST)
+        warnings.warn(sentence.format(", ".join(names[:MOST]) + more), stacklevel=4)
 
 
-def _who(runs: DataFrame) -> Iterable[tuple[str, str]]:
-    return zip(runs["run"], runs["status"], strict=True)
+def _ends(runs: DataFrame) -> list[str]:
+    """Return the runs, each with how it ended: "a (diverged)"."""
+    return list(runs["run"] + " (" + runs["status"] + ")")
 
 
 def require_runs(runs: DataFrame) -> None:
@@ -264,11 +251,10 @@ def require_metrics(names: Iterable[str], runs: DataFrame) -> None:
 
 def require_keys(names: Iterable[str], runs: DataFrame) -> None:
     """Refuse keys that no run has; those that differ are offered."""
-    names, known = list(names), keys(runs)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        offered = differing(runs[known].to_dict("records"))
-        raise ConfigError(
-            f"{unknown[0]} is no key of these runs{nearest(unknown[0], known)}"
-            f" (that differ: {', '.join(offered) or 'none'})"
-        )
+    known = keys(runs)
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"{name} is no key of these runs{nearest(name, known)}"
+                f" (that differ: {', '.join(_differing(runs)) or 'none'})"
+            )

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_ssl.files import write_atomically
-from stable_ssl.loggers.names import better, describe, is_accuracy, order
+from stable_ssl.loggers.names import better, describe, in_order, is_accuracy, order
 from stable_ssl.tools.keys import FIRST, NAMES, differing
 from stable_ssl.tools.pictures import embedded
 from stable_ssl.tools.runs import Run, distinct_names, read_runs
@@ -220,13 +220,6 @@ def _metrics(runs: Sequence[_Facts]) -> list[dict[str, Any]]:
     for run in runs:
         for name, text in run.words.items():
             words.setdefault(name, set()).add(text)
-    splits = ["val", "test", "train"]
-
-    def place(name: str) -> tuple:
-        split = name.partition("/")[0]
-        known = splits.index(split) if split in splits else len(splits)
-        return known, "" if split in splits else split, order(name)
-
     return [
         {
             "name": name,
@@ -234,7 +227,7 @@ def _metrics(runs: Sequence[_Facts]) -> list[dict[str, Any]]:
             "better": better(name) or "high",
             "words": min(words[name]) if len(words[name]) == 1 else "",
         }
-        for name in sorted(words, key=place)
+        for name in in_order(words, ["val", "test", "train"])
     ]
 
 

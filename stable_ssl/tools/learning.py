@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stable_ssl.loggers.names import describe, is_accuracy, order
 from stable_ssl.tools.runs import Run, read_run
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 WIDTH = 6.75  # inches: the text of a page; half of it for one panel
 HEIGHT = 2.5  # inches
+DIAMONDS = {
+    **{"marker": "D", "markersize": 4, "markerfacecolor": "white"},
+    **{"linestyle": "none", "zorder": 3, "clip_on": False},
+}
 
 
 def learning_curves(
@@ -40,23 +44,19 @@ def learning_curves(
 
     run = read_run(run_dir)
     losses = [name for name in ("train/loss", "val/loss") if _points(run, name)]
-    accuracies = _accuracies(run)
-    drawn = [
-        (draw, names)
-        for draw, names in ((_draw_loss, losses), (_draw_accuracy, accuracies))
-        if names
-    ]
-    if not drawn:
+    parts = [(_draw_loss, losses), (_draw_accuracy, _accuracies(run))]
+    parts = [(draw, names) for draw, names in parts if names]
+    if not parts:
         return []
     folder = Path(run_dir) / "figures" if folder is None else Path(folder)
     with styled():
-        figure, row = panels(WIDTH * len(drawn) / 2, HEIGHT, len(drawn))
+        figure, row = panels(WIDTH * len(parts) / 2, HEIGHT, len(parts))
         row[0].set_title(_title(run), loc="left")
-        for axes, (draw, names) in zip(row, drawn, strict=True):
+        for axes, (draw, names) in zip(row, parts, strict=True):
             draw(axes, run, names)
             axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-            axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
             axes.margins(x=0.02)
     return save(figure, folder / "learning_curves")
 
@@ -74,25 +74,16 @@ def _draw_accuracy(axes: Axes, run: Run, names: Sequence[str]) -> None:
     """Draw each accuracy of val as a line and of test as diamonds."""
     colours = COLOURS * len(names)
     for name, colour in zip(names, colours, strict=False):
-        words = describe(f"val/{name}", run)
+        label = describe(f"val/{name}", run)
         val, test = (
             [(x, 100 * y) for x, y in _points(run, f"{split}/{name}")]
             for split in ("val", "test")
         )
         if val:
-            _draw_line(axes, val, colour, f"{words}, val")
+            _draw_line(axes, val, colour, f"{label}, val")
         if test:
-            axes.plot(
-                *zip(*test, strict=True),
-                marker="D",
-                markersize=4,
-                markerfacecolor="white",
-                color=colour,
-                linestyle="none",
-                label=f"{words}, test",
-                zorder=3,
-                clip_on=False,
-            )
+            look = {"color": colour, "label": f"{label}, test"} | DIAMONDS
+            axes.plot(*zip(*test, strict=True), **look)
     axes.set_ylabel("top-1 accuracy (%)")
     axes.legend(loc="best")
 
@@ -122,10 +113,7 @@ def _accuracies(run: Run) -> list[str]:
 
 def _title(run: Run) -> str:
     """Return method, data and seed, as far as the configuration names them."""
-    seed: Any = run.get("hardware.seed")
-    facts = [
-        run.get("model.name"),
-        run.get("data.train.dataset.name"),
-        None if seed is None else f"seed {seed}",
-    ]
+    facts = [run.get("model.name"), run.get("data.train.dataset.name")]
+    if (seed := run.get("hardware.seed")) is not None:
+        facts.append(f"seed {seed}")
     return ", ".join(str(fact) for fact in facts if fact)

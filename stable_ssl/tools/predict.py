@@ -23,33 +23,11 @@ from stable_ssl.files import replacing
 SEVERAL = ";"  # between the classes of one cell
 
 Part = tuple[Tensor, Any, Tensor]  # index, labels and logits of a batch
+Sample = tuple[int, Tensor | None, Tensor]  # the same of one sample
 
 
 def predict(run: Any) -> None:
     """Write predictions.csv and scores.csv of the split `data.predict`.
-
-    Args:
-        run: a trainer after `setup`.
-
-    Raises:
-        ConfigError: as of `write_predictions`.
-    """
-    function = run.online.afresh(run.predict) if run._classifies else None
-    with run.online.evaluation():
-        path = write_predictions(
-            function, run.loaders, run._task, run.run_dir, run._limit
-        )
-    run.say(f"predictions: {path}")
-
-
-def write_predictions(
-    predict: Callable[[Tensor], Tensor] | None,
-    loaders: Mapping[str, Iterable],
-    task: str,
-    folder: Path,
-    limit: int | None = None,
-) -> Path:
-    """Write predictions.csv and scores.csv of a split; synchronises host and ranks.
 
     predictions.csv has `index` (in the dataset), `path` (below its root) of a folder's
     images, `label` and `label_name` of labelled data, `prediction` and
@@ -58,69 +36,81 @@ def write_predictions(
     are known.
 
     Args:
-        predict: maps a view (N, C, H, W) to logits, shaped as the task's; None: nothing
-            does.
-        loaders: `predict` yields (views, labels); the dataset of `bank`, if there is
-            one, knows the names of the predicted classes, otherwise that of `predict`.
-        task: multiclass, binary or multilabel, as for `Scores`.
-        folder: that they are written to.
-        limit: batches to take; None takes all.
-
-    Returns:
-        The path of predictions.csv; rank 0 has written it.
+        run: a trainer after `setup`; the dataset of its loader `bank`, if there is one,
+            knows the names of the predicted classes, otherwise that of `predict`.
 
     Raises:
         ConfigError: nothing predicts; batches that have not one row a sample.
+
+    Synchronises host and ranks.
     """
-    if predict is None:
+    if not run._classifies:
         raise ConfigError(
             "mode=predict needs a classifier: a method that predicts, or"
             " log.eval.linear as in training; and data.num_classes, or train data that"
             " state it"
         )
-    paths = [folder / "predictions.csv", folder / "scores.csv"]
-    samples = _gathered(_predicted(predict, loaders["predict"], limit))
-    if not distributed.is_main():
-        return paths[0]
-    dataset, bank = (
-        getattr(loaders.get(split), "dataset", None) for split in ("predict", "bank")
-    )
+    loader, function = run.loaders["predict"], run.online.afresh(run.predict)
+    with run.online.evaluation():
+        samples = _gathered(_predicted(function, loader, run._limit))
+    if run.rank == 0:
+        bank = getattr(run.loaders.get("bank"), "dataset", None)
+        dataset = getattr(loader, "dataset", None)
+        _write_all(samples, dataset, class_names(bank), run._task, run.run_dir)
+        run.say(f"predictions: {run.run_dir / 'predictions.csv'}")
+
+
+def _write_all(
+    samples: Sequence[Sample],
+    dataset: Any,
+    names: Mapping[int, str],
+    task: str,
+    folder: Path,
+) -> None:
+    """Write both files.
+
+    Args:
+        samples: of all ranks, by index.
+        dataset: that they come from.
+        names: of the predicted classes; empty: those of the dataset.
+        task: multiclass, binary or multilabel, as for `Scores`.
+        folder: that they are written to.
+    """
     own = class_names(dataset)
-    names = class_names(bank) or own
-    columns: dict[str, Callable[[int], Any]] = {"index": lambda i: samples[i][0]}
+    names = names or own
+    indices, given, logits = zip(*samples, strict=True)
+    columns: dict[str, Iterable[Any]] = {"index": indices}
     if (path := _paths(dataset)) is not None:
-        columns["path"] = lambda i: path(samples[i][0])
-    labels = [_label(label, own, names) for _, label, _ in samples]
+        columns["path"] = map(path, indices)
+    numbers = {name: number for number, name in names.items()}
+    renumbered = {number: numbers.get(name, number) for number, name in own.items()}
+    labels = [_label(label, renumbered) for label in given]
     if any(label is not None for label in labels):
-        columns["label"] = lambda i: _cell(labels[i])
+        columns["label"] = map(_cell, labels)
         if names:
-            columns["label_name"] = lambda i: _cell(labels[i], names)
-    scores = probabilities(torch.stack([logits for *_, logits in samples]), task)
+            columns["label_name"] = (_cell(label, names) for label in labels)
+    scores = probabilities(torch.stack(logits), task)
     if task == "multilabel":
-        found = [(row > 0.5).nonzero().flatten().tolist() for row in scores]
+        classes = [(row > 0.5).nonzero().flatten().tolist() for row in scores]
     else:
         best = scores.sort(dim=1, descending=True, stable=True)
-        order = best.indices[:, :5].tolist()
-        found = [row[:1] for row in order]
-    columns["prediction"] = lambda i: _cell(found[i])
+        top = best.indices[:, :5].tolist()
+        classes = [row[:1] for row in top]
+    columns["prediction"] = map(_cell, classes)
     if names:
-        columns["prediction_name"] = lambda i: _cell(found[i], names)
+        columns["prediction_name"] = (_cell(row, names) for row in classes)
     if task != "multilabel":
-        columns["score"] = lambda i: f"{best.values[i, 0]:.6g}"
+        columns["score"] = (f"{score:.6g}" for score in best.values[:, 0].tolist())
         if scores.shape[1] > 5:
-            columns["top5"] = lambda i: _cell(order[i])
-    rows = ([cell(i) for cell in columns.values()] for i in range(len(samples)))
-    _write(paths[0], list(columns), rows)
-    heads = [names.get(number, number) for number in range(scores.shape[1])]
-    _write(
-        paths[1],
-        ["index", *heads],
-        (
-            [index, *(f"{score:.6g}" for score in row.tolist())]
-            for (index, *_), row in zip(samples, scores, strict=True)
-        ),
+            columns["top5"] = map(_cell, top)
+    rows = zip(*columns.values(), strict=True)
+    _write(folder / "predictions.csv", list(columns), rows)
+    head = ["index", *(names.get(number, number) for number in range(scores.shape[1]))]
+    rows = (
+        [index, *(f"{score:.6g}" for score in row.tolist())]
+        for index, row in zip(indices, scores, strict=True)
     )
-    return paths[0]
+    _write(folder / "scores.csv", head, rows)
 
 
 def probabilities(logits: Tensor, task: str) -> Tensor:
@@ -161,7 +151,7 @@ def _predicted(
         seen += rows
 
 
-def _gathered(parts: Iterable[Part]) -> list[tuple[int, Tensor | None, Tensor]]:
+def _gathered(parts: Iterable[Part]) -> list[Sample]:
     """Return (index, label, logits) of all ranks' samples, by index."""
     everyone = distributed.all_gather_object(list(parts))
     samples = []
@@ -171,17 +161,12 @@ def _gathered(parts: Iterable[Part]) -> list[tuple[int, Tensor | None, Tensor]]:
     return sorted(samples, key=lambda sample: sample[0])
 
 
-def _label(
-    label: Tensor | None, own: Mapping[int, str], names: Mapping[int, str]
-) -> list[int] | None:
+def _label(label: Tensor | None, renumbered: Mapping[int, int]) -> list[int] | None:
     """Return a sample's classes, numbered as the predicted ones; None without."""
     if label is None or (label.ndim == 0 and label < 0):
         return None
-    several = label.nonzero().flatten().tolist() if label.ndim else [int(label)]
-    numbers = {name: number for number, name in names.items()}
-    if not own or not names:
-        return several
-    return [numbers.get(own.get(number), number) for number in several]
+    classes = label.nonzero().flatten().tolist() if label.ndim else [int(label)]
+    return [renumbered.get(number, number) for number in classes]
 
 
 def _cell(numbers: Sequence[int] | None, names: Mapping[int, str] | None = None) -> str:

@@ -164,13 +164,18 @@ def read_runs(*roots: str | Path) -> Iterator[Run]:
 
     Many take a progress bar where the standard error is a terminal.
     """
-    found = [folder for root in roots for folder in _run_folders(Path(root))]
-    folders = list({folder.resolve(): folder for folder in found}.values())
-    for folder in _progress(folders) if len(folders) >= MANY else folders:
+    folders = [folder for root in roots for folder in _run_folders(Path(root))]
+    folders = list({folder.resolve(): folder for folder in folders}.values())
+    yield from read_folders(_progress(folders) if len(folders) >= MANY else folders)
+
+
+def read_folders(folders: Iterable[str | Path]) -> Iterator[Run]:
+    """Yield the run of each folder; warn of those that are none."""
+    for folder in folders:
         try:
             yield read_run(folder)
         except (ValueError, OSError) as error:
-            warnings.warn(f"skipped: {error}", stacklevel=3)
+            warnings.warn(f"skipped: {error}", stacklevel=4)
 
 
 def _progress(folders: Sequence[Path]) -> Iterable[Path]:
@@ -211,11 +216,11 @@ def _run_folders(folder: Path, root: bool = True) -> list[Path]:
     except OSError as error:
         warnings.warn(f"skipped {folder}: {error.strerror}", stacklevel=4)
         return []
-    found = {child: _run_folders(child, root=False) for child in below}
-    runs = [run for some in found.values() for run in some]
-    barren = [child for child, some in found.items() if not some] if runs else [folder]
-    for place in barren if runs or root else ():  # name the topmost one alone
-        warnings.warn(f"skipped {place}: no {' and '.join(FILES)} in it", stacklevel=4)
+    runs_of = {child: _run_folders(child, root=False) for child in below}
+    runs = [run for inside in runs_of.values() for run in inside]
+    empty = [child for child in below if not runs_of[child]] if runs else [folder]
+    for path in empty if runs or root else ():  # name the topmost one alone
+        warnings.warn(f"skipped {path}: no {' and '.join(FILES)} in it", stacklevel=4)
     return runs
 
 
@@ -235,18 +240,16 @@ def _read_yaml(path: Path) -> Any:
 def _read_status(path: Path) -> tuple[str, str]:
     """Return status and reason; unknown where the file cannot be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return str(found["status"]), str(found.get("reason", ""))
+        status = json.loads(path.read_text(encoding="utf-8"))
+        return str(status["status"]), str(status.get("reason", ""))
     except (OSError, ValueError, TypeError, KeyError):
         return "unknown", ""
 
 
 def flat(config: Mapping[str, Any], at: str = "") -> dict[str, Any]:
     """Return nested mappings as one with dotted keys; lists stay lists."""
-    found: dict[str, Any] = {}
+    dotted: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{at}{key}.")
-        else:
-            found[f"{at}{key}"] = value
-    return found
+        nested = isinstance(value, Mapping) and value
+        dotted |= flat(value, f"{at}{key}.") if nested else {f"{at}{key}": value}
+    return dotted

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,13 @@ from stable_ssl.loggers.names import as_text, describe, is_accuracy, order, prob
 from stable_ssl.loggers.table import Table
 from stable_ssl.tools import learning
 from stable_ssl.tools.keys import cell, differing
-from stable_ssl.tools.runs import Run, distinct_names, last_values, read_run
+from stable_ssl.tools.runs import (
+    Run,
+    distinct_names,
+    last_values,
+    read_folders,
+    read_run,
+)
 
 LONGEST = 24  # characters of a value that nobody asked to see
 
@@ -78,12 +83,7 @@ def overview(run_dirs: Iterable[str | Path]) -> Table:
     Args:
         run_dirs: run folders.
     """
-    runs = []
-    for folder in run_dirs:
-        try:
-            runs.append(read_run(folder))
-        except (ValueError, OSError) as error:
-            warnings.warn(f"skipped: {error}", stacklevel=2)
+    runs = list(read_folders(run_dirs))
     given, derived = _differing(runs)
     values = [run.values() for run in runs]
     metrics = _watched(runs, values)
@@ -93,10 +93,10 @@ def overview(run_dirs: Iterable[str | Path]) -> Table:
             name,
             run.status,
             *(cell(run.flat.get(key)) for key in given),
-            *(as_text(metric, found.get(metric)) for metric in metrics),
+            *(as_text(metric, last.get(metric)) for metric in metrics),
             *(cell(run.flat.get(key)) for key in derived),
         )
-        for name, run, found in zip(names, runs, values, strict=True)
+        for name, run, last in zip(names, runs, values, strict=True)
     ]
     return Table(
         f"{len(runs)} run{'s' * (len(runs) != 1)}, last values",
@@ -124,8 +124,8 @@ def _data(split: str, run: Run) -> str:
     """Return "digits, test split", or the subset where it is called otherwise."""
     name = run.get(f"data.{split}.dataset.name") or run.get("data.train.dataset.name")
     subset = run.get(f"data.{split}.dataset.subset", split)
-    words = f"{split} split" if subset == split else f"{split} split (subset {subset})"
-    return f"{name}, {words}" if name else words
+    what = f"{split} split" if subset == split else f"{split} split (subset {subset})"
+    return f"{name}, {what}" if name else what
 
 
 def _when(row: dict[str, Any], run: Run) -> str:
@@ -164,8 +164,8 @@ def _differing(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
 
 def _watched(runs: Sequence[Run], values: Sequence[dict[str, Any]]) -> list[str]:
     """Return the metrics of a sweep's columns: the monitored, then val, then test."""
-    found = {name for some in values for name in some}
+    known = {name for last in values for name in last}
     wanted = [run.get("log.monitor") for run in runs] + ["val/knn_acc1", "val/acc1"]
-    tested = [n for n in found if n.startswith("test/") and n.endswith("acc1")]
+    tested = [n for n in known if n.startswith("test/") and n.endswith("acc1")]
     wanted += sorted(tested, key=order)
-    return [name for name in dict.fromkeys(wanted) if name in found]
+    return [name for name in dict.fromkeys(wanted) if name in known]

@@ -50,7 +50,7 @@ LOW = re.compile(r"(^|_)(loss|error|nll|mse|mae|rmse|ece|perplexity)$")
 HIGH = re.compile(r"(^|_)(acc\d*|auroc|ap|map|f1|precision|recall|kappa)$")
 
 
-def axis(name: str) -> str:
+def axis_label(name: str) -> str:
     """Return a metric or a key of the config as an axis or a table calls it.
 
     "val/knn_acc1" is "val kNN accuracy (%)", "optim.lr" is "learning rate",
@@ -83,12 +83,12 @@ def is_number(text: str) -> bool:
     return True
 
 
-def named(key: str, text: str) -> str:
+def value_label(key: str, text: str) -> str:
     """Return a value that says of what it is: "temperature 0.5", "SimCLR"."""
     if text == NONE:
-        return f"no {axis(key)}"
+        return f"no {axis_label(key)}"
     plain = is_number(text) or text in ("True", "False")
-    return f"{axis(key)} {text}" if plain else spelled(key, text)
+    return f"{axis_label(key)} {text}" if plain else spelled(key, text)
 
 
 def better(metric: str) -> str | None:

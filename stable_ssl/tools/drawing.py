@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from stable_ssl.loggers.names import axis, is_accuracy, is_number, spelled
+from stable_ssl.loggers.names import axis_label, is_accuracy, is_number, spelled
 from stable_ssl.tools.groups import Group
 from stable_ssl.tools.keys import distinct
 from stable_ssl.tools.seeds import Sample
@@ -93,7 +93,7 @@ def finish(
     of_metric = axes.xaxis if across else axes.yaxis
     figure.set_label(value)
     room = 60 if across else int(figure.get_figheight() * 14)  # characters of 8 pt
-    of_metric.set_label_text("\n".join(wrap(axis(value), room)))
+    of_metric.set_label_text("\n".join(wrap(axis_label(value), room)))
     if is_accuracy(value):
         low, high = of_metric.get_view_interval()
         limits = max(low, -1.0), min(high, 101.0)

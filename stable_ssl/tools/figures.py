@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stable_ssl.config import ConfigError
 from stable_ssl.loggers.jsonl import read_rows
-from stable_ssl.loggers.names import axis, is_accuracy, spelled
+from stable_ssl.loggers.names import axis_label, is_accuracy, spelled
 from stable_ssl.tools import keys
 from stable_ssl.tools.drawing import (
     SHADE,
@@ -132,7 +132,7 @@ def sweep(
             samples = [sample_of(cell, value) for cell in cells.values()]
             bars(axes, at, samples, interval, group, scale.joined)
         scale.apply(axes, x)
-        axes.set_xlabel(axis(x))
+        axes.set_xlabel(axis_label(x))
         finish(figure, axes, value, groups)
     return figure
 
@@ -184,7 +184,7 @@ def compare(
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
         if numeric:
-            axes.set_ylabel(axis(first))
+            axes.set_ylabel(axis_label(first))
         finish(figure, axes, value, groups, across=True)
     return figure
 
@@ -245,9 +245,9 @@ def heatmap(
         axes.set_yticks(np.arange(len(lines)) + 0.5, [spelled(y, t) for t in lines])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set(xlabel=axis(x), ylabel=axis(y))
+        axes.set(xlabel=axis_label(x), ylabel=axis_label(y))
         figure.set_label(value)
-        bar = figure.colorbar(image, ax=axes, label=axis(value), pad=0.02)
+        bar = figure.colorbar(image, ax=axes, label=axis_label(value), pad=0.02)
         bar.outline.set_visible(False)
         turn_long(axes, names)
     return figure

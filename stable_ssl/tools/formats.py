@@ -8,7 +8,7 @@ import math
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from stable_ssl.loggers.names import axis, is_accuracy, named, spelled
+from stable_ssl.loggers.names import axis_label, is_accuracy, spelled, value_label
 from stable_ssl.loggers.table import Table, render
 from stable_ssl.tools import keys
 
@@ -46,7 +46,7 @@ def markdown(table: MeanTable) -> str:
     """Return a table and its caption; the best of a column and its equals in bold."""
     header = _joined(table, printed=True)
     lines = [
-        [*map(axis, table.rows), *header],
+        [*map(axis_label, table.rows), *header],
         [":--"] * len(table.rows) + ["--:"] * len(header),
     ]
     for side, cells in table.lines():
@@ -86,7 +86,7 @@ def latex(table: MeanTable) -> str:
     header = _levels(table)
     for depth in range(1, len(header)):
         lines += _spanning(list(zip(*header[:depth], strict=True)), own)
-    names = [t.translate(LATEX) for t in (*map(axis, table.rows), *header[-1])]
+    names = [t.translate(LATEX) for t in (*map(axis_label, table.rows), *header[-1])]
     lines += [" & ".join(names) + r" \\", r"\midrule"]
     for side, cells in table.lines():
         bold = [_bold(table, cell, r"\textbf{{{}}}", LATEX) for cell in cells]
@@ -100,7 +100,9 @@ def _joined(table: MeanTable, printed: bool) -> list[str]:
     lines = []
     for key, texts in table.header():
         if printed:
-            lines.append([named(key, text) if key else axis(text) for text in texts])
+            lines.append(
+                [value_label(key, text) if key else axis_label(text) for text in texts]
+            )
         else:
             lines.append([f"{key}={text}" if key else text for text in texts])
     return [", ".join(texts) for texts in zip(*lines, strict=True)]
@@ -111,11 +113,11 @@ def _levels(table: MeanTable) -> list[list[str]]:
     levels = []
     for key, texts in table.header():
         if not key:
-            levels.append([axis(metric) for metric in texts])
+            levels.append([axis_label(metric) for metric in texts])
         elif keys.numeric(texts):
-            levels += [[axis(key)] * len(texts), list(texts)]
+            levels += [[axis_label(key)] * len(texts), list(texts)]
         else:
-            levels.append([named(key, text) for text in texts])
+            levels.append([value_label(key, text) for text in texts])
     return levels
 
 

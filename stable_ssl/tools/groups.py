@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stable_ssl.config import ConfigError
-from stable_ssl.loggers.names import axis, named
+from stable_ssl.loggers.names import axis_label, value_label
 from stable_ssl.tools import keys
 from stable_ssl.tools.style import COLOURS
 
@@ -88,9 +88,9 @@ def grouped(
             f"{n} groups by {', '.join(names)} are more than the {len(LOOKS)} that can"
             " be told apart; group by fewer keys, or give fewer runs"
         )
-    labels = [", ".join(map(named, names, texts)) for texts in members]
+    labels = [", ".join(map(value_label, names, texts)) for texts in members]
     if len(names) == 1 and keys.numeric(text for (text,) in members):
-        title, labels = axis(names[0]), [text for (text,) in members]
+        title, labels = axis_label(names[0]), [text for (text,) in members]
         if n > 2:
             looks = [(colormaps["viridis"](0.86 * i / (n - 1)), "-") for i in range(n)]
     return [

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stable_ssl.config import ConfigError
-from stable_ssl.loggers.names import NONE, axis, is_accuracy
+from stable_ssl.loggers.names import NONE, axis_label, is_accuracy
 from stable_ssl.tools import formats, keys
 from stable_ssl.tools.runs import At, load
 from stable_ssl.tools.seeds import INTERVALS, Sample, sample_of, told_apart
@@ -80,7 +80,7 @@ class MeanTable:
     @property
     def caption(self) -> str:
         """What the figures are, in a sentence."""
-        what = f"{', '.join(axis(metric) for metric in self.metrics)}{self.when}"
+        what = f"{', '.join(axis_label(metric) for metric in self.metrics)}{self.when}"
         if self._counts == {1}:
             return f"{what}; one run a cell."
         n = "n" if len(self._counts) > 1 else max(self._counts, default=0)

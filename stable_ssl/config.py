@@ -183,6 +183,16 @@ class Checkpoint:
 
 
 @dataclass
+class EarlyStopping:
+    """End a training whose validations do not get better any more."""
+
+    patience: int | None = key(None, low=1)  # validations; null: off
+    monitor: str | None = None  # a metric; null: log.monitor
+    min_delta: float = key(0.0, low=0)  # by which a value must be better
+    mode: str | None = key(None, choices=("max", "min"))  # null: log.monitor_mode
+
+
+@dataclass
 class Knn:
     """Weighted nearest neighbours, Wu et al. 2018, https://arxiv.org/abs/1805.01978."""
 
@@ -272,6 +282,7 @@ class Log:
     metrics: dict[str, Any] = field(  # {f1: {callable: dotted.path, kwargs: {...}}}
         default_factory=dict  # of predictions and labels of a whole split
     )
+    early_stopping: EarlyStopping = node(EarlyStopping)
     checkpoint: Checkpoint = node(Checkpoint)
     resume: str | None = "auto"  # auto | null: a fresh run | path: its full state
     load_from: str | None = None  # checkpoint whose weights alone are loaded

@@ -50,6 +50,8 @@ def take(run: Any) -> dict[str, Any]:
         "ranks": [own for own, _ in everyone],
         "metrics": run.metrics,
         "validated": run.validated,
+        "stopped": run.stopped,
+        "patience": run.patience and run.patience.state_dict(),
         **run.records.folder.positions,
     }
 
@@ -76,7 +78,9 @@ def restore(run: Any, state: dict[str, Any]) -> None:
         )
     own = ranks[run.rank % len(ranks)]
     if run.optimizer is not None:
-        run.validated = state["validated"]
+        run.validated, run.stopped = state["validated"], state["stopped"]
+        if run.patience is not None and state["patience"] is not None:
+            run.patience.load_state_dict(state["patience"])
         if run.optimizers.keys() != state["optimizers"].keys():
             raise ConfigError(
                 f"the checkpoint has the optimizers {', '.join(state['optimizers'])},"
@@ -114,6 +118,8 @@ def upgraded(state: dict[str, Any]) -> dict[str, Any]:
         "optimizers": {MAIN: state["optimizer"]},
         "schedulers": {} if scheduler is None else {MAIN: scheduler},
         "unsaved": {},
+        "stopped": None,
+        "patience": None,
         "attributes": {"alike": {"objects": {}, "values": {}}},
     }
 

@@ -55,7 +55,7 @@ from stable_ssl.evaluation.custom import custom_metrics
 from stable_ssl.evaluation.gallery import Gallery
 from stable_ssl.evaluation.labels import require_labels
 from stable_ssl.evaluation.metrics import Scores
-from stable_ssl.evaluation.monitor import check_monitor
+from stable_ssl.evaluation.monitor import Patience, check_monitor
 from stable_ssl.evaluation.online import Online
 from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.loggers.environment import environment
@@ -156,7 +156,11 @@ class BaseTrainer(nn.Module):
         self.gallery: Any = None  # pictures
         self.attributes: Attributes | None = None  # that the subclass set
         self.split: str | None = None  # the one under evaluation
+        self.patience: Patience | None = None  # of early stopping
+        self.stopped: str | None = None  # why the training ended before its last step
+        self._stop_asked: str | None = None  # by this rank
         self.validated = -1  # the step of the last validation
+        self.rows = 0  # of the training, written by this launch
         self.rates: list[float] = []  # of the optimizers, at this step
         self.rng_at_epoch: Any = None  # the global generators at its start
         self._resumed: Any = None  # a state to restore once its epoch has begun
@@ -239,7 +243,8 @@ class BaseTrainer(nn.Module):
                 else:
                     getattr(self, mode)()
             distributed.barrier()  # none leaves while another still writes
-            self._end("finished")
+            stopped = self.stopped and f"stopped at step {self.step}: {self.stopped}"
+            self._end("finished", stopped or "")
         except Preempted as error:
             preempted = True
             self._end("preempted", str(error))
@@ -286,7 +291,8 @@ class BaseTrainer(nn.Module):
                 self.test()
         self.preemption.at_steps()
         self.records.console.progress(self.total_steps, self.step)
-        while self.epoch < math.ceil(self.total_steps / self.steps_per_epoch):
+        epochs = math.ceil(self.total_steps / self.steps_per_epoch)
+        while self.epoch < epochs and not self.stopped:
             self.train_epoch()
         if self.settings.eval.test_at_end:
             self.test()
@@ -311,6 +317,19 @@ class BaseTrainer(nn.Module):
                     f"{nearest(monitor, list(self.metrics))}"
                     f" (reported: {', '.join(self.metrics)})"
                 )
+            if self.patience is not None and self.step:
+                self.stopped = self.stopped or self.patience(self.metrics)
+
+    def stop(self, why: str) -> None:
+        """End the training after this step, on all ranks, as if it were the last one.
+
+        Any rank may ask; several processes agree on it within two steps. The run ends
+        as finished, and started again trains no further unless it is made longer.
+
+        Args:
+            why: said in status.json.
+        """
+        self._stop_asked = why
 
     def test(self) -> None:
         """Evaluate the test split, or several, and write their rows."""
@@ -607,6 +626,8 @@ class BaseTrainer(nn.Module):
         ):
             self.say("no classes are known: no probe, no kNN; set data.num_classes")
         self._metrics = custom_metrics(self.settings.metrics, self._task, classes)
+        if self.settings.early_stopping.patience:
+            self.patience = Patience(self.settings)
         kept = not self.config.fast_dev_run
         self.gallery = Gallery(self.settings.pictures if kept else None)
 
@@ -624,6 +645,7 @@ class BaseTrainer(nn.Module):
                 epoch = known_length(self.train_loader), self.images_per_step
                 if words := checkpoint.length_changed(state, optim, total, epoch):
                     self.say(words)
+                    state["stopped"] = None
             restore(self, state)
             self._resumed = state
             if own and fit and self.rank == 0:
@@ -679,14 +701,16 @@ class BaseTrainer(nn.Module):
             self.train_micro_batch(batch)
             if self.last_micro_batch:
                 self._after_step()
-        if index + 1 < end:
+                if self.stopped:
+                    break
+        if index + 1 < end and not self.stopped:
             raise ConfigError(
                 f"the train data ended after {index + 1} batches of the {end} that its"
                 " length promised; correct the length of the dataset or loader"
             )
         self.after_train_epoch()
         self.epoch += 1
-        last = self.step == self.total_steps
+        last = self.step == self.total_steps or bool(self.stopped)
         evaluation, save = self.settings.eval, self.settings.checkpoint
         draws, before = self.gallery.due(self.epoch, last), self.validated
         if draws:
@@ -807,14 +831,18 @@ class BaseTrainer(nn.Module):
         if self.online.probe is not None:
             loss = self.online.fit_probe(self.labelled(self.data))
             self.log({"train/probe_loss": loss})
-        if self._row_is_due(step):
+        minutes, signal = save.every_n_minutes, self.preemption.number
+        late = minutes and time.monotonic() - self._saved_at > 60 * minutes
+        asked = self._stop_asked is not None
+        if self.world_size > 1:
+            late, signal, asked = self._vote(bool(late), signal, asked)
+        if asked and not signal:
+            reasons = distributed.all_gather_object(self._stop_asked)
+            self.stopped = next(filter(None, reasons))
+        if self._row_is_due(step) or self.stopped:
             self._write_row()
         if evaluation.every_n_steps and step % evaluation.every_n_steps == 0:
             self.validate()
-        minutes, signal = save.every_n_minutes, self.preemption.number
-        late = minutes and time.monotonic() - self._saved_at > 60 * minutes
-        if self.world_size > 1:
-            late, signal = self._vote(bool(late), signal)
         if late or (save.every_n_steps and step % save.every_n_steps == 0):
             self.save_checkpoint()
         if signal:
@@ -936,12 +964,40 @@ class BaseTrainer(nn.Module):
     def _row_is_due(self, step: int) -> bool:
         return step % self.settings.every_n_steps == 0 or step == self.total_steps
 
+    def _check_ranks(self) -> None:
+        """Refuse to go on where ranks do not train one model any more.
+
+        Raises:
+            ConfigError: names what differs.
+        """
+        if self.world_size == 1:
+            return
+        if not self.config.hardware.sync_batchnorm:
+            distributed.share(self.buffers())  # batch norms' statistics are rank 0's
+        alike = dict(self.state_dict(keep_vars=True))
+        alike = {n: t for n, t in alike.items() if isinstance(t, Tensor)}
+        for name, optimizer in self.optimizers.items():
+            for i, parameter in enumerate(members(optimizer)):
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    if isinstance(value, Tensor):
+                        alike[f"optimizer {name}, {key} of parameter {i}"] = value
+        if different := distributed.first_difference(alike):
+            raise ConfigError(
+                f"the ranks do not train one model any more: {different} differs by"
+                f" step {self.step}; who changes weights by hand does it alike on every"
+                " rank, who reads gradients before the step calls"
+                " self.average_gradients()"
+            )
+
     def _write_row(self) -> None:
         """Report the means since the last row; a host synchronisation.
 
         Raises:
             Diverged: the loss was not finite.
         """
+        if not self.rows:
+            self._check_ranks()
+        self.rows += 1
         values = self.records.training.take()
         self._check_finite("train/loss", values.get("train/loss", 0.0))
         for name, rate in zip(self.optimizers, self.rates, strict=True):
@@ -971,6 +1027,7 @@ class BaseTrainer(nn.Module):
         """
         if self.config.fast_dev_run:
             return
+        self._check_ranks()
         state = take(self)
         for own in state["ranks"]:
             for loss in own["logged"].get("train/loss", [])[-1:]:

@@ -606,3 +606,77 @@ def test_data_of_unknown_classes_are_said_to_be_unmeasured(tiny, config):
     trainer.run()
     said = (trainer.run_dir / "console.log").read_text()
     assert "no probe, no kNN; set data.num_classes" in said
+
+
+class TestStop:
+    """`self.stop`, and `log.early_stopping`."""
+
+    def test_the_run_ends_as_with_its_last_step(self, tiny, config, rows):
+        class Stops(tiny):
+            def after_train_step(self):
+                if self.step == 5:
+                    self.stop("enough")
+
+        trainer = Stops(config("base", "log.eval.every_n_epochs=1"))
+        trainer.run()
+        assert trainer.step == 5
+        found = rows(trainer.run_dir)
+        assert [r["step"] for r in found if "train/loss" in r] == [3, 5]
+        assert {r["step"] for r in found if "val/acc1" in r} == {5}
+        assert {r["step"] for r in found if "test/acc1" in r} == {5}
+        status = json.loads((trainer.run_dir / "status.json").read_text())
+        assert status == {"status": "finished", "reason": "stopped at step 5: enough"}
+
+    def test_started_again_it_trains_no_further(self, tiny, config, rows):
+        class Stops(tiny):
+            def after_train_step(self):
+                if self.step == 5:
+                    self.stop("enough")
+
+        first = Stops(config())
+        first.run()
+        before = rows(first.run_dir)
+        again = tiny(config())
+        again.run()
+        assert again.step == 5 and rows(first.run_dir) == before
+        constant = "optim.scheduler.name=constant"
+        Stops(config("base", constant, "log.run=x")).run()
+        longer = tiny(config("base", constant, "log.run=x", "optim.epochs=3"))
+        longer.run()
+        assert longer.step == 27
+
+    @pytest.mark.parametrize("stop_at", [None, 11])
+    def test_patience_ends_a_run_that_gets_no_better(self, tiny, config, rows, stop_at):
+        values = {1: 0.1, 2: 0.5, 3: 0.4, 4: 0.5, 5: 0.9}
+
+        class Judged(tiny):
+            def before_train_step(self):
+                if self.step == stop_at and self.rank == 0 and not self.resumed:
+                    raise KeyError("killed")
+
+            def after_eval_epoch(self):
+                epoch = self.step // self.steps_per_epoch
+                self.log({f"{self.split}/judged": values[epoch]})
+
+        words = ["optim.epochs=5", "log.monitor=val/judged", "log.eval.linear=null"]
+        words += [
+            "log.early_stopping.patience=2",
+            "log.checkpoint.every_n_steps=5",
+        ]
+        trainer = Judged(config("base", *words))
+        trainer.resumed = False
+        if stop_at:
+            with pytest.raises(KeyError):
+                trainer.run()
+            trainer = Judged(config("base", *words))
+            trainer.resumed = True
+        trainer.run()
+        assert trainer.step == 36  # epochs 3 and 4 were no better than 2
+        status = json.loads((trainer.run_dir / "status.json").read_text())
+        assert "val/judged has not been better than 0.5 for 2" in status["reason"]
+
+    def test_a_metric_that_is_not_reported_is_named(self, tiny, config):
+        words = ["log.early_stopping={patience: 2, monitor: val/knn_acc9}"]
+        said = "log.early_stopping.monitor=val/knn_acc9 is never.*'val/knn_acc"
+        with pytest.raises(ConfigError, match=said):
+            tiny(config("base", *words)).setup()

@@ -6,6 +6,7 @@ group, gloo for tensors on the CPU and NCCL for those on GPUs. Every collective 
 no-op for one process; several must call it, all of them and in the same order.
 """
 
+from stable_ssl.distributed.checksum import first_difference
 from stable_ssl.distributed.gradients import average_gradients
 from stable_ssl.distributed.group import (
     all_gather_object,
@@ -45,6 +46,7 @@ __all__ = [
     "barrier",
     "broadcast_object",
     "choose_device",
+    "first_difference",
     "gather",
     "gather_uneven",
     "gpu_ids",

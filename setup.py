@@ -28,7 +28,7 @@ setup(
     package_dir={"stable_ssl.recipes": "runs/configs"},
     package_data={
         "stable_ssl.recipes": ["*.yaml", "*/*.yaml"],
-        "stable_ssl.report": ["assets/*"],
+        "stable_ssl.tools": ["assets/*"],
     },
     exclude_package_data={"stable_ssl.recipes": ["local/*"]},  # this machine's
     install_requires=[

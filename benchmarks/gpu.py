@@ -104,7 +104,7 @@ def milliseconds(make, rounds):
     """Return the median time of a call, the device being waited for."""
     import torch
 
-    from stable_ssl.profiling.clock import Clock
+    from stable_ssl.tools.profile import Clock
 
     clock = Clock(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     times = []

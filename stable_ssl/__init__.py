@@ -15,7 +15,7 @@ _HOMES = {
     "Diverged": "trainer",
     "ConfigError": "config",
     "load_config": "config",
-    "launch": "launcher",
+    "launch": "commands.launcher",
     "register_dataset": "data",
 }
 _MODULES = ("data", "losses", "methods", "models", "optim", "report", "seeding")

@@ -1,6 +1,6 @@
 """BaseTrainer: the life of a run, from seeding to the last evaluation, in one file.
 
-    run        setup, then what `mode` asks: fit | validate | test, or one of modes.py;
+    run        setup, then what `mode` asks: fit | validate | test, or a tool;
                always cleans up
     setup      seed_everything  initialize_data  initialize_modules
                initialize_optimizer  initialize_scheduler  initialize_evaluation
@@ -58,7 +58,6 @@ from stable_ssl.evaluation.metrics import Scores
 from stable_ssl.evaluation.monitor import Patience, check_monitor
 from stable_ssl.evaluation.online import Online
 from stable_ssl.evaluation.protocol import protocol_table
-from stable_ssl.export import check_types
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.means import Reduce
 from stable_ssl.loggers.records import Records
@@ -66,7 +65,6 @@ from stable_ssl.loggers.run_folder import mark_failed, open_folder, reserve, run
 from stable_ssl.loggers.trackers import check_installed
 from stable_ssl.models.ema import EMA
 from stable_ssl.models.norm import convert_sync_batchnorm
-from stable_ssl.modes import MODES
 from stable_ssl.optim import (
     build_optimizer,
     build_scheduler,
@@ -82,6 +80,7 @@ from stable_ssl.optim.step import (
 )
 from stable_ssl.preemption import Preempted, Preemption
 from stable_ssl.state import restore, restore_weights, take
+from stable_ssl.toolbox import MODES, SUMMARY, check_tools, find_tool, run_tool
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -252,7 +251,7 @@ class BaseTrainer(nn.Module):
                 self.preemption.honour()
                 mode = self.config.mode
                 if mode in MODES:
-                    MODES[mode](self)
+                    find_tool(MODES[mode])(self)
                 else:
                     getattr(self, mode)()
             distributed.barrier()  # none leaves while another still writes
@@ -312,9 +311,9 @@ class BaseTrainer(nn.Module):
         if self.rank == 0:
             self.checkpoints.finish()
             if not self.config.fast_dev_run:
-                self.records.summarize()
+                run_tool(SUMMARY, self)
         if self.settings.export.types:
-            MODES["export"](self)
+            run_tool(MODES["export"], self)
 
     def validate(self) -> None:
         """Evaluate the val split, or several, and write their rows, once a step."""
@@ -408,7 +407,7 @@ class BaseTrainer(nn.Module):
         """Join the other processes, choose the device and open the run folder."""
         config, log = self.config, self.config.log
         check_installed(log.api)
-        check_types(log.export.types)
+        check_tools(log)
         self.device = distributed.start(config.hardware)
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         if config.hardware.threads is not None:

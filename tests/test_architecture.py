@@ -3,26 +3,26 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "stable_ssl"
-ROWS = [
+ROWS = [  # a file imports only from rooms above its own
     {"dotenv", "files", "runtime", "experiments"},
-    {"config", "seeding", "distributed", "preemption", "report"},
+    {"config", "seeding", "distributed", "preemption", "toolbox"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers"},
     {"evaluation"},
-    {"export", "profiling"},
-    {"modes", "attributes"},
+    {"attributes"},
     {"state"},
     {"trainer"},
     {"methods"},
-    {"launcher"},
-    {"rerun"},
-    {"export_run"},
-    {"commands"},
+    {"tools"},  # what is done with runs
+    {"report", "commands"},  # what a person calls: `report` in a notebook, a shell
 ]
+TOOLS = {"tools", "report", "commands"}
+APART = TOOLS | {"methods", "models", "losses", "augment"}  # not of the core
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 
 
@@ -59,6 +59,30 @@ def test_a_room_imports_only_from_rows_above_its_own(path):
         assert allowed or shared, f"{path.name} ({own}) imports {imported}"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_the_core_imports_no_tools(path):
+    """A run finds them by name, `stable_ssl.toolbox`; nothing else knows them."""
+    if room(path) not in TOOLS:
+        assert not TOOLS & set(imports(path))
+
+
+def test_a_tool_that_is_missing_or_fails_is_a_sentence(tiny, config, monkeypatch):
+    from stable_ssl import toolbox
+
+    monkeypatch.setitem(sys.modules, "stable_ssl.tools.summary", None)  # deleted
+    monkeypatch.setitem(toolbox.MODES, "export", f"{__name__}.fails")
+    keys = ["log.export.types=[torchscript]", "optim.epochs=1"]
+    with pytest.warns(UserWarning) as caught:
+        tiny(config("base", *keys)).run()
+    said = [str(w.message) for w in caught if "the run is complete" in str(w.message)]
+    assert len(said) == 2 and "stable_ssl.tools.summary" in said[0]
+    assert "fails failed: RuntimeError('no disk')" in said[1]
+
+
+def fails(run):
+    raise RuntimeError("no disk")
+
+
 def test_methods_do_not_import_one_another():
     for path in (PACKAGE / "methods").glob("[a-z]*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -70,6 +94,7 @@ def test_report_imports_no_torch():
     code = (
         "import sys\n"
         "from stable_ssl.report import load, summary, overview, learning_curves\n"
+        "from stable_ssl import commands; from stable_ssl.tools import plot, page\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -89,6 +114,25 @@ def test_heavy_modules_are_imported_where_they_are_used():
     assert out.stdout.strip() == "[]", out.stdout + out.stderr
 
 
+def lines_by_room():
+    """Yield (room, lines of its Python files), and those of the core, of everything."""
+    counts = Counter()
+    for path in PACKAGE.rglob("*.py"):
+        below = path.relative_to(PACKAGE).parts
+        name = "augment" if "augment" in below else below[0].removesuffix(".py")
+        counts[name] += len(path.read_text().splitlines())
+    yield from sorted(counts.items())
+    yield "core", sum(n for name, n in counts.items() if name not in APART)
+    yield "all", counts.total()
+
+
+def test_lines_by_room_are_listed():
+    """Shown by -s, or by -rP at the end."""
+    lines = dict(lines_by_room())
+    print("\n" + "\n".join(f"{n:>6,}  {name}" for name, n in lines.items()))
+    assert set(lines) >= set().union(*ROWS)
+
+
 def test_a_method_is_one_page():
     for path in (PACKAGE / "methods").glob("[a-z]*.py"):
         assert len(path.read_text().splitlines()) <= 110, path.name
@@ -98,7 +142,7 @@ OWN_PLACE = {  # writes to nothing that a run needs again
     "files.py": "is the helper",
     "distributed/local.py": "to a temporary folder between processes",
     "loggers/console.py": "to the null device",
-    "report/tables.py": "to a file of the user's, which may be a device",
+    "tools/table.py": "to a file of the user's, which may be a device",
 }
 
 

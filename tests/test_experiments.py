@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from stable_ssl import ConfigError, SimCLR, load_config
+from stable_ssl.commands.launcher import Command
 from stable_ssl.config import RECIPES
-from stable_ssl.launcher import Command
 from stable_ssl.seeding import preserve_settings
 
 GLOBAL = "# @package _global_\n"

@@ -32,7 +32,8 @@ def installed(tmp_path_factory):
 
 def test_a_public_name_is_what_it_says_however_it_is_asked_for():
     import stable_ssl
-    from stable_ssl import BaseTrainer, launch, launcher
+    from stable_ssl import BaseTrainer, launch
+    from stable_ssl.commands import launcher
 
     assert launch is stable_ssl.launch is launcher.launch
     assert BaseTrainer is stable_ssl.BaseTrainer

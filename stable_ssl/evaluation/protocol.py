@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from stable_ssl.report.layout import Table
-from stable_ssl.report.words import as_text
+from stable_ssl.loggers.names import as_text
+from stable_ssl.loggers.table import Table
 
 WORDS = {
     "acc1": "{predictor}, top 1",

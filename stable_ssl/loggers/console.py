@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from stable_ssl.report.words import as_text, is_accuracy
+from stable_ssl.loggers.names import as_text, is_accuracy
 
 ON_THE_BAR = ("train/loss", "train/lr", "perf/images_per_s")
 APART = 10  # seconds at least between the train lines of two epochs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from stable_ssl import report
 from stable_ssl.loggers.console import Console
 from stable_ssl.loggers.means import Means
 from stable_ssl.loggers.run_folder import Bystander, RunFolder
@@ -120,16 +118,6 @@ class Records:
         yield
         then, step = self.before
         self.before = then + time.perf_counter() - start, step
-
-    def summarize(self) -> None:
-        """Show the closing table and draw the learning curves."""
-        self.console.stop()
-        try:
-            self.console.table(report.summary(self.folder.path))
-            paths = report.learning_curves(self.folder.path)
-            self.say(f"figures: {', '.join(str(path) for path in paths)}")
-        except Exception as error:  # a figure is no reason to lose a finished run
-            warnings.warn(f"no figure was drawn: {error!r}", stacklevel=2)
 
     def close(self) -> None:
         """Release the terminal and the files."""

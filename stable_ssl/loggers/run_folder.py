@@ -17,9 +17,8 @@ from stable_ssl import distributed
 from stable_ssl.config import ConfigError, masked, to_yaml, unwritable
 from stable_ssl.files import write_atomically
 from stable_ssl.loggers.arguments import masked_arguments
-from stable_ssl.loggers.jsonl import JsonLines
+from stable_ssl.loggers.jsonl import JsonLines, read_rows
 from stable_ssl.loggers.trackers import Row, Trackers
-from stable_ssl.report.reader import read_rows
 
 
 def run_path(log: Any, run: str | None = None) -> Path:

@@ -1,0 +1,87 @@
+"""The command `stable-ssl`: results of runs by name, anything else a run to start."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+
+from stable_ssl.config import nearest, recipes
+
+COMMANDS = {  # name: home, whose `add_arguments(parser)` and `run(args)` it is
+    "table": "stable_ssl.tools.table",
+    "plot": "stable_ssl.tools.plot",
+    "report": "stable_ssl.tools.page",
+    "rerun": "stable_ssl.commands.rerun",
+    "export": "stable_ssl.commands.export",
+}
+HELP = """\
+stable-ssl table RUNS...       means over seeds, as text, Markdown, CSV or LaTeX
+stable-ssl plot RUNS...        figures of runs, as PDF and PNG
+stable-ssl report RUNS...      one HTML page to look at runs
+stable-ssl rerun RUN_FOLDER    start a run again from its own config.yaml
+stable-ssl export RUN_FOLDER   TorchScript and the like of a run's model, checked
+stable-ssl [KEY=VALUE...]      start a run; what it knows follows
+
+Each of the first five explains itself with -h.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: one of `COMMANDS`, or else a run.
+
+    Wrong input ends with one line and exit code 2.
+
+    Args:
+        arguments: after the program's name; None reads them from the process.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given and given[0] in COMMANDS:
+        sys.exit(_command(given[0], given[1:]))
+    if given and given[0].isidentifier():  # neither an option nor key=value
+        print(f"error: {_no_command(given[0])}", file=sys.stderr)
+        sys.exit(2)
+    from stable_ssl.commands import launcher
+
+    if given and given[0] in ("-h", "--help"):
+        print(HELP, flush=True)
+    launcher.main(given)
+
+
+def _no_command(word: str) -> str:
+    """Say what a first word might have meant."""
+    if word in recipes():
+        return f"{word} is a recipe; start it by --config-name={word}"
+    return (
+        f"{word} is no command{nearest(word, list(COMMANDS))} (there are:"
+        f" {', '.join(COMMANDS)}); a run takes options and KEY=VALUE"
+    )
+
+
+def _command(name: str, arguments: Sequence[str]) -> int:
+    """Run a command by name; return the exit code."""
+    home = importlib.import_module(COMMANDS[name])
+    parser = argparse.ArgumentParser(
+        prog=f"stable-ssl {name}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    home.add_arguments(parser)
+    args = parser.parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = _say  # restored with the filters
+        try:
+            return home.run(args) or 0
+        except (ValueError, OSError) as error:  # ConfigError is a ValueError
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return 130
+
+
+def _say(message: Warning | str, *_: object) -> None:
+    """Show a warning as a line for a person, without a place in the code."""
+    print(f"warning: {message}", file=sys.stderr)

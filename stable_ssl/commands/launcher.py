@@ -1,0 +1,393 @@
+"""The command line: Hydra, checked before anything starts, here or on Slurm.
+
+What Hydra does not do is done here: wrong input ends with one message, before any job
+is started; a chosen launcher is used with or without `-m`; the name of a run is fixed
+once, before it is submitted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import math
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from stable_ssl import config as configuration
+from stable_ssl import distributed, runtime
+from stable_ssl.config import ConfigError
+from stable_ssl.loggers.run_folder import reserve, run_path
+
+NUMBER = "${hydra:job.num}"  # of a job, in the name of its run
+REQUEUES = 1000  # of a job that runs into its time limit, again and again
+HYDRA = [  # Hydra writes nothing of its own: the run folder holds what it would
+    "hydra.output_subdir=null",
+    "hydra.run.dir=.",
+    "hydra.sweep.dir=${log.folder}",
+    "hydra.sweep.subdir=.",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+]
+
+
+def launch(
+    trainer: type | None = None,
+    config_name: str | None = None,
+    config_path: str | Path | None = None,
+) -> None:
+    """Run a trainer as the command line says: `python my_idea.py ++optim.lr=0.3`.
+
+    Args:
+        trainer: a BaseTrainer subclass; None lets `model.name` choose.
+        config_name: recipe where the command line names none; `base` for a trainer of
+            one's own, `simclr` otherwise.
+        config_path: folder of recipes, relative to the script; None is its `configs`.
+            The shipped recipes are found besides.
+
+    Exits with 2 after one message where a person can mend what is wrong, with 1 where
+    a run diverged or failed, with 128 + its number where a signal ended a run.
+    """
+    script = Path(inspect.stack()[1].filename).absolute().parent
+    _run(trainer, config_name, config_path, script, sys.argv[1:])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command line: the shipped recipes, and those given by `-cd`.
+
+    Args:
+        argv: arguments after the program's name; None: those of this process.
+    """
+    _run(None, None, None, Path.cwd(), sys.argv[1:] if argv is None else argv)
+
+
+def _run(
+    trainer: type | None,
+    config_name: str | None,
+    config_path: str | Path | None,
+    script: Path,
+    argv: Sequence[str],
+) -> None:
+    try:
+        command = Command(trainer, config_name, config_path, script, argv)
+        failures = command.execute()
+    except ConfigError as error:
+        failures = [error]
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if failures:
+        sys.exit(2 if all(isinstance(f, ConfigError) for f in failures) else 1)
+
+
+class Job:
+    """What Hydra calls for every run, here or, pickled, in a Slurm job."""
+
+    def __init__(self, trainer: type | None):
+        self.trainer = trainer
+
+    def __call__(self, config: DictConfig) -> float | Exception | None:
+        """Run; return the monitored value, or the error once it was said."""
+        from hydra.core.hydra_config import HydraConfig
+
+        from stable_ssl.trainer import Diverged
+
+        try:
+            run = trainer_class(self.trainer, config)(config)
+            hydra = HydraConfig.get()
+            given = OmegaConf.to_container(hydra.overrides.task)  # not resolved
+            own = f"++log.run='{config.log.run}'"
+            run.overrides = [o if NUMBER not in o else own for o in given]
+            return run.run()
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error
+        except Diverged as error:
+            print(f"diverged: {error}", file=sys.stderr)
+            return error
+        except Exception as error:  # a sweep goes on, and ends with its table
+            traceback.print_exc()
+            return error
+
+
+class Command:
+    """One command line: which recipe, which jobs, and where they run.
+
+    Args:
+        trainer: as for `launch`, and so are config_name and config_path.
+        config_name: recipe where argv names none.
+        config_path: folder of recipes.
+        script: folder that relative config paths start from.
+        argv: arguments after the program's name.
+    """
+
+    def __init__(
+        self,
+        trainer: type | None,
+        config_name: str | None,
+        config_path: str | Path | None,
+        script: Path,
+        argv: Sequence[str],
+    ):
+        from hydra._internal.utils import get_args_parser
+
+        self.trainer = trainer
+        self.parser = get_args_parser()
+        self.args: argparse.Namespace = self.parser.parse_intermixed_args(list(argv))
+        default = "simclr" if trainer is None else "base"
+        name = self.args.config_name or config_name or default
+        self.folders = self._folders(config_path, script)
+        self.name, overrides = configuration.arranged(
+            name.removesuffix(".yaml"),
+            self.args.overrides,
+            self.folders,
+            named=bool(self.args.config_name or config_name),
+        )
+        self.overrides = configuration.quoted(overrides)
+        for folder in (Path.cwd(), Path.cwd() / "src"):  # a user's own modules
+            if str(folder) not in sys.path:
+                sys.path.append(str(folder))
+
+    def _folders(self, config_path: str | Path | None, script: Path) -> list[Path]:
+        """Return the folders of recipes, those named on the command line first."""
+        named = self.args.config_path or config_path
+        folders = [Path(self.args.config_dir)] if self.args.config_dir else []
+        folders += [script / named] if named else []
+        for folder in folders:
+            if not folder.is_dir():
+                raise ConfigError(
+                    f"no folder of recipes at {folder}; --config-path is relative to"
+                    " the script, --config-dir to the current folder"
+                )
+        beside = script / "configs"
+        return [*folders, beside] if beside.is_dir() else folders
+
+    def execute(self) -> list[Exception]:
+        """Answer a question about the configuration, or check and run the jobs.
+
+        Returns:
+            The errors of the runs that failed.
+        """
+        args = self.args
+        if (
+            args.help
+            or args.hydra_help
+            or args.cfg
+            or args.info
+            or args.shell_completion
+        ):
+            with configuration.errors_in_words():
+                self._answer()
+            return []
+        jobs = list(self._jobs())
+        choices = jobs[0].hydra.runtime.choices
+        launcher = choices["hydra/launcher"]
+        several = args.multirun or launcher != "basic"
+        self.searches = args.multirun and choices["hydra/sweeper"] != "basic"
+        for job in jobs:
+            check(job, self.trainer, here=launcher == "basic")
+        overrides = [*self.overrides, *HYDRA]
+        if self.searches:
+            jobs = jobs[:1]  # what the others are, each result decides
+            overrides += self._direction(jobs[0])
+        overrides += self._run_name(jobs, several)
+        if launcher.startswith("submitit"):
+            overrides += self._submitit(jobs[0])
+        hydra, job = configuration.hydra_app(self.folders), Job(self.trainer)
+        if not several:
+            returned = [hydra.run(self.name, job, overrides)]
+        else:
+            overrides.append("hydra.mode=MULTIRUN")
+            with configuration.errors_in_words():
+                batches = hydra.multirun(self.name, job, overrides)
+            returned = [r for batch in batches or [] for r in batch]
+            self._show_sweep(jobs)
+        values = [r.return_value for r in returned]
+        return [value for value in values if isinstance(value, Exception)]
+
+    def _direction(self, job: DictConfig) -> list[str]:
+        """Return what a search by Optuna is to do: make `log.monitor` large, or small.
+
+        Its own default is to make it small.
+
+        Raises:
+            ConfigError: nothing is monitored.
+        """
+        if job.log.monitor is None:
+            raise ConfigError(
+                "a search needs log.monitor, the metric that a run is judged by"
+            )
+        own = any("sweeper.direction=" in override for override in self.overrides)
+        if own or "direction" not in job.hydra.sweeper:
+            return []
+        direction = "maximize" if job.log.monitor_mode == "max" else "minimize"
+        return [f"hydra.sweeper.direction={direction}"]
+
+    def _submitit(self, job: DictConfig) -> list[str]:
+        """Return what a job of submitit needs and the command line leaves open.
+
+        Its own default never requeues a job that has timed out; and a job that asks
+        for several GPUs or processes a machine gets a task for each.
+
+        Raises:
+            ConfigError: a time limit that a job would meet as it starts.
+        """
+        hardware, launcher = job.hardware, job.hydra.launcher
+        _check_time(launcher)
+        ids = None if hardware.gpus is None else distributed.named_ids(hardware.gpus)
+        each = hardware.processes or len(ids or [0])  # of all, a task sees its own
+        wanted = {
+            "max_num_timeout": (0, REQUEUES),
+            "tasks_per_node": (1, each),
+            "nodes": (1, hardware.num_nodes),
+        }
+        return [
+            f"hydra.launcher.{key}={value}"
+            for key, (default, value) in wanted.items()
+            if launcher.get(key) == default != value
+            and not any(f"launcher.{key}=" in o for o in self.overrides)
+        ]
+
+    def _answer(self) -> None:
+        """Print help, the configuration or Hydra's information, as Hydra does."""
+        args, name, overrides = self.args, self.name, self.overrides
+        hydra = configuration.hydra_app(self.folders)
+        if args.help:
+            hydra.app_help(config_name=name, args_parser=self.parser, args=args)
+        elif args.hydra_help:
+            hydra.hydra_help(config_name=name, args_parser=self.parser, args=args)
+        elif args.cfg:
+            hydra.show_cfg(name, overrides, args.cfg, args.package, args.resolve)
+        elif args.info:
+            hydra.show_info(args.info, config_name=name, overrides=overrides)
+        else:
+            hydra.shell_completion(config_name=name, overrides=overrides)
+
+    def _jobs(self) -> Iterator[DictConfig]:
+        """Compose every job of the command line, the node `hydra` included."""
+        if not self.args.multirun:
+            yield configuration.compose(self.name, self.overrides, self.folders)
+            return
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.errors import HydraException
+
+        with configuration.errors_in_words():
+            parsed = OverridesParser.create().parse_overrides(self.overrides)
+        try:
+            jobs = BasicSweeper.split_arguments(parsed, None)[0]
+        except HydraException:  # ranges, which only a search such as Optuna's expands
+            fixed = [o.input_line for o in parsed if not o.is_sweep_override()]
+            jobs = [fixed]
+        for overrides in jobs:
+            yield configuration.compose(self.name, overrides, self.folders)
+
+    def _run_name(self, jobs: Sequence[DictConfig], several: bool) -> list[str]:
+        """Return the override that fixes `log.run`; reserve the folders it leads to.
+
+        Time and job number, or the name given and the job number where a sweep would
+        write all its runs to one folder.
+        """
+        given = jobs[0].log.run
+        if given is not None:
+            own = {run_path(job.log) for job in jobs}
+            if len(own) == len(jobs) and not self.searches:
+                self.names = [str(job.log.run) for job in jobs]
+                return []
+            stamp = str(given)
+        else:
+            kept = [None if job.fast_dev_run else job.log for job in jobs]
+            stamp = reserve(kept if distributed.place().rank == 0 else [])
+        self.names = [f"{stamp}_{number}" for number in range(len(jobs))]
+        number = NUMBER if several else "0"
+        return [f"++log.run='{stamp}_{number}'"]
+
+    def _show_sweep(self, jobs: Sequence[DictConfig]) -> None:
+        """Print a table of the runs of a sweep that ran to their end, and the best."""
+        from stable_ssl.tools.summary import overview
+
+        runs = [
+            run_path(job.log, name) for job, name in zip(jobs, self.names, strict=True)
+        ]
+        if self.searches:
+            stem = runs[0].name.removesuffix("0")
+            runs = runs[0].parent.glob(f"{stem}*")
+            runs = sorted(runs, key=lambda run: int(run.name.removeprefix(stem)))
+        runs = [run for run in runs if (run / "metrics.jsonl").exists()]
+        if runs:
+            print(overview(runs))
+        found = Path(jobs[0].log.folder) / "optimization_results.yaml"
+        if self.searches and found.exists():
+            best = OmegaConf.load(found)
+            keys = " ".join(f"{k}={v}" for k, v in best.get("best_params", {}).items())
+            print(f"\nbest: {keys}, {jobs[0].log.monitor} {best.get('best_value')}")
+
+
+def trainer_class(trainer: type | None, config: DictConfig) -> type:
+    """Return the trainer to run: the one given, or what `model.name` names."""
+    from stable_ssl.methods import method_class
+
+    if trainer is None:
+        return method_class(OmegaConf.select(config, "model.name"))
+    if not hasattr(trainer, "model_config"):
+        raise ConfigError(
+            f"launch was given {getattr(trainer, '__name__', trainer)}, which is no"
+            " trainer; give a subclass of stable_ssl.BaseTrainer"
+        )
+    return trainer
+
+
+def check(job: DictConfig, trainer: type | None, here: bool) -> None:
+    """Refuse a composed job that could not run, before anything is started.
+
+    Args:
+        job: composed by `configuration.compose`.
+        trainer: as for `launch`.
+        here: whether it runs on this machine, whose devices are then looked at.
+
+    Raises:
+        ConfigError: in words.
+    """
+    from stable_ssl.data.build import build_views, named_nodes
+    from stable_ssl.data.datasets import check_name
+    from stable_ssl.loggers.trackers import check_installed
+    from stable_ssl.optim import check_optimizer
+    from stable_ssl.toolbox import check_tools
+
+    full = configuration.complete(job, trainer_class(trainer, job).model_config)
+    if full.mode == "fit":
+        with runtime.stand_ins():
+            check_optimizer(full.optim)
+    if full.log.eval.linear is not None:
+        check_optimizer(full.log.eval.linear, at="log.eval.linear")
+    if here:
+        distributed.choose_device(full.hardware)
+        resume, weights = full.log.resume, full.log.load_from
+        for name, path in (("resume", resume), ("load_from", weights)):
+            if path not in (None, "auto") and not Path(path).is_file():
+                raise ConfigError(
+                    f"log.{name}={path} is not a file; give the path of a checkpoint,"
+                    " such as ckpts/last.ckpt of a run's folder"
+                )
+    check_installed(full.log.api)
+    check_tools(full.log)
+    nodes = [node for _, _, node in named_nodes(full.data)]
+    if full.mode == "predict" and isinstance(full.data.predict, DictConfig):
+        nodes.append(full.data.predict)
+    for node in nodes:
+        check_name(node.dataset)
+        build_views(node.dataset.get("image_transform"))
+
+
+def _check_time(launcher: DictConfig) -> None:
+    """Refuse a Slurm job that is warned of its time limit before it can train."""
+    limit, delay = launcher.get("timeout_min"), launcher.get("signal_delay_s")
+    if None not in (limit, delay) and 60 * limit - delay < 60:
+        raise ConfigError(
+            f"hydra.launcher.timeout_min={limit} leaves no time to train: Slurm warns"
+            f" the job signal_delay_s={delay} s before the limit, and up to 30 s early;"
+            f" use timeout_min={math.ceil(delay / 60) + 1} or more"
+        )

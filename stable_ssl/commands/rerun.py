@@ -1,0 +1,197 @@
+"""The command `stable-ssl rerun`: a run again, from its own config.yaml."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import warnings
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from stable_ssl.commands import launcher
+from stable_ssl.config import MASK, SECRET, ConfigError, complete
+from stable_ssl.distributed import choose_device
+from stable_ssl.distributed.placement import asked_of
+from stable_ssl.loggers.environment import environment
+from stable_ssl.loggers.table import Table
+from stable_ssl.tools.runs import flat, read_run
+
+MACHINE = ("python", "platform", "host", "device", "device_name", "cpus")
+PACKAGES = (  # whose versions may change a figure
+    *("stable-ssl", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"),
+    *("pillow", "albumentations", "kornia", "torchmetrics", "hydra-core", "omegaconf"),
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Describe `stable-ssl rerun`."""
+    parser.description = (
+        "Start a run again from its own config.yaml, as a new run beside it, and say\n"
+        "what differs in the environment. Where a script of one's own had started it,\n"
+        "that starts it. On the same software and machine the rows come out the same."
+    )
+    parser.epilog = (
+        "examples:\n"
+        "  stable-ssl rerun logs/runs/simclr/20261120_154400_2\n"
+        "  stable-ssl rerun logs/runs/simclr/20261120_154400_2 hardware.seed=3\n"
+        "  stable-ssl rerun logs/runs/simclr/20261120_154400_2 --dry-run"
+    )
+    option = parser.add_argument
+    option("run_folder", metavar="RUN_FOLDER", type=Path)
+    option("overrides", nargs="*", metavar="KEY=VALUE", help="what is to be different")
+    option("--dry-run", action="store_true", help="only say what differs, and how")
+
+
+def run(args: Namespace) -> int:
+    """Say what differs, then start the run; return its exit code."""
+    folder: Path = args.run_folder
+    before = read_run(folder)
+    overrides = list(args.overrides)
+    config = complete(_without(before.config, overrides))
+    _warn_of_defaults(folder, before.flat, config)
+    changed = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    for name in secrets(before.config):
+        if name not in changed:
+            raise ConfigError(
+                f"{name} was a secret and is masked in {folder}/config.yaml; give it:"
+                f" stable-ssl rerun {folder} {name}=..."
+            )
+    if "log.run" not in changed:
+        overrides.append("log.run=null")  # a new one ...
+    beside = folder.absolute().parents
+    if "log.folder" not in changed and beside[1].name == "runs":
+        overrides.append(f"log.folder={json.dumps(str(beside[2]))}")  # ... beside it
+    then, counts = _recorded(folder), {"hardware.processes", "hardware.gpus"}
+    several = then.get("processes", 1)
+    if several > asked_of(config.hardware) and not changed & counts:
+        key = "processes" if then["device"] == "cpu" else "gpus"
+        overrides.append(f"hardware.{key}={several}")  # torchrun or Slurm started them
+    arguments = ["--config-dir", str(folder.absolute()), "--config-name", "config"]
+    arguments += overrides
+    script = _script(then, config.model.get("name"), folder)
+    start = ["stable-ssl"] if script is None else [sys.executable, str(script)]
+    print(differences(then, choose_device(config.hardware), folder), end="\n\n")
+    print(shlex.join([*start, *arguments]), end="\n\n", flush=True)
+    if args.dry_run:
+        return 0
+    if script is not None:
+        return subprocess.run([*start, *arguments]).returncode
+    launcher.main(arguments)
+    return 0
+
+
+def _without(config: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """Return a config less the keys that overrides delete: ~log.a_key_of_old."""
+    less = OmegaConf.create(config)
+    for override in overrides:
+        group, _, name = override.partition("=")[0].rpartition(".")
+        if group.startswith("~") and (held := OmegaConf.select(less, group[1:])):
+            held.pop(name, None)
+    return less
+
+
+def secrets(config: Mapping[str, Any], at: str = "") -> Iterator[str]:
+    """Yield the dotted keys whose secrets a config.yaml does not tell."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from secrets(value, f"{at}{name}.")
+        elif isinstance(value, list):
+            inner = {str(i): item for i, item in enumerate(value)}
+            if any(True for _ in secrets(inner)):
+                yield f"{at}{name}"
+        elif value == MASK and SECRET.search(str(name)):
+            yield f"{at}{name}"
+
+
+def differences(then: Mapping[str, Any], device: torch.device, folder: Path) -> Table:
+    """Return what differs between the environment of a run and that of now.
+
+    Args:
+        then: the last launch in environment.json; empty if there is none.
+        device: of now.
+        folder: of the run, named above the table.
+    """
+    title = f"environment of {folder.absolute().name}, and of now"
+    if not then:
+        title = "environment.json is missing or broken: nothing to compare"
+        return Table(title, ("", "then", "now"), ())
+    now = environment(device, _started(then).parent)
+    rows = [(name, str(then.get(name)), str(now[name])) for name in MACHINE]
+    rows.append(("folder", str(then.get("cwd")), now["cwd"]))
+    old, new = (
+        {name.lower().replace("_", "-"): v for name, v in e.get("packages", {}).items()}
+        for e in (then, now)
+    )
+    rows += [(name, old.get(name, "-"), new.get(name, "-")) for name in PACKAGES]
+    code, code_now = then.get("git") or {}, now["git"]
+    rows.append(("git commit", *(str(c.get("commit"))[:10] for c in (code, code_now))))
+    changes = [c.get("diff") or "" for c in (code, code_now)]
+    if changes[0] != changes[1]:
+        rows.append(
+            ("not committed", *(f"{len(c.splitlines())} lines" for c in changes))
+        )
+    rows = [row for row in rows if row[1] != row[2]]
+    others = {n for n in old.keys() | new.keys() if old.get(n) != new.get(n)}
+    others -= set(PACKAGES)
+    notes = [f"{len(others)} other packages differ"] * bool(others)
+    same = "" if rows or others else ": the same"
+    return Table(f"{title}{same}", ("", "then", "now"), rows, notes=notes)
+
+
+def _warn_of_defaults(
+    folder: Path, recorded: Mapping[str, Any], config: DictConfig
+) -> None:
+    """Warn of keys that are newer than a run: they take the defaults of now."""
+    today = flat(OmegaConf.to_container(config))
+    newer = [
+        key
+        for key in today
+        if not any(key == k or key.startswith(f"{k}.") for k in recorded)
+    ]
+    if newer:
+        warnings.warn(
+            f"{folder}/config.yaml is older than these keys, which take the defaults of"
+            f" now: {', '.join(newer)}",
+            stacklevel=2,
+        )
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """Return what environment.json says of the last launch, nothing if it does not."""
+    try:
+        return json.loads((folder / "environment.json").read_text())[-1]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+def _started(then: Mapping[str, Any]) -> Path:
+    """Return the program that had started a run, as far as it is on record."""
+    argv: Sequence[str] = then.get("argv") or [""]
+    return Path(then.get("cwd", "."), argv[0])
+
+
+def _script(then: Mapping[str, Any], method: str | None, folder: Path) -> Path | None:
+    """Return the script that had started a run; None where `stable-ssl` can.
+
+    Raises:
+        ConfigError: only a script knows the trainer, and it cannot be found.
+    """
+    script = _started(then)
+    own = script.suffix == ".py" and "site-packages" not in script.parts
+    if own and script.is_file():
+        return script
+    if method is None:
+        found = f"{script} is no script any more" if own else "no script is on record"
+        raise ConfigError(
+            f"{folder} names no method, and {found}; start your own with these options:"
+            f" python my_script.py --config-dir {folder.absolute()}"
+            " --config-name config log.run=null"
+        )
+    return None

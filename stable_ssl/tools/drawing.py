@@ -1,0 +1,192 @@
+"""What figures are made of: bands, error bars with their seeds, scales, legends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+from stable_ssl.loggers.names import axis_label, is_accuracy, is_number, spelled
+from stable_ssl.tools.groups import Group
+from stable_ssl.tools.keys import distinct
+from stable_ssl.tools.seeds import Sample
+from stable_ssl.tools.style import SPARSE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SEEDS = {"s": 5, "alpha": 0.45, "linewidths": 0, "zorder": 2.5}  # a point a seed
+SHADE = {"alpha": 0.18, "linewidth": 0}  # of a band
+LINE = 0.15  # inches of a line of a legend
+BARS = {"capsize": 2, "elinewidth": 0.9, "capthick": 0.9, "markersize": 3.5}
+CHARACTER = 0.075  # inches a character of 7 pt and its room
+
+
+def band(axes: Axes, x: Any, seeds: Any, interval: str, group: Group) -> None:
+    """Draw the mean of seeds (n, points), and its spread."""
+    import numpy as np
+
+    samples = [Sample(tuple(column)) for column in seeds.T]
+    mean = np.array([sample.mean for sample in samples])
+    look = {"color": group.colour, "label": group.label, "linestyle": group.dash}
+    if len(x) <= SPARSE:  # hollow where a dash is all that tells two groups apart
+        hollow = {} if group.dash == "-" else {"markerfacecolor": "white"}
+        look |= {"marker": "o"} | hollow
+    axes.plot(x, mean, **look)
+    if len(seeds) > 1:
+        spread = np.array([sample.spread(interval) for sample in samples])
+        axes.fill_between(x, mean - spread, mean + spread, color=group.colour, **SHADE)
+
+
+def bars(
+    axes: Axes,
+    at: Sequence[float],
+    samples: Sequence[Sample],
+    interval: str,
+    group: Group,
+    joined: bool = False,
+    below: float | None = None,
+) -> None:
+    """Draw means with their spreads, and a small point for each seed.
+
+    Args:
+        axes: to draw on.
+        at: position of each sample.
+        samples: of a metric.
+        interval: std or ci95.
+        group: whose look they have.
+        joined: whether a line joins the means.
+        below: None: upwards; else across, the seeds so far below their mean.
+    """
+    import numpy as np
+
+    means = [sample.mean for sample in samples]
+    spreads = np.nan_to_num([sample.spread(interval) for sample in samples])
+    values = [value for sample in samples for value in sample.values]
+    positions = np.repeat(at, [sample.n for sample in samples])
+    line = group.dash if joined else "none"
+    look = {"color": group.colour, "label": group.label, "fmt": "o", "ls": line} | BARS
+    if below is None:
+        axes.errorbar(at, means, yerr=spreads, **look)
+    else:
+        axes.errorbar(means, at, xerr=spreads, **look)
+        positions, values = values, positions - below
+    axes.scatter(positions, values, color=[group.colour], **SEEDS)
+
+
+def dodge(number: int, of: int) -> float:
+    """Return how far a group stands beside its position, of 1 between positions."""
+    return (number - (of - 1) / 2) * 0.7 / of
+
+
+def finish(
+    figure: Figure,
+    axes: Axes,
+    value: str,
+    groups: Sequence[Group],
+    across: bool = False,
+) -> None:
+    """Label the metric's axis, keep accuracies below 100 %, set ticks and legend."""
+    of_metric = axes.xaxis if across else axes.yaxis
+    figure.set_label(value)
+    room = 60 if across else int(figure.get_figheight() * 14)  # characters of 8 pt
+    of_metric.set_label_text("\n".join(wrap(axis_label(value), room)))
+    if is_accuracy(value):
+        low, high = of_metric.get_view_interval()
+        limits = max(low, -1.0), min(high, 101.0)
+        (axes.set_xlim if across else axes.set_ylim)(*limits)
+    sparse_ticks(of_metric)
+    legend(figure, groups)
+
+
+def sparse_ticks(axis: Any, whole: bool = False) -> None:
+    """Set six ticks at most, at round numbers, or at whole ones."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], integer=whole))
+
+
+def legend(figure: Figure, groups: Sequence[Group]) -> None:
+    """Name the groups above the panel, which keeps its height."""
+    if len(groups) < 2:
+        return
+    n, width, title = len(groups), figure.get_figwidth(), groups[0].title
+    sizes = sorted((0.45 + 0.057 * len(group.label) for group in groups), reverse=True)
+    columns = max((k for k in range(1, n + 1) if sum(sizes[:k]) < width), default=1)
+    lines = math.ceil(n / columns) + bool(title)
+    figure.set_figheight(figure.get_figheight() + LINE * lines)
+    spacing = {"columnspacing": 1.2, "handlelength": 1.6, "handletextpad": 0.5}
+    figure.legend(loc="outside upper center", ncols=columns, title=title, **spacing)
+
+
+# --- the axis of a key ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where the values of a key stand on an axis.
+
+    Args:
+        positions: by the value's text.
+        log: whether the axis is logarithmic.
+        even: whether positions are 0, 1, 2, ... and say nothing of the values.
+        joined: whether a line may join them: they are numbers.
+    """
+
+    positions: dict[str, float]
+    log: bool
+    even: bool
+    joined: bool
+
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> Scale:
+        """Return the scale that suits the values of a key."""
+        texts = distinct(values)
+        joined = all(map(is_number, texts))
+        numbers = [float(text) for text in texts] if joined else []
+        log = _geometric([number for number in numbers if number > 0])
+        even = not joined or (log and numbers[0] <= 0)  # 0 has no logarithm
+        places = range(len(texts)) if even else numbers
+        positions = dict(zip(texts, places, strict=True))
+        return cls(positions, log and not even, even, joined)
+
+    def apply(self, axes: Axes, key: str) -> None:
+        """Set scale and ticks of x, one tick a value of the key where there is room."""
+        if self.log:
+            axes.set_xscale("log")
+        width = axes.figure.get_figwidth()
+        names = [spelled(key, text) for text in self.positions]
+        fits = sum(len(name) + 1 for name in names) < (width - 0.6) / CHARACTER
+        if fits or self.even:
+            axes.set_xticks(list(self.positions.values()), names)
+            axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        if self.even:
+            turn_long(axes, names)
+            axes.set_xlim(-0.5, len(names) - 0.5)
+        else:
+            axes.margins(x=0.06)
+
+
+def _geometric(numbers: Sequence[float]) -> bool:
+    """Return whether the ratios of ascending numbers > 0 are more even than gaps."""
+    import numpy as np
+
+    if len(numbers) < 3:
+        return len(numbers) == 2 and numbers[1] >= 10 * numbers[0]
+
+    def unevenness(steps: Any) -> float:
+        return float(np.std(steps) / np.mean(steps))
+
+    return unevenness(np.diff(np.log(numbers))) < unevenness(np.diff(numbers))
+
+
+def turn_long(axes: Axes, names: Sequence[str]) -> None:
+    """Turn the names below x where they would touch one another."""
+    room = axes.figure.get_figwidth() - 1.2
+    if max(map(len, names)) * len(names) * CHARACTER > room:
+        axes.tick_params(axis="x", labelrotation=30)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")

@@ -1,0 +1,342 @@
+"""A trained model as files for deployment, each loaded again and compared with it.
+
+    encoder.pt  classifier.pt     torchscript: torch.jit.load, also in C++
+    encoder.pt2  classifier.pt2   torch_export: torch.export.load
+    backbone/                     safetensors: model.safetensors, and of a model of timm
+                                  config.json, so that timm and Hugging Face load it
+    model.json                    what goes in and comes out, and how near the files are
+
+All are in float32 and evaluation mode, on the CPU, for batches of any size.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+
+from stable_ssl.config import ConfigError, unwritable
+from stable_ssl.data.batch import first_view
+from stable_ssl.data.facts import class_names
+from stable_ssl.evaluation.online import undisturbed
+from stable_ssl.files import replacing_folder
+
+TOLERANCE = 1e-4  # of a difference, relative to the largest output
+IMAGES = 4  # of the batch that is compared
+
+Function = Callable[[Tensor], Tensor]
+
+
+class ExportError(ConfigError):
+    """A model that a format cannot hold, or a file that does not do what it does."""
+
+
+def check_types(types: Sequence[str]) -> None:
+    """Refuse a type whose package is missing, before anything is trained.
+
+    Raises:
+        ConfigError: says what to install.
+    """
+    if "safetensors" in types and find_spec("safetensors") is None:
+        raise ConfigError(
+            "log.export.types names safetensors, which is not installed; pip install"
+            " stable-ssl[export]"
+        )
+
+
+def export_run(run: Any) -> None:
+    """Write `encode`, and `predict` if it classifies, to the folder `deployment`.
+
+    Args:
+        run: a trainer after `setup`.
+
+    Raises:
+        ConfigError: as of `export`, or the folder cannot be written.
+    """
+    if run.rank > 0:
+        return
+    functions = {"encoder": run.online.plain}
+    if run._classifies:
+        functions["classifier"] = run.online.afresh(run.predict)
+    types = run.settings.export.types or ["torchscript"]
+    facts = {"epoch": run.epoch, "step": run.step, "task": run._task}
+    folder = run.run_dir / "deployment"
+    try:
+        export(functions, run.online.modules, run.loaders, types, folder, facts)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    run.say(f"exported: {folder}")
+
+
+def export(
+    functions: Mapping[str, Function],
+    modules: Sequence[nn.Module],
+    loaders: Mapping[str, Any],
+    types: Sequence[str],
+    folder: Path,
+    facts: Mapping[str, Any],
+) -> None:
+    """Write functions of images to a folder, which is replaced once all are checked.
+
+    Args:
+        functions: by name, of images (N, C, H, W) -> (N, ...); `encoder` is one.
+        modules: that the functions use.
+        loaders: a batch of val, test, bank or train is what is compared.
+        types: any of torchscript, torch_export, safetensors.
+        folder: `deployment` in the run folder.
+        facts: more for model.json, as JSON types.
+
+    Raises:
+        ExportError: a function cannot be written so, or what was written differs from
+            it; the folder is as it was.
+    """
+    x = _batch(loaders)
+    with replacing_folder(folder) as new:
+        with undisturbed(*modules), _on_cpu(modules):
+            models = {n: _Alone(f, modules, x) for n, f in functions.items()}
+            found = {
+                name: difference
+                for kind in types
+                for name, difference in WRITERS[kind](models, x, new).items()
+            }
+            shapes = {name: list(model(x).shape[1:]) for name, model in models.items()}
+        known = loaders.get("bank", loaders.get("train"))
+        described = {
+            "input": list(x.shape[1:]),
+            "output": shapes,
+            "classes": class_names(getattr(known, "dataset", None)),  # where known
+            **facts,
+            "torch": torch.__version__,
+            "difference": found,
+        }
+        (new / "model.json").write_text(json.dumps(described, indent=1) + "\n")
+
+
+def _batch(loaders: Mapping[str, Any]) -> Tensor:
+    """Return a few real images, at least two, as evaluation sees them, on the CPU."""
+    order = ("val", "test", "bank", "train")
+    names = sorted(loaders, key=lambda name: order.index(name.partition("_")[0]))
+    x = first_view(next(iter(loaders[names[0]]))[0])[:IMAGES].cpu().contiguous()
+    return x if len(x) > 1 else torch.cat([x, x])
+
+
+@contextmanager
+def _on_cpu(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Move modules to the CPU, and back."""
+    devices = [next((p.device for p in m.parameters()), None) for m in modules]
+    try:
+        for module in modules:
+            module.to("cpu")
+        yield
+    finally:
+        for module, device in zip(modules, devices, strict=True):
+            module.to(device)
+
+
+class _Alone(nn.Module):
+    """A function as a module that holds what the function uses, and no more.
+
+    Args:
+        function: of images.
+        modules: it uses some of their children.
+        x: images to try it on.
+    """
+
+    def __init__(self, function: Function, modules: Sequence[nn.Module], x: Tensor):
+        super().__init__()
+        vars(self)["function"] = function  # which, if a module, is not a child
+        with _Used() as used:
+            function(x)
+        for module in modules:
+            for name, child in module.named_children():
+                if used.any(child.state_dict(keep_vars=True).values()):
+                    self.add_module(name, child)
+            for name, parameter in module.named_parameters(recurse=False):
+                if used.any([parameter]):
+                    self.register_parameter(name, parameter)
+            for name, buffer in module.named_buffers(recurse=False):
+                if used.any([buffer]):
+                    self.register_buffer(name, buffer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Call the function."""
+        return self.function(x)
+
+
+class _Used(TorchFunctionMode):
+    """Notes the tensors that torch's functions are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        for value in (*args, *(kwargs or {}).values()):
+            several = value if isinstance(value, (list, tuple)) else [value]
+            self.seen |= {id(one) for one in several if isinstance(one, Tensor)}
+        return function(*args, **(kwargs or {}))
+
+    def any(self, tensors: Any) -> bool:
+        """Return whether one of the tensors was used."""
+        return any(id(tensor) in self.seen for tensor in tensors)
+
+
+def _compare(name: str, found: Function, model: Function, x: Tensor) -> float:
+    """Return how much a file differs from the model, relative to its largest output.
+
+    Raises:
+        ExportError: by too much, on this batch or on its first image alone.
+    """
+    worst = 0.0
+    for images in (x, x[:1]):
+        expected, got = model(images), found(images)
+        if got.shape != expected.shape:
+            raise ExportError(
+                f"{name} returned {tuple(got.shape)} for {len(images)} images, expected"
+                f" {tuple(expected.shape)}; leave its type out of log.export.types"
+            )
+        largest = expected.abs().max().clamp(min=1e-12)
+        worst = max(worst, float((got - expected).abs().max() / largest))
+        if not worst <= TOLERANCE:
+            raise ExportError(
+                f"{name} differs from the model by {worst:.2g} of its largest output,"
+                f" expected at most {TOLERANCE}: it draws or decides something anew on"
+                " each call; leave its type out of log.export.types"
+            )
+    return worst
+
+
+# --- the types ------------------------------------------------------------------------
+
+
+Writer = Callable[[Mapping[str, nn.Module], Tensor, Path], dict[str, float]]
+
+
+def _each(suffix: str, again: Callable[[nn.Module, Tensor, Path], Function]) -> Writer:
+    """Return what writes each model to a file and says by file how much it differs.
+
+    Args:
+        suffix: of the files.
+        again: writes a model, given images to try it on, and loads it again.
+    """
+
+    def write(
+        models: Mapping[str, nn.Module], x: Tensor, folder: Path
+    ) -> dict[str, float]:
+        found = {}
+        for name, model in models.items():
+            file = f"{name}{suffix}"
+            with _in_words(file), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what a trace loses, _compare sees
+                loaded = again(model, x, folder / file)
+                found[file] = _compare(file, loaded, model, x)
+        return found
+
+    return write
+
+
+def _traced(model: nn.Module, x: Tensor, path: Path) -> Function:
+    """Trace a model; return what its file does."""
+    torch.jit.trace(model, x, check_trace=False).save(path)
+    return torch.jit.load(path)
+
+
+def _graph(model: nn.Module, x: Tensor, path: Path) -> Function:
+    """Export a model as a graph of ATen; return what its file does."""
+    sizes = {"x": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(model, (x,), dynamic_shapes=sizes, strict=False)
+    torch.export.save(program, path)
+    return torch.export.load(path).module()
+
+
+def _safetensors(
+    models: Mapping[str, nn.Module], x: Tensor, folder: Path
+) -> dict[str, float]:
+    """Write the weights of the encoder's backbone; return how much it differs.
+
+    The backbone is the one of the encoder's modules that alone does what the encoder
+    does, and its names are its own; where there is none, it is the whole encoder.
+    """
+    from safetensors.torch import load_file, save_file
+
+    encoder = models["encoder"]
+    features = encoder(x)
+    model = next((m for m in encoder.modules() if _does(m, x, features)), encoder)
+    home = folder / "backbone"
+    home.mkdir()
+    file = home / "model.safetensors"
+    name = f"backbone/{file.name}"
+    with _in_words(name):
+        state = model.state_dict()
+        save_file({n: t.contiguous().clone() for n, t in state.items()}, file)
+        loaded = load_file(file)
+
+        def again(images: Tensor) -> Tensor:  # with zeros for what the file lacks
+            tensors = {n: loaded.get(n, torch.zeros_like(t)) for n, t in state.items()}
+            return functional_call(model, tensors, (images,))
+
+        found = {name: _compare(name, again, encoder, x)}
+    if hasattr(model, "pretrained_cfg"):
+        found |= _timm(model, x, home)
+    return found
+
+
+def _does(module: nn.Module, x: Tensor, features: Tensor) -> bool:
+    """Return whether a module that knows its dimension maps x to the features."""
+    return hasattr(module, "dim") and torch.equal(module(x), features)
+
+
+def _timm(model: nn.Module, x: Tensor, home: Path) -> dict[str, float]:
+    """Describe a model of timm so that timm builds it; warn where it cannot."""
+    file, name = home / "config.json", "backbone/config.json"
+    try:
+        import timm
+        from timm.models._hub import save_config_for_hf
+
+        save_config_for_hf(model, file, model_args={"in_chans": x.shape[1]})
+        loaded = timm.create_model(f"local-dir:{home}", pretrained=True).eval()
+        return {name: _compare(name, loaded, model, x)}
+    except Exception as error:
+        file.unlink(missing_ok=True)
+        warnings.warn(
+            f"{name} was left out: timm does not build this model from it"
+            f" ({_first_line(error)})",
+            stacklevel=2,
+        )
+        return {}
+
+
+WRITERS = {
+    "torchscript": _each(".pt", _traced),
+    "torch_export": _each(".pt2", _graph),
+    "safetensors": _safetensors,
+}
+
+
+@contextmanager
+def _in_words(file: str) -> Iterator[None]:
+    """Turn any failure to write a file into an ExportError of one line."""
+    try:
+        yield
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(
+            f"{file} could not be written: {type(error).__name__}:"
+            f" {_first_line(error)}; leave its type out of log.export.types"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

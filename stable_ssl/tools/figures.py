@@ -1,0 +1,337 @@
+"""Figures across runs: curves, sweeps, heat maps, comparisons, spectra.
+
+Each function takes frames of `load` and returns a matplotlib figure as wide as a
+column of a conference; `save` writes it. Groups of runs are told apart by keys of the
+config, and what is drawn of a group is the mean over its seeds, and their spread.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from stable_ssl.config import ConfigError
+from stable_ssl.loggers.jsonl import read_rows
+from stable_ssl.loggers.names import axis_label, is_accuracy, spelled
+from stable_ssl.tools import keys
+from stable_ssl.tools.drawing import (
+    SHADE,
+    Scale,
+    band,
+    bars,
+    dodge,
+    finish,
+    legend,
+    sparse_ticks,
+    turn_long,
+)
+from stable_ssl.tools.groups import Group, grouped, grouping, metric, numbers
+from stable_ssl.tools.seeds import sample_of
+from stable_ssl.tools.style import WIDTHS, column, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+FLOOR = 1e-7  # of the largest eigenvalue: what float32 cannot tell from 0
+
+
+def curves(
+    runs: DataFrame,
+    rows: DataFrame,
+    value: str | None = None,
+    by: Sequence[str] | None = None,
+    interval: str = "std",
+    style: str = "neurips",
+) -> Figure:
+    """Draw a metric against the epoch: a line a group, with a band over its seeds.
+
+    A mean ends where the first run of its group does; between its rows a run counts as
+    the line that joins them.
+
+    Args:
+        runs: of `load`, all of its rows or some.
+        rows: the other frame of `load`.
+        value: metric; None: the monitored one.
+        by: keys that make the groups; None: those that tell the runs apart.
+        interval: std or ci95, half the height of the band.
+        style: neurips, icml or cvpr.
+
+    Raises:
+        ConfigError: no runs, an unknown key or metric, too many groups.
+    """
+    import numpy as np
+
+    value = metric(runs, value, rows)
+    lines = rows[["run", "step", "epoch", value]].dropna()
+    lines = lines.sort_values("epoch", kind="stable")
+    lines = lines.drop_duplicates(["run", "epoch"], keep="last")
+    line_of = {run: line for run, line in lines.groupby("run", sort=False)}
+    trained = runs["run"].isin(lines["run"][lines["step"] > 0])
+    valued = trained if trained.any() else runs["run"].isin(line_of)
+    groups = grouped(keys.with_values(runs, valued), by)
+    keys.warn_of_cells([group.runs for group in groups], ["epoch"])
+    scale = 100 if is_accuracy(value) else 1
+    with styled():
+        figure, axes = column(style)
+        for group in groups:
+            seeds = [line_of[run] for run in group.runs["run"]]
+            _warn_of_ends(group, [line["epoch"].max() for line in seeds])
+            grid = np.unique(np.concatenate([line["epoch"] for line in seeds]))
+            start = max(line["epoch"].min() for line in seeds)
+            end = min(line["epoch"].max() for line in seeds)
+            grid = grid[(grid >= start) & (grid <= end)]
+            joined = [np.interp(grid, line["epoch"], line[value]) for line in seeds]
+            band(axes, grid, scale * np.stack(joined), interval, group)
+        axes.set_xlabel("epoch")
+        axes.margins(x=0.02)
+        finish(figure, axes, value, groups)
+        sparse_ticks(axes.xaxis, whole=rows["epoch"].max() >= 2)
+    return figure
+
+
+def sweep(
+    runs: DataFrame,
+    x: str | None = None,
+    value: str | None = None,
+    by: Sequence[str] | None = None,
+    interval: str = "std",
+    style: str = "neurips",
+) -> Figure:
+    """Draw a metric against a key: means with error bars, seeds as small points.
+
+    The key's scale is logarithmic where its values are spaced geometrically, and even
+    where they are words. Arguments and errors are those of `curves`, and:
+
+    Args:
+        runs: of `load`.
+        x: key; None: the one that differs and holds numbers.
+        value: metric.
+        by: keys that make the lines; None: those that tell the runs apart, beside x.
+        interval: std or ci95, half the height of an error bar.
+        style: of the column.
+
+    Raises:
+        ConfigError: x is needed.
+    """
+    value = metric(runs, value)
+    x = x or numbers(runs, 1)[0]
+    keys.require_keys([x], runs)
+    runs = keys.with_values(runs, runs[value].notna())
+    groups = grouped(runs, by, beside=[x])
+    cells = keys.groups(runs, [*grouping(runs, by, [x]), x])
+    keys.warn_of_cells(cells.values(), [value])
+    scale = Scale.of(runs[x])
+    with styled():
+        figure, axes = column(style)
+        for number, group in enumerate(groups):
+            shift = 0.0 if scale.joined else dodge(number, len(groups))
+            cells = keys.groups(group.runs, [x])
+            at = [scale.positions[text] + shift for (text,) in cells]
+            samples = [sample_of(cell, value) for cell in cells.values()]
+            bars(axes, at, samples, interval, group, scale.joined)
+        scale.apply(axes, x)
+        axes.set_xlabel(axis_label(x))
+        finish(figure, axes, value, groups)
+    return figure
+
+
+def compare(
+    runs: DataFrame,
+    value: str | None = None,
+    by: Sequence[str] | None = None,
+    interval: str = "std",
+    style: str = "neurips",
+) -> Figure:
+    """Draw means below one another, with error bars and the seeds.
+
+    The best is on top, but numbers stay in order. Arguments and errors are those of
+    `curves`, but:
+
+    Args:
+        runs: of `load`.
+        value: metric; None: the first accuracy of test, or of val.
+        by: keys; the first makes the rows, the others colours.
+        interval: std or ci95, half the length of an error bar.
+        style: of the column.
+    """
+    keys.require_runs(runs)
+    value = metric(runs, value or keys.usual(runs)[0])
+    runs = keys.with_values(runs, runs[value].notna())
+    first, *others = grouping(runs, by) or ["run"]
+    means = {
+        text: sample_of(group, value).mean
+        for (text,), group in keys.groups(runs, [first]).items()
+    }
+    order = list(means)[::-1]  # the last is on top
+    numeric = keys.numeric(order)
+    if not numeric:
+        order.sort(key=means.get, reverse=keys.preferred(runs, value) == "low")
+    groups = grouped(runs, others)
+    keys.warn_of_cells(keys.groups(runs, [first, *others]).values(), [value])
+    with styled():
+        height = 0.5 + 0.16 * len(order) * max(len(groups), 1.6)
+        figure, axes = column(style, min(height, 8.0))
+        for number, group in enumerate(groups):
+            shift, below = -dodge(number, len(groups)), 0.2 / len(groups)
+            cells = keys.groups(group.runs, [first])
+            at = [order.index(text) + shift for (text,) in cells]
+            samples = [sample_of(cell, value) for cell in cells.values()]
+            bars(axes, at, samples, interval, group, below=below)
+        axes.set_yticks(range(len(order)), [spelled(first, text) for text in order])
+        axes.set_ylim(-0.6, len(order) - 0.4)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="y", visible=False)
+        if numeric:
+            axes.set_ylabel(axis_label(first))
+        finish(figure, axes, value, groups, across=True)
+    return figure
+
+
+def heatmap(
+    runs: DataFrame,
+    x: str | None = None,
+    y: str | None = None,
+    value: str | None = None,
+    style: str = "neurips",
+) -> Figure:
+    """Draw a metric against two keys: a cell for each pair, its mean written in it.
+
+    Cells are as wide as one another, which is a logarithmic scale for values that are
+    spaced geometrically; grey is a pair without runs. Arguments and errors are those of
+    `curves`, and:
+
+    Args:
+        runs: of `load`.
+        x: key; None: the first of two that differ and hold numbers.
+        y: key; None: the second.
+        value: metric.
+        style: of the column.
+
+    Raises:
+        ConfigError: x and y are needed.
+    """
+    import numpy as np
+
+    value = metric(runs, value)
+    if x is None or y is None:
+        free = [key for key in numbers(runs, 2, known=[x, y]) if key not in (x, y)]
+        x = x or free.pop(0)
+        y = y or free.pop(0)
+    keys.require_keys([x, y], runs)
+    runs = keys.with_values(runs, runs[value].notna())
+    columns, lines = keys.distinct(runs[x]), keys.distinct(runs[y])
+    cells = keys.groups(runs, [x, y])
+    keys.warn_of_cells(cells.values(), [value])
+    means = np.full((len(lines), len(columns)), np.nan)
+    for (text, other), cell in cells.items():
+        mean = sample_of(cell, value).mean
+        means[lines.index(other), columns.index(text)] = mean
+    with styled():
+        side = min((WIDTHS[style] - 1.2) / len(columns), 0.6)  # inches of a cell
+        figure, axes = column(style, min(0.9 + min(side, 0.35) * len(lines), 8.0))
+        axes.set_facecolor("#dddddd")
+        axes.grid(visible=False)
+        image = axes.pcolormesh(means, cmap="cividis", edgecolor="white", linewidth=0.6)
+        look = {"ha": "center", "va": "center", "fontsize": min(7, 72 * side / 2.6)}
+        for (line, place), mean in np.ndenumerate(means):
+            if np.isfinite(mean):
+                text = f"{mean:.1f}" if is_accuracy(value) else f"{mean:.3g}"
+                colour = "white" if image.norm(mean) < 0.55 else "black"
+                axes.text(place + 0.5, line + 0.5, text, color=colour, **look)
+        names = [spelled(x, text) for text in columns]
+        axes.set_xticks(np.arange(len(columns)) + 0.5, names)
+        axes.set_yticks(np.arange(len(lines)) + 0.5, [spelled(y, t) for t in lines])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set(xlabel=axis_label(x), ylabel=axis_label(y))
+        figure.set_label(value)
+        bar = figure.colorbar(image, ax=axes, label=axis_label(value), pad=0.02)
+        bar.outline.set_visible(False)
+        turn_long(axes, names)
+    return figure
+
+
+def spectrum(
+    runs: DataFrame,
+    split: str = "val",
+    by: Sequence[str] | None = None,
+    style: str = "neurips",
+) -> Figure:
+    """Draw the eigenvalues of the features' covariance by rank, the largest being 1.
+
+    A line is the geometric mean over the seeds of a group, its band their extremes;
+    what float32 cannot tell from 0 is left out. Arguments and errors are those of
+    `curves`, and:
+
+    Args:
+        runs: of `load`; spectra are those of their steps.
+        split: whose features.
+        by: keys that make the groups.
+        style: of the column.
+
+    Raises:
+        ConfigError: no run has spectra.
+    """
+    import numpy as np
+
+    keys.require_runs(runs)
+    spectra = {
+        run: _eigenvalues(folder, split, step)
+        for run, folder, step in runs[["run", "folder", "step"]].itertuples(index=False)
+    }
+    valued = runs["run"].map(lambda run: spectra[run] is not None)
+    if not valued.any():
+        raise ConfigError(
+            f"no run has spectra of the split {split}; train with"
+            " ++log.eval.spectrum=true, which writes spectra.jsonl"
+        )
+    groups = grouped(keys.with_values(runs, valued), by)
+    with styled():
+        figure, axes = column(style)
+        for group in groups:
+            seeds = [spectra[run] for run in group.runs["run"]]
+            length = min(map(len, seeds))
+            logs = np.log([seed[:length] for seed in seeds])
+            ranks, mean = np.arange(1, length + 1), np.exp(logs.mean(0))
+            axes.plot(ranks, mean, group.dash, color=group.colour, label=group.label)
+            if len(seeds) > 1:
+                low, high = np.exp(logs.min(0)), np.exp(logs.max(0))
+                axes.fill_between(ranks, low, high, color=group.colour, **SHADE)
+        axes.set(xscale="log", yscale="log")
+        axes.minorticks_off()
+        axes.margins(x=0)
+        axes.set(xlabel="rank", ylabel="eigenvalue / largest")
+        figure.set_label(split)
+        legend(figure, groups)
+    return figure
+
+
+def _eigenvalues(folder: str, split: str, step: float) -> Any:
+    """Return the last spectrum up to a step, (D,) with 1 first, or None."""
+    import numpy as np
+
+    try:
+        rows = read_rows(folder, "spectra.jsonl")
+    except FileNotFoundError:
+        return None
+    rows = [r for r in rows if r.get("split") == split and r["step"] <= step]
+    values = np.asarray(rows[-1]["eigenvalues"] if rows else [], dtype=float)
+    if not len(values) or not 0 < values[0] < np.inf:
+        return None
+    values = values / values[0]
+    return values[values > FLOOR]
+
+
+def _warn_of_ends(group: Group, ends: Sequence[float]) -> None:
+    """Warn of runs that end before the others of their group, and cut its mean."""
+    short = [
+        run for run, end in zip(group.runs["run"], ends, strict=True) if end < max(ends)
+    ]
+    if short:
+        warnings.warn(
+            f"the mean of {group.label or 'the runs'} ends at epoch {min(ends):g} of"
+            f" {max(ends):g}, as these do: {', '.join(short)}",
+            stacklevel=3,
+        )

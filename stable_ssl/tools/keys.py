@@ -1,0 +1,260 @@
+"""What tells runs apart: the keys that differ, and the metrics there are."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from stable_ssl.config import ConfigError, nearest
+from stable_ssl.loggers.names import NONE, better, in_order, is_number
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+SEED = "hardware.seed"
+FACTS = {"run", "folder", "status", "reason", "step", "epoch", "time"}  # of no config
+NAMES = {  # which run it is, and nothing of what it does
+    *("log.run", "log.folder", "log.experiment", "log.resume", "log.tags"),
+    *("log.entity", "log.project"),
+}
+LONGEST, MOST = 40, 8  # characters of a value, and values, that are listed
+FIRST = ("model.name", "data.train.dataset.name", "model.backbone.name")
+
+
+def cell(value: Any) -> str:
+    """Return a value of a config as text, `-` where there is none."""
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return NONE if missing else str(value)
+
+
+def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the dotted keys whose values differ, names of runs aside."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    return [
+        key
+        for key in keys
+        if key not in NAMES and len({cell(config.get(key)) for config in configs}) > 1
+    ]
+
+
+def keys(runs: DataFrame) -> list[str]:
+    """Return the config's keys among the columns of a frame of runs."""
+    return [name for name in runs if name not in FACTS and "/" not in name]
+
+
+def metrics(runs: DataFrame) -> list[str]:
+    """Return the metrics that a frame of runs has values of, test before val."""
+    names = [n for n in runs if "/" in n and not n.startswith("perf/")]
+    return in_order((n for n in names if has_numbers(runs[n])), ["test", "val"])
+
+
+def has_numbers(column: Series) -> bool:
+    """Return whether a column holds numbers alone, nan aside, and at least one."""
+    return column.dtype.kind in "iuf" and bool(column.notna().any())
+
+
+def telling(runs: DataFrame, given: Iterable[str] = ()) -> list[str]:
+    """Return few keys that tell all runs apart that differ in more than the seed.
+
+    A key is left out where those before it, or `given`, decide its value: the
+    temperature of a method that is the only one to have any.
+    """
+    names = [name for name in _differing(runs) if name != SEED]
+    names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    chosen: list[str] = []
+    for name in names:
+        before = [*given, *chosen]
+        if len(groups(runs, [*before, name])) > len(groups(runs, before)):
+            chosen.append(name)
+    return chosen
+
+
+def _differing(runs: DataFrame) -> list[str]:
+    return differing(runs[keys(runs)].to_dict("records"))
+
+
+def usual(runs: DataFrame) -> list[str]:
+    """Return the metrics to show where none is asked for: accuracies of test or val.
+
+    Where there is none, the loss of val or train, or any other.
+
+    Raises:
+        ConfigError: there is no metric.
+    """
+    known = metrics(runs)
+    if not known:
+        raise ConfigError(_why_none(runs))
+    accuracies = [name for name in known if name.endswith("acc1")]
+    tested = [name for name in accuracies if name.startswith("test/")]
+    losses = [name for name in ("val/loss", "train/loss") if name in known]
+    return tested or accuracies or [*losses, *known][:1]
+
+
+def _why_none(runs: DataFrame) -> str:
+    """Say why no run has a metric."""
+    at = runs.attrs.get("at", "last")
+    if at == "best":
+        return (
+            "no run has a best step: log.monitor is null, or was never a number; give"
+            " --at last, or a step"
+        )
+    if at != "last":
+        return f"no run came to step {at}; give an earlier one"
+    if (runs["status"] == "running").any():
+        return "these runs have no metric yet; wait for their first row"
+    return "these runs have no metric that is a number after their first step"
+
+
+def preferred(runs: DataFrame, metric: str) -> str | None:
+    """Return whether high or low values of a metric are good, None if unknown."""
+    if "log.monitor" in runs and "log.monitor_mode" in runs:
+        modes = set(runs["log.monitor_mode"][runs["log.monitor"] == metric])
+        if len(modes) == 1:
+            return {"max": "high", "min": "low"}.get(modes.pop())
+    return better(metric)
+
+
+def when(runs: DataFrame) -> str:
+    """Return which values of the metrics the frame holds; nothing of the last ones."""
+    at = runs.attrs.get("at", "last")
+    texts = {"last": "", "best": "at the best step on validation"}
+    return texts.get(at, f"at step {at}")
+
+
+def distinct(values: Iterable[Any]) -> list[str]:
+    """Return the texts of values, each once, numbers in order and before words."""
+    return sorted({cell(value) for value in values}, key=rank)
+
+
+def numeric(texts: Iterable[str]) -> bool:
+    """Return whether all values are numbers."""
+    return all(is_number(text) for text in texts)
+
+
+def groups(runs: DataFrame, names: Sequence[str]) -> dict[tuple[str, ...], DataFrame]:
+    """Return the runs by their values of keys, numbers in order and before words."""
+    if not names:
+        return {(): runs}
+    groups = runs.groupby([runs[name].map(cell) for name in names], sort=False)
+    return dict(sorted(groups, key=lambda item: [rank(text) for text in item[0]]))
+
+
+def rank(text: str) -> tuple[int, float, str]:
+    """Return a key to sort values by: numbers by size, then words."""
+    return (0, float(text), text) if is_number(text) else (1, 0.0, text)
+
+
+# --- what to say ----------------------------------------------------------------------
+
+LEFT_OUT = "runs without a value are left out: {}"
+EVALUATING = "runs that only evaluate are left out, give them alone to see them: {}"
+MIXED = (
+    "means are over runs that differ in more than the seed: {}; make these rows or"
+    " columns, or give fewer runs"
+)
+TWICE = "the same seed counts more than once: {}"
+PARTIAL = "runs that did not finish count with what they have: {}"
+
+
+def offer(runs: DataFrame) -> str:
+    """Return the keys that differ, with their values, and the metrics there are."""
+    lines = ["keys that differ:"]
+    for name in _differing(runs):
+        values = distinct(runs[name])
+        if max(map(len, values)) <= LONGEST:
+            more = ", ..." if len(values) > MOST else ""
+            lines.append(f"  {name}: {', '.join(values[:MOST])}{more}")
+    return "\n".join([*lines, "metrics:", f"  {'  '.join(metrics(runs))}"])
+
+
+def with_values(runs: DataFrame, valued: Series) -> DataFrame:
+    """Return the runs that have a value; warn of the others, which are left out.
+
+    Args:
+        runs: of `load`.
+        valued: of each run, whether it has one.
+    """
+    _warn(LEFT_OUT, _ends(runs[~valued]))
+    return trainings(runs[valued])
+
+
+def trainings(runs: DataFrame) -> DataFrame:
+    """Leave out runs that evaluate beside those that train; warn of them.
+
+    They measure a network again, so they would count as another seed of it.
+    """
+    fits = runs["mode"].isna() | (runs["mode"] == "fit") if "mode" in runs else []
+    if not len(fits) or fits.all() or not fits.any():
+        return runs
+    _warn(EVALUATING, list(runs[~fits]["run"]))
+    return runs[fits]
+
+
+def warn_of_cells(cells: Iterable[DataFrame], names: Sequence[str]) -> None:
+    """Warn where a mean is not one over seeds, each once, of whole runs.
+
+    Args:
+        cells: the runs that each mean is over.
+        names: metrics of the means.
+    """
+    mixed, twice, partial, empty = set(), set(), [], []
+    for group in cells:
+        differ = [name for name in _differing(group) if name != SEED]
+        mixed.update(differ)
+        seeds = list(map(cell, group.get(SEED, [None] * len(group))))
+        if not differ:
+            twice.update(seed for seed in seeds if seeds.count(seed) > 1)
+        valued = group[list(names)].notna().any(axis=1)
+        partial += _ends(group[valued & (group["status"] != "finished")])
+        empty += _ends(group[~valued])
+    _warn(MIXED, sorted(mixed))
+    _warn(TWICE, sorted(twice, key=rank))
+    _warn(PARTIAL, partial)
+    _warn(LEFT_OUT, empty)
+
+
+def _warn(sentence: str, names: Sequence[str]) -> None:
+    """Warn of names, if there are any, in a sentence that has {} for them."""
+    if names:
+        more = f" and {len(names) - MOST} others" * (len(names) > MOST)
+        warnings.warn(sentence.format(", ".join(names[:MOST]) + more), stacklevel=4)
+
+
+def _ends(runs: DataFrame) -> list[str]:
+    """Return the runs, each with how it ended: "a (diverged)"."""
+    return list(runs["run"] + " (" + runs["status"] + ")")
+
+
+def require_runs(runs: DataFrame) -> None:
+    """Refuse a frame without runs."""
+    if not len(runs):
+        raise ConfigError(
+            "no run was found; give run folders, <log.folder>/runs/<experiment>/<run>,"
+            " or a folder that holds some"
+        )
+
+
+def require_metrics(names: Iterable[str], runs: DataFrame) -> None:
+    """Refuse metrics that no run has; those there are are offered."""
+    known = metrics(runs)
+    for name in names:
+        if not known:
+            raise ConfigError(_why_none(runs))
+        if name not in known:
+            raise ConfigError(
+                f"{name} is no metric of these runs{nearest(name, known)}"
+                f" (there are: {', '.join(known)})"
+            )
+
+
+def require_keys(names: Iterable[str], runs: DataFrame) -> None:
+    """Refuse keys that no run has; those that differ are offered."""
+    known = keys(runs)
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"{name} is no key of these runs{nearest(name, known)}"
+                f" (that differ: {', '.join(_differing(runs)) or 'none'})"
+            )

@@ -1,0 +1,119 @@
+"""Figures of a run for a paper: embedded fonts, colour-blind safe, reproducible."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stable_ssl.loggers.names import describe, is_accuracy, order
+from stable_ssl.tools.runs import Run, read_run
+from stable_ssl.tools.style import COLOURS, GREY, SPARSE, panels, save, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH = 6.75  # inches: the text of a page; half of it for one panel
+HEIGHT = 2.5  # inches
+DIAMONDS = {
+    **{"marker": "D", "markersize": 4, "markerfacecolor": "white"},
+    **{"linestyle": "none", "zorder": 3, "clip_on": False},
+}
+
+
+def learning_curves(
+    run_dir: str | Path, folder: str | Path | None = None
+) -> list[Path]:
+    """Draw training loss and accuracies against the epoch; panels with data alone.
+
+    Lines are the train and val splits, open diamonds the test split. Equal runs give
+    equal files.
+
+    Args:
+        run_dir: run folder.
+        folder: where learning_curves.pdf and .png go; None is `figures` of the run.
+
+    Returns:
+        The paths of the two files; none where the run has neither loss nor accuracy.
+
+    Raises:
+        ValueError: no run folder.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    run = read_run(run_dir)
+    losses = [name for name in ("train/loss", "val/loss") if _points(run, name)]
+    parts = [(_draw_loss, losses), (_draw_accuracy, _accuracies(run))]
+    parts = [(draw, names) for draw, names in parts if names]
+    if not parts:
+        return []
+    folder = Path(run_dir) / "figures" if folder is None else Path(folder)
+    with styled():
+        figure, row = panels(WIDTH * len(parts) / 2, HEIGHT, len(parts))
+        row[0].set_title(_title(run), loc="left")
+        for axes, (draw, names) in zip(row, parts, strict=True):
+            draw(axes, run, names)
+            axes.set_xlabel("epoch")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            axes.margins(x=0.02)
+    return save(figure, folder / "learning_curves")
+
+
+def _draw_loss(axes: Axes, run: Run, names: Sequence[str]) -> None:
+    """Draw the losses of train and val."""
+    for name, colour in zip(names, (GREY, COLOURS[0]), strict=False):
+        _draw_line(axes, _points(run, name), colour, name.partition("/")[0])
+    axes.set_ylabel("training loss" if names == ["train/loss"] else "loss")
+    if len(names) > 1:
+        axes.legend()
+
+
+def _draw_accuracy(axes: Axes, run: Run, names: Sequence[str]) -> None:
+    """Draw each accuracy of val as a line and of test as diamonds."""
+    colours = COLOURS * len(names)
+    for name, colour in zip(names, colours, strict=False):
+        label = describe(f"val/{name}", run)
+        val, test = (
+            [(x, 100 * y) for x, y in _points(run, f"{split}/{name}")]
+            for split in ("val", "test")
+        )
+        if val:
+            _draw_line(axes, val, colour, f"{label}, val")
+        if test:
+            look = {"color": colour, "label": f"{label}, test"} | DIAMONDS
+            axes.plot(*zip(*test, strict=True), **look)
+    axes.set_ylabel("top-1 accuracy (%)")
+    axes.legend(loc="best")
+
+
+def _draw_line(
+    axes: Axes, points: Sequence[tuple[float, float]], colour: str, label: str
+) -> None:
+    marker = "o" if len(points) <= SPARSE else None
+    axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=marker)
+
+
+def _points(run: Run, name: str) -> list[tuple[float, float]]:
+    """Return (epoch, value) of the rows that hold a metric."""
+    return [(row["epoch"], row[name]) for row in run.rows if {name, "epoch"} <= {*row}]
+
+
+def _accuracies(run: Run) -> list[str]:
+    """Return the top-1 accuracies of val, or of test where val has none."""
+    for split in ("val", "test"):
+        metrics = dict.fromkeys(n for row in run.rows for n in row if is_accuracy(n))
+        names = [n.partition("/")[2] for n in metrics if n.startswith(f"{split}/")]
+        names = [n for n in names if not re.search(r"^few|acc(?!1?$)\d*$", n)]
+        if names:
+            return sorted(names, key=order)
+    return []
+
+
+def _title(run: Run) -> str:
+    """Return method, data and seed, as far as the configuration names them."""
+    facts = [run.get("model.name"), run.get("data.train.dataset.name")]
+    if (seed := run.get("hardware.seed")) is not None:
+        facts.append(f"seed {seed}")
+    return ", ".join(str(fact) for fact in facts if fact)

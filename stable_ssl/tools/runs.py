@@ -1,0 +1,255 @@
+"""Run folders as data: rows of one run, frames of many."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from stable_ssl.loggers.jsonl import read_rows
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FILES = ("config.yaml", "metrics.jsonl")  # a folder that holds both is a run
+MANY = 50  # runs whose reading shows a bar
+At = int | Literal["last", "best"]  # which value of a metric counts
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, read once.
+
+    Args:
+        folder: `<log.folder>/runs/<experiment>/<run>`.
+        config: nested, resolved.
+        overrides: as given on the command line: "optim.lr=0.3".
+        status: running, finished, preempted, diverged, failed or unknown.
+        reason: of the status; may be empty.
+        rows: of metrics.jsonl, in order.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    overrides: list[str]
+    status: str
+    reason: str
+    rows: list[dict[str, Any]]
+
+    def values(self, at: At = "last") -> dict[str, Any]:
+        """Return a value of everything the rows hold after the first step.
+
+        Args:
+            at: the last one; the last up to a step, where the run came so far; or the
+                last up to the step where `log.monitor` was best, if there is one.
+        """
+        rows = self.trained
+        if at == "best":
+            monitor, worst = self.get("log.monitor"), math.inf
+            sign = -1 if self.get("log.monitor_mode", "max") == "max" else 1
+            for row in rows:
+                if sign * row.get(monitor, math.nan) < worst:
+                    worst, at = sign * row[monitor], row["step"]
+        if at != "last":
+            reached = rows and at != "best" and rows[-1]["step"] >= at
+            rows = [row for row in rows if row["step"] <= at] if reached else []
+        return last_values(rows)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of a dotted key, `default` where it is absent or null."""
+        value = self.config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return default if value is None else value
+
+    @cached_property
+    def flat(self) -> dict[str, Any]:
+        """The config with dotted keys; lists stay lists."""
+        return flat(self.config)
+
+    @cached_property
+    def untrained(self) -> list[dict[str, Any]]:
+        """The rows of a training run before its first step."""
+        return [row for row in self.rows if row["step"] == 0 and self.fits]
+
+    @cached_property
+    def trained(self) -> list[dict[str, Any]]:
+        """The rows after the first step; all rows of a run that only evaluates."""
+        return [row for row in self.rows if row["step"] > 0 or not self.fits]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the run trains."""
+        return self.get("mode", "fit") == "fit"
+
+
+def read_run(run_dir: str | Path) -> Run:
+    """Return a run folder's configuration, status and rows.
+
+    Raises:
+        ValueError: no run folder, or a file of it cannot be read; says which.
+    """
+    folder = Path(run_dir)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} is no run folder: it lacks {' and '.join(missing)}")
+    config = _read_yaml(folder / "config.yaml")
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder}/config.yaml holds no keys")
+    overrides = _read_yaml(folder / "overrides.yaml") or []
+    if not isinstance(overrides, list):
+        raise ValueError(f"{folder}/overrides.yaml holds no list")
+    status, reason = _read_status(folder / "status.json")
+    return Run(folder, config, overrides, status, reason, read_rows(folder))
+
+
+def load(*roots: str | Path, at: At = "last") -> tuple[DataFrame, DataFrame]:
+    """Read runs into two frames that share the column `run`.
+
+    Args:
+        roots: run folders, or folders that hold some at any depth; links below them
+            are not followed.
+        at: which value of a metric counts: the `last`; that at a step; or `best`, that
+            at the step where `log.monitor` was best, of which there is none in a run
+            without a monitor. At a step is the last value up to it, provided that the
+            run came so far.
+
+    Returns:
+        runs: one row a run: run (the end of its path that tells it apart), folder,
+            status, reason, the config by dotted keys, and a value of each metric
+            (`<split>/<name>`), step and epoch, after the first step (accuracies as
+            fractions; nan where there is none).
+        curves: the rows of all runs, step 0 included: run, step, epoch, time in unix
+            seconds, and the metrics.
+
+    A folder that is no whole run is named in a warning and left out.
+
+    Raises:
+        ValueError: `at` is none of these.
+    """
+    import pandas as pd
+
+    if at not in ("last", "best") and not isinstance(at, int):
+        raise ValueError(f"at={at}; give last, best or a step such as 1000")
+
+    folders, table, rows = [], [], []
+    for run in read_runs(*roots):
+        if not run.rows:
+            yet = " yet" * (run.status == "running")
+            warnings.warn(f"skipped {run.folder}: no rows in it{yet}", stacklevel=2)
+            continue
+        facts = {"folder": str(run.folder), "status": run.status, "reason": run.reason}
+        folders.append(run.folder)
+        table.append({"run": ""} | facts | run.flat | run.values(at) | facts)
+        rows.append(pd.DataFrame.from_records(run.rows))
+    if not folders:
+        return pd.DataFrame(), pd.DataFrame()
+    names = distinct_names(folders)
+    runs = pd.DataFrame(table, dtype=object).assign(run=names)
+    whole = [name for name in runs if "/" in name or runs[name].notna().all()]
+    runs = runs.astype(runs[whole].infer_objects().dtypes)  # 5 beside null stays 5
+    runs.attrs["at"] = at
+    curves = pd.concat(rows, keys=names, names=["run"])
+    return runs, curves.reset_index("run").reset_index(drop=True)
+
+
+def read_runs(*roots: str | Path) -> Iterator[Run]:
+    """Yield each run at or below `roots` once; warn of folders that are none.
+
+    Many take a progress bar where the standard error is a terminal.
+    """
+    folders = [folder for root in roots for folder in _run_folders(Path(root))]
+    folders = list({folder.resolve(): folder for folder in folders}.values())
+    yield from read_folders(_progress(folders) if len(folders) >= MANY else folders)
+
+
+def read_folders(folders: Iterable[str | Path]) -> Iterator[Run]:
+    """Yield the run of each folder; warn of those that are none."""
+    for folder in folders:
+        try:
+            yield read_run(folder)
+        except (ValueError, OSError) as error:
+            warnings.warn(f"skipped: {error}", stacklevel=4)
+
+
+def _progress(folders: Sequence[Path]) -> Iterable[Path]:
+    """Show how many of the folders are read, on a terminal alone."""
+    if not sys.stderr.isatty():
+        return folders
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(folders, "reading runs", console=console, transient=True)
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of the folders' paths that tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    depth = 1
+    while len({path[-depth:] for path in parts}) < len(set(parts)):
+        depth += 1
+    return ["/".join(path[-depth:]) for path in parts]
+
+
+def last_values(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the last value of everything that the rows hold."""
+    return {name: value for row in rows for name, value in row.items()}
+
+
+def _run_folders(folder: Path, root: bool = True) -> list[Path]:
+    """Return the run folders at or below a folder; warn of folders without any."""
+    if any((folder / name).exists() for name in FILES):
+        return [folder]
+    try:
+        below = sorted(
+            child
+            for child in folder.iterdir()
+            if child.is_dir() and not child.is_symlink() and child.name[0] != "."
+        )
+    except OSError as error:
+        warnings.warn(f"skipped {folder}: {error.strerror}", stacklevel=4)
+        return []
+    runs_of = {child: _run_folders(child, root=False) for child in below}
+    runs = [run for inside in runs_of.values() for run in inside]
+    empty = [child for child in below if not runs_of[child]] if runs else [folder]
+    for path in empty if runs or root else ():  # name the topmost one alone
+        warnings.warn(f"skipped {path}: no {' and '.join(FILES)} in it", stacklevel=4)
+    return runs
+
+
+def _read_yaml(path: Path) -> Any:
+    """Return what a YAML file holds, None where there is no file."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C: ten times as fast
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), loader)
+    except FileNotFoundError:
+        return None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML") from error
+
+
+def _read_status(path: Path) -> tuple[str, str]:
+    """Return status and reason; unknown where the file cannot be read."""
+    try:
+        status = json.loads(path.read_text(encoding="utf-8"))
+        return str(status["status"]), str(status.get("reason", ""))
+    except (OSError, ValueError, TypeError, KeyError):
+        return "unknown", ""
+
+
+def flat(config: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """Return nested mappings as one with dotted keys; lists stay lists."""
+    dotted: dict[str, Any] = {}
+    for key, value in config.items():
+        nested = isinstance(value, Mapping) and value
+        dotted |= flat(value, f"{at}{key}.") if nested else {f"{at}{key}": value}
+    return dotted

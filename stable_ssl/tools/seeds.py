@@ -1,0 +1,90 @@
+"""Seeds as a sample: mean, spread, and what cannot be told from the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stable_ssl.loggers.names import is_accuracy
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+INTERVALS = {"std": "standard deviation", "ci95": "95 % interval of the mean"}
+LEVEL = 0.05  # of the test that tells two samples apart
+ROUNDING = 1e-12  # of a mean: differences that are none
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The values of one metric over seeds, nan left out.
+
+    Args:
+        values: at least one.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def n(self) -> int:
+        """How many values there are."""
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        """Their mean."""
+        return math.fsum(self.values) / self.n
+
+    @property
+    def std(self) -> float:
+        """Their standard deviation with n - 1; nan of one value."""
+        if self.n < 2:
+            return math.nan
+        squares = math.fsum((value - self.mean) ** 2 for value in self.values)
+        return math.sqrt(squares / (self.n - 1))
+
+    @property
+    def ci95(self) -> float:
+        """Half the width of Student's 95 % interval of the mean; nan of one value."""
+        if self.n < 2:
+            return math.nan
+        from scipy.stats import t
+
+        return float(t.ppf(0.975, self.n - 1)) * self.std / math.sqrt(self.n)
+
+    def spread(self, interval: str) -> float:
+        """Return `std` or `ci95`."""
+        return {"std": self.std, "ci95": self.ci95}[interval]
+
+
+def sample_of(runs: DataFrame, metric: str) -> Sample | None:
+    """Return the values of a metric of runs, accuracies in per cent."""
+    scale = 100 if is_accuracy(metric) else 1
+    return sample([scale * value for value in runs[metric]])
+
+
+def sample(values: Sequence[float]) -> Sample | None:
+    """Return the numbers among values as a sample; None where there is none."""
+    numbers = tuple(float(v) for v in values if v is not None and math.isfinite(v))
+    return Sample(numbers) if numbers else None
+
+
+def told_apart(a: Sample, b: Sample) -> bool:
+    """Return whether two samples differ in their means, by Welch's t-test at 5 %.
+
+    Two-sided, without a correction for many comparisons. A sample of one value has no
+    spread to judge by, so it is told from any other mean.
+
+    Source: Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28
+    """
+    size = max(abs(a.mean), abs(b.mean))
+    if min(a.n, b.n) < 2 or max(a.std, b.std) <= ROUNDING * size:
+        return abs(a.mean - b.mean) > ROUNDING * size
+    from scipy.stats import ttest_ind_from_stats
+
+    p = ttest_ind_from_stats(
+        a.mean, a.std, a.n, b.mean, b.std, b.n, equal_var=False
+    ).pvalue
+    return bool(p < LEVEL)

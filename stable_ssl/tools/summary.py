@@ -1,0 +1,171 @@
+"""The tables that end a run and a sweep."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from stable_ssl.loggers.names import as_text, describe, is_accuracy, order, probed
+from stable_ssl.loggers.table import Table
+from stable_ssl.tools import learning
+from stable_ssl.tools.keys import cell, differing
+from stable_ssl.tools.runs import (
+    Run,
+    distinct_names,
+    last_values,
+    read_folders,
+    read_run,
+)
+
+LONGEST = 24  # characters of a value that nobody asked to see
+
+
+def end_of_run(run: Any) -> None:
+    """Show the closing table of a run, and draw its learning curves.
+
+    Args:
+        run: a trainer that has trained.
+    """
+    run.records.console.stop()
+    run.records.console.table(summary(run.run_dir))
+    paths = learning.learning_curves(run.run_dir)
+    run.say(f"figures: {', '.join(str(path) for path in paths)}")
+
+
+def summary(run_dir: str | Path) -> Table:
+    """Return what a run learned: its test accuracies, or val's where test has none.
+
+    The last row that holds a metric counts, never the best one. Top-5 accuracies are
+    shown from 100 classes on; all metrics are in metrics.jsonl.
+
+    Raises:
+        ValueError: no run folder.
+    """
+    run = read_run(run_dir)
+    split = next(
+        split
+        for rows, split in (
+            (run.trained, "test"),
+            (run.trained, "val"),
+            (run.untrained, "test"),
+            ([{"val/": 0}], "val"),
+        )
+        if any(name.startswith(f"{split}/") for row in rows for name in row)
+    )
+    before, after = last_values(run.untrained), run.values()
+    names = [n for n in before | after if n.startswith(f"{split}/") and _shown(n, run)]
+    rows = [
+        (
+            describe(name, run),
+            as_text(name, before.get(name)),
+            as_text(name, after.get(name)),
+        )
+        for name in sorted(names, key=order)
+    ]
+    title = "/".join(run.folder.resolve().parts[-2:])
+    return Table(
+        f"{title}: {_data(split, run)}\n{_protocol(names, run)}",
+        ("", _start(run), "trained"),
+        rows,
+        notes=() if rows else ("no val or test metrics in this run",),
+    )
+
+
+def overview(run_dirs: Iterable[str | Path]) -> Table:
+    """Return one row a run: name, status, the keys that differ, the last metrics.
+
+    Where the table is too wide, keys that no command line gave go first, then metrics
+    but the first. A folder that is no run is named in a warning and left out.
+
+    Args:
+        run_dirs: run folders.
+    """
+    runs = list(read_folders(run_dirs))
+    given, derived = _differing(runs)
+    values = [run.values() for run in runs]
+    metrics = _watched(runs, values)
+    names = distinct_names([run.folder for run in runs])
+    rows = [
+        (
+            name,
+            run.status,
+            *(cell(run.flat.get(key)) for key in given),
+            *(as_text(metric, last.get(metric)) for metric in metrics),
+            *(cell(run.flat.get(key)) for key in derived),
+        )
+        for name, run, last in zip(names, runs, values, strict=True)
+    ]
+    return Table(
+        f"{len(runs)} run{'s' * (len(runs) != 1)}, last values",
+        ("run", "status", *given, *metrics, *derived),
+        rows,
+        spare=(*given, *metrics[1:], *derived),
+    )
+
+
+def _protocol(names: Sequence[str], run: Run) -> str:
+    """Return what was measured on what, in which epoch, with which seed."""
+    own = any(re.search(r"/acc\d*$", name) for name in names) and not probed(run)
+    facts = []
+    if any(is_accuracy(name) for name in names):
+        facts.append("top-1 accuracy" + " on frozen features" * (not own))
+    rows = [row for row in run.rows if any(name in row for name in names)]
+    if rows:
+        facts.append(_when(rows[-1], run))
+    if run.get("hardware.seed") is not None:
+        facts.append(f"seed {run.get('hardware.seed')}")
+    return ", ".join(facts)
+
+
+def _data(split: str, run: Run) -> str:
+    """Return "digits, test split", or the subset where it is called otherwise."""
+    name = run.get(f"data.{split}.dataset.name") or run.get("data.train.dataset.name")
+    subset = run.get(f"data.{split}.dataset.subset", split)
+    what = f"{split} split" if subset == split else f"{split} split (subset {subset})"
+    return f"{name}, {what}" if name else what
+
+
+def _when(row: dict[str, Any], run: Run) -> str:
+    """Return where in training a row was written."""
+    step, epoch = row["step"], row.get("epoch", math.nan)
+    steps, epochs = run.get("optim.steps"), run.get("optim.epochs")
+    now, end, unit = (step, steps, "step") if steps else (epoch, epochs, "epoch")
+    if not run.fits or end is None:
+        return f"epoch {epoch:g}"
+    return f"epoch {epoch:g} (last)" if now >= end else f"{unit} {now:g} of {end:g}"
+
+
+def _start(run: Run) -> str:
+    """Return what the weights are before the first step."""
+    if run.fits and run.get("log.load_from"):
+        return "loaded"
+    return "pretrained" if run.get("model.backbone.pretrained") else "untrained"
+
+
+def _shown(metric: str, run: Run) -> bool:
+    return not metric.endswith("acc5") or run.get("data.num_classes", 0) >= 100
+
+
+def _differing(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
+    """Return the keys that differ: those a command line gave, and short others."""
+    overrides = [str(override) for run in runs for override in run.overrides]
+    by_hand = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    given, derived = [], []
+    for key in differing([run.flat for run in runs]):
+        if key in by_hand:
+            given.append(key)
+        elif max(len(cell(run.flat.get(key))) for run in runs) <= LONGEST:
+            derived.append(key)
+    return given, derived
+
+
+def _watched(runs: Sequence[Run], values: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the metrics of a sweep's columns: the monitored, then val, then test."""
+    known = {name for last in values for name in last}
+    wanted = [run.get("log.monitor") for run in runs] + ["val/knn_acc1", "val/acc1"]
+    tested = [n for n in known if n.startswith("test/") and n.endswith("acc1")]
+    wanted += sorted(tested, key=order)
+    return [name for name in dict.fromkeys(wanted) if name in known]

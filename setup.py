@@ -34,6 +34,7 @@ setup(
     install_requires=[
         "torch>=2.5",
         "torchvision",
+        "timm>=1.0",
         "hydra-core>=1.3,<1.4",  # composition goes through its internals
         "omegaconf>=2.3",
         "submitit",
@@ -45,14 +46,13 @@ setup(
         "scikit-learn",
     ],
     extras_require={
-        "timm": ["timm"],
         "export": ["safetensors"],
         "tensorboard": ["tensorboard"],
         "torchmetrics": ["torchmetrics"],
         "optuna": ["hydra-optuna-sweeper"],
         "peers": ["kornia", "albumentations"],
         "test": TEST,
-        "dev": [*TEST, "pre-commit", "timm"],
+        "dev": [*TEST, "pre-commit"],
     },
     entry_points={"console_scripts": ["stable-ssl=stable_ssl.commands:main"]},
 )

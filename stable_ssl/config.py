@@ -148,7 +148,8 @@ class Optim:
     steps_per_epoch: int | None = key(None, low=1)  # null: the whole train data
     groups: list[Any] = field(default_factory=list)  # {pattern, lr, weight_decay, ...}
     layer_decay: float | None = key(None, above=0, high=1)  # lr's factor a layer down
-    scheduler: Schedule = node(Schedule)
+    # a `Schedule`, a torch.optim.lr_scheduler name, {_target_: ...}; null: constant
+    scheduler: Any = field(default_factory=lambda: dataclasses.asdict(Schedule()))
 
 
 @dataclass
@@ -452,11 +453,15 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
     if model is not None:
         with open_dict(schema):
             schema.model = OmegaConf.structured(model)
-    _check_keys(given, Config, model)
+    with errors_in_words(), open_dict(schema):
+        own = not is_foreign(OmegaConf.select(given, "optim.scheduler"))
+        schema.optim.scheduler = OmegaConf.structured(Schedule) if own else {}
+    _check_keys(given, Config, model, Schedule if own else None)
     OmegaConf.set_struct(schema, False)
     with errors_in_words():
         full = OmegaConf.merge(schema, given)
         _check_mappings(full)
+        _check_schedule_kind(full.optim.scheduler)
     _check_limits(full, full, "")
     _check_together(full)
     return full
@@ -480,7 +485,22 @@ def _check_own(name: str, value: Any) -> None:
         )
 
 
-def _check_keys(given: DictConfig, cls: type, model: type | None, at: str = "") -> None:
+def is_foreign(scheduler: Any) -> bool:
+    """Return whether a node `optim.scheduler` names torch's or another schedule."""
+    if not isinstance(scheduler, (Mapping, DictConfig)):
+        return False
+    return "_target_" in scheduler or str(scheduler.get("name")).endswith(
+        ("LR", "Restarts", "Plateau")  # as all of torch.optim.lr_scheduler
+    )
+
+
+def _check_keys(
+    given: DictConfig,
+    cls: type,
+    model: type | None,
+    schedule: type | None,
+    at: str = "",
+) -> None:
     """Refuse keys that neither the dataclass nor the method's dataclass knows."""
     types = {f.name: _nested(f.type) for f in dataclasses.fields(cls)}
     for name in given:
@@ -493,11 +513,11 @@ def _check_keys(given: DictConfig, cls: type, model: type | None, at: str = "") 
                 f"{nearest(str(name), list(types))}"
                 f" ({at.rstrip('.')} knows {', '.join(types)})"
             )
-        child = model if path == "model" else types[name]
+        child = {"model": model, "optim.scheduler": schedule}.get(path, types[name])
         value = given._get_node(name)
         if child is not None and isinstance(value, DictConfig) and not value._is_none():
             if not value._is_interpolation():
-                _check_keys(value, child, None, f"{path}.")
+                _check_keys(value, child, None, schedule, f"{path}.")
 
 
 def _nested(annotation: str | type) -> type | None:
@@ -517,6 +537,13 @@ def _check_mappings(full: DictConfig) -> None:
         value = OmegaConf.select(full, path)
         if value is not None and not isinstance(value, DictConfig):
             raise ConfigError(f"{path}={value} is no mapping; write {path}={like}")
+
+
+def _check_schedule_kind(scheduler: Any) -> None:
+    if scheduler is not None and not isinstance(scheduler, DictConfig):
+        raise ConfigError(
+            f"optim.scheduler={scheduler}: write optim.scheduler.name={scheduler}"
+        )
 
 
 def _check_limits(full: DictConfig, group: DictConfig, at: str) -> None:
@@ -578,6 +605,8 @@ def _check_together(full: DictConfig) -> None:
 def _check_scheduler(scheduler: DictConfig) -> None:
     """Refuse keys that the chosen schedule would not read; null reads none."""
     default = OmegaConf.structured(Schedule)
+    if scheduler is None or is_foreign(scheduler):
+        return
     for f in dataclasses.fields(Schedule):
         readers = f.metadata.get("of")
         if readers is None or scheduler.name in (None, *readers):

@@ -59,14 +59,15 @@ from stable_ssl.evaluation.monitor import Patience, check_monitor
 from stable_ssl.evaluation.online import Online
 from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.loggers.environment import environment
+from stable_ssl.loggers.means import Reduce
 from stable_ssl.loggers.records import Records
 from stable_ssl.loggers.run_folder import mark_failed, open_folder, reserve, run_path
 from stable_ssl.loggers.trackers import check_installed
+from stable_ssl.models.ema import EMA
 from stable_ssl.models.norm import convert_sync_batchnorm
 from stable_ssl.optim import (
-    Scheduler,
     build_optimizer,
-    build_schedule,
+    build_scheduler,
     count_steps,
 )
 from stable_ssl.optim.step import (
@@ -160,6 +161,7 @@ class BaseTrainer(nn.Module):
         self.stopped: str | None = None  # why the training ended before its last step
         self._stop_asked: str | None = None  # by this rank
         self.validated = -1  # the step of the last validation
+        self.features: Any = None  # that the loss handed over
         self.rows = 0  # of the training, written by this launch
         self.rates: list[float] = []  # of the optimizers, at this step
         self.rng_at_epoch: Any = None  # the global generators at its start
@@ -184,7 +186,11 @@ class BaseTrainer(nn.Module):
         raise NotImplementedError
 
     def compute_loss(self) -> Tensor | dict[str, Tensor]:
-        """Return the loss of `self.data`: a scalar, or a dict of `loss` and others."""
+        """Return the loss of `self.data`: a scalar, or a dict of `loss` and others.
+
+        The features under `features`, (N, D) or a list of such, one a view, are what
+        the online probe learns from; all others are scalars, and logged.
+        """
         raise NotImplementedError
 
     def encode(self, x: Tensor) -> Tensor:
@@ -193,8 +199,14 @@ class BaseTrainer(nn.Module):
 
     def predict(self, x: Tensor) -> Tensor:
         """Return the logits that metrics compare with `self.data[1]`, see `Scores`."""
-        probe = self.online.probe
-        return self(x) if probe is None else probe(self.encode(x))
+        if (probe := self.online.probe) is not None:
+            return probe(self.encoded(x))
+        features = type(self).encode is BaseTrainer.encode  # `forward` makes them
+        return self.encoded(x) if features else self(x)
+
+    def encoded(self, x: Tensor) -> Tensor:
+        """Return `encode(x)`, made once for a view of an evaluation, whoever asks."""
+        return self.encode(x) if self.online is None else self.online.encode(x)
 
     def before_train_epoch(self) -> None:
         """Run before an epoch."""
@@ -554,14 +566,14 @@ class BaseTrainer(nn.Module):
     def initialize_scheduler(self) -> None:
         """Build `self.schedulers`: each has torch's protocol and moves every step."""
         for name, optimizer in self.optimizers.items():
-            schedule = build_schedule(
+            scheduler = build_scheduler(
                 self.config.optim.scheduler,
-                optimizer.defaults["lr"],
+                optimizer,
                 self.steps_per_epoch,
                 self.total_steps,
             )
-            if schedule is not None:
-                self.schedulers[name] = Scheduler(optimizer, schedule)
+            if scheduler is not None:
+                self.schedulers[name] = scheduler
 
     def _build_stepper(self) -> None:
         parameters = [p for p in self.parameters() if p.requires_grad]
@@ -594,7 +606,7 @@ class BaseTrainer(nn.Module):
         self.schedulers[MAIN] = scheduler
 
     def initialize_evaluation(self) -> None:
-        """Watch the calls of `encode`; build the online probe."""
+        """Build the online probe, and what else is measured on features."""
         offline = self.settings.eval.offline
         if self.config.mode == "fit" and offline and not offline.in_fit:
             self.settings.eval.offline = None
@@ -602,11 +614,9 @@ class BaseTrainer(nn.Module):
             self.settings.eval = replace(
                 self.settings.eval, knn=None, few_labels=[], offline=None
             )
-        own = type(self).encode is not BaseTrainer.encode
-        name = "encode" if own else "forward"  # which encode is, unless overridden
         self.online = Online(
             self,
-            getattr(self, name),
+            self.encode,
             self.autocast,
             self.settings.eval,
             self.loaders,
@@ -615,8 +625,6 @@ class BaseTrainer(nn.Module):
             self.say,
             self._limit,
         )
-        if self.online.active:
-            setattr(self, name, self.online.encode)
         probed = self.online.probe is not None
         self._task = "multiclass" if probed else self.task
         self._classifies = bool(self.num_classes and (probed or self.predicts))
@@ -709,6 +717,8 @@ class BaseTrainer(nn.Module):
                 " length promised; correct the length of the dataset or loader"
             )
         self.after_train_epoch()
+        if begin == 0:
+            self._name_forgotten_teachers()
         self.epoch += 1
         last = self.step == self.total_steps or bool(self.stopped)
         evaluation, save = self.settings.eval, self.settings.checkpoint
@@ -724,6 +734,17 @@ class BaseTrainer(nn.Module):
             self._draw(seen=self.validated != before)
         if last or (save.every_n_epochs and self.epoch % save.every_n_epochs == 0):
             self.save_checkpoint()
+
+    def _name_forgotten_teachers(self) -> None:
+        """Say which moving averages nobody updated in a whole epoch."""
+        for name, module in self.named_modules():
+            if isinstance(module, EMA) and not module.updated:
+                module.updated = True  # said once
+                self.say(
+                    f"{name} is a moving average that nobody updated in an epoch; call"
+                    f" self.{name}.update(student, self.step, self.total_steps) in"
+                    " after_train_step"
+                )
 
     def _draw(self, seen: bool) -> None:
         """Draw pictures, of images that a validation kept just now if one was seen."""
@@ -756,7 +777,7 @@ class BaseTrainer(nn.Module):
                 )  # batch norms' statistics are rank 0's
             self.before_train_step()
             self.rates = [o.param_groups[0]["lr"] for o in self.optimizers.values()]
-        self.online.forget()
+        self.features = None
         self.train_step(self.data)
         self.data = batch  # what probe and pictures see
         if self.last_micro_batch:
@@ -781,7 +802,10 @@ class BaseTrainer(nn.Module):
         with self.autocast():
             loss = self._compute_loss()
         if isinstance(loss, dict):
-            self.log({f"train/{k}": v for k, v in loss.items() if k != "loss"})
+            if self.features is None:
+                self.features = loss.get("features")
+            own = {k: v for k, v in loss.items() if k not in ("loss", "features")}
+            self.log({f"train/{k}": v for k, v in own.items()})
             loss = loss.get("loss", "a dict without 'loss'")
         if not isinstance(loss, Tensor) or loss.ndim:
             kind = loss if isinstance(loss, str) else type(loss).__name__
@@ -829,7 +853,7 @@ class BaseTrainer(nn.Module):
         log, step = self.settings, self.step
         save, evaluation = log.checkpoint, log.eval
         if self.online.probe is not None:
-            loss = self.online.fit_probe(self.labelled(self.data))
+            loss = self.online.fit_probe(self.labelled(self.data), self.features)
             self.log({"train/probe_loss": loss})
         minutes, signal = save.every_n_minutes, self.preemption.number
         late = minutes and time.monotonic() - self._saved_at > 60 * minutes
@@ -937,17 +961,30 @@ class BaseTrainer(nn.Module):
 
     # --- records ----------------------------------------------------------------------
 
-    def log(self, values: Mapping[str, Tensor | float]) -> None:
+    def log(
+        self, values: Mapping[str, Tensor | float], reduce: Reduce = "mean"
+    ) -> None:
         """Log scalars by name; a row holds their means, one host synchronisation.
 
         Args:
             values: {"train/loss": loss}: what training logs goes to the next row of
                 every `log.every_n_steps`, what an evaluation's hooks log to its row.
+            reduce: mean (over samples in an evaluation), sum, last, over the ranks too;
+                in an evaluation also a function of the values (N, ...) of the whole
+                split, such as torch.median.
+
+        Raises:
+            ConfigError: no such reduction, or a function in training.
         """
         if self.split is None:
-            self.records.training.add(values)
+            if callable(reduce):
+                raise ConfigError(
+                    f"log({list(values)}, reduce={reduce}) in training; a function is"
+                    " for a whole split, in the hooks of an evaluation"
+                )
+            self.records.training.add(values, reduce=reduce)
         else:
-            self.records.evaluation.add(values, weight=self._weight)
+            self.records.evaluation.add(values, self._weight, reduce)
 
     def say(self, text: str) -> None:
         """Print a line, in console.log too."""

@@ -359,11 +359,6 @@ def probe_losses(run, rows):
     return [row["train/probe_loss"] for row in rows(run.run_dir)]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the probe trains on what `forward` returned for each whole view, all views"
-    " or the first one: the protocol depends on how a loss is spelled",
-)
 def test_the_probe_sees_the_same_features_however_views_are_encoded(tmp_path, rows):
     each = make(Each, tmp_path / "each", PROBED)
     together = make(Together, tmp_path / "together", PROBED)
@@ -375,11 +370,6 @@ def test_the_probe_sees_the_same_features_however_views_are_encoded(tmp_path, ro
     assert probe_losses(together, rows) == pytest.approx(losses, rel=1e-5)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="compute_loss cannot hand features over: each of its entries is logged as a"
-    " scalar, so views encoded in one call are encoded once more for the probe",
-)
 def test_features_that_the_loss_hands_over_are_not_encoded_again(tmp_path, rows):
     each = make(EachHandedOver, tmp_path / "each", PROBED)
     together = make(TogetherHandedOver, tmp_path / "together", PROBED)
@@ -518,11 +508,6 @@ class Median(Double):
         self.log({"val/median": values}, reduce=torch.median)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="log knows no reduction but the mean: on two processes a median is the mean"
-    " of two halves' medians",
-)
 def test_a_median_over_two_processes_is_that_of_the_split(ranks, tmp_path):
     one = trained(Median, tmp_path / "one", DIGITS)["metrics"]["val/median"]
     for rank in ranks(2, trained, Median, str(tmp_path / "two"), DIGITS):
@@ -532,10 +517,6 @@ def test_a_median_over_two_processes_is_that_of_the_split(ranks, tmp_path):
 # --- schedule, teacher, end -----------------------------------------------------------
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="optim.scheduler takes the four names of the library and no _target_",
-)
 def test_a_schedule_of_ones_own_moves_the_rate_at_every_step(tmp_path, rows):
     config = OmegaConf.to_container(make(Tiny, tmp_path).config)
     target = "torch.optim.lr_scheduler.ExponentialLR"
@@ -544,6 +525,41 @@ def test_a_schedule_of_ones_own_moves_the_rate_at_every_step(tmp_path, rows):
     run.run()
     rates = [row["train/lr"] for row in rows(run.run_dir)]
     assert rates == [config["optim"]["lr"] * 0.5**step for step in range(4)]
+
+
+def halving(step, total_steps, power=1):
+    return 0.5 ** (power * step / total_steps)
+
+
+@pytest.mark.parametrize(
+    ("words", "factors"),
+    [
+        ("{name: ExponentialLR, gamma: 0.5}", [1, 0.5, 0.25, 0.125]),
+        ("{name: StepLR, step_size: 2, gamma: 0.1}", [1, 1, 0.1, 0.1]),
+        (f"{{_target_: {__name__}.halving, power: 4}}", [1, 0.5, 0.25, 0.125]),
+    ],
+)
+def test_a_schedule_by_name_or_as_a_function_of_the_step(
+    tmp_path, rows, words, factors
+):
+    run = make(Tiny, tmp_path, f"++optim.scheduler={words}", "optim.lr=0.5")
+    run.run()
+    rates = [row["train/lr"] for row in rows(run.run_dir)]
+    assert rates == pytest.approx([0.5 * factor for factor in factors])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("{name: StepLR}", "step_size"),
+        ("{name: NoSuchLR}", "NoSuchLR"),
+        ("{name: ReduceLROnPlateau}", "waits for a metric"),
+        ("{_target_: my.own}", "my.own"),
+    ],
+)
+def test_a_schedule_that_cannot_be_built_is_refused_in_words(tmp_path, words, said):
+    with pytest.raises(ConfigError, match=said):
+        make(Tiny, tmp_path, f"++optim.scheduler={words}").setup()
 
 
 class Taught(Tiny):
@@ -564,9 +580,6 @@ class Forgotten(Taught):
         pass
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a moving average that nobody updates stays frozen in silence"
-)
 def test_a_moving_average_that_did_not_move_is_named(tmp_path, recwarn):
     said = {}
     for kind in (Taught, Forgotten):

@@ -6,6 +6,7 @@ group, gloo for tensors on the CPU and NCCL for those on GPUs. Every collective 
 no-op for one process; several must call it, all of them and in the same order.
 """
 
+from stable_ssl.distributed.batches import gather_batches
 from stable_ssl.distributed.checksum import first_difference
 from stable_ssl.distributed.gradients import average_gradients
 from stable_ssl.distributed.group import (
@@ -48,6 +49,7 @@ __all__ = [
     "choose_device",
     "first_difference",
     "gather",
+    "gather_batches",
     "gather_uneven",
     "gpu_ids",
     "is_main",

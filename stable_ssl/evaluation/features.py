@@ -12,9 +12,9 @@ from torch import Tensor
 
 from stable_ssl import distributed
 from stable_ssl.data.batch import first_view
+from stable_ssl.distributed import gather_batches
 from stable_ssl.evaluation.collapse import alignment, feature_std, uniformity
 from stable_ssl.evaluation.few_labels import few_label_accuracy, few_label_name
-from stable_ssl.evaluation.gather import gather_batches
 from stable_ssl.evaluation.knn import knn_accuracy
 from stable_ssl.evaluation.linear import (
     Labelled,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stable_ssl import distributed
-from stable_ssl.evaluation.gather import gather_batches
+from stable_ssl.distributed import gather_batches
 
 Metric = Callable[[Tensor, Tensor], Any]  # of predictions and labels of a split
 

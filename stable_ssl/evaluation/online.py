@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -39,9 +39,8 @@ def undisturbed(*modules: nn.Module) -> Iterator[None]:
 class Online:
     """What is measured on the features of `encode` while a model trains.
 
-    Calls of `encode` on whole views are remembered, detached, until the next batch, so
-    that neither probe nor kNN encodes again what the loss or `predict` encoded. During
-    an evaluation a view is encoded once a batch, whoever asks.
+    During an evaluation a view is encoded once a batch, whoever asks: `encode` keeps
+    what it encoded until the next one.
 
     Args:
         model: put in eval mode where features are encoded for their own sake.
@@ -84,7 +83,6 @@ class Online:
         if config.linear is not None and num_classes and loaders:
             self._build_probe(loaders.get("bank", next(iter(loaders.values()))))
         self.collects = self.bank_loader is not None or config.spectrum
-        self.active = self.probe is not None or self.collects
 
     def _build_probe(self, loader: Any) -> None:
         """Build the probe for the features' measured dimension."""
@@ -107,13 +105,14 @@ class Online:
     # --- features, once ---------------------------------------------------------------
 
     def encode(self, x: Tensor) -> Tensor:
-        """Encode, and remember it if somebody will ask."""
-        if self.evaluating and (found := self._remembered([x])):
-            return found[0]
-        features = self.plain(x)
-        if self.probe is not None or self.evaluating:
-            self.calls.append((x, features.detach()))
-        return features
+        """Encode a view (N, C, H, W); in an evaluation, once."""
+        if not self.evaluating:
+            return self.plain(x)
+        for view, features in self.calls:
+            if view is x:
+                return features
+        self.calls.append((x, self.plain(x)))
+        return self.calls[-1][1]
 
     def forget(self) -> None:
         """Forget the batch before."""
@@ -128,23 +127,36 @@ class Online:
 
         return call
 
-    def _remembered(self, views: list[Tensor]) -> list[Tensor]:
-        return [f for x, f in self.calls if any(x is view for view in views)]
-
     # --- beside a training step -------------------------------------------------------
 
-    def fit_probe(self, batch: tuple[Any, Tensor]) -> Tensor:
+    def fit_probe(
+        self, batch: tuple[Any, Tensor], features: Tensor | Sequence[Tensor] | None
+    ) -> Tensor:
         """Train the probe on a batch; return its loss, a scalar on the device.
 
-        All views that the loss encoded count; where it encoded none, the first view is
-        encoded in eval mode, which changes nothing.
+        Args:
+            batch: (views, labels, ...).
+            features: of the images as the loss handed them over, (N, D), or of several
+                views, (N, D) each, or all of one after all of another, (V N, D); None:
+                the first view is encoded in eval mode, one forward pass more.
+
+        Raises:
+            ConfigError: features that are not a whole number for each label.
         """
         x, labels, *_ = batch
-        seen = self._remembered(x if isinstance(x, list) else [x])
-        if not seen:
+        if features is None:
             with undisturbed(self.model), self.autocast():
-                seen = [self.plain(first_view(x))]
-        return self.probe.fit_batch(torch.cat(seen), labels.repeat(len(seen)))
+                features = self.plain(first_view(x))
+        if not isinstance(features, Tensor):
+            features = torch.cat(list(features))
+        if features.ndim != 2 or len(features) % len(labels):
+            raise ConfigError(
+                f"compute_loss returned features of shape {tuple(features.shape)} for"
+                f" {len(labels)} labels; return (N, D) of one view or a list of such"
+            )
+        return self.probe.fit_batch(
+            features, labels.repeat(len(features) // len(labels))
+        )
 
     # --- during an evaluation ---------------------------------------------------------
 

@@ -1,8 +1,9 @@
-"""Means of logged values between two rows, without a host synchronisation a step."""
+"""Logged values between two rows, without a host synchronisation a step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,23 +11,42 @@ from torch import Tensor
 from stable_ssl import distributed
 from stable_ssl.config import ConfigError
 
+Reduce = str | Callable[[Tensor], Any]  # mean, sum, last, or of a whole split
+
 
 class Means:
-    """Collect scalars by name; tensors stay on their device until `take`."""
+    """Collect values by name; tensors stay on their device until `take`."""
 
     def __init__(self) -> None:
+        self._empty()
+
+    def _empty(self) -> None:
         self.values: dict[str, list[Tensor | float]] = {}
         self.weights: dict[str, list[float]] = {}  # of the names that have any
+        self.reduces: dict[str, Reduce] = {}  # of the names that are no means
 
     def add(
-        self, values: Mapping[str, Tensor | float], weight: float | None = None
+        self,
+        values: Mapping[str, Tensor | float],
+        weight: float | None = None,
+        reduce: Reduce = "mean",
     ) -> None:
         """Add scalars, numbers or tensors of one element.
 
         Args:
             values: by name.
             weight: in the mean; given for a name always or never.
+            reduce: what a row holds: the mean, the sum, the last value of rank 0; or a
+                function, given once the values (N, ...) of all ranks and additions.
+
+        Raises:
+            ConfigError: no such reduction.
         """
+        if reduce not in ("mean", "sum", "last") and not callable(reduce):
+            raise ConfigError(
+                f"log(reduce={reduce!r}); use mean, sum, last, or a function of all"
+                " values of a split"
+            )
         for name, value in values.items():
             if isinstance(value, Tensor):  # a parameter or a view of one may change
                 shared = value.is_leaf or value._base is not None
@@ -35,39 +55,66 @@ class Means:
                 self.values[name].append(value)
             except KeyError:
                 self.values[name] = [value]
-            if weight is not None:
+            if reduce != "mean":
+                self.reduces[name] = reduce
+            elif weight is not None:
                 self.weights.setdefault(name, []).append(weight)
 
     def take(self) -> dict[str, float]:
-        """Return the mean of each over all ranks and start anew.
+        """Return what each is reduced to over all ranks, and start anew.
 
         Synchronises the host and the ranks.
         """
+        whole = {n: f for n, f in self.reduces.items() if callable(f)}
+        parts = {name: self.values.pop(name) for name in whole}
         sums: dict[str, tuple[float, float]] = {}
         for name, floats in _floats(self.values).items():
-            weights = self.weights.get(name)
+            weights, reduce = self.weights.get(name), self.reduces.get(name, "mean")
             if weights is not None:
                 floats = [f * w for f, w in zip(floats, weights, strict=True)]
-            total = float(len(floats)) if weights is None else sum(weights)
-            sums[name] = sum(floats), total
-        self.values, self.weights = {}, {}
+            count = float(len(floats)) if weights is None else sum(weights)
+            if reduce == "last":
+                floats = floats[-1:]
+            sums[name] = sum(floats), count if reduce == "mean" else 1.0, reduce
+        self._empty()
         everyone = distributed.all_gather_object(sums)
         names = dict.fromkeys(name for one in everyone for name in one)
-        means = {}
+        found = {}
         for name in names:
-            parts = [one[name] for one in everyone if name in one]
-            total, weight = (sum(part) for part in zip(*parts, strict=True))
-            means[name] = total / weight
-        return means
+            totals, counts, (reduce, *_) = zip(
+                *(one[name] for one in everyone if name in one), strict=True
+            )
+            if reduce == "mean":
+                found[name] = sum(totals) / sum(counts)
+            else:
+                found[name] = sum(totals) if reduce == "sum" else totals[0]
+        for name, function in whole.items():
+            rows = [torch.as_tensor(part) for part in parts[name]]
+            rows = distributed.gather_batches([r if r.ndim else r[None] for r in rows])
+            found[name] = float(function(rows))
+        return found
 
     def state(self) -> dict[str, Tensor]:
-        """Return the values without weights, float64; synchronises the host."""
-        floats = _floats(self.values).items()
-        return {name: torch.tensor(f, dtype=torch.float64) for name, f in floats}
+        """Return the values without weights, float64; synchronises the host.
+
+        A name is preceded by its reduction where that is not the mean.
+        """
+        return {
+            f"{self.reduces[name]}:{name}" if name in self.reduces else name: (
+                torch.tensor(floats, dtype=torch.float64)
+            )
+            for name, floats in _floats(self.values).items()
+        }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
-        self.values = {name: values.tolist() for name, values in state.items()}
+        self._empty()
+        for key, values in state.items():
+            reduce, _, name = key.partition(":")
+            if reduce in ("sum", "last"):
+                self.reduces[name], self.values[name] = reduce, values.tolist()
+            else:
+                self.values[key] = values.tolist()
 
 
 def _floats(values: Mapping[str, list[Tensor | float]]) -> dict[str, list[float]]:

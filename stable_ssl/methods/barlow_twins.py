@@ -10,6 +10,7 @@ two that say the same correlate with each other: that prevents collapse.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -47,9 +48,10 @@ class BarlowTwins(BaseTrainer):
         """Map a view (N, C, H, W) to features (N, D)."""
         return self.backbone(x)
 
-    def compute_loss(self) -> Tensor:
-        """Return the distance of the views' cross-correlation from the identity."""
-        views, _ = self.data
-        z_a, z_b = (self.projector(self(view)) for view in views)
-        model = self.config.model
-        return barlow_twins(z_a, z_b, model.offdiagonal, model.scale)
+    def compute_loss(self) -> dict[str, Any]:
+        """Return the cross-correlation's distance from the identity, and features."""
+        model, (views, _) = self.config.model, self.data
+        features = [self(view) for view in views]
+        z_a, z_b = map(self.projector, features)
+        loss = barlow_twins(z_a, z_b, model.offdiagonal, model.scale)
+        return {"loss": loss, "features": features}

@@ -10,6 +10,7 @@ student has, and the slow teacher, which gets no gradient, prevent collapse.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -55,12 +56,14 @@ class BYOL(BaseTrainer):
         """Map a view (N, C, H, W) to features y = f(x), (N, D)."""
         return self.backbone(x)
 
-    def compute_loss(self) -> Tensor:
-        """Return the sum of both orders' squared distances, eq. 2 of the paper."""
+    def compute_loss(self) -> dict[str, Any]:
+        """Return the sum of both orders' squared distances, eq. 2, and features."""
         (a, b), _ = self.data
-        p_a, p_b = (self.predictor(self.projector(self(view))) for view in (a, b))
+        features = [self(view) for view in (a, b)]
+        p_a, p_b = (self.predictor(self.projector(y)) for y in features)
         z_a, z_b = self.teacher(a), self.teacher(b)
-        return cosine_regression(p_a, z_b) + cosine_regression(p_b, z_a)
+        loss = cosine_regression(p_a, z_b) + cosine_regression(p_b, z_a)
+        return {"loss": loss, "features": features}
 
     def after_train_step(self) -> None:
         """Move the teacher towards the student."""

@@ -11,6 +11,7 @@ Differs from the authors' evaluation: the student's features are seen, no teache
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,20 +67,17 @@ class DINO(BaseTrainer):
         """Map a view (N, C, H, W) to the student's features (N, D)."""
         return self.backbone(x)
 
-    def compute_loss(self) -> Tensor:
-        """Return the cross-entropy of the teacher's and the student's predictions."""
+    def compute_loss(self) -> dict[str, Any]:
+        """Return the cross-entropy of teacher and student, and features."""
         model, (views, _) = self.config.model, self.data
-        student = [self.head(self(view)) for view in views]
+        features = [self(view) for view in views]
+        student = [self.head(feature) for feature in features]
         teacher = [self.teacher(view) for view in views[: model.global_views]]
         if self.training:
             self.said.append(torch.stack(teacher).mean((0, 1)))
-        return dino(
-            student,
-            teacher,
-            self.center,
-            model.student_temperature,
-            self.teacher_temperature(),
-        )
+        temperatures = model.student_temperature, self.teacher_temperature()
+        loss = dino(student, teacher, self.center, *temperatures)
+        return {"loss": loss, "features": features}
 
     def teacher_temperature(self) -> float:
         """Return tau_t of this epoch."""

@@ -59,7 +59,7 @@ class FixMatch(BaseTrainer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits (N, classes)."""
-        return self.classifier(self.encode(x))
+        return self.classifier(self.encoded(x))
 
     def predict(self, x: Tensor) -> Tensor:
         """Return the logits of the averaged weights; the probe's where one is on."""

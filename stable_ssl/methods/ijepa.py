@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, smooth_l1_loss
 
-from stable_ssl.config import ConfigError, Model, key
+from stable_ssl import models
+from stable_ssl.config import Model, key
 from stable_ssl.data.batch import first_view
 from stable_ssl.losses.inputs import in_float32
-from stable_ssl.models import EMA, Blocks, ViT, backbone, block_masks, positions, take
 from stable_ssl.trainer import BaseTrainer
 
 
@@ -42,7 +42,7 @@ class IJEPAConfig(Model):
 class IJEPA(BaseTrainer):
     """Predict patches' features; `data.train` yields one view, the backbone is `vit`.
 
-    Its features are the mean patch, so that it has no class token.
+    Or a ViT of timm by name. There is no class token: features are the mean patch.
     """
 
     model_config = IJEPAConfig
@@ -56,18 +56,18 @@ class IJEPA(BaseTrainer):
             ConfigError: a backbone that cannot leave patches out, or a class token.
         """
         model = self.config.model
-        self.backbone = backbone(model.backbone)
-        if not isinstance(self.backbone, ViT) or self.backbone.class_token is not None:
-            raise ConfigError(
-                f"model.backbone={model.backbone} is not patches alone, as ijepa needs;"
-                " use {name: vit, class_token: false}"
-            )
-        self.teacher = EMA(self.backbone, model.momentum, model.final_momentum)
-        dim, width, grid = self.backbone.dim, model.predictor_dim, self.backbone.grid
+        self.backbone = models.backbone(model.backbone)
+        models.check_maskable(self.backbone, only_patches=True)
+        self.teacher = models.EMA(self.backbone, model.momentum, model.final_momentum)
+        dim, width = self.backbone.dim, model.predictor_dim
         self.narrow, self.widen = nn.Linear(dim, width), nn.Linear(width, dim)
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
-        self.register_buffer("positions", positions(grid, width), persistent=False)
-        self.predictor = Blocks(width, model.predictor_depth, model.predictor_heads)
+        self.predictor = models.transformer_blocks(
+            width, model.predictor_depth, model.predictor_heads
+        )
+        grid = self.backbone.patch_embed.grid_size
+        positions = models.sincos_positions(grid, width)
+        self.register_buffer("positions", positions, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W), nothing hidden, to features (N, D)."""
@@ -77,15 +77,15 @@ class IJEPA(BaseTrainer):
         """Draw contexts (N, k) and target blocks (N, M, a) for this rank's images."""
         model = self.config.model
         scales = (model.target_scale, model.target_aspect, model.context_scale)
-        keys, grid = self.row_keys(rows), self.backbone.grid
-        return block_masks(
+        keys, (grid, _) = self.row_keys(rows), self.backbone.patch_embed.grid_size
+        return models.block_masks(
             keys, self.step_key(), grid, model.targets, *map(tuple, scales)
         )
 
     def predict_targets(self, view: Tensor, context: Tensor, blocks: Tensor) -> Tensor:
         """Predict each block from the context by itself, (N, M, a, D)."""
         n, count, area = blocks.shape
-        seen = self.narrow(self.backbone.tokens(view, context))
+        seen = self.narrow(models.patch_tokens(self.backbone, view, context))
         seen = (seen + self.positions[context]).repeat_interleave(count, 0)
         asked = self.mask_token + self.positions[blocks.flatten(0, 1)]
         told = self.predictor(torch.cat([seen, asked], 1))[:, -area:]
@@ -94,9 +94,9 @@ class IJEPA(BaseTrainer):
     @torch.no_grad()
     def target_features(self, view: Tensor, blocks: Tensor) -> Tensor:
         """Return the target encoder's normalised tokens of the blocks, (N, M, a, D)."""
-        tokens = self.teacher.module.tokens(view)
+        tokens = models.patch_tokens(self.teacher.module, view)
         tokens = in_float32(layer_norm)(tokens, tokens.shape[-1:])
-        return take(tokens, blocks.flatten(1)).view(*blocks.shape, -1)
+        return models.gather_patches(tokens, blocks.flatten(1)).view(*blocks.shape, -1)
 
     def compute_loss(self) -> Tensor:
         """Return the smooth L1 distance of predictions and targets."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,15 +57,17 @@ class LeJEPA(BaseTrainer):
         shape = (dim, self.config.model.directions)
         return normalize(seeding.normal(key, shape), dim=0)
 
-    def compute_loss(self) -> dict[str, Tensor]:
-        """Return (1 - lambda) invariance + lambda SIGReg, and both by themselves."""
+    def compute_loss(self) -> dict[str, Any]:
+        """Return (1 - lambda) invariance + lambda SIGReg, both, and features."""
         model, (views, _) = self.config.model, self.data
-        z = [self.projector(self(view)) for view in views]
+        features = [self(view) for view in views]
+        z = [self.projector(feature) for feature in features]
         alike = invariance(z, model.global_views)
         directions = self.directions(z[0].shape[1])
         shape = torch.stack([sigreg(view, directions) for view in z]).mean()
         loss = (1 - model.weight) * alike + model.weight * shape
-        return {"loss": loss, "invariance": alike, "sigreg": shape}
+        parts = {"invariance": alike, "sigreg": shape}
+        return {"loss": loss, **parts, "features": features}
 
 
 @in_float32

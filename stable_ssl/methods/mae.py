@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import unfold
 
-from stable_ssl.config import ConfigError, Model, key
+from stable_ssl import models
+from stable_ssl.config import Model, key
 from stable_ssl.data.batch import first_view
 from stable_ssl.losses import masked_mse, normalize_patches
-from stable_ssl.models import Blocks, ViT, backbone, positions, random_masks
 from stable_ssl.trainer import BaseTrainer
 
 
@@ -34,6 +35,7 @@ class MAEConfig(Model):
 class MAE(BaseTrainer):
     """Reconstruct hidden patches; `data.train` yields one view, the backbone is `vit`.
 
+    Or it is a ViT of timm by name, which keeps its own positions, learnt ones mostly.
     The features are the class token or the mean patch, as `model.backbone.pool` says.
     """
 
@@ -47,27 +49,26 @@ class MAE(BaseTrainer):
             ConfigError: a backbone that cannot leave patches out.
         """
         model = self.config.model
-        self.backbone = backbone(model.backbone)
-        if not isinstance(self.backbone, ViT):
-            raise ConfigError(
-                f"model.backbone={model.backbone} cannot leave patches out, as mae"
-                " needs; use {name: vit}"
-            )
-        width, grid = model.decoder_dim, self.backbone.grid
+        self.backbone = models.backbone(model.backbone)
+        models.check_maskable(self.backbone)
+        patch, width = self.backbone.patch_embed, model.decoder_dim
         self.narrow = nn.Linear(self.backbone.dim, width)
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
-        self.register_buffer("positions", positions(grid, width), persistent=False)
-        self.decoder = Blocks(width, model.decoder_depth, model.decoder_heads)
-        self.pixels = nn.Linear(width, self.backbone.project.weight[0].numel())
+        self.decoder = models.transformer_blocks(
+            width, model.decoder_depth, model.decoder_heads
+        )
+        positions = models.sincos_positions(patch.grid_size, width)
+        self.register_buffer("positions", positions, persistent=False)
+        self.pixels = nn.Linear(width, patch.proj.weight[0].numel())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W), nothing hidden, to features (N, D)."""
         return self.backbone(x)
 
     def reconstruct(self, view: Tensor, keep: Tensor) -> Tensor:
-        """Predict all patches (N, L, p p C) from those at keep (N, k)."""
-        tokens = self.narrow(self.backbone.tokens(view, keep))
-        first = tokens.shape[1] - keep.shape[1]  # 1 with a class token, else 0
+        """Predict all patches (N, L, C p p) from those at keep (N, k)."""
+        tokens = self.narrow(models.patch_tokens(self.backbone, view, keep))
+        first = self.backbone.num_prefix_tokens  # the class token, if there is one
         seen = tokens[:, first:]
         shape = len(view), len(self.positions), seen.shape[2]
         hidden = self.mask_token.to(seen.dtype).expand(shape)
@@ -75,12 +76,16 @@ class MAE(BaseTrainer):
         every = torch.cat([tokens[:, :first], every + self.positions], 1)
         return self.pixels(self.decoder(every)[:, first:])
 
+    def patches(self, view: Tensor) -> Tensor:
+        """Cut a view (N, C, H, W) into its patches' pixels, (N, L, C p p)."""
+        size = self.backbone.patch_embed.patch_size
+        return unfold(view, size, stride=size).transpose(1, 2)
+
     def compute_loss(self) -> Tensor:
         """Return the squared error of the hidden patches."""
         model, view = self.config.model, first_view(self.data[0])
-        keys = self.row_keys(len(view))
-        keep, mask = random_masks(keys, self.backbone.patches, model.mask_ratio)
-        patches = self.backbone.patchify(view)
+        keys, patches = self.row_keys(len(view)), self.patches(view)
+        keep, mask = models.random_masks(keys, patches.shape[1], model.mask_ratio)
         if model.norm_pix:
             patches = normalize_patches(patches)
         return masked_mse(self.reconstruct(view, keep), patches, mask)

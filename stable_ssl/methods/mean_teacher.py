@@ -69,7 +69,7 @@ class MeanTeacher(BaseTrainer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to the student's logits (N, classes)."""
-        return self.classifier(self.encode(x))
+        return self.classifier(self.encoded(x))
 
     def predict(self, x: Tensor) -> Tensor:
         """Return the teacher's logits; the probe's where one is on."""

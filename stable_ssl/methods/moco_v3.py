@@ -12,6 +12,7 @@ each by default, the projector alone ending in a batch norm.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -59,13 +60,15 @@ class MoCoV3(BaseTrainer):
         """Map a view (N, C, H, W) to features (N, D)."""
         return self.backbone(x)
 
-    def compute_loss(self) -> Tensor:
-        """Return the sum of both orders' InfoNCE times 2 tau, algorithm 1."""
+    def compute_loss(self) -> dict[str, Any]:
+        """Return both orders' InfoNCE times 2 tau, algorithm 1, and features."""
         (a, b), _ = self.data
-        q_a, q_b = (self.predictor(self.projector(self(view))) for view in (a, b))
+        features = [self(view) for view in (a, b)]
+        q_a, q_b = (self.predictor(self.projector(feature)) for feature in features)
         k_a, k_b = self.teacher(a), self.teacher(b)
         tau = self.config.model.temperature
-        return 2 * tau * (info_nce(q_a, k_b, tau) + info_nce(q_b, k_a, tau))
+        loss = 2 * tau * (info_nce(q_a, k_b, tau) + info_nce(q_b, k_a, tau))
+        return {"loss": loss, "features": features}
 
     def after_train_step(self) -> None:
         """Move the teacher towards the student."""

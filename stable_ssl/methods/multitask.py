@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from stable_ssl.config import ConfigError, Model, Schedule, nearest
 from stable_ssl.data.augment.foreign import instantiated
 from stable_ssl.data.batch import first_view
-from stable_ssl.data.build import named_nodes
+from stable_ssl.data.build import labelled_name, named_nodes
 from stable_ssl.models import backbone
 from stable_ssl.optim import build_schedule
 from stable_ssl.trainer import BaseTrainer
@@ -89,7 +89,8 @@ class MultiTask(BaseTrainer):
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to the logits of `model.predict`, or to features."""
         head = self.config.model.predict
-        return self.encode(x) if head is None else self.heads[head](self.encode(x))
+        features = self.encoded(x)
+        return features if head is None else self.heads[head](features)
 
     def train_step(self, batch: Any) -> None:
         """Set the weights of this step, as tensors: numbers would be compiled in."""
@@ -98,7 +99,7 @@ class MultiTask(BaseTrainer):
         super().train_step(batch)
 
     def compute_loss(self) -> dict[str, Tensor]:
-        """Return the weighted sum, and each head's loss unweighted."""
+        """Return the weighted sum, each head's loss unweighted, and features."""
         batches = self.data if isinstance(self.data, dict) else {None: self.data}
         read = dict.fromkeys(self.sources.values())  # each once
         features = {name: self.encode(first_view(batches[name][0])) for name in read}
@@ -107,4 +108,6 @@ class MultiTask(BaseTrainer):
             output, labels = self.heads[name](features[source]), batches[source][1]
             losses[name] = self.losses[name](output, labels)
         total = sum(self.scales[name] * loss for name, loss in losses.items())
-        return {**losses, "loss": total}
+        probed = labelled_name(self.config.data, list(batches))
+        found = {"features": features[probed]} if probed in features else {}
+        return {**losses, "loss": total, **found}

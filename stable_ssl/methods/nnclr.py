@@ -10,6 +10,7 @@ batch; these negatives prevent collapse.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -51,18 +52,19 @@ class NNCLR(BaseTrainer):
         """Map a view (N, C, H, W) to features (N, D)."""
         return self.backbone(x)
 
-    def compute_loss(self) -> Tensor:
-        """Return the mean of both orders of eq. 3; then enqueue the first view.
+    def compute_loss(self) -> dict[str, Any]:
+        """Return the mean of both orders of eq. 3, and features; enqueue a view.
 
         Every micro-batch of a training step is enqueued, once; a batch that is only
         evaluated is not.
         """
         views, _ = self.data
-        z_a, z_b = (self.projector(self(view)) for view in views)
+        features = [self(view) for view in views]
+        z_a, z_b = map(self.projector, features)
         p_a, p_b = self.predictor(z_a), self.predictor(z_b)
         near_a, near_b = self.queue.nearest(z_a), self.queue.nearest(z_b)
         tau = self.config.model.temperature
         loss = (info_nce(near_a, p_b, tau) + info_nce(near_b, p_a, tau)) / 2
         if self.training:
             self.queue.enqueue(z_a)
-        return loss
+        return {"loss": loss, "features": features}

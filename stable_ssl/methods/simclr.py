@@ -9,6 +9,7 @@ batch; these negatives prevent collapse.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -45,8 +46,10 @@ class SimCLR(BaseTrainer):
         """Map a view (N, C, H, W) to features h = f(x), (N, D)."""
         return self.backbone(x)
 
-    def compute_loss(self) -> Tensor:
-        """Return NT-Xent between the projections of the two views."""
+    def compute_loss(self) -> dict[str, Any]:
+        """Return NT-Xent between the projections of the two views, and features."""
         views, _ = self.data
-        z_a, z_b = (self.projector(self(view)) for view in views)
-        return nt_xent(z_a, z_b, self.config.model.temperature)
+        features = [self(view) for view in views]
+        z_a, z_b = map(self.projector, features)
+        loss = nt_xent(z_a, z_b, self.config.model.temperature)
+        return {"loss": loss, "features": features}

@@ -10,6 +10,7 @@ the projection it is compared with, prevent collapse.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -53,9 +54,11 @@ class SimSiam(BaseTrainer):
         """Map a view (N, C, H, W) to features (N, D)."""
         return self.backbone(x)
 
-    def compute_loss(self) -> Tensor:
-        """Return the mean of both orders' negative cosines, eq. 4 of the paper."""
+    def compute_loss(self) -> dict[str, Any]:
+        """Return the mean of both orders' negative cosines, eq. 4, and features."""
         views, _ = self.data
-        z_a, z_b = (self.projector(self(view)) for view in views)
+        features = [self(view) for view in views]
+        z_a, z_b = map(self.projector, features)
         p_a, p_b = self.predictor(z_a), self.predictor(z_b)
-        return (negative_cosine(p_a, z_b) + negative_cosine(p_b, z_a)) / 2
+        loss = (negative_cosine(p_a, z_b) + negative_cosine(p_b, z_a)) / 2
+        return {"loss": loss, "features": features}

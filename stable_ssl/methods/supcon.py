@@ -9,6 +9,7 @@ labels; these negatives prevent collapse. The labels are used in training.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -43,8 +44,10 @@ class SupCon(BaseTrainer):
         """Map a view (N, C, H, W) to representations r = Enc(x), (N, D)."""
         return self.backbone(x)
 
-    def compute_loss(self) -> Tensor:
-        """Return L_out between the projections of all views of the batch."""
+    def compute_loss(self) -> dict[str, Any]:
+        """Return L_out between the projections of all views, and features."""
         views, labels = self.data
-        projections = [self.projector(self(view)) for view in views]
-        return sup_con(projections, labels, self.config.model.temperature)
+        features = [self(view) for view in views]
+        projections = [self.projector(feature) for feature in features]
+        loss = sup_con(projections, labels, self.config.model.temperature)
+        return {"loss": loss, "features": features}

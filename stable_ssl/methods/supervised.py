@@ -56,15 +56,25 @@ class Supervised(BaseTrainer):
         """Map images (N, C, H, W) to features (N, D)."""
         return self.backbone(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to logits (N, classes); (N,) of a binary task."""
-        logits = self.classifier(self.encode(x))
+    def classify(self, features: Tensor) -> Tensor:
+        """Map features (N, D) to logits (N, classes); (N,) of a binary task."""
+        logits = self.classifier(features)
         return logits.squeeze(1) if self.task == "binary" else logits
 
-    def compute_loss(self) -> Tensor:
-        """Return the cross-entropy of the logits of the first view."""
-        x, labels = self.data
-        logits, smoothing = self(first_view(x)), self.config.model.label_smoothing
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits."""
+        return self.classify(self.encoded(x))
+
+    def compute_loss(self) -> dict[str, Tensor]:
+        """Return the cross-entropy of the first view's logits, and its features."""
+        x, labels, *_ = self.data
+        features = self.encoded(first_view(x))
+        loss = self.cross_entropy(self.classify(features), labels)
+        return {"loss": loss, "features": features}
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the task's cross-entropy, with label smoothing."""
+        smoothing = self.config.model.label_smoothing
         if self.task == "multiclass":
             return cross_entropy(logits, labels, label_smoothing=smoothing)
         if labels.shape != logits.shape:
@@ -78,4 +88,4 @@ class Supervised(BaseTrainer):
     def eval_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Report the loss of the split besides its accuracy."""
         super().eval_step(batch)
-        self.log({f"{self.split}/loss": self.compute_loss()})
+        self.log({f"{self.split}/loss": self.compute_loss()["loss"]})

@@ -10,6 +10,7 @@ prevent collapse.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -58,10 +59,11 @@ class SwAV(BaseTrainer):
         """Map a view (N, C, H, W) to features f(x), (N, D)."""
         return self.backbone(x)
 
-    def compute_loss(self) -> Tensor:
-        """Return the swapped prediction loss; in training, keep the projections."""
+    def compute_loss(self) -> dict[str, Any]:
+        """Return the swapped prediction loss, and features; keep the projections."""
         model, (views, _) = self.config.model, self.data
-        z = [unit(self.projector(self(view))) for view in views]
+        features = [self(view) for view in views]
+        z = [unit(self.projector(feature)) for feature in features]
         loss = swav(
             [self.prototypes(view) for view in z],
             model.global_views,
@@ -73,7 +75,7 @@ class SwAV(BaseTrainer):
         if self.training:
             for queue, view in zip(self.queues, z, strict=False):
                 queue.enqueue(view)
-        return loss
+        return {"loss": loss, "features": features}
 
     def queue_scores(self) -> list[Tensor] | None:
         """Compare this rank's share of the queues with the prototypes of today."""

@@ -10,6 +10,7 @@ batch, and different features do not covary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -48,9 +49,10 @@ class VICReg(BaseTrainer):
         """Map a view (N, C, H, W) to representations y, (N, D)."""
         return self.backbone(x)
 
-    def compute_loss(self) -> Tensor:
-        """Return the weighted sum of invariance, variance and covariance."""
-        views, _ = self.data
-        z_a, z_b = (self.projector(self(view)) for view in views)
-        model = self.config.model
-        return vicreg(z_a, z_b, model.invariance, model.variance, model.covariance)
+    def compute_loss(self) -> dict[str, Any]:
+        """Return invariance, variance and covariance, weighted, and features."""
+        model, (views, _) = self.config.model, self.data
+        features = [self(view) for view in views]
+        z_a, z_b = map(self.projector, features)
+        loss = vicreg(z_a, z_b, model.invariance, model.variance, model.covariance)
+        return {"loss": loss, "features": features}

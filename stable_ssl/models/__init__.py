@@ -4,26 +4,27 @@ from stable_ssl.models.backbones import backbone
 from stable_ssl.models.ema import EMA, momentum
 from stable_ssl.models.freeze import freeze
 from stable_ssl.models.heads import DINOHead, Prototypes, mlp
+from stable_ssl.models.masked_vit import check_maskable, gather_patches, patch_tokens
 from stable_ssl.models.masking import block_masks, random_masks
 from stable_ssl.models.modifiers import register_modifier
 from stable_ssl.models.queue import Queue
-from stable_ssl.models.vit import Block, Blocks, ViT, positions, take
+from stable_ssl.models.vit import sincos_positions, transformer_blocks
 
 __all__ = [
     "EMA",
-    "Block",
-    "Blocks",
     "DINOHead",
     "Prototypes",
     "Queue",
-    "ViT",
     "backbone",
     "block_masks",
+    "check_maskable",
     "freeze",
+    "gather_patches",
     "mlp",
     "momentum",
-    "positions",
+    "patch_tokens",
     "random_masks",
     "register_modifier",
-    "take",
+    "sincos_positions",
+    "transformer_blocks",
 ]

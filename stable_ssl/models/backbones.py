@@ -1,16 +1,18 @@
 """Backbones by name: (N, C, H, W) -> (N, dim) pooled features, the classifier removed.
 
-A small `convnet` for images of 8 to 32 px, a `vit` whose patches can be left out, every
-classifier of torchvision, and every model of timm. What they share is one attribute,
-`dim`.
+A small `convnet` for images of 8 to 32 px, timm's vision transformer in our words as
+`vit`, every classifier of torchvision, and every model of timm. What they share is one
+attribute, `dim`.
 """
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import takewhile
 from typing import Any, NoReturn
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -19,23 +21,16 @@ from stable_ssl.models.freeze import freeze
 from stable_ssl.models.modifiers import (
     HEADS,
     change_first_convolutional_layer,
-    convolution_like,
+    check_positive,
     first_convolution,
     modify,
+    set_filters,
 )
-from stable_ssl.models.vit import ViT
+from stable_ssl.models.vit import vit
 
-KEYS = (
-    "name",
-    "provider",
-    "pretrained",
-    "in_channels",
-    "stem",
-    "width",
-    "modifiers",
-    "freeze",
-)
-OWN = ("convnet", "vit")
+KEYS = "name provider pretrained in_channels stem width modifiers freeze".split()
+OWN_SIZES = ("width", "image_size", "patch_size", "dim", "depth", "heads")
+PROVIDERS = ("torchvision", "timm")
 STEMS = ("imagenet", "cifar")
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # classifiers half-way up an Inception
 SWALLOWED = ("width_mult", "reduced_tail", "dilated")  # read before the constructor
@@ -46,15 +41,17 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
 
     Args:
         spec: a name, or a mapping whose other keys go to the model's constructor:
-            name: `convnet`, `vit` or a torchvision classifier; with `provider: timm`,
-                any of timm's.
-            provider: null, torchvision or timm.
+            name: `convnet`, `vit`, or any of torchvision's classifiers and of timm's
+                models; torchvision's where both have it.
+            provider: torchvision or timm, to say whose; null: the first that has it.
             pretrained: load the provider's default weights (false).
-            in_channels: C (3). Pretrained filters are kept: averaged over their inputs,
-                then shared out, so that a grey image gives what it gave in three.
-            stem: of a ResNet, imagenet (7x7 stride 2, max pool; the default) or cifar
-                (3x3 stride 1, no pool, never pretrained).
+            in_channels: C (3). Pretrained filters of torchvision are kept: averaged
+                over their inputs, then shared out, so that a grey image gives what it
+                gave in three.
+            stem: of a ResNet of torchvision, imagenet (7x7 stride 2, max pool; the
+                default) or cifar (3x3 stride 1, no pool, never pretrained).
             width: of convnet, channels of its first layer (32).
+            image_size, patch_size, dim, ...: of vit, see `vit.py`.
             modifiers: {name: {argument: value}}, applied in order; see `modifiers.py`.
             freeze: true, or regular expressions of names; see `freeze.py` (false).
         overrides: keys that replace the spec's; None, here or there, leaves a default.
@@ -62,10 +59,12 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
     Raises:
         ConfigError: an unknown name, provider, key or modifier, a value that the
             constructor refuses, a model without a linear classifier, a frozen part that
-            it does not have, timm not installed.
+            it does not have.
     """
     options = {**_plain(spec), **_plain(overrides)}
-    name = options.pop("name", None)
+    name, provider = options.pop("name", None), options.pop("provider", None)
+    pretrained = options.pop("pretrained", False)
+    modifiers, frozen = options.pop("modifiers", {}), options.pop("freeze", False)
     if not isinstance(name, str):
         raise ConfigError(f"model.backbone.name={name}; give a model's name: resnet18")
     if "num_classes" in options:
@@ -73,42 +72,33 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
             "model.backbone.num_classes: a backbone has no classifier; set"
             " data.num_classes, or give it a last layer by model.backbone.modifiers"
         )
-    provider = options.pop("provider", None)
-    pretrained = options.pop("pretrained", False)
-    in_channels = options.pop("in_channels", 3)
-    modifiers, frozen = options.pop("modifiers", {}), options.pop("freeze", False)
-    _check_type("pretrained", pretrained, isinstance(pretrained, bool), "true or false")
-    for key, value in (
-        ("in_channels", in_channels),
-        ("width", options.get("width", 1)),
-    ):
-        whole = type(value) is int and value > 0
-        _check_type(key, value, whole, "a positive integer")
-    if provider == "timm":
-        build = _timm
-    elif provider is None and name in OWN:
-        build = _convnet if name == "convnet" else _vit
-    elif provider in (None, "torchvision"):
-        build = _torchvision
-    else:
+    if not isinstance(pretrained, bool):
         raise ConfigError(
-            f"model.backbone.provider={provider}, expected null, torchvision or timm"
-            f"{nearest(str(provider), ('torchvision', 'timm'))}"
+            f"model.backbone.pretrained={pretrained}, expected true or false"
         )
+    build, sizes = _builder(name, provider), ["in_channels"]
+    if build not in OWN.values():
+        build = partial(build, name, pretrained)
+    elif pretrained:
+        raise ConfigError(f"{name} has no pretrained weights; set pretrained: false")
+    else:
+        sizes += OWN_SIZES
+    check_positive({f"model.backbone.{k}": options[k] for k in sizes if k in options})
     try:
-        model = build(name, pretrained, in_channels, **options)
+        model = build(**options)
+    except ConfigError:
+        raise
     except TypeError as error:
         wrong = re.search(r"keyword argument '(\w+)'", str(error))
         if wrong is None:
             raise
-        _refuse(name, wrong.group(1), KEYS, error)
+        _refuse(name, wrong[1], (*KEYS, *inspect.signature(build).parameters), error)
+    except (ValueError, AssertionError) as error:
+        raise ConfigError(
+            f"model.backbone: {name} refuses its keys: {error}"
+        ) from error
     modify(model, modifiers)
     return freeze(model, frozen)
-
-
-def _check_type(key: str, value: Any, fits: bool, expected: str) -> None:
-    if not fits:
-        raise ConfigError(f"model.backbone.{key}={value}, expected {expected}")
 
 
 def _plain(spec: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -118,6 +108,36 @@ def _plain(spec: str | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(spec, DictConfig):
         spec = OmegaConf.to_container(spec, resolve=True)
     return {key: value for key, value in spec.items() if value is not None}
+
+
+def _builder(name: str, provider: str | None) -> Callable[..., nn.Module]:
+    """Return the function that builds the model of a name."""
+    if provider not in (None, *PROVIDERS):
+        raise ConfigError(
+            f"model.backbone.provider={provider}, expected null, torchvision or timm"
+            f"{nearest(str(provider), PROVIDERS)}"
+        )
+    known: list[str] = []
+    if provider is None:
+        known += OWN
+        if name in OWN:
+            return OWN[name]
+    if provider != "timm":
+        from torchvision import models
+
+        known += models.list_models(module=models)
+        if name.lower() in known:
+            return _torchvision
+    if provider != "torchvision":
+        import timm
+
+        known += timm.list_models()
+        if ":" in name or timm.is_model(name):  # "hf-hub:..." is looked up there
+            return _timm
+    raise ConfigError(
+        f"model.backbone.name={name} is none of the models of"
+        f" {provider or 'torchvision and timm, convnet and vit'}{nearest(name, known)}"
+    )
 
 
 def _refuse(
@@ -130,17 +150,14 @@ def _refuse(
     ) from cause
 
 
-# --- convnet and vit ------------------------------------------------------------------
+# --- one builder for each provider ---------------------------------------------------
 
 
-def _convnet(
-    name: str, pretrained: bool, in_channels: int, width: int = 32
-) -> nn.Sequential:
+def _convnet(in_channels: int = 3, width: int = 32) -> nn.Sequential:
     """Build four conv-norm-ReLU layers, 0.24 M weights and 128 features at width 32.
 
     Two of them halve the resolution before they normalise: a quarter of the work.
     """
-    _refuse_pretrained(name, pretrained)
     layers = []
     previous = in_channels
     for i, channels in enumerate((width, 2 * width, 4 * width, 4 * width)):
@@ -154,51 +171,35 @@ def _convnet(
     return model
 
 
-def _vit(name: str, pretrained: bool, in_channels: int, **options: Any) -> ViT:
-    """Build a ViT; by default for images of 32 px, 2.7 M weights and 192 features."""
-    _refuse_pretrained(name, pretrained)
-    known = [k for k in inspect.signature(ViT).parameters if k != "channels"]
-    for key, value in options.items():
-        if key not in known:
-            _refuse(name, key, (*KEYS, *known))
-        if key not in ("mlp_ratio", "class_token", "pool"):
-            whole = type(value) is int and value > 0
-            _check_type(key, value, whole, "a positive integer")
-    return ViT(channels=in_channels, **options)
+OWN = {"convnet": _convnet, "vit": vit}
 
 
-def _refuse_pretrained(name: str, pretrained: bool) -> None:
-    if pretrained:
-        raise ConfigError(f"{name} has no pretrained weights; set pretrained: false")
+def _timm(
+    name: str, pretrained: bool, in_channels: int = 3, **options: Any
+) -> nn.Module:
+    """Build a model of timm without its classifier."""
+    import timm
 
-
-# --- torchvision ----------------------------------------------------------------------
+    model = timm.create_model(
+        name, pretrained=pretrained, num_classes=0, in_chans=in_channels, **options
+    )
+    # Some heads widen the features before the classifier, which timm then keeps.
+    model.dim = getattr(model, "head_hidden_size", None) or model.num_features
+    return model
 
 
 def _torchvision(
     name: str,
     pretrained: bool,
-    in_channels: int,
+    in_channels: int = 3,
     stem: str | None = None,
     **options: Any,
 ) -> nn.Module:
     """Build a torchvision classifier and remove its last layers."""
     import torchvision
 
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name.lower() not in known:
-        raise ConfigError(
-            f"model.backbone.name={name} is none of {', '.join(OWN)} and torchvision's"
-            f" classifiers{nearest(name, (*OWN, *known))}; for a model of timm set"
-            " provider: timm"
-        )
     weights = "DEFAULT" if pretrained else None
-    try:
-        model = torchvision.models.get_model(name, weights=weights, **options)
-    except (ValueError, AssertionError) as error:
-        raise ConfigError(
-            f"model.backbone: {name} refuses its keys: {error}"
-        ) from error
+    model = torchvision.models.get_model(name, weights=weights, **options)
     arguments = inspect.signature(type(model)).parameters  # some swallow unknown keys
     for key in options:
         if key not in arguments and key not in SWALLOWED:
@@ -217,7 +218,11 @@ def _torchvision(
         model.aux_logits = False
         for auxiliary in AUXILIARY:
             setattr(model, auxiliary, None)
-    _set_in_channels(model, in_channels, keep_filters=pretrained)
+    if pretrained:
+        change_first_convolutional_layer(model, in_channels)
+    elif (conv := first_convolution(model)).in_channels != in_channels:
+        shape = conv.out_channels, in_channels, *conv.kernel_size
+        set_filters(conv, torch.randn(shape) * conv.weight.detach().std())
     model.dim = _remove_classifier(model, name)
     return model
 
@@ -228,18 +233,6 @@ def _cifar_stem(model: nn.Module, in_channels: int) -> None:
     model.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
-
-
-def _set_in_channels(model: nn.Module, in_channels: int, keep_filters: bool) -> None:
-    """Replace the first convolution by one of `in_channels` inputs."""
-    if keep_filters:
-        change_first_convolutional_layer(model, in_channels)
-        return
-    path, old = first_convolution(model)
-    if old.in_channels != in_channels:
-        new = convolution_like(old, in_channels)
-        nn.init.normal_(new.weight, std=old.weight.std().item())
-        model.set_submodule(path, new)
 
 
 def _remove_classifier(model: nn.Module, name: str) -> int:
@@ -262,28 +255,3 @@ def _remove_classifier(model: nn.Module, name: str) -> int:
     kept = [layer for layer in kept if not isinstance(layer, nn.Dropout)]
     model.set_submodule(path, nn.Sequential(*kept) if kept else nn.Identity())
     return dim
-
-
-# --- timm -----------------------------------------------------------------------------
-
-
-def _timm(name: str, pretrained: bool, in_channels: int, **options: Any) -> nn.Module:
-    """Build a model of timm without its classifier."""
-    try:
-        import timm
-    except ImportError as error:
-        raise ConfigError(
-            f"model.backbone.provider=timm needs timm for {name} and finds none; "
-            "pip install stable-ssl[timm]"
-        ) from error
-    if ":" not in name and not timm.is_model(name):  # "hf-hub:..." is looked up there
-        raise ConfigError(
-            f"model.backbone.name={name} is not a model of timm"
-            f"{nearest(name, timm.list_models())}"
-        )
-    model = timm.create_model(
-        name, pretrained=pretrained, num_classes=0, in_chans=in_channels, **options
-    )
-    # Some heads widen the features before the classifier, which timm then keeps.
-    model.dim = getattr(model, "head_hidden_size", None) or model.num_features
-    return model

@@ -54,6 +54,7 @@ class EMA(nn.Module):
             )
         self.base, self.final = base, final
         self.module = copy.deepcopy(student).requires_grad_(False)
+        self.updated = False  # at least once
         self._student = (student,)  # in a tuple: it is no part of the teacher
 
     @torch.no_grad()
@@ -80,6 +81,7 @@ class EMA(nn.Module):
             step: `self.step` of the trainer.
             total_steps: `self.total_steps` of the trainer.
         """
+        self.updated = True
         tau = momentum(step, total_steps, self.base, self.final)
         averaged: tuple[list, list] = ([], [])
         for own, other in self._pairs(student):

@@ -6,8 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stable_ssl.config import ConfigError, nearest
 
@@ -58,13 +57,11 @@ def change_first_convolutional_layer(model: nn.Module, num_input_channels: int) 
     They are averaged over their inputs, then shared out, so that a grey image gives
     what it gave before.
     """
-    _check_positive("num_input_channels", num_input_channels)
-    path, old = first_convolution(model)
-    if old.in_channels != num_input_channels:
-        new = convolution_like(old, num_input_channels)
-        with torch.no_grad():
-            new.weight.copy_(old.weight.sum(1, keepdim=True) / num_input_channels)
-        model.set_submodule(path, new)
+    check_positive({"num_input_channels": num_input_channels})
+    conv = first_convolution(model)
+    if conv.in_channels != num_input_channels:
+        share = conv.weight.detach().sum(1, keepdim=True) / num_input_channels
+        set_filters(conv, share.repeat(1, num_input_channels, 1, 1))
 
 
 @register_modifier
@@ -73,7 +70,7 @@ def change_last_layer(model: nn.Module, num_outputs: int) -> None:
 
     A backbone's classifier was removed; this one stands in its place.
     """
-    _check_positive("num_outputs", num_outputs)
+    check_positive({"num_outputs": num_outputs})
     path, old = last_layer(model)
     linear = isinstance(old, nn.Linear)
     new: nn.Module = nn.Linear(old.in_features if linear else model.dim, num_outputs)
@@ -92,8 +89,8 @@ def change_last_layer_to_identity(model: nn.Module) -> None:
         model.dim = old.in_features
 
 
-def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
-    """Return the first convolution of a network in definition, and its path.
+def first_convolution(model: nn.Module) -> nn.Conv2d:
+    """Return the first convolution of a network in definition.
 
     Raises:
         ConfigError: there is none, or its filters see a part of the channels.
@@ -105,29 +102,17 @@ def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
                     f"the first convolution of {type(model).__name__}, {path}, has"
                     f" {layer.groups} groups; its input channels cannot be changed"
                 )
-            return path, layer
+            return layer
     raise ConfigError(
         f"{type(model).__name__} has no convolution whose input channels could be"
         " changed; choose another model"
     )
 
 
-def convolution_like(old: nn.Conv2d, in_channels: int) -> nn.Conv2d:
-    """Return a convolution with the settings and bias of another, and new filters."""
-    new = nn.Conv2d(
-        in_channels,
-        old.out_channels,
-        old.kernel_size,
-        old.stride,
-        old.padding,
-        old.dilation,
-        bias=old.bias is not None,
-        padding_mode=old.padding_mode,
-    )
-    if old.bias is not None:
-        with torch.no_grad():
-            new.bias.copy_(old.bias)
-    return new
+def set_filters(conv: nn.Conv2d, filters: Tensor) -> None:
+    """Give a convolution other filters (out, in, height, width), and keep its bias."""
+    conv.in_channels = filters.shape[1]
+    conv.weight = nn.Parameter(filters)
 
 
 def last_layer(model: nn.Module) -> tuple[str, nn.Module]:
@@ -162,6 +147,15 @@ def last_layer(model: nn.Module) -> tuple[str, nn.Module]:
     )
 
 
-def _check_positive(name: str, value: Any) -> None:
-    if type(value) is not int or value < 1:
-        raise ConfigError(f"{name}={value}, expected a positive integer")
+def check_positive(sizes: Mapping[str, Any]) -> None:
+    """Refuse what is no positive integer.
+
+    Args:
+        sizes: by the names that the error gives them.
+
+    Raises:
+        ConfigError: the first that is none.
+    """
+    for name, value in sizes.items():
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"{name}={value}, expected a positive integer")

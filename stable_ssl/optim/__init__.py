@@ -6,7 +6,12 @@ from stable_ssl.optim.build import (
     check_optimizer,
 )
 from stable_ssl.optim.lars import LARS
-from stable_ssl.optim.schedules import Scheduler, build_schedule, count_steps
+from stable_ssl.optim.schedules import (
+    Scheduler,
+    build_schedule,
+    build_scheduler,
+    count_steps,
+)
 
 __all__ = [
     "LARS",
@@ -14,6 +19,7 @@ __all__ = [
     "base_lr",
     "build_optimizer",
     "build_schedule",
+    "build_scheduler",
     "check_optimizer",
     "count_steps",
 ]

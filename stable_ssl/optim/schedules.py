@@ -5,15 +5,19 @@ The first update uses factor(0) and the last one factor(total_steps - 1); what d
 to `end` is there at step `total_steps` and stays.
 """
 
+import inspect
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
 from functools import partial
+from inspect import Parameter
 from typing import Any
 
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from stable_ssl.config import ConfigError, Schedule, nearest
+from stable_ssl.config import ConfigError, Schedule, is_foreign, nearest
 
 Factor = Callable[[int], float]
 
@@ -173,6 +177,66 @@ def build_schedule(
         f"optim.scheduler.name={name}, expected one of {', '.join(known)} or null"
         f"{nearest(str(name), known)}"
     )
+
+
+def build_scheduler(
+    config: Any, optimizer: Optimizer, steps_per_epoch: int, total_steps: int
+) -> Any:
+    """Return what moves the rates of an optimizer once a step, None: nothing does.
+
+    Args:
+        config: `optim.scheduler`: as for `build_schedule`; or the name of a class of
+            torch.optim.lr_scheduler with its arguments, counted in steps; or
+            {_target_: dotted path, arguments} of such a class, or of a function step ->
+            factor of the base rate, which is given `total_steps` and `steps_per_epoch`
+            if it takes them.
+        optimizer: whose rates move.
+        steps_per_epoch: optimizer steps an epoch.
+        total_steps: optimizer steps of the whole training.
+
+    Raises:
+        ConfigError: there is no such schedule, or it does not take the arguments.
+    """
+    if not is_foreign(config):
+        lengths = steps_per_epoch, total_steps
+        factor = build_schedule(config, optimizer.defaults["lr"], *lengths)
+        return None if factor is None else Scheduler(optimizer, factor)
+    arguments = dict(config)
+    name = arguments.pop("name", None)
+    path = arguments.pop("_target_", f"torch.optim.lr_scheduler.{name}")
+    at = f"optim.scheduler={path}"
+    from hydra.utils import get_object
+
+    try:
+        found = get_object(path)
+        takes = inspect.signature(found).parameters
+    except (ImportError, ValueError, TypeError) as error:
+        raise ConfigError(f"{at}: {' '.join(str(error).split())}") from error
+    for field in fields(Schedule):  # keys of ours are there, whoever set them
+        default = field.default if field.default is not MISSING else []
+        needed = field.name in takes and takes[field.name].default is Parameter.empty
+        if field.name not in takes or (
+            arguments.get(field.name, default) == default and not needed
+        ):
+            arguments.pop(field.name, None)
+    try:
+        if not (isinstance(found, type) and issubclass(found, LRScheduler)):
+            known = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+            known = {k: v for k, v in known.items() if k in takes}
+            factor = partial(found, **{**known, **arguments})
+            return Scheduler(optimizer, factor)
+        if issubclass(found, ReduceLROnPlateau):
+            raise ConfigError(
+                f"{at} waits for a metric; use log.early_stopping, or another schedule"
+            )
+        if any(group.get("schedule") is False for group in optimizer.param_groups):
+            raise ConfigError(
+                f"{at} moves all groups, and optim.groups has one with schedule: false;"
+                " use a schedule of optim.scheduler.name: cosine, ..., or a function"
+            )
+        return found(optimizer, **arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{at} with {arguments}: {error}") from error
 
 
 class Scheduler:

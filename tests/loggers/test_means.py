@@ -66,3 +66,20 @@ def test_what_is_no_scalar_is_named(value):
     means.add({"train/loss": 1.0, "train/mine": value})
     with pytest.raises(ConfigError, match="^train/mine was logged with something"):
         means.take()
+
+
+def test_sums_last_values_and_functions_of_all():
+    means = Means()
+    for value in (1.0, 4.0, 2.0):
+        means.add({"sum": value}, reduce="sum")
+        means.add({"last": torch.tensor(value)}, weight=3, reduce="last")
+        means.add({"median": torch.tensor([value, 9.0])}, reduce=torch.median)
+        means.add({"mean": value})
+    again = Means()
+    kept = {n: v for n, v in means.values.items() if n != "median"}
+    means.values, median = kept, means.values["median"]
+    again.load_state(means.state())
+    again.add({"median": torch.cat(median)}, reduce=torch.median)
+    assert again.take() == {"sum": 7.0, "last": 2.0, "mean": 7 / 3, "median": 4.0}
+    with pytest.raises(ConfigError, match="use mean, sum, last"):
+        means.add({"x": 1.0}, reduce="max")

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.nn.functional import fold, unfold
 
 from stable_ssl import IJEPA, ConfigError
+from stable_ssl.models import patch_tokens
 
 TINY = [
     "data.batch_size=6",
@@ -41,10 +43,10 @@ def test_the_loss_is_that_of_the_paper_put_together_by_hand(make):
     trainer = make()
     view, losses = trainer.data[0], []
     for image, seen, blocks in zip(view, *trainer.masks(6), strict=True):
-        tokens = trainer.teacher.module.tokens(image[None])[0]
+        tokens = patch_tokens(trainer.teacher.module, image[None])[0]
         centred = tokens - tokens.mean(1, keepdim=True)
         targets = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
-        coded = trainer.backbone.tokens(image[None], seen[None])[0]
+        coded = patch_tokens(trainer.backbone, image[None], seen[None])[0]
         known = trainer.narrow(coded) + trainer.positions[seen]
         for block in blocks:  # each is predicted without knowing of the others
             asked = trainer.mask_token[0] + trainer.positions[block]
@@ -77,11 +79,11 @@ def test_the_target_encoder_follows_the_context_encoder(make):
 def test_the_predictor_sees_nothing_of_its_targets(make):
     trainer = make()
     view, (context, blocks) = trainer.data[0], trainer.masks(6)
-    patches = trainer.backbone.patchify(view)
+    patches = unfold(view, 2, stride=2).mT
     hidden = torch.zeros(6, 16, dtype=torch.bool).scatter_(1, blocks.flatten(1), True)
     assert not hidden.gather(1, context).any()
     other = torch.where(hidden[..., None], torch.randn_like(patches), patches)
-    other = trainer.backbone.unpatchify(other)
+    other = fold(other.mT, view.shape[2:], 2, stride=2)
     expected = trainer.predict_targets(view, context, blocks)
     found = trainer.predict_targets(other, context, blocks)
     torch.testing.assert_close(found, expected)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.nn.functional import fold
 
 from stable_ssl import MAE, ConfigError
-from stable_ssl.models import random_masks
+from stable_ssl.models import patch_tokens, random_masks
 
 TINY = ["data.batch_size=6", "model.backbone.dim=16", "model.backbone.depth=1"]
 
@@ -39,9 +40,8 @@ def test_the_loss_is_that_of_the_paper_put_together_by_hand(make, norm_pix, pool
     view, errors = trainer.data[0], []
     for image, keep in zip(view, masks(trainer)[0].tolist(), strict=True):
         # the decoder sees the class token, and a patch or the mask token in each place
-        coded = trainer.narrow(
-            trainer.backbone.tokens(image[None], torch.tensor([keep]))
-        )
+        tokens = patch_tokens(trainer.backbone, image[None], torch.tensor([keep]))
+        coded = trainer.narrow(tokens)
         places = [trainer.mask_token[0, 0] for _ in range(16)]
         for place, token in zip(keep, coded[0, 1:], strict=True):
             places[place] = token
@@ -70,12 +70,26 @@ def test_the_class_token_is_none_of_the_hidden_patches(make):  # fault 31
 def test_hidden_pixels_do_not_reach_the_encoder(make):
     trainer = make()
     view, (keep, mask) = trainer.data[0], masks(trainer)
-    patches = trainer.backbone.patchify(view)
+    patches = trainer.patches(view)
     other = torch.where(mask[..., None], torch.randn_like(patches), patches)
-    other = trainer.backbone.unpatchify(other)
+    other = fold(other.mT, view.shape[2:], 2, stride=2)
     expected = trainer.reconstruct(view, keep)
     torch.testing.assert_close(trainer.reconstruct(other, keep), expected)
     assert not trainer.reconstruct(view + 1, keep).isclose(expected).any()
+
+
+def test_patches_are_row_by_row(make):
+    view = make().data[0]
+    for place, (row, column) in {1: (0, 2), 6: (2, 4)}.items():
+        patch = view[:, :, row : row + 2, column : column + 2].flatten(1)
+        assert make().patches(view)[:, place].equal(patch)
+
+
+def test_a_vit_of_timm_by_name_learns_where_its_patches_are(make):
+    spec = "{name: vit_tiny_patch16_224, img_size: 8, patch_size: 2, depth: 1}"
+    trainer = make("~model.backbone", f"+model.backbone={spec}")
+    trainer.compute_loss().backward()
+    assert all(p.grad is not None for p in trainer.backbone.parameters())
 
 
 def test_masks_are_drawn_anew_each_step_and_alike_for_the_same(make):
@@ -88,7 +102,7 @@ def test_masks_are_drawn_anew_each_step_and_alike_for_the_same(make):
 
 def test_features_are_of_the_whole_image(make):
     trainer = make()
-    expected = trainer.backbone.tokens(trainer.data[0])[:, 0]
+    expected = patch_tokens(trainer.backbone, trainer.data[0])[:, 0]
     torch.testing.assert_close(trainer(trainer.data[0]), expected)
 
 

@@ -82,7 +82,6 @@ def test_a_backbone_gets_its_layer_where_the_classifier_was(name):
 
 @pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050"])
 def test_a_backbone_of_timm(name):
-    pytest.importorskip("timm")
     model = backbone({"name": name, "provider": "timm"}).eval()
     dim = model.dim
     change_last_layer(model, 4)

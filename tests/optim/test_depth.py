@@ -1,5 +1,7 @@
 import pytest
+import timm
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from stable_ssl.config import ConfigError, Optim
@@ -26,10 +28,25 @@ def test_a_vit_of_beit_has_its_rates():
     vit = {"name": "vit", "image_size": 8, "patch_size": 4, "dim": 8, "heads": 2}
     found = rates(classifier({**vit, "depth": 2}), layer_decay=0.5)
     assert found["classifier.weight"] == found["classifier.bias"] == 1
-    assert found["backbone.blocks.norm.weight"] == 1
-    assert found["backbone.blocks.1.mlp.0.bias"] == 0.5
-    assert found["backbone.blocks.0.mlp.0.weight"] == 0.25
-    assert found["backbone.project.weight"] == found["backbone.class_token"] == 0.125
+    assert found["backbone.norm.weight"] == 1
+    assert found["backbone.blocks.1.mlp.fc1.bias"] == 0.5
+    assert found["backbone.blocks.0.mlp.fc1.weight"] == 0.25
+    assert (
+        found["backbone.patch_embed.proj.weight"]
+        == found["backbone.cls_token"]
+        == 0.125
+    )
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18"])
+def test_timm_gives_its_models_the_same_rates(name):
+    model = timm.create_model(name, num_classes=10)
+    groups = param_groups_layer_decay(model, layer_decay=0.5)
+    scale = {p: group["lr_scale"] for group in groups for p in group["params"]}
+    expected = {n: scale[p] for n, p in model.named_parameters()}
+    if "norm.weight" in expected:  # BEiT's last norm is above the last block
+        expected["norm.weight"] = expected["norm.bias"] = 1
+    assert rates(model, layer_decay=0.5) == expected
 
 
 def test_a_resnet_has_a_layer_a_block():

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import timm
 import torch
 
 from stable_ssl import BYOL, ConfigError, SimCLR, Supervised, commands
@@ -56,7 +57,6 @@ def test_a_run_ends_with_files_that_do_what_it_does(config):
 
 
 def test_timm_and_hugging_face_folders_load_the_backbone(config):
-    timm = pytest.importorskip("timm")
     network = "++model.backbone={name: resnet10t, provider: timm}"
     types = "log.export.types=[safetensors]"
     trainer = SimCLR(config("simclr", network, types, *QUICK, "fast_dev_run=true"))

@@ -83,7 +83,6 @@ def desk(desk):
 @pytest.fixture(scope="module")
 def trained(desk, cifar):
     """Train by one command; return the run folder."""
-    pytest.importorskip("timm")
     pytest.importorskip("torchmetrics")
     desk.type("python cnn_cifar10.py", **cifar)
     (run,) = desk.runs("cnn_cifar10")

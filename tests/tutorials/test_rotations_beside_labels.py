@@ -133,7 +133,6 @@ def desk(desk):
 
 @pytest.fixture(scope="module")
 def run(desk):
-    pytest.importorskip("timm")
     desk.type("stable-ssl -cd configs -cn custom")
     (run,) = desk.runs("digits", "runs")
     return run
@@ -164,7 +163,6 @@ def test_any_nested_key_is_set_on_the_command_line(desk):
 
 
 def test_a_built_in_configuration_works_out_of_the_box(desk):
-    pytest.importorskip("timm")
     folder = "data.root=data/digits fast_dev_run=true"
     said = desk.type(
         f"stable-ssl -cn multitask_folder {folder} data.batch_size_per_gpu=1"

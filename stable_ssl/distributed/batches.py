@@ -8,7 +8,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from stable_ssl import distributed
+from stable_ssl.distributed.group import all_gather_object, gather_uneven, world_size
 
 
 def gather_batches(parts: Sequence[Tensor]) -> Tensor:
@@ -22,10 +22,10 @@ def gather_batches(parts: Sequence[Tensor]) -> Tensor:
         (N, ...), as one process would see them; synchronises ranks.
     """
     own = torch.cat(list(parts))
-    if distributed.world_size() == 1:
+    if world_size() == 1:
         return own
-    lengths = distributed.all_gather_object([len(part) for part in parts])
-    whole = distributed.gather_uneven(own).split([n for some in lengths for n in some])
+    lengths = all_gather_object([len(part) for part in parts])
+    whole = gather_uneven(own).split([n for some in lengths for n in some])
     ranks, start = [], 0
     for some in lengths:
         ranks.append(whole[start : start + len(some)])

@@ -1,0 +1,84 @@
+"""A vision transformer of timm that sees some of an image's patches.
+
+Which ones it is told, see `masking.py`: timm's own way to leave patches out draws them
+from the global generator, so that they would depend on the number of processes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from stable_ssl.config import ConfigError
+
+if TYPE_CHECKING:
+    from timm.models import VisionTransformer
+
+
+def check_maskable(model: nn.Module, only_patches: bool = False) -> None:
+    """Refuse a backbone whose patches cannot be left out one by one.
+
+    Args:
+        model: a backbone.
+        only_patches: whether its tokens must be a square of patches and nothing else.
+
+    Raises:
+        ConfigError: no VisionTransformer of timm, one that mixes patches before its
+            blocks or leaves some out by itself, or one with other tokens.
+    """
+    from timm.layers import PatchEmbed
+    from timm.models import VisionTransformer
+
+    if not isinstance(model, VisionTransformer):
+        kind = type(model)
+        problem = f"{kind.__module__}.{kind.__name__} is no VisionTransformer of timm"
+    elif not isinstance(model.patch_embed, PatchEmbed):
+        problem = f"its {type(model.patch_embed).__name__} mixes pixels of patches"
+    elif not isinstance(model.patch_drop, nn.Identity):
+        problem = "its patch_drop_rate leaves out others"
+    elif only_patches and model.num_prefix_tokens:
+        problem = f"{model.num_prefix_tokens} of its tokens are no patches"
+    elif only_patches and len(set(model.patch_embed.grid_size)) > 1:
+        problem = f"its patches, {model.patch_embed.grid_size}, are no square"
+    else:
+        return
+    use = "{name: vit, class_token: false}" if only_patches else "{name: vit}"
+    raise ConfigError(
+        f"model.backbone: {problem}, and this method chooses the patches that are seen;"
+        f" use {use}, or the like of timm by name"
+    )
+
+
+def patch_tokens(
+    model: VisionTransformer, images: Tensor, keep: Tensor | None = None
+) -> Tensor:
+    """Return what the blocks make of an image's patches, or of some of them.
+
+    He et al. 2022 (MAE), https://arxiv.org/abs/2111.06377, section 3: what is left out
+    goes before the first block, so that a quarter of the patches costs a quarter.
+
+    Args:
+        model: one that `check_maskable` accepts.
+        images: (N, C, H, W).
+        keep: which patches the blocks see, (N, k) int64, numbered row by row; None: all
+            L, in order.
+
+    Returns:
+        (N, T + k, D) after the last norm, where the T = model.num_prefix_tokens class
+        and register tokens come first.
+    """
+    # what timm's forward_features does, and a choice between its first two lines; no
+    # public method of timm's ends after the positions
+    tokens = model._pos_embed(model.patch_embed(images))
+    if keep is not None:
+        first = model.num_prefix_tokens
+        seen = gather_patches(tokens[:, first:], keep)
+        tokens = torch.cat([tokens[:, :first], seen], 1)
+    return model.norm(model.blocks(model.norm_pre(tokens)))
+
+
+def gather_patches(patches: Tensor, index: Tensor) -> Tensor:
+    """Return the patches of (N, L, D) at index (N, k) int64, (N, k, D)."""
+    return patches.gather(1, index[..., None].expand(-1, -1, patches.shape[2]))

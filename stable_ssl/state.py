@@ -32,7 +32,7 @@ def take(run: Any) -> dict[str, Any]:
         "rng_at_epoch": run.rng_at_epoch,
         "logged": run.records.training.state(),
     }
-    everyone = distributed.all_gather_object((own, run.attributes.state()))
+    everyone = distributed.all_gather_object((own, run.subclass_attributes.state()))
     return {
         "format": FORMAT,
         "trainer": type(run).__name__,
@@ -51,7 +51,7 @@ def take(run: Any) -> dict[str, Any]:
         "metrics": run.metrics,
         "validated": run.validated,
         "stopped": run.stopped,
-        "patience": run.patience and run.patience.state_dict(),
+        "patience": run.early_stopping and run.early_stopping.state_dict(),
         **run.records.folder.positions,
     }
 
@@ -79,8 +79,8 @@ def restore(run: Any, state: dict[str, Any]) -> None:
     own = ranks[run.rank % len(ranks)]
     if run.optimizer is not None:
         run.validated, run.stopped = state["validated"], state["stopped"]
-        if run.patience is not None and state["patience"] is not None:
-            run.patience.load_state_dict(state["patience"])
+        if run.early_stopping is not None and state["patience"] is not None:
+            run.early_stopping.load_state_dict(state["patience"])
         if run.optimizers.keys() != state["optimizers"].keys():
             raise ConfigError(
                 f"the checkpoint has the optimizers {', '.join(state['optimizers'])},"
@@ -91,7 +91,7 @@ def restore(run: Any, state: dict[str, Any]) -> None:
         for name, scheduler in run.schedulers.items():
             if name in state["schedulers"]:
                 scheduler.load_state_dict(state["schedulers"][name])
-        run.attributes.load_state(attributes.of_rank(state["attributes"]))
+        run.subclass_attributes.load_state(attributes.of_rank(state["attributes"]))
         run.scaler.load_state_dict(state["scaler"])
         run.records.training.load_state(own["logged"])
     run.rng_at_epoch = own["rng_at_epoch"]

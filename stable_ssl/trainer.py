@@ -155,15 +155,15 @@ class BaseTrainer(nn.Module):
         self.checkpoints: Any = None
         self.online: Any = None  # probe and features beside the training
         self.gallery: Any = None  # pictures
-        self.attributes: Attributes | None = None  # that the subclass set
+        self.subclass_attributes: Attributes | None = None  # that the subclass set
         self.split: str | None = None  # the one under evaluation
-        self.patience: Patience | None = None  # of early stopping
+        self.early_stopping: Patience | None = None  # of early stopping
         self.stopped: str | None = None  # why the training ended before its last step
         self._stop_asked: str | None = None  # by this rank
         self.validated = -1  # the step of the last validation
-        self.features: Any = None  # that the loss handed over
-        self.rows = 0  # of the training, written by this launch
-        self.rates: list[float] = []  # of the optimizers, at this step
+        self.probe_features: Any = None  # that the loss handed over
+        self._rows_written = 0  # of the training, written by this launch
+        self._rates: list[float] = []  # of the optimizers, at this step
         self.rng_at_epoch: Any = None  # the global generators at its start
         self._resumed: Any = None  # a state to restore once its epoch has begun
         self._built: Optimizer | None = None  # the one of the config
@@ -329,8 +329,8 @@ class BaseTrainer(nn.Module):
                     f"{nearest(monitor, list(self.metrics))}"
                     f" (reported: {', '.join(self.metrics)})"
                 )
-            if self.patience is not None and self.step:
-                self.stopped = self.stopped or self.patience(self.metrics)
+            if self.early_stopping is not None and self.step:
+                self.stopped = self.stopped or self.early_stopping(self.metrics)
 
     def stop(self, why: str) -> None:
         """End the training after this step, on all ranks, as if it were the last one.
@@ -394,7 +394,7 @@ class BaseTrainer(nn.Module):
         self.initialize_scheduler()
         self._build_stepper()
         self.initialize_evaluation()
-        self.attributes = Attributes(
+        self.subclass_attributes = Attributes(
             self,
             self._names,
             [*self.loaders.values(), *self.optimizers.values()],
@@ -635,7 +635,7 @@ class BaseTrainer(nn.Module):
             self.say("no classes are known: no probe, no kNN; set data.num_classes")
         self._metrics = custom_metrics(self.settings.metrics, self._task, classes)
         if self.settings.early_stopping.patience:
-            self.patience = Patience(self.settings)
+            self.early_stopping = Patience(self.settings)
         kept = not self.config.fast_dev_run
         self.gallery = Gallery(self.settings.pictures if kept else None)
 
@@ -776,8 +776,8 @@ class BaseTrainer(nn.Module):
                     self.buffers()
                 )  # batch norms' statistics are rank 0's
             self.before_train_step()
-            self.rates = [o.param_groups[0]["lr"] for o in self.optimizers.values()]
-        self.features = None
+            self._rates = [o.param_groups[0]["lr"] for o in self.optimizers.values()]
+        self.probe_features = None
         self.train_step(self.data)
         self.data = batch  # what probe and pictures see
         if self.last_micro_batch:
@@ -802,8 +802,8 @@ class BaseTrainer(nn.Module):
         with self.autocast():
             loss = self._compute_loss()
         if isinstance(loss, dict):
-            if self.features is None:
-                self.features = loss.get("features")
+            if self.probe_features is None:
+                self.probe_features = loss.get("features")
             own = {k: v for k, v in loss.items() if k not in ("loss", "features")}
             self.log({f"train/{k}": v for k, v in own.items()})
             loss = loss.get("loss", "a dict without 'loss'")
@@ -853,7 +853,7 @@ class BaseTrainer(nn.Module):
         log, step = self.settings, self.step
         save, evaluation = log.checkpoint, log.eval
         if self.online.probe is not None:
-            loss = self.online.fit_probe(self.labelled(self.data), self.features)
+            loss = self.online.fit_probe(self.labelled(self.data), self.probe_features)
             self.log({"train/probe_loss": loss})
         minutes, signal = save.every_n_minutes, self.preemption.number
         late = minutes and time.monotonic() - self._saved_at > 60 * minutes
@@ -1032,12 +1032,12 @@ class BaseTrainer(nn.Module):
         Raises:
             Diverged: the loss was not finite.
         """
-        if not self.rows:
+        if not self._rows_written:
             self._check_ranks()
-        self.rows += 1
+        self._rows_written += 1
         values = self.records.training.take()
         self._check_finite("train/loss", values.get("train/loss", 0.0))
-        for name, rate in zip(self.optimizers, self.rates, strict=True):
+        for name, rate in zip(self.optimizers, self._rates, strict=True):
             values["train/lr" + suffix(name)] = rate
         cost = self.records.performance(self.step, self.images_per_step)
         self.report(values | cost)

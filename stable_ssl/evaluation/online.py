@@ -118,15 +118,6 @@ class Online:
         """Forget the batch before."""
         self.calls.clear()
 
-    def afresh(self, function: Callable[[Tensor], Tensor]) -> Callable:
-        """Return a function that forgets the batch before, then does what this does."""
-
-        def call(x: Tensor) -> Tensor:
-            self.forget()
-            return function(x)
-
-        return call
-
     # --- beside a training step -------------------------------------------------------
 
     def fit_probe(
@@ -154,9 +145,8 @@ class Online:
                 f"compute_loss returned features of shape {tuple(features.shape)} for"
                 f" {len(labels)} labels; return (N, D) of one view or a list of such"
             )
-        return self.probe.fit_batch(
-            features, labels.repeat(len(features) // len(labels))
-        )
+        views = len(features) // len(labels)
+        return self.probe.fit_batch(features, labels.repeat(views))
 
     # --- during an evaluation ---------------------------------------------------------
 

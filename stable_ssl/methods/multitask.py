@@ -1,12 +1,11 @@
 """Several tasks at once: heads on one backbone, each with its own data and loss.
 
-Rotation prediction (Gidaris et al. 2018, https://arxiv.org/abs/1803.07728), alone or
-beside classification, is a recipe of it. The tasks' labels prevent collapse.
+Rotation prediction, Gidaris et al. 2018, https://arxiv.org/abs/1803.07728, is a recipe
+of it, alone or beside classification. The tasks' labels prevent collapse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +57,7 @@ class MultiTask(BaseTrainer):
         self.heads, self.losses = nn.ModuleDict(), nn.ModuleDict()
         self.sources: dict[str, str | None] = {}  # train loader by head
         self.scales: dict[str, float | Tensor] = {}  # weight of its loss in this step
-        self.schedules: dict[str, Callable[[int], float]] = {}  # step -> weight
+        self.schedules: dict[str, Any] = {}  # functions: step -> weight
         for name, node in model.heads.items():
             try:
                 self._build_head(name, OmegaConf.to_container(node, resolve=True))
@@ -88,8 +87,7 @@ class MultiTask(BaseTrainer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to the logits of `model.predict`, or to features."""
-        head = self.config.model.predict
-        features = self.encoded(x)
+        head, features = self.config.model.predict, self.encoded(x)
         return features if head is None else self.heads[head](features)
 
     def train_step(self, batch: Any) -> None:
@@ -101,13 +99,12 @@ class MultiTask(BaseTrainer):
     def compute_loss(self) -> dict[str, Tensor]:
         """Return the weighted sum, each head's loss unweighted, and features."""
         batches = self.data if isinstance(self.data, dict) else {None: self.data}
-        read = dict.fromkeys(self.sources.values())  # each once
-        features = {name: self.encode(first_view(batches[name][0])) for name in read}
+        used = dict.fromkeys(self.sources.values())  # each once
+        features = {n: self.encode(first_view(batches[n][0])) for n in used}
         losses = {}
         for name, source in self.sources.items():
             output, labels = self.heads[name](features[source]), batches[source][1]
             losses[name] = self.losses[name](output, labels)
         total = sum(self.scales[name] * loss for name, loss in losses.items())
-        probed = labelled_name(self.config.data, list(batches))
-        found = {"features": features[probed]} if probed in features else {}
-        return {**losses, "loss": total, **found}
+        probed = features.get(labelled_name(self.config.data, list(batches)))
+        return {**losses, "loss": total, "features": probed}

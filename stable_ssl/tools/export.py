@@ -64,9 +64,9 @@ def export_run(run: Any) -> None:
     """
     if run.rank > 0:
         return
-    functions = {"encoder": run.online.plain}
+    functions = {"encoder": run.encode}
     if run._classifies:
-        functions["classifier"] = run.online.afresh(run.predict)
+        functions["classifier"] = run.predict
     types = run.settings.export.types or ["torchscript"]
     facts = {"epoch": run.epoch, "step": run.step, "task": run._task}
     folder = run.run_dir / "deployment"

@@ -18,6 +18,7 @@ from stable_ssl import distributed
 from stable_ssl.config import ConfigError, unwritable
 from stable_ssl.data.batch import first_view
 from stable_ssl.data.facts import class_names, source
+from stable_ssl.evaluation.online import undisturbed
 from stable_ssl.files import replacing
 
 SEVERAL = ";"  # between the classes of one cell
@@ -50,9 +51,9 @@ def predict(run: Any) -> None:
             " log.eval.linear as in training; and data.num_classes, or train data that"
             " state it"
         )
-    loader, function = run.loaders["predict"], run.online.afresh(run.predict)
-    with run.online.evaluation():
-        samples = _gathered(_predicted(function, loader, run._limit))
+    loader = run.loaders["predict"]
+    with undisturbed(*run.online.modules), run.autocast():
+        samples = _gathered(_predicted(run.predict, loader, run._limit))
     if run.rank == 0:
         bank = getattr(run.loaders.get("bank"), "dataset", None)
         dataset = getattr(loader, "dataset", None)

@@ -335,7 +335,7 @@ def _step(run: Any, batch: Any) -> None:
     """Take a whole training step, the probe's included."""
     run.train_micro_batch(batch)
     if run.online.probe is not None:
-        run.online.fit_probe(run.labelled(batch))
+        run.online.fit_probe(run.labelled(batch), run.probe_features)
 
 
 def _steps(
@@ -384,11 +384,11 @@ def _watching(run: Any, clock: Clock) -> Iterator[None]:
 def _encoding(run: Any, clock: Clock, x: Tensor) -> float:
     """Return the images a second that this rank encodes in evaluation mode."""
     with undisturbed(run), run.autocast():
-        run.online.plain(x)
+        run.encode(x)
         clock.take()
         with clock.part("encode"):
             for _ in range(WARM):
-                run.online.plain(x)
+                run.encode(x)
     return WARM * len(x) / clock.take()["encode"]
 
 
@@ -428,7 +428,7 @@ def _cost(run: Any, x: Tensor) -> tuple[dict[str, int], int]:
         (loss["loss"] if isinstance(loss, Mapping) else loss).backward()
     run.zero_grad()
     with undisturbed(run), FlopCounterMode(display=False) as one, run.autocast():
-        run.online.plain(x[:1])
+        run.encode(x[:1])
     flops = {
         "encode_image": one.get_total_flops(),
         "forward": forward.get_total_flops(),

@@ -81,7 +81,7 @@ def test_a_loss_computed_in_an_evaluation_changes_nothing(method, tmp_path):
 
         def before_eval_epoch(self):
             self.data = self.seen
-            self.log({"val/loss": self.compute_loss()})
+            self.log({"val/loss": self.compute_loss()["loss"]})
 
     steps = "optim.steps=4", "log.eval.every_n_steps=2", "log.eval.test_at_end=false"
     plain = make(method, tmp_path, *steps, "log.run=plain")

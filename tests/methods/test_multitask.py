@@ -83,7 +83,7 @@ def test_a_schedule_is_a_function_of_the_step(make):
 
 def test_rotation_alone_sees_no_label_and_is_judged_by_its_features(make):
     trainer = make("rotation", "optim.epochs=1", "++data.train.images.batch_size=24")
-    assert trainer.compute_loss().keys() == {"loss", "rotation"}
+    assert trainer.compute_loss().keys() == {"loss", "rotation", "features"}
     assert not trainer.predicts and trainer(torch.rand(2, 1, 8, 8)).shape[1] > 10
     for _, labels in trainer.train_loader.loaders["images"]:
         assert labels.max() > 3  # the probe's are the digits', not the quarters'

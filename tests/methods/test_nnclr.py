@@ -42,7 +42,7 @@ def test_the_loss_is_eq_3_with_neighbours_from_the_queue_as_queries(ready):
         cross_entropy(near[0] @ p[1].T / tau, own)
         + cross_entropy(near[1] @ p[0].T / tau, own)
     ) / 2
-    loss = ready.compute_loss()
+    loss = ready.compute_loss()["loss"]
     assert loss.item() == pytest.approx(expected.item(), rel=1e-10)
     trained = list(ready.parameters())
     grads = (torch.autograd.grad(x, trained) for x in (loss, expected))
@@ -54,14 +54,14 @@ def test_the_predictor_gets_projections(ready):  # fault 20
     seen = []
     ready.predictor.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
     z = [ready.projector(ready.backbone(view)) for view in ready.data[0]]
-    ready.compute_loss()
+    ready.compute_loss()["loss"]
     for found, expected in zip(seen, z, strict=True):
         torch.testing.assert_close(found, expected)
 
 
 def test_the_first_views_projections_are_enqueued_after_the_loss(ready):
     z = ready.projector(ready.backbone(ready.data[0][0]))
-    ready.compute_loss()
+    ready.compute_loss()["loss"]
     torch.testing.assert_close(ready.queue.rows[: len(z)], normalize(z))
     assert ready.queue.pointer == len(z)
 
@@ -69,7 +69,7 @@ def test_the_first_views_projections_are_enqueued_after_the_loss(ready):
 def test_a_loss_that_is_only_evaluated_leaves_the_queue(ready):
     before = {name: x.clone() for name, x in ready.queue.state_dict().items()}
     ready.eval()
-    ready.compute_loss()
+    ready.compute_loss()["loss"]
     for name, x in ready.queue.state_dict().items():
         assert x.equal(before[name])
 

@@ -94,7 +94,7 @@ def test_the_loss_is_the_mean_of_a_yes_or_no_each(task, name, dataset, target):
     p, y = trainer(trainer.data[0]).sigmoid().double(), target(trainer.data[1].double())
     expected = -(y * p.log() + (1 - y) * (1 - p).log()).mean().item()
     assert p.shape == y.shape
-    assert trainer.compute_loss().item() == pytest.approx(expected, rel=1e-5)
+    assert trainer.compute_loss()["loss"].item() == pytest.approx(expected, rel=1e-5)
     trainer.cleanup()
 
 

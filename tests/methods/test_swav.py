@@ -73,7 +73,9 @@ def test_the_loss_is_that_of_the_paper_put_together_by_hand(make, epoch):
         code = assign(pool)[:6]
         for j in {0, 1, 2} - {i}:
             terms.append(-(code * (scores[j] / 0.1).log_softmax(1)).sum(1).mean())
-    torch.testing.assert_close(trainer.compute_loss(), torch.stack(terms).mean())
+    torch.testing.assert_close(
+        trainer.compute_loss()["loss"], torch.stack(terms).mean()
+    )
 
 
 def test_prototypes_have_norm_one_after_each_step(make):  # fault 17
@@ -98,7 +100,7 @@ def test_the_queue_holds_each_views_projections_as_they_were_computed(make):  # 
     trainer = make()
     trainer.epoch = 1  # the queue takes part, and is not what is stored
     expected = [z.detach() for z in projections(trainer)]
-    trainer.compute_loss()
+    trainer.compute_loss()["loss"]
     for queue, z in zip(trainer.queues, expected[:2], strict=True):
         assert queue.pointer == 6
         torch.testing.assert_close(queue.rows[:6], z)
@@ -133,7 +135,7 @@ def test_ranks_share_the_queue_in_parts(make):
 def test_without_a_queue(make):
     trainer = make("model.queue=0")
     trainer.epoch = 100
-    assert trainer.queue_scores() is None and trainer.compute_loss().isfinite()
+    assert trainer.queue_scores() is None and trainer.compute_loss()["loss"].isfinite()
 
 
 def test_a_single_view_is_refused(config):

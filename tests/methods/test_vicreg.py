@@ -30,9 +30,9 @@ def test_each_coefficient_weighs_its_term_of_eq_6(ready):  # fault 9
     model = ready.config.model
     assert [model[term] for term in TERMS] == [25, 25, 1]
     whole = sum(model[term] * expected[term] for term in TERMS)
-    assert ready.compute_loss().item() == pytest.approx(whole, rel=1e-9)
+    assert ready.compute_loss()["loss"].item() == pytest.approx(whole, rel=1e-9)
     for term in TERMS:
         weights = {other: 0.0 for other in TERMS} | {term: 2.0}
         ready.config.model.update(weights)
-        found = ready.compute_loss().item()
+        found = ready.compute_loss()["loss"].item()
         assert found == pytest.approx(2 * expected[term], rel=1e-9) and found > 0

@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     option = parser.add_argument
     option(
-        "place",
+        "source",
         metavar="RUN_OR_CHECKPOINT",
         type=Path,
         help="a run folder, which stands for its newest checkpoint, or a checkpoint",
@@ -35,11 +35,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Start the run again to export it; return the exit code."""
-    place = args.place.absolute()
-    folder = place if place.is_dir() else place.parent.parent
+    source = args.source.absolute()
+    folder = source if source.is_dir() else source.parent.parent
     if not (folder / "config.yaml").is_file() or folder.parent.parent.name != "runs":
         raise ConfigError(
-            f"{args.place} is neither a run folder nor a checkpoint in one; give"
+            f"{args.source} is neither a run folder nor a checkpoint in one; give"
             " .../runs/<experiment>/<run>, or a file of its folder ckpts"
         )
     overrides = [
@@ -48,7 +48,7 @@ def run(args: Namespace) -> int:
         f"log.experiment={json.dumps(folder.parent.name)}",
         f"log.run={json.dumps(folder.name)}",
         f"log.export.types=[{','.join(args.types)}]",
-        f"log.load_from={'null' if place == folder else json.dumps(str(place))}",
+        f"log.load_from={'null' if source == folder else json.dumps(str(source))}",
     ]
     again = Namespace(run_folder=folder, overrides=overrides, dry_run=False)
     return rerun.run(again)

@@ -319,9 +319,9 @@ class Command:
         runs = [run for run in runs if (run / "metrics.jsonl").exists()]
         if runs:
             print(overview(runs))
-        found = Path(jobs[0].log.folder) / "optimization_results.yaml"
-        if self.searches and found.exists():
-            best = OmegaConf.load(found)
+        results = Path(jobs[0].log.folder) / "optimization_results.yaml"
+        if self.searches and results.exists():
+            best = OmegaConf.load(results)
             keys = " ".join(f"{k}={v}" for k, v in best.get("best_params", {}).items())
             print(f"\nbest: {keys}, {jobs[0].log.monitor} {best.get('best_value')}")
 

@@ -188,10 +188,10 @@ def _script(then: Mapping[str, Any], method: str | None, folder: Path) -> Path |
     if own and script.is_file():
         return script
     if method is None:
-        found = f"{script} is no script any more" if own else "no script is on record"
+        reason = f"{script} is no script any more" if own else "no script is on record"
         raise ConfigError(
-            f"{folder} names no method, and {found}; start your own with these options:"
-            f" python my_script.py --config-dir {folder.absolute()}"
+            f"{folder} names no method, and {reason}; start your own with these"
+            f" options: python my_script.py --config-dir {folder.absolute()}"
             " --config-name config log.run=null"
         )
     return None

@@ -61,8 +61,8 @@ def axis_label(name: str) -> str:
         stem, _, top = metric.rpartition("acc")
         few = FEW.fullmatch(stem)
         kind = {"knn_": "kNN "}.get(stem, stem.replace("_", " "))
-        words = f"accuracy, {_labels(few)}" if few else f"{kind}accuracy"
-        return f"{split} {words}{f', top {top}' if top not in ('', '1') else ''} (%)"
+        text = f"accuracy, {_labels(few)}" if few else f"{kind}accuracy"
+        return f"{split} {text}{f', top {top}' if top not in ('', '1') else ''} (%)"
     if slash:
         return f"{split} {SHORT.get(metric, metric.replace('_', ' '))}"
     parts = name.removesuffix(".name").split(".")
@@ -120,22 +120,17 @@ def describe(metric: str, run: Any) -> str:
     """
     name = metric.partition("/")[2]
     stem, _, end = name.rpartition("acc")
-    few = FEW.fullmatch(stem)
     if not is_accuracy(metric):
         return name
-    if few:
-        words = f"linear, {_labels(few)}"
-    elif stem == "knn_":
-        words = f"kNN (k={run.get('log.eval.knn.k', '?')})"
-    elif stem == "linear_":
-        words = "linear (offline)"
-    elif stem == "logistic_":
-        words = "logistic regression (offline)"
-    elif stem == "":
-        words = "linear probe (online)" if probed(run) else "accuracy"
-    else:
-        words = stem.strip("_")
-    return words if end in ("", "1") else f"{words}, top {end}"
+    protocols = {
+        "": "linear probe (online)" if probed(run) else "accuracy",
+        "knn_": f"kNN (k={run.get('log.eval.knn.k', '?')})",
+        "linear_": "linear (offline)",
+        "logistic_": "logistic regression (offline)",
+    }
+    few = FEW.fullmatch(stem)
+    text = f"linear, {_labels(few)}" if few else protocols.get(stem, stem.strip("_"))
+    return text if end in ("", "1") else f"{text}, top {end}"
 
 
 def _labels(few: re.Match[str]) -> str:
@@ -152,7 +147,7 @@ def probed(run: Any) -> bool:
 
 def in_order(metrics: Iterable[str], splits: Sequence[str]) -> list[str]:
     """Return metrics by their split, the given ones first, and there by `order`."""
-    ranks = {split: rank for rank, split in enumerate(splits)}
+    ranks = {split: i for i, split in enumerate(splits)}
 
     def rank(metric: str) -> tuple:
         split = metric.partition("/")[0]
@@ -162,9 +157,9 @@ def in_order(metrics: Iterable[str], splits: Sequence[str]) -> list[str]:
 
 
 def order(metric: str) -> tuple:
-    """Return the place of a metric in a table: kNN, accuracy, few labels, others."""
+    """Return a key to sort metrics by: kNN, accuracy, few labels, others."""
     name = metric.rpartition("/")[2]
     few = FEW.match(name)
-    places = ("knn_acc", "acc", "few", "linear_acc", "logistic_acc")
-    place = next((i for i, start in enumerate(places) if name.startswith(start)), 9)
-    return place, (few[2] or "", float(few[1])) if few else (), name
+    starts = ("knn_acc", "acc", "few", "linear_acc", "logistic_acc")
+    rank = next((i for i, start in enumerate(starts) if name.startswith(start)), 9)
+    return rank, (few[2] or "", float(few[1])) if few else (), name

@@ -103,7 +103,7 @@ def export(
     with replacing_folder(folder) as new:
         with undisturbed(*modules), _on_cpu(modules):
             models = {n: _Alone(f, modules, x) for n, f in functions.items()}
-            found = {
+            differences = {
                 name: difference
                 for kind in types
                 for name, difference in WRITERS[kind](models, x, new).items()
@@ -116,7 +116,7 @@ def export(
             "classes": class_names(getattr(known, "dataset", None)),  # where known
             **facts,
             "torch": torch.__version__,
-            "difference": found,
+            "difference": differences,
         }
         (new / "model.json").write_text(json.dumps(described, indent=1) + "\n")
 
@@ -192,7 +192,7 @@ class _Used(TorchFunctionMode):
         return any(id(tensor) in self.seen for tensor in tensors)
 
 
-def _compare(name: str, found: Function, model: Function, x: Tensor) -> float:
+def _compare(name: str, loaded: Function, model: Function, x: Tensor) -> float:
     """Return how much a file differs from the model, relative to its largest output.
 
     Raises:
@@ -200,7 +200,7 @@ def _compare(name: str, found: Function, model: Function, x: Tensor) -> float:
     """
     worst = 0.0
     for images in (x, x[:1]):
-        expected, got = model(images), found(images)
+        expected, got = model(images), loaded(images)
         if got.shape != expected.shape:
             raise ExportError(
                 f"{name} returned {tuple(got.shape)} for {len(images)} images, expected"
@@ -234,14 +234,14 @@ def _each(suffix: str, again: Callable[[nn.Module, Tensor, Path], Function]) -> 
     def write(
         models: Mapping[str, nn.Module], x: Tensor, folder: Path
     ) -> dict[str, float]:
-        found = {}
+        differences = {}
         for name, model in models.items():
             file = f"{name}{suffix}"
             with _in_words(file), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what a trace loses, _compare sees
                 loaded = again(model, x, folder / file)
-                found[file] = _compare(file, loaded, model, x)
-        return found
+                differences[file] = _compare(file, loaded, model, x)
+        return differences
 
     return write
 
@@ -286,10 +286,10 @@ def _safetensors(
             tensors = {n: loaded.get(n, torch.zeros_like(t)) for n, t in state.items()}
             return functional_call(model, tensors, (images,))
 
-        found = {name: _compare(name, again, encoder, x)}
+        differences = {name: _compare(name, again, encoder, x)}
     if hasattr(model, "pretrained_cfg"):
-        found |= _timm(model, x, home)
-    return found
+        differences |= _timm(model, x, home)
+    return differences
 
 
 def _does(module: nn.Module, x: Tensor, features: Tensor) -> bool:

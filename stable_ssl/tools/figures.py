@@ -235,11 +235,11 @@ def heatmap(
         axes.grid(visible=False)
         image = axes.pcolormesh(means, cmap="cividis", edgecolor="white", linewidth=0.6)
         look = {"ha": "center", "va": "center", "fontsize": min(7, 72 * side / 2.6)}
-        for (line, place), mean in np.ndenumerate(means):
+        for (line, position), mean in np.ndenumerate(means):
             if np.isfinite(mean):
                 text = f"{mean:.1f}" if is_accuracy(value) else f"{mean:.3g}"
                 colour = "white" if image.norm(mean) < 0.55 else "black"
-                axes.text(place + 0.5, line + 0.5, text, color=colour, **look)
+                axes.text(position + 0.5, line + 0.5, text, color=colour, **look)
         names = [spelled(x, text) for text in columns]
         axes.set_xticks(np.arange(len(columns)) + 0.5, names)
         axes.set_yticks(np.arange(len(lines)) + 0.5, [spelled(y, t) for t in lines])

@@ -76,22 +76,22 @@ def csv(table: MeanTable) -> str:
 
 def latex(table: MeanTable) -> str:
     r"""Return a `tabular` of the package booktabs, its caption as a comment."""
-    own, wide = len(table.rows), len(table.tops)
+    left, right = len(table.rows), len(table.tops)
     lines = [
         f"% {_explained(table).replace('±', '+-')}",
         r"% in the preamble: \usepackage{booktabs}",
-        rf"\begin{{tabular}}{{{'l' * own}{'r' * wide}}}",
+        rf"\begin{{tabular}}{{{'l' * left}{'r' * right}}}",
         r"\toprule",
     ]
     header = _levels(table)
     for depth in range(1, len(header)):
-        lines += _spanning(list(zip(*header[:depth], strict=True)), own)
+        lines += _spanning(list(zip(*header[:depth], strict=True)), left)
     names = [t.translate(LATEX) for t in (*map(axis_label, table.rows), *header[-1])]
     lines += [" & ".join(names) + r" \\", r"\midrule"]
     for side, cells in table.lines():
         bold = [_bold(table, cell, r"\textbf{{{}}}", LATEX) for cell in cells]
-        words = [t.translate(LATEX) for t in map(spelled, table.rows, side)]
-        lines.append(" & ".join([*words, *bold]) + r" \\")
+        names = [t.translate(LATEX) for t in map(spelled, table.rows, side)]
+        lines.append(" & ".join([*names, *bold]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
@@ -121,17 +121,17 @@ def _levels(table: MeanTable) -> list[list[str]]:
     return levels
 
 
-def _spanning(columns: list[tuple[str, ...]], own: int) -> list[str]:
+def _spanning(columns: list[tuple[str, ...]], left: int) -> list[str]:
     """Return the last level; equal neighbours share a cell with a rule below it.
 
     Args:
         columns: of each column, its levels so far.
-        own: columns of row keys before them.
+        left: columns of row keys before them.
     """
-    cells, rules, start = [""] * own, [], own + 1
+    cells, rules, start = [""] * left, [], left + 1
     for levels, group in groupby(columns):
-        n, words = len(list(group)), levels[-1].translate(LATEX)
-        cells.append(rf"\multicolumn{{{n}}}{{c}}{{{words}}}")
+        n, text = len(list(group)), levels[-1].translate(LATEX)
+        cells.append(rf"\multicolumn{{{n}}}{{c}}{{{text}}}")
         rules.append(rf"\cmidrule(lr){{{start}-{start + n - 1}}}")
         start += n
     return [" & ".join(cells) + r" \\", " ".join(rules)]
@@ -139,8 +139,8 @@ def _spanning(columns: list[tuple[str, ...]], own: int) -> list[str]:
 
 def _bold(table: MeanTable, cell: Cell, face: str, escape: dict | None = None) -> str:
     """Return a cell, in a bold face where it is the best or equals it."""
-    words = table.text(cell).translate(escape or {})
-    return face.format(words) if cell.mark else words
+    text = table.text(cell).translate(escape or {})
+    return face.format(text) if cell.mark else text
 
 
 def _explained(table: MeanTable) -> str:

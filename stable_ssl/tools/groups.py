@@ -47,10 +47,11 @@ def metric(runs: DataFrame, value: str | None, rows: DataFrame | None = None) ->
     if value is None:
         monitors = [m for m in runs.get("log.monitor", ()) if isinstance(m, str)]
         value = monitors[0] if monitors else keys.usual(runs)[0]
-    own = None if rows is None else rows[rows["run"].isin(runs["run"])]
-    if own is None or value not in own or not keys.has_numbers(own[value]):
+    if rows is not None:
+        rows = rows[rows["run"].isin(runs["run"])]
+    if rows is None or value not in rows or not keys.has_numbers(rows[value]):
         keys.require_metrics([value], runs)
-    if own is not None and "epoch" not in own:
+    if rows is not None and "epoch" not in rows:
         raise ConfigError("the rows of these runs have no epoch to draw against")
     return value
 

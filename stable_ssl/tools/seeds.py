@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import stdev
 from typing import TYPE_CHECKING
 
 from stable_ssl.loggers.names import is_accuracy
@@ -40,23 +41,20 @@ class Sample:
     @property
     def std(self) -> float:
         """Their standard deviation with n - 1; nan of one value."""
-        if self.n < 2:
-            return math.nan
-        squares = math.fsum((value - self.mean) ** 2 for value in self.values)
-        return math.sqrt(squares / (self.n - 1))
+        return stdev(self.values) if self.n > 1 else math.nan
 
     @property
     def ci95(self) -> float:
         """Half the width of Student's 95 % interval of the mean; nan of one value."""
         if self.n < 2:
             return math.nan
-        from scipy.stats import t
+        from scipy.stats import t  # where it is used: it takes .3 s to import
 
         return float(t.ppf(0.975, self.n - 1)) * self.std / math.sqrt(self.n)
 
     def spread(self, interval: str) -> float:
         """Return `std` or `ci95`."""
-        return {"std": self.std, "ci95": self.ci95}[interval]
+        return self.std if interval == "std" else self.ci95
 
 
 def sample_of(runs: DataFrame, metric: str) -> Sample | None:

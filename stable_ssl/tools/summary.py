@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,11 @@ def end_of_run(run: Any) -> None:
     """
     run.records.console.stop()
     run.records.console.table(summary(run.run_dir))
-    paths = learning.learning_curves(run.run_dir)
-    run.say(f"figures: {', '.join(str(path) for path in paths)}")
+    try:
+        paths = learning.learning_curves(run.run_dir)
+        run.say(f"figures: {', '.join(map(str, paths))}")
+    except Exception as error:  # the table was shown all the same
+        warnings.warn(f"no figure was drawn: {error!r}", stacklevel=2)
 
 
 def summary(run_dir: str | Path) -> Table:
@@ -108,10 +112,10 @@ def overview(run_dirs: Iterable[str | Path]) -> Table:
 
 def _protocol(names: Sequence[str], run: Run) -> str:
     """Return what was measured on what, in which epoch, with which seed."""
-    own = any(re.search(r"/acc\d*$", name) for name in names) and not probed(run)
+    predicted = any(re.search(r"/acc\d*$", n) for n in names) and not probed(run)
     facts = []
     if any(is_accuracy(name) for name in names):
-        facts.append("top-1 accuracy" + " on frozen features" * (not own))
+        facts.append("top-1 accuracy" + " on frozen features" * (not predicted))
     rows = [row for row in run.rows if any(name in row for name in names)]
     if rows:
         facts.append(_when(rows[-1], run))

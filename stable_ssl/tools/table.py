@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SUFFIXES = {".txt": "text", ".md": "markdown", ".csv": "csv", ".tex": "latex"}
-Place = tuple[str, ...]  # values of the keys of a row, or metric and those of a column
+Texts = tuple[str, ...]  # values of the keys of a row, or metric and those of a column
 
 
 @dataclass
@@ -55,7 +55,7 @@ class MeanTable:
     metrics: list[str]
     interval: str
     when: str
-    cells: dict[tuple[Place, Place], Cell]
+    cells: dict[tuple[Texts, Texts], Cell]
 
     def __str__(self) -> str:
         return formats.text(self)
@@ -63,12 +63,12 @@ class MeanTable:
     __repr__ = __str__
 
     @property
-    def tops(self) -> list[Place]:
+    def tops(self) -> list[Texts]:
         """Metric and values of the column keys, of each column in order."""
-        found = {top for _, top in self.cells}
-        return sorted(found, key=lambda t: (self.metrics.index(t[0]), natural(t[1:])))
+        tops = {top for _, top in self.cells}
+        return sorted(tops, key=lambda t: (self.metrics.index(t[0]), natural(t[1:])))
 
-    def header(self) -> list[tuple[str, Place]]:
+    def header(self) -> list[tuple[str, Texts]]:
         """Return the lines above the columns, each with its name and a text a column.
 
         The metric comes first unless all columns share it, then the column keys.
@@ -86,7 +86,7 @@ class MeanTable:
         n = "n" if len(self._counts) > 1 else max(self._counts, default=0)
         return f"{what}; mean ± {INTERVALS[self.interval]} over {n} seeds."
 
-    def lines(self) -> list[tuple[Place, list[Cell]]]:
+    def lines(self) -> list[tuple[Texts, list[Cell]]]:
         """Return the rows in order: values of the keys, and a cell a column."""
         tops = self.tops
         return [
@@ -100,10 +100,10 @@ class MeanTable:
             return NONE
         mean, spread = cell.sample.mean, cell.sample.spread(self.interval)
         digits = 2 if is_accuracy(cell.metric) else _decimals(mean, spread)
-        words = f"{mean:.{digits}f}"
+        text = f"{mean:.{digits}f}"
         if cell.sample.n > 1:
-            words += f" ± {spread:.{digits}f}"
-        return f"{words} (n={cell.sample.n})" if len(self._counts) > 1 else words
+            text += f" ± {spread:.{digits}f}"
+        return f"{text} (n={cell.sample.n})" if len(self._counts) > 1 else text
 
     @property
     def tested(self) -> bool:
@@ -159,14 +159,14 @@ def table(
     keys.warn_of_cells(groups.values(), metrics)
     cells = {}
     for metric in metrics:
-        column: dict[Place, list[Cell]] = {}
-        for place, group in groups.items():
-            side, top = place[: len(rows)], (metric, *place[len(rows) :])
+        column: dict[Texts, list[Cell]] = {}
+        for texts, group in groups.items():
+            side, top = texts[: len(rows)], (metric, *texts[len(rows) :])
             cell = Cell(metric, sample_of(group, metric))
             cells[side, top] = cell
             column.setdefault(top, []).append(cell)
-        for found in column.values():
-            _mark(found, prefer or keys.preferred(runs, metric))
+        for of_column in column.values():
+            _mark(of_column, prefer or keys.preferred(runs, metric))
     when = keys.when(runs)
     return MeanTable(rows, columns, metrics, interval, when and f", {when}", cells)
 
@@ -183,9 +183,9 @@ def _of_trainings(runs: DataFrame, metrics: Sequence[str]) -> DataFrame:
     return runs[some | ~runs["run"].isin(left)]
 
 
-def natural(place: Place) -> list[tuple]:
+def natural(texts: Texts) -> list[tuple]:
     """Return a key to sort by: numbers by their value, before words."""
-    return [keys.rank(text) for text in place]
+    return [keys.rank(text) for text in texts]
 
 
 def _mark(cells: Sequence[Cell], prefer: str | None) -> None:
@@ -254,14 +254,14 @@ def add_runs(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Print or write the table that the arguments ask for."""
     runs, _ = load(*args.runs, at=args.at)
-    found = table(runs, args.rows, args.columns, args.value, args.interval, args.prefer)
+    means = table(runs, args.rows, args.columns, args.value, args.interval, args.prefer)
     kind = args.format or _format(args.out)
-    words = getattr(formats, kind)(found)
+    text = getattr(formats, kind)(means)
     if args.out is None:
-        print(words)
+        print(text)
     else:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(words.rstrip("\n") + "\n", encoding="utf-8")
+        args.out.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
         print(f"wrote {args.out}")
     if kind == "text" and not (args.rows or args.columns or args.value):
         print(f"\n{keys.offer(runs)}")

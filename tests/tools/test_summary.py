@@ -5,8 +5,6 @@ import re
 import pytest
 
 from stable_ssl import report
-from stable_ssl.loggers import names as words_of
-from stable_ssl.loggers.table import Table
 
 
 def cells(table):
@@ -91,32 +89,3 @@ def test_a_table_keeps_its_width_and_names_what_it_leaves_out(make_run, width):
     for column in table.columns:
         assert column in text.replace("\n", " ")
     assert text.isascii()
-
-
-@pytest.mark.parametrize(
-    ("metric", "words"),
-    [
-        ("test/few1_acc1", "linear, 1 label a class"),
-        ("test/few2.5pct_acc1", "linear, 2.5 % of the labels"),
-        ("test/linear_acc5", "linear (offline), top 5"),
-        ("test/logistic_acc1", "logistic regression (offline)"),
-        ("test/auroc", "auroc"),
-    ],
-)
-def test_a_metric_in_words(make_run, metric, words):
-    assert words_of.describe(metric, report.load(make_run())) == words
-
-
-def test_metrics_are_ordered():
-    names = ["few1pct_acc1", "few10_acc1", "rankme", "acc1", "few2_acc1", "knn_acc1"]
-    ordered = sorted((f"test/{name}" for name in names), key=words_of.order)
-    assert [name.removeprefix("test/") for name in ordered] == [
-        *("knn_acc1", "acc1", "few2_acc1", "few10_acc1", "few1pct_acc1", "rankme")
-    ]
-
-
-def test_names_are_not_cut_to_the_same():
-    names = ["vit_base_patch16_224", "vit_base_patch32_224", "vit_small_patch16_224"]
-    table = Table("sizes", ("backbone", "a"), [(name, "1" * 100) for name in names])
-    lines = report.render(table, 110).splitlines()[-3:]
-    assert len({line.partition("..")[0] for line in lines}) == 3

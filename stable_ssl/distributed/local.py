@@ -176,6 +176,9 @@ def _watch(
                 deaths.append((died, r, process.exitcode))
                 if process.exitcode - 128 not in heard:  # else the others save, too
                     deadline = min(deadline, time.monotonic() + SETTLE_SECONDS)
+    for r in alive:  # one that failed may take its time to end
+        if (error := folder / f"error{r}").exists():
+            deaths.append((error.stat().st_mtime, r, 1))
     return deaths
 
 

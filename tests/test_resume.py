@@ -495,3 +495,38 @@ def test_data_may_move(tiny, config):
     now["data"]["train"]["dataset"]["subset"] = "val"
     with pytest.raises(ConfigError, match="data.train.dataset.subset=train, not val"):
         refuse_other_settings(saved, now)
+
+
+def test_a_checkpoint_of_the_first_format_goes_on(tiny, config):
+    """It had one optimizer, and no attributes."""
+    from stable_ssl.checkpoint import save
+
+    whole = tiny(config("base", "log.run=whole"))
+    whole.run()
+    half = tiny(config())
+    half.run()
+    folder = half.run_dir / "ckpts"
+    state = load(folder / "e001_s000009.ckpt")
+    for name in ("format", "unsaved", "attributes", "stopped", "patience"):
+        state.pop(name, None)
+    state["optimizer"] = state.pop("optimizers")["main"]
+    state["scheduler"] = state.pop("schedulers")["main"]
+    for path in folder.iterdir():
+        path.unlink()
+    save(folder / "e001_s000009.ckpt", state)
+    resumed = tiny(config())
+    resumed.run()
+    assert "resumed at epoch 1" in (resumed.run_dir / "console.log").read_text()
+    assert equal(final(whole.run_dir), final(resumed.run_dir))
+
+
+def test_a_checkpoint_of_a_later_format_is_refused(tiny, config):
+    from stable_ssl import ConfigError
+    from stable_ssl.checkpoint import save
+
+    first = tiny(config())
+    first.run()
+    path = first.run_dir / "ckpts" / "e002_s000018.ckpt"
+    save(path, {**load(path), "format": 99})
+    with pytest.raises(ConfigError, match="has format 99, and this version reads up"):
+        tiny(config()).run()

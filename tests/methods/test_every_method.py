@@ -109,7 +109,7 @@ def test_resume_is_exact(method, tmp_path, rows):
     assert equal(a, b)
 
 
-KEPT = {"modules", "optimizer", "scheduler", "scaler", "probe", "ranks"}
+KEPT = {"modules", "optimizers", "schedulers", "scaler", "probe", "ranks"}
 
 
 @pytest.mark.slow

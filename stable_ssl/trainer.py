@@ -255,6 +255,7 @@ class BaseTrainer(nn.Module):
                 else:
                     getattr(self, mode)()
             distributed.barrier()  # none leaves while another still writes
+            self._vote.close()
             stopped = self.stopped and f"stopped at step {self.step}: {self.stopped}"
             self._end("finished", stopped or "")
         except Preempted as error:

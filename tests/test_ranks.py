@@ -331,12 +331,17 @@ def test_a_signal_is_honoured_by_all_ranks_at_one_step(whole, tmp_path):
 
 
 def test_torchrun(whole, tmp_path):
+    """Of a process that torch itself aborts once its work is done, the run goes on.
+
+    A thread of torch's is now and then not joined when an interpreter ends, which
+    torchrun takes for a failure; the same command then ends the run.
+    """
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*torchrun, "--nproc-per-node=2", *command(tmp_path)[1:]],
-        capture_output=True,
-        text=True,
-    )
+    line = [*torchrun, "--nproc-per-node=2", *command(tmp_path)[1:]]
+    for _ in range(3):
+        done = subprocess.run(line, capture_output=True, text=True)
+        if "terminate called without an active exception" not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr
     same(finished(tmp_path), whole)
     assert done.stdout.count("top-1 accuracy on frozen features") == 1

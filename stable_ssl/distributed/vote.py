@@ -30,3 +30,9 @@ class Vote:
             return [0] * len(wishes)
         before[1].wait()
         return before[0].tolist()
+
+    def close(self) -> None:
+        """Wait for the last vote's answers, which nobody reads; all ranks do it."""
+        if self.pending is not None:
+            self.pending[1].wait()
+        self.pending = None

@@ -700,11 +700,13 @@ class BaseTrainer(nn.Module):
         batches = batches_from(self.train_loader, self.epoch, begin, end, self.device)
         index = begin - 1
         for index, batch in enumerate(self.records.waiting(batches), begin):
-            self.data = batch
             if index < start:  # it was trained on, and saved, before
+                self.data = batch
                 continue
-            self.micro_batch = index % self._accumulate
-            self.micro_batches = min(self._accumulate, end - index + self.micro_batch)
+            if self._accumulate > 1:
+                self.micro_batch = index % self._accumulate
+                left = end - index + self.micro_batch
+                self.micro_batches = min(self._accumulate, left)
             if skips is not None:
                 self.log({"train/skipped": skips()})
             self.train_micro_batch(batch)
@@ -780,7 +782,8 @@ class BaseTrainer(nn.Module):
             self._rates = [o.param_groups[0]["lr"] for o in self.optimizers.values()]
         self.probe_features = None
         self.train_step(self.data)
-        self.data = batch  # what probe and pictures see
+        if self.data is not batch:
+            self.data = batch  # what probe and pictures see
         if self.last_micro_batch:
             self.stepper.end()
             self.step = step + 1
@@ -799,7 +802,8 @@ class BaseTrainer(nn.Module):
         Raises:
             ConfigError: it is no scalar, and no dict with one under `loss`.
         """
-        self.data = batch
+        if self.data is not batch:  # to set an attribute of a module costs 1 us
+            self.data = batch
         with self.autocast():
             loss = self._compute_loss()
         if isinstance(loss, dict):

@@ -71,11 +71,6 @@ def restore(run: Any, state: dict[str, Any]) -> None:
     run.metrics.clear()
     run.metrics.update(state["metrics"])
     ranks = state["ranks"]
-    if len(ranks) != run.world_size:
-        run.say(
-            f"saved by {len(ranks)} processes, resumed by {run.world_size}: what"
-            " draws from global generators, such as dropout, goes on otherwise"
-        )
     own = ranks[run.rank % len(ranks)]
     if run.optimizer is not None:
         run.validated, run.stopped = state["validated"], state["stopped"]

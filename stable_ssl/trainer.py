@@ -656,7 +656,12 @@ class BaseTrainer(nn.Module):
                     self.say(words)
                     state["stopped"] = None
             restore(self, state)
-            self._resumed = state
+            self._resumed = state if fit else None
+            if (saved := len(state["ranks"])) != self.world_size:
+                self.say(
+                    f"saved by {saved} processes, resumed by {self.world_size}: what"
+                    " draws from global generators, such as dropout, goes on otherwise"
+                )
             if own and fit and self.rank == 0:
                 self.checkpoints.resume(state)
             whose = "its own state" if own else log.resume
@@ -687,7 +692,8 @@ class BaseTrainer(nn.Module):
         else:  # resumed in its middle: the hook draws again what it drew before
             seeding.set_rng_state(self.rng_at_epoch)
             self.before_train_epoch()
-            restore(self, self._resumed)  # what the hook began anew
+            if self._resumed is not None:
+                restore(self, self._resumed)  # what the hook began anew
         self._resumed = None
         first = self.epoch * self.steps_per_epoch
         steps = min(self.steps_per_epoch, self.total_steps - first)
@@ -774,10 +780,7 @@ class BaseTrainer(nn.Module):
         self.data, step = batch, self.step
         if self.micro_batch == 0:
             self.stepper.begin(measures=self._row_is_due(step + 1))  # it costs 1 %
-            if self.world_size > 1 and not self.config.hardware.sync_batchnorm:
-                distributed.share(
-                    self.buffers()
-                )  # batch norms' statistics are rank 0's
+            self._share_buffers()
             self.before_train_step()
             self._rates = [o.param_groups[0]["lr"] for o in self.optimizers.values()]
         self.probe_features = None
@@ -788,6 +791,11 @@ class BaseTrainer(nn.Module):
             self.stepper.end()
             self.step = step + 1
             self.after_train_step()
+
+    def _share_buffers(self) -> None:
+        """Give all ranks rank 0's statistics, unless batch norms see all of a batch."""
+        if self.world_size > 1 and not self.config.hardware.sync_batchnorm:
+            distributed.share(self.buffers())
 
     def train_step(self, batch: Any) -> None:
         """Add a micro-batch's gradient; take the step with its last one."""
@@ -919,8 +927,7 @@ class BaseTrainer(nn.Module):
             return {}
         training_data, self.split = self.data, split
         self._scores = Scores(self._task, self._metrics)
-        if self.world_size > 1 and not self.config.hardware.sync_batchnorm:
-            distributed.share(self.buffers())  # batch norms' statistics are rank 0's
+        self._share_buffers()
         with self.online.evaluation():
             self.before_eval_epoch()
             loader = self.loaders[split]
@@ -1014,8 +1021,7 @@ class BaseTrainer(nn.Module):
         """
         if self.world_size == 1:
             return
-        if not self.config.hardware.sync_batchnorm:
-            distributed.share(self.buffers())  # batch norms' statistics are rank 0's
+        self._share_buffers()
         alike = dict(self.state_dict(keep_vars=True))
         alike = {n: t for n, t in alike.items() if isinstance(t, Tensor)}
         for name, optimizer in self.optimizers.items():

@@ -389,11 +389,13 @@ def die(how, folder):
     if distributed.rank() == 1:
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        elif how == "wrong":
+        elif how in ("wrong", "aborted"):
             raise ConfigError("data.root=nowhere")
         elif how == "raised":
             raise ZeroDivisionError("boom")
         time.sleep(60)
+    if how == "aborted":  # as torch's threads do now and then
+        atexit.register(os.abort)
     distributed.barrier()
 
 
@@ -403,6 +405,7 @@ def die(how, folder):
         ("killed", local.RankFailed, "rank 1 of 2 was ended by SIGKILL"),
         ("raised", local.RankFailed, "rank 1 of 2 failed: ZeroDivisionError: boom"),
         ("wrong", ConfigError, "data.root=nowhere"),
+        ("aborted", ConfigError, "data.root=nowhere"),
     ],
 )
 def test_the_rank_that_died_is_named(monkeypatch, tmp_path, how, error, words):

@@ -76,8 +76,11 @@ def spawn(fn: Callable[..., Any], n: int, args: Iterable[Any] = ()) -> Any:
         if deaths and heard and all(_obeyed(code, heard) for _, _, code in deaths):
             _take_course(heard[0])
         if deaths:
-            # one that was killed, or the earliest: the others died of it
-            _, r, code = min(deaths, key=lambda death: (death[2] >= 0, death))
+            # one killed before it could say anything, or the first error: the others
+            # died of it, and may be aborted by torch while their interpreter ends
+            silent = {r for _, r, code in deaths if code < 0}
+            silent = {r for r in silent if not (folder / f"error{r}").exists()}
+            _, r, code = min(deaths, key=lambda death: (death[1] not in silent, death))
             _raise_for(r, n, code, folder / f"error{r}")
         return pickle.loads((folder / "value0").read_bytes())
 

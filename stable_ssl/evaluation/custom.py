@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stable_ssl.config import ConfigError, nearest
-from stable_ssl.evaluation.metrics import TASKS, Metric
+from stable_ssl.schema import ConfigError, nearest
+from stable_ssl.evaluation.predictions import TASKS, Score
 
 LIKE = "{callable: torchmetrics.functional.accuracy, kwargs: {task: multiclass}}"
 
 
 def custom_metrics(
     nodes: Mapping[str, Any], task: str, num_classes: int | None
-) -> dict[str, Metric]:
+) -> dict[str, Score]:
     """Return functions of (predictions, labels), each tried on one sample a class.
 
     Args:
@@ -45,7 +45,7 @@ def custom_metrics(
     }
 
 
-def _metric(name: str, node: Any, task: str, num_classes: int) -> Metric:
+def _metric(name: str, node: Any, task: str, num_classes: int) -> Score:
     """Build one metric and try it."""
     at = f"log.metrics.{name}"
     keys = set(node) if isinstance(node, Mapping) else set()

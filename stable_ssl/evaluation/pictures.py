@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stable_ssl.data.facts import class_names
 from stable_ssl.evaluation.album import IMAGES, Album, thumbnails
-from stable_ssl.evaluation.spectrum import float64
+from stable_ssl.evaluation.collapse import float64
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

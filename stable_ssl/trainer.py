@@ -65,6 +65,7 @@ from stable_ssl.loggers.run_folder import mark_failed, open_folder, reserve, run
 from stable_ssl.loggers.trackers import check_installed
 from stable_ssl.models.ema import EMA
 from stable_ssl.models.norm import convert_sync_batchnorm
+from stable_ssl.objects import find_object
 from stable_ssl.optim import (
     build_optimizer,
     build_scheduler,
@@ -80,7 +81,7 @@ from stable_ssl.optim.step import (
 )
 from stable_ssl.preemption import Preempted, Preemption
 from stable_ssl.state import restore, restore_weights, take
-from stable_ssl.toolbox import MODES, SUMMARY, check_tools, find_tool, run_tool
+from stable_ssl.toolbox import MODES, SUMMARY, check_tools, run_tool
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -251,7 +252,7 @@ class BaseTrainer(nn.Module):
                 self.preemption.honour()
                 mode = self.config.mode
                 if mode in MODES:
-                    find_tool(MODES[mode])(self)
+                    find_object(MODES[mode], "mode")(self)
                 else:
                     getattr(self, mode)()
             distributed.barrier()  # none leaves while another still writes

@@ -18,6 +18,7 @@ from stable_ssl.data.check import check_alike
 from stable_ssl.data.combined import Combined
 from stable_ssl.data.datasets import Images, build_dataset, held_in_memory
 from stable_ssl.data.loader import Loader
+from stable_ssl.objects import build_object, find_object
 
 LOADER_KEYS = sorted(
     {"dataset", *inspect.signature(DataLoader.__init__).parameters}
@@ -322,19 +323,14 @@ def _check_shares(
 
 def _built(key: str, spec: Any, dataset: Dataset) -> Any:
     """Build a sampler or collate_fn from {_target_: ...}; an object stays as it is."""
+    at = f"{key} of a loader node"
+    if isinstance(spec, str):
+        raise ConfigError(f"{key}={spec} of a loader node: write {{_target_: ...}}")
     if not isinstance(spec, (Mapping, DictConfig)):
-        if isinstance(spec, str):
-            raise ConfigError(f"{key}={spec} of a loader node: write {{_target_: ...}}")
         return spec
-    from hydra.errors import HydraException
-    from hydra.utils import get_object, instantiate
-
-    try:
-        own = inspect.signature(get_object(spec["_target_"])).parameters
-        takes = [name for name in ("data_source", "dataset") if name in own]
-        return instantiate(dict(spec), **{name: dataset for name in takes})
-    except (HydraException, ImportError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{key} of a loader node: {error}") from error
+    accepted = inspect.signature(find_object(spec.get("_target_"), at)).parameters
+    takes = [name for name in ("data_source", "dataset") if name in accepted]
+    return build_object(spec, at, **{name: dataset for name in takes})
 
 
 def build_views(transform: Any) -> list[list[Any]]:
@@ -362,11 +358,6 @@ def _expanded(transform: Any) -> Any:
     if isinstance(transform, Sequence) and not isinstance(transform, str):
         return [_expanded(op) for op in transform]
     if isinstance(transform, Mapping) and "_target_" in transform:
-        from stable_ssl.data.augment.foreign import instantiated
-
-        try:
-            made = instantiated(transform)
-        except ValueError as error:
-            raise ConfigError(f"image_transform: {error}") from error
+        made = build_object(transform, "image_transform")
         return list(made) if isinstance(made, (list, tuple)) else made
     return transform

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import numpy
@@ -28,6 +27,7 @@ from stable_ssl import seeding
 from stable_ssl.config import ConfigError, nearest
 from stable_ssl.data.few import choose_few
 from stable_ssl.data.folder import ImageFolder, Unreadable
+from stable_ssl.objects import build_object, find_object
 
 BUILDERS: dict[str, Callable[..., Dataset]] = {"image_folder": ImageFolder}
 
@@ -113,20 +113,14 @@ def build_dataset(node: Any, root: str, download: bool) -> Dataset:
     own_root = kwargs.get("root")
     kwargs["root"] = str(Path(root) / (own_root or ""))
     if "_target_" in kwargs:
-        from hydra.errors import HydraException
-        from hydra.utils import instantiate
-
         if own_root is None:  # it may take none
             del kwargs["root"]
-        if callable(target := locate(str(kwargs["_target_"]))):
-            takes = inspect.signature(target).parameters
-            free = any(p.kind is p.VAR_KEYWORD for p in takes.values())
-            for key in () if free else {"name", "subset"} - takes.keys():
+        target = find_object(kwargs["_target_"], "dataset")
+        accepted = inspect.signature(target).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+            for key in {"name", "subset"} - accepted.keys():
                 kwargs.pop(key, None)
-        try:
-            return instantiate(kwargs)
-        except HydraException as error:
-            raise ConfigError(f"dataset: {' '.join(str(error).split())}") from error
+        return build_object(kwargs, "dataset")
     check_name(kwargs)
     name = kwargs.pop("name")
     subset = kwargs.pop("subset", None)

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from stable_ssl.config import ConfigError, Schedule, is_foreign, nearest
+from stable_ssl.objects import find_object
 
 Factor = Callable[[int], float]
 
@@ -205,13 +206,8 @@ def build_scheduler(
     name = arguments.pop("name", None)
     path = arguments.pop("_target_", f"torch.optim.lr_scheduler.{name}")
     at = f"optim.scheduler={path}"
-    from hydra.utils import get_object
-
-    try:
-        found = get_object(path)
-        takes = inspect.signature(found).parameters
-    except (ImportError, ValueError, TypeError) as error:
-        raise ConfigError(f"{at}: {' '.join(str(error).split())}") from error
+    found = find_object(path, "optim.scheduler")
+    takes = inspect.signature(found).parameters
     for field in fields(Schedule):  # keys of ours are there, whoever set them
         default = field.default if field.default is not MISSING else []
         needed = field.name in takes and takes[field.name].default is Parameter.empty

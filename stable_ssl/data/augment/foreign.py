@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stable_ssl import seeding
 from stable_ssl.data.augment.op import Op
+from stable_ssl.objects import build_object
 
 
 class Foreign:
@@ -56,29 +57,13 @@ class _Albumentations:
         return self.transform(image=numpy.asarray(image))["image"]
 
 
-def instantiated(spec: Mapping[str, Any]) -> Any:
-    """Build what {_target_: dotted path, arguments} names.
-
-    Raises:
-        ValueError: nothing there by that name, or wrong arguments.
-    """
-    from hydra.errors import HydraException
-    from hydra.utils import instantiate
-
-    try:
-        return instantiate(dict(spec), _convert_="all")
-    except HydraException as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise ValueError(f"{spec['_target_']}: {'; '.join(lines)}") from error
-
-
 def build_foreign(spec: Mapping[str, Any] | Callable) -> Foreign | Op:
     """Build an op from {_target_: dotted path, arguments}, or from what that builds.
 
     Raises:
-        ValueError: what `instantiated` refuses, or no callable.
+        ValueError: what `build_object` refuses, or no callable.
     """
-    made = instantiated(spec) if isinstance(spec, Mapping) else spec
+    made = build_object(spec, "_target_") if isinstance(spec, Mapping) else spec
     if not callable(made):
         raise ValueError(f"{made!r} is no transform: it cannot be called")
     return made if isinstance(made, Op) else Foreign(made)

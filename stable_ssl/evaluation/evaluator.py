@@ -81,8 +81,11 @@ class Evaluator:
 class OnlineEvaluator(Evaluator):
     """Train something on detached features, beside the method and never through it.
 
-    What it learns is in every checkpoint; its loss is logged as train/<key>_loss.
+    What it learns is in every checkpoint; its loss is logged as train/<name>_loss.
     """
+
+    draws = True  # from the global generators, which are then restored after a step
+    each_rank = True
 
     def build(self, dim: int, num_classes: int, seed: int, device: Any) -> None:
         """Build what is trained, for features (N, dim) and labels (N,)."""

@@ -34,7 +34,7 @@ class Probe(OnlineEvaluator):
 
     key = "linear"
     needs_labels = True
-    needs_features = False
+    needs_features = draws = False
 
     def __init__(self, config: ProbeConfig):
         self.config = config

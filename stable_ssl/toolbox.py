@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from stable_ssl.config import ConfigError
+from stable_ssl.schema import ConfigError
 
 MODES = {  # what `mode` asks besides fit, validate and test
     "predict": "stable_ssl.tools.predict.predict",

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stable_ssl.config import ConfigError, nearest
 from stable_ssl.evaluation.metrics import TASKS, Metric
+from stable_ssl.schema import ConfigError, nearest
 
 LIKE = "{callable: torchmetrics.functional.accuracy, kwargs: {task: multiclass}}"
 

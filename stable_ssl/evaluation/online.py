@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from stable_ssl import seeding
-from stable_ssl.config import ConfigError
 from stable_ssl.data.batch import first_view
 from stable_ssl.evaluation.collapse import collapse_warning
 from stable_ssl.evaluation.features import (
@@ -20,6 +19,7 @@ from stable_ssl.evaluation.features import (
 )
 from stable_ssl.evaluation.labels import check_labels
 from stable_ssl.evaluation.probe import LinearProbe
+from stable_ssl.schema import ConfigError
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from stable_ssl.config import ConfigError, nearest
+from stable_ssl.schema import ConfigError, nearest
 
 METHODS = {  # file: class
     "barlow_twins": "BarlowTwins",

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "BaseTrainer": "trainer",
     "Diverged": "trainer",
-    "ConfigError": "config",
+    "ConfigError": "schema",
     "load_config": "config",
     "launch": "commands.launcher",
     "register_dataset": "data",

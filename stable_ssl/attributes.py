@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from stable_ssl import checkpoint, distributed
-from stable_ssl.config import ConfigError
 from stable_ssl.data.batch import to_device
+from stable_ssl.schema import ConfigError
 
 CONSTANT = (type, type(copy), type(lambda: 0), type(print))  # never a state
 KINDS: dict[type, tuple[Callable, Callable]] = {  # how to read and to restore a state

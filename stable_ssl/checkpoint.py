@@ -21,8 +21,9 @@ import numpy
 import torch
 from torch import nn
 
-from stable_ssl.config import Config, ConfigError
-from stable_ssl.files import add_name, remedy, write_atomically
+from stable_ssl.config import Config
+from stable_ssl.files import add_name, write_atomically
+from stable_ssl.schema import ConfigError, remedy
 
 SUFFIX = ".ckpt"
 SETTINGS = {  # what a resumed run must share with its start; None: every key

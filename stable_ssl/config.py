@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import operator
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,15 @@ from omegaconf.errors import OmegaConfBaseException
 import stable_ssl.experiments as experiments
 import stable_ssl.runtime as runtime
 from stable_ssl.dotenv import read_env
-from stable_ssl.files import remedy
+from stable_ssl.schema import (
+    ConfigError,
+    check_limits,
+    first_line,
+    key,
+    nearest,
+    nested,
+    node,
+)
 
 TRAINING = ("fit", "profile_data", "profile_model")  # modes that need train data
 MODES = (*TRAINING, "validate", "test", "predict", "export")
@@ -38,45 +45,7 @@ SECRET = re.compile(r"(^|_)(key|token|secret|password|credentials?)$", re.IGNORE
 MISTAKEN = ("optimizer", "scheduler")  # for groups, which other libraries have
 
 
-class ConfigError(ValueError):
-    """What a person can mend; the text says what was found, expected and to do."""
-
-
-def unwritable(path: Path, error: OSError) -> ConfigError:
-    """Return the error that says which file of a run could not be written, and why."""
-    return ConfigError(
-        f"{path} could not be written: {error.strerror or error}; the checkpoints are"
-        f" intact; {remedy(path, error)} and start the same command again to resume"
-    )
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return "; did you mean 'x'?" with the nearest known name, or an empty string."""
-    folded = {str(k).lower(): str(k) for k in known}
-    match = difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.6)
-    return f"; did you mean '{folded[match[0]]}'?" if match else ""
-
-
 # --- the five groups ------------------------------------------------------------------
-
-
-def key(default: Any, **limits: Any) -> Any:
-    """Make a dataclass field with limits, which hold for each element of a list.
-
-    Args:
-        default: of the field.
-        limits: low, above, high, below (numbers), choices, length and shortest (of a
-            list), pattern (of a text; `like` is an example), and of a schedule's keys
-            `of`, the names of those that read it.
-    """
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=limits)
-    return field(default=default, metadata=limits)
-
-
-def node(cls: type) -> Any:
-    """Make a dataclass field that holds a nested group."""
-    return field(default_factory=cls)
 
 
 @dataclass
@@ -305,14 +274,6 @@ class Config:
     log: Log = node(Log)
 
 
-BOUNDS = (
-    ("low", "at least", operator.ge),
-    ("above", "more than", operator.gt),
-    ("high", "at most", operator.le),
-    ("below", "less than", operator.lt),
-)
-
-
 # --- composition ----------------------------------------------------------------------
 
 
@@ -330,11 +291,11 @@ def hydra_app(folders: Sequence[str | Path] = ()) -> Any:
 
     read_env()
     version.setbase("1.3")
-    for name, node in (
+    for name, recipe in (
         ("stable_ssl", OmegaConf.structured(Config, flags={"struct": False})),
         (experiments.ALONE, {"defaults": [{"experiment": "???"}]}),
     ):
-        ConfigStore.instance().store(name=name, node=node, provider="stable_ssl")
+        ConfigStore.instance().store(name=name, node=recipe, provider="stable_ssl")
     path = create_config_search_path(None)
     before_schema = SearchPathQuery(provider="schema")
     for place in [
@@ -462,14 +423,14 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
         full = OmegaConf.merge(schema, given)
         _check_mappings(full)
         _check_schedule_kind(full.optim.scheduler)
-    _check_limits(full, full, "")
+    check_limits(full)
     _check_together(full)
     return full
 
 
 def _check_own(name: str, value: Any) -> None:
     """Refuse a top-level key that nobody reads, and that is one of a group's."""
-    groups = {f.name: _nested(f.type) for f in dataclasses.fields(Config)}
+    groups = {f.name: nested(Config, f.name) for f in dataclasses.fields(Config)}
     if name in groups:
         return
     if "." in name:
@@ -502,7 +463,7 @@ def _check_keys(
     at: str = "",
 ) -> None:
     """Refuse keys that neither the dataclass nor the method's dataclass knows."""
-    types = {f.name: _nested(f.type) for f in dataclasses.fields(cls)}
+    types = {f.name: nested(cls, f.name) for f in dataclasses.fields(cls)}
     for name in given:
         path = f"{at}{name}"
         if name not in types:
@@ -518,13 +479,6 @@ def _check_keys(
         if child is not None and isinstance(value, DictConfig) and not value._is_none():
             if not value._is_interpolation():
                 _check_keys(value, child, None, schedule, f"{path}.")
-
-
-def _nested(annotation: str | type) -> type | None:
-    """Return the dataclass that a field's annotation names, or None."""
-    text = getattr(annotation, "__name__", str(annotation))
-    cls = globals().get(text.removesuffix(" | None"))
-    return cls if isinstance(cls, type) and dataclasses.is_dataclass(cls) else None
 
 
 def _check_mappings(full: DictConfig) -> None:
@@ -544,43 +498,6 @@ def _check_schedule_kind(scheduler: Any) -> None:
         raise ConfigError(
             f"optim.scheduler={scheduler}: write optim.scheduler.name={scheduler}"
         )
-
-
-def _check_limits(full: DictConfig, group: DictConfig, at: str) -> None:
-    """Refuse values outside the limits that their fields state."""
-    cls = OmegaConf.get_type(group)
-    for f in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
-        path = f"{at}{f.name}"
-        try:
-            value = group[f.name]
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{path}: {_first_line(error)}") from error
-        if isinstance(value, DictConfig):
-            _check_limits(full, value, f"{path}.")
-        if value is None:
-            continue
-        _check_value(path, value, f.metadata)
-
-
-def _check_value(path: str, value: Any, limits: Mapping[str, Any]) -> None:
-    """Refuse a value, or an element of a list, outside the limits of its field."""
-    elements = value if isinstance(value, ListConfig) else [value]
-    if len(elements) != limits.get("length", len(elements)):
-        raise ConfigError(f"{path}={value} must have {limits['length']} elements")
-    if len(elements) < limits.get("shortest", 0):
-        raise ConfigError(f"{path}={value} must have an element")
-    for element in elements:
-        if "choices" in limits and element not in limits["choices"]:
-            options = ", ".join(limits["choices"])
-            raise ConfigError(
-                f"{path}={value} is not one of {options}"
-                f"{nearest(element, limits['choices'])}"
-            )
-        if "pattern" in limits and not re.fullmatch(limits["pattern"], element):
-            raise ConfigError(f"{path}={value} must be like {limits['like']}")
-        for bound, words, fits in BOUNDS:
-            if bound in limits and not fits(element, limits[bound]):
-                raise ConfigError(f"{path}={value} must be {words} {limits[bound]}")
 
 
 def _check_together(full: DictConfig) -> None:
@@ -659,7 +576,7 @@ def errors_in_words() -> Iterator[None]:
         raise ConfigError(_in_words(error)) from error
     except (AttributeError, AssertionError) as error:  # as OmegaConf sets keys of null
         raise ConfigError(
-            f"a key is set of a group that is null ({_first_line(error)}); give the"
+            f"a key is set of a group that is null ({first_line(error)}); give the"
             " group above it: log.eval={linear: {lr: 0.1}}"
         ) from error
 
@@ -683,8 +600,12 @@ def _in_words(error: Exception) -> str:
     if unknown:
         path = path.group(1) if path else unknown.group(1)
         parent = path.rpartition(".")[0]
-        cls = _nested(unknown.group(2) or "")
-        known = [f.name for f in dataclasses.fields(cls)] if cls else []
+        cause = error.__cause__ or error
+        known = (
+            [f.name for f in dataclasses.fields(cause.object_type)]
+            if dataclasses.is_dataclass(getattr(cause, "object_type", None))
+            else []
+        )
         return (
             f"{path} is not a key of the configuration"
             f"{nearest(unknown.group(1), known)}"
@@ -702,10 +623,6 @@ def _in_words(error: Exception) -> str:
         wrong = next(line for line in lines if "could not be converted" in line)
         return f"{path.group(1)}: {wrong.strip()}"
     return "; ".join(line.strip() for line in lines[:4])
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 def recipes(folders: Sequence[str | Path] = ()) -> list[str]:

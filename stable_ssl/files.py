@@ -6,7 +6,6 @@ is flushed. Who appends to a file, a row or a line at a time, does it without.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -93,15 +92,6 @@ def add_name(path: Path, name: str) -> None:
             os.link(path, new)
         except OSError:
             shutil.copyfile(path, new)
-
-
-def remedy(path: Path, error: OSError) -> str:
-    """Return what a person can do about a file that could not be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "free some space"
-    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
-        return "move away what is in its place"
-    return f"make {path.parent} writable"
 
 
 def _holds(path: Path, content: bytes | memoryview) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from stable_ssl.config import ConfigError, nearest
+from stable_ssl.schema import ConfigError, nearest
 
 
 def find_object(path: str, at: str) -> Callable[..., Any]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from stable_ssl.config import ConfigError
 from stable_ssl.objects import find_object
+from stable_ssl.schema import ConfigError
 
 MODES = {  # what `mode` asks besides fit, validate and test
     "predict": "stable_ssl.tools.predict.predict",

@@ -38,14 +38,7 @@ from torch.optim import Optimizer
 
 from stable_ssl import checkpoint, distributed, runtime, seeding
 from stable_ssl.attributes import Attributes
-from stable_ssl.config import (
-    TRAINING,
-    ConfigError,
-    complete,
-    load_config,
-    masked,
-    nearest,
-)
+from stable_ssl.config import TRAINING, complete, load_config, masked
 from stable_ssl.data import Combined, Loader, build_loaders, splits
 from stable_ssl.data.batch import count, first_view, to_device
 from stable_ssl.data.build import labelled_name
@@ -80,6 +73,7 @@ from stable_ssl.optim.step import (
     suffix,
 )
 from stable_ssl.preemption import Preempted, Preemption
+from stable_ssl.schema import ConfigError, nearest
 from stable_ssl.state import restore, restore_weights, take
 from stable_ssl.toolbox import MODES, SUMMARY, check_tools, run_tool
 

@@ -8,7 +8,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from stable_ssl.config import nearest, recipes
+from stable_ssl.config import recipes
+from stable_ssl.schema import nearest
 
 COMMANDS = {  # name: home, whose `add_arguments(parser)` and `run(args)` it is
     "table": "stable_ssl.tools.table",

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from stable_ssl.commands import rerun
-from stable_ssl.config import ConfigError
+from stable_ssl.schema import ConfigError
 from stable_ssl.tools.export import WRITERS
 
 

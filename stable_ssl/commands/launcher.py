@@ -19,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import config as configuration
 from stable_ssl import distributed, runtime
-from stable_ssl.config import ConfigError
 from stable_ssl.loggers.run_folder import reserve, run_path
+from stable_ssl.schema import ConfigError
 
 NUMBER = "${hydra:job.num}"  # of a job, in the name of its run
 REQUEUES = 1000  # of a job that runs into its time limit, again and again

@@ -12,13 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from stable_ssl import distributed, seeding
-from stable_ssl.config import TRAINING, ConfigError, nearest
+from stable_ssl.config import TRAINING
 from stable_ssl.data.augment import build_ops
 from stable_ssl.data.check import check_alike
 from stable_ssl.data.combined import Combined
 from stable_ssl.data.datasets import Images, build_dataset, held_in_memory
 from stable_ssl.data.loader import Loader
 from stable_ssl.objects import build_object, find_object
+from stable_ssl.schema import ConfigError, nearest
 
 LOADER_KEYS = sorted(
     {"dataset", *inspect.signature(DataLoader.__init__).parameters}

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch.utils.data import DistributedSampler
 
-from stable_ssl.config import ConfigError
 from stable_ssl.data.facts import source
 from stable_ssl.data.folder import ImageFolder
+from stable_ssl.schema import ConfigError
 
 
 def check_views(

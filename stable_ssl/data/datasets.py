@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_ssl import seeding
-from stable_ssl.config import ConfigError, nearest
 from stable_ssl.data.few import choose_few
 from stable_ssl.data.folder import ImageFolder, Unreadable
 from stable_ssl.objects import build_object, find_object
+from stable_ssl.schema import ConfigError, nearest
 
 BUILDERS: dict[str, Callable[..., Dataset]] = {"image_folder": ImageFolder}
 

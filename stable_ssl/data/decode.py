@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from stable_ssl import seeding
-from stable_ssl.config import ConfigError
 from stable_ssl.data.augment import View
 from stable_ssl.data.augment.foreign import Foreign
 from stable_ssl.data.batch import mapped
 from stable_ssl.data.datasets import Images
 from stable_ssl.data.folder import UNLABELLED, ImageFolder, Unreadable
+from stable_ssl.schema import ConfigError
 
 READING = -1  # the view whose key a dataset's own draws come from
 

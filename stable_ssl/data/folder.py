@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import Dataset
 
 from stable_ssl import seeding
-from stable_ssl.config import ConfigError, nearest
 from stable_ssl.data import splits
+from stable_ssl.schema import ConfigError, nearest
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 SUBSETS = ("train", "val", "test")

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from stable_ssl import seeding
-from stable_ssl.config import ConfigError
 from stable_ssl.data.augment import Replay, View
 from stable_ssl.data.batch import to_device
 from stable_ssl.data.datasets import Images
@@ -33,6 +32,7 @@ from stable_ssl.data.decode import (
     to_tensor,
 )
 from stable_ssl.data.sampler import BatchSampler
+from stable_ssl.schema import ConfigError
 
 ON_DEVICE = 1 / 4  # share of the GPU's free memory that images may be held in
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from stable_ssl.config import ConfigError, nearest, unwritable
 from stable_ssl.data.facts import source
 from stable_ssl.files import write_atomically
+from stable_ssl.schema import ConfigError, nearest, unwritable
 
 FILE = "splits.csv"
 FIELDS = ("path", "class", "label", "split")

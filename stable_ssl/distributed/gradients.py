@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stable_ssl.config import ConfigError
 from stable_ssl.distributed.group import world_size
+from stable_ssl.schema import ConfigError
 
 BUCKET = 25 * 2**20  # bytes sent at once: fewer calls than one a parameter
 

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from stable_ssl.config import ConfigError
 from stable_ssl.distributed.placement import Place, asked_of, choose_device, place
+from stable_ssl.schema import ConfigError
 
 START_SECONDS = 60  # for all ranks to come; imports over a slow network take some
 COLLECTIVE = timedelta(minutes=30)  # a rank may wait while another saves or evaluates

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from stable_ssl.config import ConfigError
+from stable_ssl.schema import ConfigError
 
 SETTLE_SECONDS = 2  # for ranks to fail by themselves, in words, after one of them died
 GRACE_SECONDS = 10  # between SIGTERM and SIGKILL

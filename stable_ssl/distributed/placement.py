@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from stable_ssl.config import ConfigError
+from stable_ssl.schema import ConfigError
 
 
 @dataclass(frozen=True)

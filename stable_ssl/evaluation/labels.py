@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from stable_ssl.config import ConfigError
+from stable_ssl.schema import ConfigError
 
 
 def held_labels(loader: Any) -> torch.Tensor | None:

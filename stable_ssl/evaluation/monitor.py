@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from stable_ssl.config import ConfigError, nearest
+from stable_ssl.schema import ConfigError, nearest
 
 SPECTRUM = ("rankme", "alpha_req", "feature_std", "uniformity")
 AT_TEST = ("linear_", "logistic_", "few")  # classifiers fitted for a test split

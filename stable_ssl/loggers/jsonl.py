@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from stable_ssl.config import unwritable
+from stable_ssl.schema import unwritable
 
 
 class JsonLines:

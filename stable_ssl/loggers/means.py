@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stable_ssl import distributed
-from stable_ssl.config import ConfigError
+from stable_ssl.schema import ConfigError
 
 Reduce = str | Callable[[Tensor], Any]  # mean, sum, last, or of a whole split
 

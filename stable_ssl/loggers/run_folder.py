@@ -14,11 +14,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import distributed
-from stable_ssl.config import ConfigError, masked, to_yaml, unwritable
+from stable_ssl.config import masked, to_yaml
 from stable_ssl.files import write_atomically
 from stable_ssl.loggers.arguments import masked_arguments
 from stable_ssl.loggers.jsonl import JsonLines, read_rows
 from stable_ssl.loggers.trackers import Row, Trackers
+from stable_ssl.schema import ConfigError, unwritable
 
 
 def run_path(log: Any, run: str | None = None) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_ssl import seeding
-from stable_ssl.config import ConfigError
+from stable_ssl.schema import ConfigError
 
 CLASSES = {"csv": "Csv", "tensorboard": "TensorBoard", "wandb": "Wandb"}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from stable_ssl.config import ConfigError, nearest
 from stable_ssl.objects import find_object
+from stable_ssl.schema import ConfigError, nearest
 
 METHODS = {  # file: class
     "barlow_twins": "BarlowTwins",

@@ -16,7 +16,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from stable_ssl.config import ConfigError, nearest
 from stable_ssl.models.freeze import freeze
 from stable_ssl.models.modifiers import (
     HEADS,
@@ -27,6 +26,7 @@ from stable_ssl.models.modifiers import (
     set_filters,
 )
 from stable_ssl.models.vit import vit
+from stable_ssl.schema import ConfigError, nearest
 
 KEYS = "name provider pretrained in_channels stem width modifiers freeze".split()
 OWN_SIZES = ("width", "image_size", "patch_size", "dim", "depth", "heads")

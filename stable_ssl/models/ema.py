@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stable_ssl.config import ConfigError
+from stable_ssl.schema import ConfigError
 
 
 def momentum(step: int, total: int, base: float, final: float = 1.0) -> float:

@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import nn
 
-from stable_ssl.config import ConfigError
+from stable_ssl.schema import ConfigError
 
 
 def freeze(module: nn.Module, patterns: bool | str | Sequence[str] = True) -> nn.Module:

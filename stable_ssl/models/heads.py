@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stable_ssl.config import ConfigError
+from stable_ssl.schema import ConfigError
 
 EPS = 1e-6  # least norm divided by
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from stable_ssl.config import ConfigError
+from stable_ssl.schema import ConfigError
 
 if TYPE_CHECKING:
     from timm.models import VisionTransformer

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stable_ssl import seeding
-from stable_ssl.config import ConfigError
+from stable_ssl.schema import ConfigError
 
 Range = tuple[float, float]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from stable_ssl.config import ConfigError, nearest
+from stable_ssl.schema import ConfigError, nearest
 
 HEADS = ("fc", "classifier", "head", "heads")  # torchvision's names for the classifier
 MODIFIERS: dict[str, Callable[..., None]] = {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from stable_ssl.config import ConfigError
+from stable_ssl.schema import ConfigError
 
 if TYPE_CHECKING:
     from timm.models import VisionTransformer

@@ -10,10 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
-from stable_ssl.config import ConfigError, Optim, nearest
+from stable_ssl.config import Optim
 from stable_ssl.objects import find_object
 from stable_ssl.optim.depth import layer_scales
 from stable_ssl.optim.lars import LARS
+from stable_ssl.schema import ConfigError, nearest
 
 GROUP_KEYS = ("pattern", "lr", "weight_decay", "schedule")
 

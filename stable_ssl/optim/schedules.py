@@ -17,8 +17,9 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from stable_ssl.config import ConfigError, Schedule, is_foreign, nearest
+from stable_ssl.config import Schedule, is_foreign
 from stable_ssl.objects import find_object
+from stable_ssl.schema import ConfigError, nearest
 
 Factor = Callable[[int], float]
 

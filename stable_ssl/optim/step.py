@@ -21,7 +21,7 @@ from torch.optim.optimizer import (
 )
 
 from stable_ssl import distributed
-from stable_ssl.config import ConfigError
+from stable_ssl.schema import ConfigError
 
 MAIN = "main"  # the optimizer that the config describes
 

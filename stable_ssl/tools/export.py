@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from stable_ssl.config import ConfigError, unwritable
 from stable_ssl.data.batch import first_view
 from stable_ssl.data.facts import class_names
 from stable_ssl.evaluation.online import undisturbed
 from stable_ssl.files import replacing_folder
+from stable_ssl.schema import ConfigError, unwritable
 
 TOLERANCE = 1e-4  # of a difference, relative to the largest output
 IMAGES = 4  # of the batch that is compared

@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from stable_ssl.config import ConfigError
 from stable_ssl.loggers.jsonl import read_rows
 from stable_ssl.loggers.names import axis_label, is_accuracy, spelled
+from stable_ssl.schema import ConfigError
 from stable_ssl.tools import keys
 from stable_ssl.tools.drawing import (
     SHADE,

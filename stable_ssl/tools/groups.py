@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stable_ssl.config import ConfigError
 from stable_ssl.loggers.names import axis_label, value_label
+from stable_ssl.schema import ConfigError
 from stable_ssl.tools import keys
 from stable_ssl.tools.style import COLOURS
 

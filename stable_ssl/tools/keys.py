@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from stable_ssl.config import ConfigError, nearest
 from stable_ssl.loggers.names import NONE, better, in_order, is_number
+from stable_ssl.schema import ConfigError, nearest
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series

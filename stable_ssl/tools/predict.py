@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from stable_ssl import distributed
-from stable_ssl.config import ConfigError, unwritable
 from stable_ssl.data.batch import first_view
 from stable_ssl.data.facts import class_names, source
 from stable_ssl.evaluation.online import undisturbed
 from stable_ssl.files import replacing
+from stable_ssl.schema import ConfigError, unwritable
 
 SEVERAL = ";"  # between the classes of one cell
 

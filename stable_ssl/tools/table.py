@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stable_ssl.config import ConfigError
 from stable_ssl.loggers.names import NONE, axis_label, is_accuracy
+from stable_ssl.schema import ConfigError
 from stable_ssl.tools import formats, keys
 from stable_ssl.tools.runs import At, load
 from stable_ssl.tools.seeds import INTERVALS, Sample, sample_of, told_apart

@@ -1,0 +1,133 @@
+"""Fields of a configuration's dataclasses, their limits, and the error in words.
+
+A dataclass stands beside what it configures, and its fields are made with `key`; that
+is all that a room needs in order to have keys of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import errno
+import operator
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+BOUNDS = (
+    ("low", "at least", operator.ge),
+    ("above", "more than", operator.gt),
+    ("high", "at most", operator.le),
+    ("below", "less than", operator.lt),
+)
+
+
+class ConfigError(ValueError):
+    """What a person can mend; the text says what was found, expected and to do."""
+
+
+def remedy(path: Path, error: OSError) -> str:
+    """Return what a person can do about a file that could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space"
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+        return "move away what is in its place"
+    return f"make {path.parent} writable"
+
+
+def unwritable(path: Path, error: OSError) -> ConfigError:
+    """Return the error that says which file of a run could not be written, and why."""
+    return ConfigError(
+        f"{path} could not be written: {error.strerror or error}; the checkpoints are"
+        f" intact; {remedy(path, error)} and start the same command again to resume"
+    )
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return "; did you mean 'x'?" with the nearest known name, or an empty string."""
+    folded = {str(k).lower(): str(k) for k in known}
+    match = difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.6)
+    return f"; did you mean '{folded[match[0]]}'?" if match else ""
+
+
+def key(default: Any, **limits: Any) -> Any:
+    """Make a dataclass field with limits, which hold for each element of a list.
+
+    Args:
+        default: of the field.
+        limits: low, above, high, below (numbers), choices, length and shortest (of a
+            list), pattern (of a text; `like` is an example), and of a schedule's keys
+            `of`, the names of those that read it.
+    """
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=limits)
+    return field(default=default, metadata=limits)
+
+
+def node(cls: type) -> Any:
+    """Make a dataclass field that holds a nested group."""
+    return field(default_factory=cls)
+
+
+def check_limits(group: DictConfig, at: str = "") -> None:
+    """Refuse values outside the limits that the fields of a group's dataclass state.
+
+    Args:
+        group: made by `OmegaConf.structured`, and groups in it.
+        at: its place in the whole, "log.eval.", for messages.
+
+    Raises:
+        ConfigError: in words.
+    """
+    cls = OmegaConf.get_type(group)
+    for f in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+        path = f"{at}{f.name}"
+        try:
+            value = group[f.name]
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{path}: {first_line(error)}") from error
+        if isinstance(value, DictConfig):
+            check_limits(value, f"{path}.")
+        if value is not None:
+            _check_value(path, value, f.metadata)
+
+
+def _check_value(path: str, value: Any, limits: Mapping[str, Any]) -> None:
+    """Refuse a value, or an element of a list, outside the limits of its field."""
+    elements = value if isinstance(value, ListConfig) else [value]
+    if len(elements) != limits.get("length", len(elements)):
+        raise ConfigError(f"{path}={value} must have {limits['length']} elements")
+    if len(elements) < limits.get("shortest", 0):
+        raise ConfigError(f"{path}={value} must have an element")
+    for element in elements:
+        if "choices" in limits and element not in limits["choices"]:
+            options = ", ".join(limits["choices"])
+            raise ConfigError(
+                f"{path}={value} is not one of {options}"
+                f"{nearest(element, limits['choices'])}"
+            )
+        if "pattern" in limits and not re.fullmatch(limits["pattern"], element):
+            raise ConfigError(f"{path}={value} must be like {limits['like']}")
+        for bound, words, fits in BOUNDS:
+            if bound in limits and not fits(element, limits[bound]):
+                raise ConfigError(f"{path}={value} must be {words} {limits[bound]}")
+
+
+def nested(cls: type, name: str) -> type | None:
+    """Return the dataclass that a field of a dataclass holds, or None."""
+    annotation = typing.get_type_hints(cls)[name]
+    for each in (annotation, *typing.get_args(annotation)):
+        if dataclasses.is_dataclass(each):
+            return each
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return str(error).strip().splitlines()[0]

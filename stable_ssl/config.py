@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import stable_ssl.experiments as experiments
@@ -199,7 +199,7 @@ class Offline:
 
 @dataclass
 class Eval:
-    """What is evaluated, and when."""
+    """What is evaluated, and when; {_target_: ...} adds an evaluator of one's own."""
 
     every_n_epochs: int | None = key(1, low=1)
     every_n_steps: float | None = key(None, above=0)  # below 1: a share of an epoch
@@ -274,6 +274,13 @@ class Config:
     log: Log = node(Log)
 
 
+def schema() -> DictConfig:
+    """Return all keys with their defaults and types; some groups are open to more."""
+    schema = OmegaConf.structured(Config, flags={"struct": False})
+    OmegaConf.set_struct(schema.log.eval, False)  # evaluators of the user's own
+    return schema
+
+
 # --- composition ----------------------------------------------------------------------
 
 
@@ -292,7 +299,7 @@ def hydra_app(folders: Sequence[str | Path] = ()) -> Any:
     read_env()
     version.setbase("1.3")
     for name, recipe in (
-        ("stable_ssl", OmegaConf.structured(Config, flags={"struct": False})),
+        ("stable_ssl", schema()),
         (experiments.ALONE, {"defaults": [{"experiment": "???"}]}),
     ):
         ConfigStore.instance().store(name=name, node=recipe, provider="stable_ssl")
@@ -404,7 +411,7 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
         raise ConfigError(
             f"{key} has no value, and this recipe needs one: add {key}=..."
         )
-    schema = OmegaConf.structured(Config)
+    full = schema()
     known = [f.name for f in dataclasses.fields(Config)]
     for group in given:
         close = difflib.get_close_matches(str(group), known, n=1, cutoff=0.75)
@@ -412,15 +419,13 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
             raise ConfigError(f"{group} is not a group{nearest(str(group), known)}")
         _check_own(str(group), given._get_node(group))
     if model is not None:
-        with open_dict(schema):
-            schema.model = OmegaConf.structured(model)
-    with errors_in_words(), open_dict(schema):
-        own = not is_foreign(OmegaConf.select(given, "optim.scheduler"))
-        schema.optim.scheduler = OmegaConf.structured(Schedule) if own else {}
-    _check_keys(given, Config, model, Schedule if own else None)
-    OmegaConf.set_struct(schema, False)
+        full.model = OmegaConf.structured(model)
     with errors_in_words():
-        full = OmegaConf.merge(schema, given)
+        own = not is_foreign(OmegaConf.select(given, "optim.scheduler"))
+        full.optim.scheduler = OmegaConf.structured(Schedule) if own else {}
+    _check_keys(given, Config, model, Schedule if own else None)
+    with errors_in_words():
+        full = OmegaConf.merge(full, given)
         _check_mappings(full)
         _check_schedule_kind(full.optim.scheduler)
     check_limits(full)
@@ -469,6 +474,8 @@ def _check_keys(
         if name not in types:
             if cls is Config:
                 continue  # a group of the user's own
+            if cls is Eval and "_target_" in str(given._get_node(name)):
+                continue  # an evaluator of the user's own
             raise ConfigError(
                 f"{path} is not a key of the configuration"
                 f"{nearest(str(name), list(types))}"

@@ -26,7 +26,6 @@ import platform
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,19 +37,17 @@ from torch.optim import Optimizer
 
 from stable_ssl import checkpoint, distributed, runtime, seeding
 from stable_ssl.attributes import Attributes
-from stable_ssl.config import TRAINING, complete, load_config, masked
+from stable_ssl.config import TRAINING, Eval, complete, load_config, masked
 from stable_ssl.data import Combined, Loader, build_loaders, splits
 from stable_ssl.data.batch import count, first_view, to_device
 from stable_ssl.data.build import labelled_name
 from stable_ssl.data.check import check_split, check_train, check_views
 from stable_ssl.data.loader import Skips, batches_from, known_length
-from stable_ssl.evaluation.custom import custom_metrics
 from stable_ssl.evaluation.gallery import Gallery
 from stable_ssl.evaluation.labels import require_labels
-from stable_ssl.evaluation.metrics import Scores
 from stable_ssl.evaluation.monitor import Patience, check_monitor
-from stable_ssl.evaluation.online import Online
 from stable_ssl.evaluation.protocol import protocol_table
+from stable_ssl.evaluation.suite import Suite
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.means import Reduce
 from stable_ssl.loggers.records import Records
@@ -148,7 +145,7 @@ class BaseTrainer(nn.Module):
         self.run_dir: Path | None = None
         self.settings: Any = None  # group log, plain: read at every step
         self.checkpoints: Any = None
-        self.online: Any = None  # probe and features beside the training
+        self.evaluation: Suite | None = None  # evaluators, the online probe among them
         self.gallery: Any = None  # pictures
         self.subclass_attributes: Attributes | None = None  # that the subclass set
         self.split: str | None = None  # the one under evaluation
@@ -166,8 +163,7 @@ class BaseTrainer(nn.Module):
         self._limit: int | None = None  # batches of a split
         self._saved_at = 0.0  # time of the last checkpoint
         self._accumulate = self._epoch_batches = 1
-        self._compute_loss = self._dtype = self._vote = self._scores = None
-        self._task, self._classifies, self._metrics = self.task, False, {}
+        self._compute_loss = self._dtype = self._vote = None
         self._names = frozenset(vars(self)) | {"_names"}  # those of this class
 
     # --- what a subclass writes -------------------------------------------------------
@@ -193,15 +189,15 @@ class BaseTrainer(nn.Module):
         return self(x)
 
     def predict(self, x: Tensor) -> Tensor:
-        """Return the logits that metrics compare with `self.data[1]`, see `Scores`."""
-        if (probe := self.online.probe) is not None:
+        """Return the logits that metrics compare with labels, see `task`."""
+        if (probe := self.evaluation.probe) is not None:
             return probe(self.encoded(x))
         features = type(self).encode is BaseTrainer.encode  # `forward` makes them
         return self.encoded(x) if features else self(x)
 
     def encoded(self, x: Tensor) -> Tensor:
         """Return `encode(x)`, made once for a view of an evaluation, whoever asks."""
-        return self.encode(x) if self.online is None else self.online.encode(x)
+        return self.encode(x) if self.evaluation is None else self.evaluation.encode(x)
 
     def before_train_epoch(self) -> None:
         """Run before an epoch."""
@@ -346,19 +342,17 @@ class BaseTrainer(nn.Module):
 
     def _report_split(self, split: str) -> None:
         """Evaluate a split and write its row; say each figure's protocol, if asked."""
-        found = self.evaluate(split, self._limit)
-        self.report(found)
-        if spectrum := self.online.spectrum:
-            place = {"step": self.step, "epoch": round(self._epochs(self.step), 4)}
-            line = place | {"split": split, "eigenvalues": spectrum}
-            self.records.folder.write_spectrum(line)
+        values = self.evaluate(split, self._limit)
+        self.report(values)
+        folder, metrics = self.records.folder, self.evaluation.metrics
+        folder.describe_metrics(metrics)
+        if eigenvalues := self.evaluation.eigenvalues:
+            at = {"step": self.step, "epoch": round(self._epochs(self.step), 4)}
+            folder.write_spectrum(at | {"split": split, "eigenvalues": eigenvalues})
         if self.config.mode != "fit":
-            where = f"{split} split, epoch {self.epoch}, step {self.step}"
-            where += f", seed {self.config.hardware.seed}"
-            seen = len(self.online.bank[1][1]) if self.online.bank[1] else 0
-            probed = self.online.probe is not None
-            table = protocol_table(found, self.settings, where, seen, probed)
-            self.records.console.table(table)
+            title = f"{split} split, epoch {self.epoch}, step {self.step}"
+            title += f", seed {self.config.hardware.seed}"
+            self.records.console.table(protocol_table(values, metrics, title))
 
     def splits(self, kind: str) -> list[str]:
         """Return the splits there are of val or test: `val`, or `val_<name>` each."""
@@ -602,38 +596,30 @@ class BaseTrainer(nn.Module):
         self.schedulers[MAIN] = scheduler
 
     def initialize_evaluation(self) -> None:
-        """Build the online probe, and what else is measured on features."""
-        offline = self.settings.eval.offline
-        if self.config.mode == "fit" and offline and not offline.in_fit:
-            self.settings.eval.offline = None
-        if self.config.mode in MODES:  # nothing is measured
-            self.settings.eval = replace(
-                self.settings.eval, knn=None, few_labels=[], offline=None
-            )
-        self.online = Online(
+        """Build the evaluators of `log.eval`, and what ends or draws by them."""
+        log, mode = self.settings, self.config.mode
+        if mode in MODES:  # nothing is measured, but the probe may predict
+            log.eval = Eval(linear=log.eval.linear, knn=None, offline=None)
+        if not self.num_classes and (log.eval.linear or log.eval.knn):
+            self.say("no classes are known: no probe, no kNN; set data.num_classes")
+        self.evaluation = Suite(
             self,
             self.encode,
             self.autocast,
-            self.settings.eval,
+            log,
+            mode == "fit",
+            self.task if self.predicts else None,
             self.loaders,
             self.num_classes,
             self.config.hardware.seed,
             self.say,
             self._limit,
         )
-        probed = self.online.probe is not None
-        self._task = "multiclass" if probed else self.task
-        self._classifies = bool(self.num_classes and (probed or self.predicts))
-        classes = self.num_classes if self._classifies else None
-        if not self.num_classes and (
-            self.settings.eval.linear or self.settings.eval.knn
-        ):
-            self.say("no classes are known: no probe, no kNN; set data.num_classes")
-        self._metrics = custom_metrics(self.settings.metrics, self._task, classes)
-        if self.settings.early_stopping.patience:
-            self.early_stopping = Patience(self.settings)
+        if log.early_stopping.patience:
+            self.early_stopping = Patience(log)
         kept = not self.config.fast_dev_run
-        self.gallery = Gallery(self.settings.pictures if kept else None)
+        self.gallery = Gallery(log.pictures if kept else None)
+        self.evaluation.evaluators["pictures"] = self.gallery
 
     def load_checkpoint(self) -> None:
         """Resume the full state, or load weights alone, or start afresh."""
@@ -726,7 +712,7 @@ class BaseTrainer(nn.Module):
         self.epoch += 1
         last = self.step == self.total_steps or bool(self.stopped)
         evaluation, save = self.settings.eval, self.settings.checkpoint
-        draws, before = self.gallery.due(self.epoch, last), self.validated
+        draws, before = self.gallery.draws(self.epoch, last), self.validated
         if draws:
             val = self.splits("val")
             self.gallery.open(self.loaders[val[0]] if val else None)
@@ -860,9 +846,10 @@ class BaseTrainer(nn.Module):
         """
         log, step = self.settings, self.step
         save, evaluation = log.checkpoint, log.eval
-        if self.online.probe is not None:
-            loss = self.online.fit_probe(self.labelled(self.data), self.probe_features)
-            self.log({"train/probe_loss": loss})
+        if self.evaluation.online:
+            batch = self.labelled(self.data)
+            losses = self.evaluation.fit(batch, self.probe_features)
+            self.log({f"train/{name}": loss for name, loss in losses.items()})
         minutes, signal = save.every_n_minutes, self.preemption.number
         late = minutes and time.monotonic() - self._saved_at > 60 * minutes
         asked = self._stop_asked is not None
@@ -921,9 +908,10 @@ class BaseTrainer(nn.Module):
         if split not in self.loaders:
             return {}
         training_data, self.split = self.data, split
-        self._scores = Scores(self._task, self._metrics)
         self._share_buffers()
-        with self.online.evaluation():
+        ended = self.step == self.total_steps or bool(self.stopped)
+        due = self.evaluation.due(split, self.epoch, ended)
+        with self.evaluation.collecting(due):
             self.before_eval_epoch()
             loader = self.loaders[split]
             skips = Skips(loader)
@@ -932,27 +920,25 @@ class BaseTrainer(nn.Module):
                 self.data, self._weight = batch, count(batch)
                 if not self._weight:  # other ranks have the rest of the last one
                     continue
-                self.online.forget()
+                self.evaluation.forget()
                 self.before_eval_step()
                 self.eval_step(batch)
                 self.after_eval_step()
-                self.online.collect(batch)
-                self.gallery.collect(batch, loader, self.online.encode)
+                self.evaluation.see(batch, loader)
             self._weight = 1
             self.after_eval_epoch()
-            found = self._scores.compute()
-            found |= self.online.metrics(self.step, split in self.splits("test"))
+            values = self.evaluation.measure(split, self.step)
             if unread := sum(distributed.all_gather_object(skips())):
-                found["skipped"] = unread
+                values["skipped"] = unread
         self.data, self.split = training_data, None
-        found = {f"{split}/{name}": value for name, value in found.items()}
-        return found | self.records.evaluation.take()
+        values = {f"{split}/{name}": value for name, value in values.items()}
+        return values | self.records.evaluation.take()
 
     def eval_step(self, batch: Any) -> None:
         """Compare `predict` with the labels, where a probe or the method predicts."""
-        if self._classifies:
+        if (predictions := self.evaluation.predictions) is not None:
             x, labels, *_ = batch
-            self._scores.update(self.predict(first_view(x)), labels)
+            predictions.update(self.predict(first_view(x)), labels)
 
     def labelled(self, batch: Any) -> tuple[Any, Tensor]:
         """Return the batch whose labels probes use: of several, `data.labelled`'s."""

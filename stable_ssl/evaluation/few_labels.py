@@ -38,14 +38,15 @@ def _metric(few: str) -> Metric:
     """Return the words for "10" labels a class, or for "1%" of the labels."""
     number = float(few.rstrip("%"))
     if few.endswith("%"):
-        labels, share, order = f"{number:g} % of the labels", f"{number:g} %", 30 + number / 100
+        labels = f"{number:g} % of the labels"
+        order = 30 + number / 100
     else:
         labels = f"{few} label{'s' * (few != '1')} a class"
-        share, order = f"{few} labels a class", 20 + number / 1000
+        order = 20 + number / 1000
     return Metric(
         f"accuracy, {labels}",
         f"linear, {labels}",
-        f"logistic regression, {share} of {{bank}}, mean of 5 draws",
+        f"logistic regression, {labels} of {{bank}}, mean of 5 draws",
         order,
     )
 
@@ -72,4 +73,3 @@ def few_label_accuracy(
         few = choose_few(bank[1].cpu(), labels, seed, draw).to(x.device)
         scores.append(logistic_accuracy((x[few], bank[1][few]), test))
     return sum(scores) / draws
-

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from stable_ssl.config import Knn as KnnConfig
 from stable_ssl.evaluation.evaluator import Evaluator, Labelled, Split
 from stable_ssl.evaluation.predictions import Accuracy
 from stable_ssl.loggers.names import Metric
-from stable_ssl.schema import key
-
-
-@dataclass
-class KnnConfig:
-    """Weighted nearest neighbours of the bank."""
-
-    k: int = key(20, low=1)
-    temperature: float = key(0.07, above=0)
 
 
 class Knn(Evaluator):
@@ -49,7 +40,11 @@ class Knn(Evaluator):
             return
         queries = split.features, split.labels
         scores = knn_accuracy(
-            split.bank, queries, split.num_classes, self.config.k, self.config.temperature
+            split.bank,
+            queries,
+            split.num_classes,
+            self.config.k,
+            self.config.temperature,
         )
         for name, value in scores.items():
             yield f"knn_{name}", value

@@ -31,7 +31,9 @@ class Spectrum(Evaluator):
         "feature_std": Metric(
             "feature std", protocol="spread on the sphere, 1 isotropic, 0 collapsed"
         ),
-        "uniformity": Metric("uniformity", protocol="on the sphere, t=2; 0 is collapse"),
+        "uniformity": Metric(
+            "uniformity", protocol="on the sphere, t=2; 0 is collapse"
+        ),
         "alignment": Metric(
             "alignment", protocol="squared distance of the first two views"
         ),

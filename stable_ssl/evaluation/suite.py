@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, replace
 from itertools import islice
@@ -43,6 +43,8 @@ BUILT_IN: tuple[type[Evaluator], ...] = (
     Logistic,
     Spectrum,
 )
+
+CADENCE = ("every_n_epochs", "splits", "in_fit")  # keys of every evaluator's node
 
 
 @contextmanager
@@ -95,14 +97,32 @@ def asked_for(config: Any) -> Iterator[tuple[str, Evaluator]]:
 
 
 def _own(node: Mapping[str, Any], at: str) -> Evaluator:
-    """Build an evaluator of the user's own; any attribute of its class is a key too."""
+    """Build an evaluator of the user's own; its node says when it is asked, too."""
     cls = find_object(node["_target_"], at)
     if not (isinstance(cls, type) and issubclass(cls, Evaluator)):
         raise ConfigError(f"{at}: {node['_target_']} is no stable_ssl.Evaluator")
-    every = {"every_n_epochs": node["every_n_epochs"]} if "every_n_epochs" in node else {}
-    evaluator = build_object({k: v for k, v in node.items() if k not in every}, at)
-    vars(evaluator).update(every)
+    when = {name: node[name] for name in CADENCE if name in node}
+    evaluator = build_object({k: v for k, v in node.items() if k not in when}, at)
+    for name, value in when.items():
+        setattr(evaluator, name, value)
+    every, splits = evaluator.every_n_epochs, evaluator.splits
+    if isinstance(splits, str) or not {*splits} <= {"val", "test"}:
+        raise ConfigError(f"{at}.splits={splits}: write a list of val, test or both")
+    if every is not None and not (isinstance(every, int) and every > 0):
+        raise ConfigError(f"{at}.every_n_epochs={every}: write a number of epochs")
     return evaluator
+
+
+def _refuse_twins(evaluators: Mapping[str, Evaluator]) -> None:
+    """Refuse two evaluators that state a metric of one name."""
+    owners: dict[str, str] = {}
+    for name, evaluator in evaluators.items():
+        for metric in evaluator.metrics:
+            if owners.setdefault(metric, name) != name:
+                raise ConfigError(
+                    f"log.eval.{name}: {metric} is measured by {owners[metric]} already;"
+                    " yield it by another name"
+                )
 
 
 class Suite:
@@ -144,14 +164,25 @@ class Suite:
         limit: int | None = None,
     ):
         self.model, self.plain, self.autocast = model, encode, autocast
-        self.num_classes, self.seed, self.say, self.limit = num_classes, seed, say, limit
+        self.num_classes, self.seed, self.say, self.limit = (
+            num_classes,
+            seed,
+            say,
+            limit,
+        )
         self.bank_loader = loaders.get("bank")
         self.bank: tuple[int, Labelled | None] = -1, None  # the step it was encoded at
         self.collapsed = self.evaluating = False
+        self.asked: Sequence[Evaluator] = ()  # those that measure the split
         self.encoded: list[tuple[Tensor, Tensor]] = []  # views of a batch, features
         self.metrics: dict[str, Metric] = {}  # of all that was yielded so far
-        asked = dict(asked_for(log.eval))
-        asked = {n: e for n, e in asked.items() if num_classes or not e.needs_labels}
+        asked = {
+            name: evaluator
+            for name, evaluator in asked_for(log.eval)
+            if (num_classes or not evaluator.needs_labels)
+            and (evaluator.in_fit or not fits)
+            and (self.bank_loader is not None or not evaluator.needs_bank)
+        }
         check_labels(loaders, num_classes, asked)
         self.online = {
             n: e for n, e in asked.items() if isinstance(e, OnlineEvaluator) and loaders
@@ -167,12 +198,8 @@ class Suite:
             probed = self.probe is not None
             self.predictions = Predictions(task, probed, custom, paths)
             asked = {"predictions": self.predictions, **asked}
-        self.evaluators = {
-            name: evaluator
-            for name, evaluator in asked.items()
-            if (evaluator.in_fit or not fits)
-            and (self.bank_loader is not None or not evaluator.needs_bank)
-        }
+        _refuse_twins(asked)
+        self.evaluators = asked
 
     def _build_online(self, loader: Any) -> None:
         """Build what trains beside the method, for the features' measured dimension."""
@@ -198,6 +225,12 @@ class Suite:
     def modules(self) -> list[nn.Module]:
         """The model, and the probe if there is one."""
         return [self.model, *filter(None, [self.probe])]
+
+    @property
+    def eigenvalues(self) -> list[float]:
+        """Those of the last split's features, largest first; on rank 0, if measured."""
+        spectrum = self.evaluators.get("spectrum")
+        return spectrum.eigenvalues if spectrum in self.asked else []
 
     # --- features, once ---------------------------------------------------------------
 
@@ -273,7 +306,7 @@ class Suite:
         ]
 
     @contextmanager
-    def evaluation(self, due: Sequence[Evaluator]) -> Iterator[None]:
+    def collecting(self, due: Sequence[Evaluator]) -> Iterator[None]:
         """Collect what evaluators need of a split, whose batches are seen meanwhile."""
         self.asked = due
         self.features: list[Tensor] = []
@@ -319,7 +352,7 @@ class Suite:
                 else:
                     measured = dict(evaluator(whole)) if distributed.is_main() else {}
                     measured = distributed.broadcast_object(measured)
-                self._describe(evaluator, measured, values)
+                self._describe(evaluator, measured)
                 values |= {name: float(value) for name, value in measured.items()}
             if self.features and step and not self.collapsed:
                 # untrained features have one direction, too
@@ -352,29 +385,19 @@ class Suite:
         return replace(
             share,
             features=gather_batches(self.features),
-            labels=share.labels if share.labels is None else gather_batches(self.labels),
+            labels=share.labels
+            if share.labels is None
+            else gather_batches(self.labels),
             views=gather_batches(self.views) if self.views else None,
         )
 
-    def _describe(
-        self, evaluator: Evaluator, measured: Mapping[str, Any], others: Mapping
-    ) -> None:
-        """Keep what a reader is told of the values that were yielded.
-
-        Raises:
-            ConfigError: another evaluator yields one of that name.
-        """
+    def _describe(self, evaluator: Evaluator, names: Iterable[str]) -> None:
+        """Keep what a reader is told of the values that were yielded."""
         bank = 0 if self.bank[1] is None else len(self.bank[1][1])
-        for name in measured:
-            if name in others:
-                raise ConfigError(
-                    f"{type(evaluator).__name__} yields {name}, which is measured"
-                    " already; choose another name"
-                )
+        text = f"the bank of {bank:,} plain images"
+        for name in names:
             metric = evaluator.metrics.get(name, Metric(name.replace("_", " ")))
-            protocol = metric.protocol.replace(
-                "{bank}", f"the bank of {bank:,} plain images"
-            )
+            protocol = metric.protocol.replace("{bank}", text)
             self.metrics[name] = replace(metric, protocol=protocol)
 
     # --- checkpoints ------------------------------------------------------------------

@@ -73,7 +73,7 @@ class MeanTeacher(BaseTrainer):
 
     def predict(self, x: Tensor) -> Tensor:
         """Return the teacher's logits; the probe's where one is on."""
-        probed = self.online.probe is not None
+        probed = self.evaluation.probe is not None
         return super().predict(x) if probed else self.teacher(x)
 
     def train_step(self, batch: Any) -> None:

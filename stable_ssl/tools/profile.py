@@ -25,7 +25,7 @@ from stable_ssl.data import build_loaders
 from stable_ssl.data.batch import count, first_view
 from stable_ssl.data.decode import begin
 from stable_ssl.data.loader import Loader, batches_from
-from stable_ssl.evaluation.online import undisturbed
+from stable_ssl.evaluation.suite import undisturbed
 from stable_ssl.loggers.records import peak_memory
 from stable_ssl.loggers.table import Table
 
@@ -334,8 +334,8 @@ def _endless(run: Any) -> Iterator[Any]:
 def _step(run: Any, batch: Any) -> None:
     """Take a whole training step, the probe's included."""
     run.train_micro_batch(batch)
-    if run.online.probe is not None:
-        run.online.fit_probe(run.labelled(batch), run.probe_features)
+    if run.evaluation.online:
+        run.evaluation.fit(run.labelled(batch), run.probe_features)
 
 
 def _steps(
@@ -374,7 +374,7 @@ def _watching(run: Any, clock: Clock) -> Iterator[None]:
             (run, "train_step", "train_step"),
             (run, "loss", "forward"),
             (run, "optimizer_step", "optimizer"),
-            (run.online, "fit_probe", "probe"),
+            (run.evaluation, "fit", "probe"),
         ):
             timed = clock.watched(part, getattr(owner, method))
             stack.enter_context(patch.object(owner, method, timed))

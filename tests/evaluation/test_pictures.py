@@ -259,14 +259,14 @@ def test_a_failing_picture_is_a_warning_and_the_others_are_drawn(tmp_path):
     gallery.open(loader())
     with pytest.warns(UserWarning, match="no picture of neighbours and features"):
         batch = uniform(9, 3, 8, 8), {"no": "tensor"}
-        gallery.collect(batch, gallery.album.loader, lambda x: x.flatten(1))
+        gallery.see(batch, gallery.album.loader, lambda x: x.flatten(1))
     assert gallery.album is None
 
 
 def test_pictures_are_due_every_few_epochs_and_at_the_end():
     def due(config, epochs=6):
         gallery = Gallery(config)
-        return [e for e in range(1, epochs + 1) if gallery.due(e, e == epochs)]
+        return [e for e in range(1, epochs + 1) if gallery.draws(e, e == epochs)]
 
     assert due(None) == []
     assert due(Pictures()) == [6]

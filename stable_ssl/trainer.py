@@ -124,7 +124,6 @@ class BaseTrainer(nn.Module):
     needs_labels = False  # of the train data
     predicts = False  # `forward` returns logits, which are scored where no probe is on
     task = "multiclass"  # of those logits: or binary, multilabel; see `Scores`
-    not_compiled = ("row_keys", "step_key")  # methods that read numbers of the step
     not_saved: tuple[str, ...] = ()  # attributes that no checkpoint needs
 
     def __init__(self, config: Mapping | None = None):
@@ -171,6 +170,7 @@ class BaseTrainer(nn.Module):
         self._limit: int | None = None  # batches of a split
         self._saved_at = 0.0  # time of the last checkpoint
         self._accumulate = self._epoch_batches = 1
+        self.compiled_key: Tensor | None = None  # `step_key` of a compiled loss
         self._compute_loss = self._dtype = self._vote = self._scores = None
         self._task, self._classifies, self._metrics = self.task, False, {}
         self._names = frozenset(vars(self)) | {"_names"}  # those of this class
@@ -514,9 +514,13 @@ class BaseTrainer(nn.Module):
         )
         self._compute_loss = self.compute_loss
         if hardware.compile:
-            for name in self.not_compiled:
-                setattr(self, name, torch.compiler.disable(getattr(self, name)))
-            self._compute_loss = torch.compile(self.compute_loss)
+            compiled = torch.compile(self.compute_loss)
+
+            def compute_loss() -> Tensor | dict[str, Any]:
+                self.compiled_key = BaseTrainer.step_key(self)
+                return compiled()
+
+            self._compute_loss = compute_loss
         if self.world_size > 1:
             if hardware.sync_batchnorm:
                 convert_sync_batchnorm(self, self.device)
@@ -906,8 +910,12 @@ class BaseTrainer(nn.Module):
     def step_key(self) -> Tensor:
         """Return a key of the micro-batch, () int64 on the CPU, the same on every rank.
 
-        A function of (seed, step, micro-batch), to draw from as with `row_keys`.
+        A function of (seed, step, micro-batch), to draw from as with `row_keys`. Under
+        hardware.compile, methods that read `self.step` itself are best decorated with
+        torch.compiler.disable: each of its values would be compiled anew.
         """
+        if torch.compiler.is_compiling():  # `self.step` is a constant there
+            return self.compiled_key
         key = seeding.fold_in(self.config.hardware.seed, self.step)
         return seeding.fold_in(key, self.micro_batch)
 

@@ -46,7 +46,6 @@ class DINO(BaseTrainer):
 
     model_config = DINOConfig
     least_views = 2
-    not_compiled = (*BaseTrainer.not_compiled, "teacher_temperature")
 
     def initialize_modules(self) -> None:
         """Build the student, backbone and head, its teacher and the centre."""
@@ -79,6 +78,7 @@ class DINO(BaseTrainer):
         loss = dino(student, teacher, self.center, *temperatures)
         return {"loss": loss, "features": features}
 
+    @torch.compiler.disable
     def teacher_temperature(self) -> float:
         """Return tau_t of this epoch."""
         model = self.config.model

@@ -47,7 +47,6 @@ class IJEPA(BaseTrainer):
 
     model_config = IJEPAConfig
     views = 1
-    not_compiled = (*BaseTrainer.not_compiled, "masks")
 
     def initialize_modules(self) -> None:
         """Build the context encoder, the target encoder and the predictor.
@@ -73,6 +72,7 @@ class IJEPA(BaseTrainer):
         """Map images (N, C, H, W), nothing hidden, to features (N, D)."""
         return self.backbone(x)
 
+    @torch.compiler.disable
     def masks(self, rows: int) -> tuple[Tensor, Tensor]:
         """Draw contexts (N, k) and target blocks (N, M, a) for this rank's images."""
         model = self.config.model

@@ -69,6 +69,7 @@ from stable_ssl.optim import (
     build_optimizer,
     build_scheduler,
     count_steps,
+    decay_scheduler,
 )
 from stable_ssl.optim.step import (
     MAIN,
@@ -76,7 +77,6 @@ from stable_ssl.optim.step import (
     give_up,
     members,
     named_optimizers,
-    suffix,
 )
 from stable_ssl.preemption import Preempted, Preemption
 from stable_ssl.state import restore, restore_weights, take
@@ -143,7 +143,7 @@ class BaseTrainer(nn.Module):
         self.num_classes: int | None = None
         self.device, self.rank, self.world_size = torch.device("cpu"), 0, 1
         self.optimizers: dict[str, Optimizer] = {}  # by name, that of the config first
-        self.schedulers: dict[str, Any] = {}  # of the optimizers, by the same names
+        self.schedulers: dict[str, Any] = {}  # by an optimizer's name, see `Stepper`
         self.stepper: Stepper | None = None  # of the optimizers
         self.scaler: Any = None  # of the loss, for float16
         self.records = Records()
@@ -162,7 +162,6 @@ class BaseTrainer(nn.Module):
         self.validated = -1  # the step of the last validation
         self.probe_features: Any = None  # that the loss handed over
         self._rows_written = 0  # of the training, written by this launch
-        self._rates: list[float] = []  # of the optimizers, at this step
         self.rng_at_epoch: Any = None  # the global generators at its start
         self._resumed: Any = None  # a state to restore once its epoch has begun
         self._built: Optimizer | None = None  # the one of the config
@@ -579,6 +578,9 @@ class BaseTrainer(nn.Module):
             )
             if scheduler is not None:
                 self.schedulers[name] = scheduler
+            decay = decay_scheduler(self.config.optim, optimizer, self.total_steps)
+            if decay is not None:
+                self.schedulers[f"{name}/weight_decay"] = decay
 
     def _build_stepper(self) -> None:
         parameters = [p for p in self.parameters() if p.requires_grad]
@@ -786,7 +788,6 @@ class BaseTrainer(nn.Module):
             self.stepper.begin(measures=self._row_is_due(step + 1))  # it costs 1 %
             self._share_buffers()
             self.before_train_step()
-            self._rates = [o.param_groups[0]["lr"] for o in self.optimizers.values()]
         self.probe_features = None
         self.train_step(self.data)
         if self.data is not batch:
@@ -1056,8 +1057,7 @@ class BaseTrainer(nn.Module):
         self._rows_written += 1
         values = self.records.training.take()
         self._check_finite("train/loss", values.get("train/loss", 0.0))
-        for name, rate in zip(self.optimizers, self._rates, strict=True):
-            values["train/lr" + suffix(name)] = rate
+        values |= self.stepper.rates
         cost = self.records.performance(self.step, self.images_per_step)
         self.report(values | cost)
 

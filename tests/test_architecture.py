@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "stable_ssl"
 ROWS = [  # a file imports only from rooms above its own
     {"dotenv", "files", "runtime", "experiments"},
-    {"config", "seeding", "distributed", "preemption", "toolbox"},
+    {"config", "curves", "seeding", "distributed", "preemption", "toolbox"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers"},
     {"evaluation"},
     {"attributes"},

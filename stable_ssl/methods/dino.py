@@ -37,7 +37,8 @@ class DINOConfig(Model):
     warmup_temperature: float = key(0.04, above=0)  # tau_t of the first epoch
     warmup_epochs: int = key(30, low=0)  # in which tau_t climbs by as much each
     freeze_epochs: int = key(1, low=0)  # first ones, without the head's last layer
-    momentum: float = key(0.996, low=0, high=1)  # lambda, climbs to 1 on a cosine
+    momentum: float = key(0.996, low=0, high=1)  # lambda, climbs to 1 on a curve
+    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))
     center_momentum: float = key(0.9, low=0, high=1)  # m of eq. 4
 
 
@@ -53,7 +54,7 @@ class DINO(BaseTrainer):
         self.backbone = backbone(model.backbone)
         sizes = (self.backbone.dim, model.hidden, model.bottleneck, model.prototypes)
         self.head = DINOHead(*sizes, norm=model.head_norm)
-        self.teacher = EMA(self.student, model.momentum)
+        self.teacher = EMA(self.student, model.momentum, 1.0, model.momentum_schedule)
         self.register_buffer("center", torch.zeros(model.prototypes))
         self.said: list[Tensor] = []  # mean logits of the teacher, by micro-batch
 

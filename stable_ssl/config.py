@@ -105,8 +105,9 @@ class Optim:
     optimizer: Any = "sgd"  # a torch.optim name, lars, or {_target_: ...}
     lr: float = key(0.1, low=0)
     scale_lr_by: int | None = key(None, low=1)  # lr * batch_size / this; null: lr
-    weight_decay: float = key(0.0, low=0)  # on matrices, ...
-    decay_bias_and_norm: bool = False  # ... and on biases and norms
+    weight_decay: float = key(0.0, low=0)  # on matrices ...
+    weight_decay_end: float | None = key(None, low=0)  # ... to this on a cosine
+    decay_bias_and_norm: bool = False  # ... and biases and norms
     momentum: float = key(0.9, low=0, high=1)
     nesterov: bool = False
     betas: list[float] = key([0.9, 0.999], low=0, below=1, length=2)

@@ -60,6 +60,7 @@ from stable_ssl.optim import (
     build_optimizer,
     build_scheduler,
     count_steps,
+    decay_scheduler,
 )
 from stable_ssl.optim.step import (
     MAIN,
@@ -67,7 +68,6 @@ from stable_ssl.optim.step import (
     give_up,
     members,
     named_optimizers,
-    suffix,
 )
 from stable_ssl.preemption import Preempted, Preemption
 from stable_ssl.schema import ConfigError, nearest
@@ -116,7 +116,6 @@ class BaseTrainer(nn.Module):
     needs_labels = False  # of the train data
     predicts = False  # `forward` returns logits, which are scored where no probe is on
     task = "multiclass"  # of those logits: or binary, multilabel; see `Scores`
-    not_compiled = ("row_keys", "step_key")  # methods that read numbers of the step
     not_saved: tuple[str, ...] = ()  # attributes that no checkpoint needs
 
     def __init__(self, config: Mapping | None = None):
@@ -136,7 +135,7 @@ class BaseTrainer(nn.Module):
         self.num_classes: int | None = None
         self.device, self.rank, self.world_size = torch.device("cpu"), 0, 1
         self.optimizers: dict[str, Optimizer] = {}  # by name, that of the config first
-        self.schedulers: dict[str, Any] = {}  # of the optimizers, by the same names
+        self.schedulers: dict[str, Any] = {}  # by an optimizer's name, see `Stepper`
         self.stepper: Stepper | None = None  # of the optimizers
         self.scaler: Any = None  # of the loss, for float16
         self.records = Records()
@@ -155,7 +154,6 @@ class BaseTrainer(nn.Module):
         self.validated = -1  # the step of the last validation
         self.probe_features: Any = None  # that the loss handed over
         self._rows_written = 0  # of the training, written by this launch
-        self._rates: list[float] = []  # of the optimizers, at this step
         self.rng_at_epoch: Any = None  # the global generators at its start
         self._resumed: Any = None  # a state to restore once its epoch has begun
         self._built: Optimizer | None = None  # the one of the config
@@ -163,6 +161,7 @@ class BaseTrainer(nn.Module):
         self._limit: int | None = None  # batches of a split
         self._saved_at = 0.0  # time of the last checkpoint
         self._accumulate = self._epoch_batches = 1
+        self.compiled_key: Tensor | None = None  # `step_key` of a compiled loss
         self._compute_loss = self._dtype = self._vote = None
         self._names = frozenset(vars(self)) | {"_names"}  # those of this class
 
@@ -503,9 +502,13 @@ class BaseTrainer(nn.Module):
         )
         self._compute_loss = self.compute_loss
         if hardware.compile:
-            for name in self.not_compiled:
-                setattr(self, name, torch.compiler.disable(getattr(self, name)))
-            self._compute_loss = torch.compile(self.compute_loss)
+            compiled = torch.compile(self.compute_loss)
+
+            def compute_loss() -> Tensor | dict[str, Any]:
+                self.compiled_key = BaseTrainer.step_key(self)
+                return compiled()
+
+            self._compute_loss = compute_loss
         if self.world_size > 1:
             if hardware.sync_batchnorm:
                 convert_sync_batchnorm(self, self.device)
@@ -564,6 +567,9 @@ class BaseTrainer(nn.Module):
             )
             if scheduler is not None:
                 self.schedulers[name] = scheduler
+            decay = decay_scheduler(self.config.optim, optimizer, self.total_steps)
+            if decay is not None:
+                self.schedulers[f"{name}/weight_decay"] = decay
 
     def _build_stepper(self) -> None:
         parameters = [p for p in self.parameters() if p.requires_grad]
@@ -763,7 +769,6 @@ class BaseTrainer(nn.Module):
             self.stepper.begin(measures=self._row_is_due(step + 1))  # it costs 1 %
             self._share_buffers()
             self.before_train_step()
-            self._rates = [o.param_groups[0]["lr"] for o in self.optimizers.values()]
         self.probe_features = None
         self.train_step(self.data)
         if self.data is not batch:
@@ -888,8 +893,12 @@ class BaseTrainer(nn.Module):
     def step_key(self) -> Tensor:
         """Return a key of the micro-batch, () int64 on the CPU, the same on every rank.
 
-        A function of (seed, step, micro-batch), to draw from as with `row_keys`.
+        A function of (seed, step, micro-batch), to draw from as with `row_keys`. Under
+        hardware.compile, methods that read `self.step` itself are best decorated with
+        torch.compiler.disable: each of its values would be compiled anew.
         """
+        if torch.compiler.is_compiling():  # `self.step` is a constant there
+            return self.compiled_key
         key = seeding.fold_in(self.config.hardware.seed, self.step)
         return seeding.fold_in(key, self.micro_batch)
 
@@ -1029,8 +1038,7 @@ class BaseTrainer(nn.Module):
         self._rows_written += 1
         values = self.records.training.take()
         self._check_finite("train/loss", values.get("train/loss", 0.0))
-        for name, rate in zip(self.optimizers, self._rates, strict=True):
-            values["train/lr" + suffix(name)] = rate
+        values |= self.stepper.rates
         cost = self.records.performance(self.step, self.images_per_step)
         self.report(values | cost)
 

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "stable_ssl"
 ROWS = [  # a file imports only from rooms above its own
     {"schema"},
     {"dotenv", "files", "runtime", "experiments"},
-    {"config", "objects", "seeding", "distributed", "preemption"},
+    {"config", "curves", "objects", "seeding", "distributed", "preemption"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers", "toolbox"},
     {"evaluation"},
     {"attributes"},

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
-import stable_ssl.experiments as experiments
-import stable_ssl.runtime as runtime
+from stable_ssl import experiments, runtime
 from stable_ssl.dotenv import read_env
 from stable_ssl.schema import (
     ConfigError,
@@ -30,8 +35,8 @@ from stable_ssl.schema import (
     first_line,
     key,
     nearest,
-    nested,
     node,
+    refuse_both,
 )
 
 TRAINING = ("fit", "profile_data", "profile_model")  # modes that need train data
@@ -40,8 +45,6 @@ RECIPES = "stable_ssl.recipes"  # the package that holds the shipped YAML recipe
 ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")
 MASK = "***"  # in what is written, where a secret was
 SECRET = re.compile(r"(^|_)(key|token|secret|password|credentials?)$", re.IGNORECASE)
-
-
 MISTAKEN = ("optimizer", "scheduler")  # for groups, which other libraries have
 
 
@@ -60,9 +63,7 @@ class Data:
     num_workers: int = key(0, low=0)  # processes that decode; 0: in the main process
     download: bool = False  # fetch a missing torchvision dataset
     on_error: str = key("raise", choices=("raise", "skip"))  # an image not readable
-    in_memory: float = key(
-        2.0, low=0
-    )  # GiB; image folders of one size up to it are held
+    in_memory: float = key(2.0, low=0)  # GiB; folders of images of one size are held
     compile: bool = False  # torch.compile the batched augmentation
     labelled: str | None = None  # of several train loaders, whose labels probes use
     transforms: dict[str, Any] = field(default_factory=dict)  # free pool of op lists
@@ -71,6 +72,20 @@ class Data:
     test: Any = None
     bank: Any = None  # kNN neighbours; null: the train split, seen as in val
     predict: Any = "test"  # of mode=predict: a split by name, or a loader node
+
+    def __post_init__(self) -> None:
+        """Refuse plain values where a mapping is needed, and two batch sizes."""
+        for split in ("train", "val", "test", "bank"):
+            loader = getattr(self, split)
+            _refuse_no_mapping(f"data.{split}", loader, "{dataset: {name: digits}}")
+            dataset = (loader or {}).get("dataset")
+            _refuse_no_mapping(f"data.{split}.dataset", dataset, "{name: digits}")
+        refuse_both(self, "data", "batch_size", "batch_size_per_gpu")
+
+
+def _refuse_no_mapping(path: str, value: Any, example: str) -> None:
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigError(f"{path}={value} is no mapping; write {path}={example}")
 
 
 @dataclass
@@ -97,6 +112,33 @@ class Schedule:
     milestones: list[float] = key([], above=0, of=("step",))  # in epochs
     gamma: float = key(0.1, above=0, of=("step",))  # factor at each milestone
 
+    def check_read(self, at: str) -> None:
+        """Refuse keys that the chosen schedule would not read; null reads none.
+
+        Args:
+            at: the schedule's place in the configuration.
+        """
+        defaults = Schedule()
+        for f in dataclasses.fields(self):
+            readers, value = f.metadata.get("of"), getattr(self, f.name)
+            if readers is None or self.name in (None, *readers):
+                continue
+            if value != getattr(defaults, f.name):
+                raise ConfigError(
+                    f"{at}.{f.name}={value} is set, and the schedule {self.name} does"
+                    f" not read it ({', '.join(readers)} would); remove it, or choose"
+                    " another schedule"
+                )
+
+
+def is_foreign(scheduler: Any) -> bool:
+    """Return whether a node `optim.scheduler` names torch's or another schedule."""
+    if not isinstance(scheduler, Mapping):
+        return False
+    return "_target_" in scheduler or str(scheduler.get("name")).endswith(
+        ("LR", "Restarts", "Plateau")  # as all of torch.optim.lr_scheduler
+    )
+
 
 @dataclass
 class Optim:
@@ -121,6 +163,17 @@ class Optim:
     # a `Schedule`, a torch.optim.lr_scheduler name, {_target_: ...}; null: constant
     scheduler: Any = field(default_factory=lambda: dataclasses.asdict(Schedule()))
 
+    def __post_init__(self) -> None:
+        """Refuse two lengths of a training, and a schedule that is none."""
+        refuse_both(self, "optim", "epochs", "steps")
+        if isinstance(self.scheduler, Schedule):
+            self.scheduler.check_read("optim.scheduler")
+        elif not isinstance(self.scheduler, Mapping | None):
+            raise ConfigError(
+                f"optim.scheduler={self.scheduler}: write optim.scheduler.name="
+                f"{self.scheduler}"
+            )
+
 
 @dataclass
 class Hardware:
@@ -128,9 +181,7 @@ class Hardware:
 
     seed: int = key(0, low=0, high=2**63 - 1)
     accelerator: str = key("auto", choices=("auto", "cpu", "gpu", "mps"))
-    gpus: Any = (
-        None  # count, list or "0,1" of ids, -1: all, 0: CPU; null: what there is
-    )
+    gpus: Any = None  # count, list or "0,1" of ids, -1: all, 0: CPU; null: as there are
     processes: int | None = key(None, low=1)  # on the CPU of this machine; null: 1
     num_nodes: int = key(1, low=1)  # machines, which Slurm or torchrun must start
     sync_batchnorm: bool = True  # batch statistics of all processes, as of one
@@ -140,6 +191,27 @@ class Hardware:
     compile: bool = False  # torch.compile the loss
     deterministic: bool = False  # torch.use_deterministic_algorithms
     detect_anomaly: bool = False  # find what makes a gradient NaN; slow
+
+    def __post_init__(self) -> None:
+        """Refuse what is no count and no ids, and GPUs that the accelerator denies."""
+        gpus, accelerator = self.gpus, self.accelerator
+        if gpus is None:
+            return
+        if isinstance(gpus, list):
+            valid = all(type(i) is int and i >= 0 for i in gpus)
+        else:
+            valid = re.fullmatch(r"-1|\d+|(\d+,)+\d*", str(gpus))
+        if not valid:
+            raise ConfigError(
+                f"hardware.gpus={gpus} is neither a count, a list of ids, '0,1', -1"
+                " (all) nor 0 (the CPU)"
+            )
+        none = str(gpus) in ("0", "[]")
+        if accelerator != "auto" and none == (accelerator == "gpu"):
+            raise ConfigError(
+                f"hardware.gpus={gpus} contradicts hardware.accelerator={accelerator};"
+                " set gpus to null, or accelerator to auto"
+            )
 
 
 @dataclass
@@ -245,9 +317,7 @@ class Log:
     )
     entity: str | None = None  # user or team of wandb; null: its default
     project: str = "stable-ssl"  # of wandb
-    every_n_steps: int = key(
-        50, low=1
-    )  # a row of metrics.jsonl, the mean since the last
+    every_n_steps: int = key(50, low=1)  # a row of metrics.jsonl, a mean since the last
     monitor: str | None = None  # metric that ranks checkpoints and is returned
     monitor_mode: str = key("max", choices=("max", "min"))
     metrics: dict[str, Any] = field(  # {f1: {callable: dotted.path, kwargs: {...}}}
@@ -260,6 +330,15 @@ class Log:
     eval: Eval = node(Eval)
     pictures: Pictures | None = field(default_factory=Pictures)  # null: off
     export: Export = node(Export)
+
+    def __post_init__(self) -> None:
+        """Refuse evaluations every 2.5 steps."""
+        every = self.eval.every_n_steps
+        if every is not None and every > 1 and every % 1:
+            raise ConfigError(
+                f"log.eval.every_n_steps={every} must be a whole number of steps, or"
+                " below 1, a share of an epoch"
+            )
 
 
 @dataclass
@@ -274,45 +353,72 @@ class Config:
     hardware: Hardware = node(Hardware)
     log: Log = node(Log)
 
-
-def schema() -> DictConfig:
-    """Return all keys with their defaults and types; some groups are open to more."""
-    schema = OmegaConf.structured(Config, flags={"struct": False})
-    OmegaConf.set_struct(schema.log.eval, False)  # evaluators of the user's own
-    return schema
+    def __post_init__(self) -> None:
+        """Refuse a method's name in the place of its mapping."""
+        if not isinstance(self.model, Model):
+            _refuse_no_mapping("model", self.model, "{name: simclr}")
 
 
 # --- composition ----------------------------------------------------------------------
 
 
-def hydra_app(folders: Sequence[str | Path] = ()) -> Any:
-    """Return a Hydra that finds recipes in `folders`, then among the shipped ones.
+@functools.cache
+def _folders_plugin() -> Any:
+    """Return the class, known to Hydra, in whose `folders` it looks for recipes first.
 
-    What recipes take from the environment may stand in `.env`, which is read first.
+    A plugin may put folders before the shipped recipes; the key `hydra.searchpath` is a
+    user's own, and comes after them.
     """
-    from hydra import version
-    from hydra._internal.hydra import Hydra
-    from hydra._internal.utils import create_config_search_path
-    from hydra.core.config_search_path import SearchPathQuery
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class FoldersOfRecipes(SearchPathPlugin):
+        folders: Sequence[str | Path] = ()
+
+        def manipulate_search_path(self, search_path: Any) -> None:
+            for folder in self.folders:
+                url = f"file://{Path(folder).absolute()}"
+                search_path.prepend("stable-ssl", url, anchor="main")
+
+    Plugins.instance().register(FoldersOfRecipes)
+    return FoldersOfRecipes
+
+
+@contextmanager
+def hydra_session(folders: Sequence[str | Path] = ()) -> Iterator[Any]:
+    """Let Hydra find recipes in `folders`, then among the shipped ones.
+
+    What recipes take from the environment may stand in `.env`, which is read first. A
+    Hydra that runs already is the current one again afterwards.
+
+    Yields:
+        The object behind `hydra.main`, as Hydra's `GlobalHydra` gives it. Those of its
+        methods that run jobs or print are all of Hydra that is used here without being
+        documented (by `stable_ssl.commands`): `hydra.main` itself returns no result of
+        a job, takes its arguments from `sys.argv` alone, and prints tracebacks.
+
+    Raises:
+        ConfigError: an error of Hydra or OmegaConf in the block, in words.
+    """
+    from hydra import initialize_config_module
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
 
-    read_env()
-    version.setbase("1.3")
-    for name, recipe in (
-        ("stable_ssl", schema()),
-        (experiments.ALONE, {"defaults": [{"experiment": "???"}]}),
-    ):
-        ConfigStore.instance().store(name=name, node=recipe, provider="stable_ssl")
-    path = create_config_search_path(None)
-    before_schema = SearchPathQuery(provider="schema")
-    for place in [
-        *(f"file://{Path(f).absolute()}" for f in folders),
-        f"pkg://{RECIPES}",
-    ]:
-        path.prepend("stable-ssl", place, anchor=before_schema)
+    running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
-    return Hydra.create_main_hydra2("stable-ssl", path)
+    try:
+        with errors_in_words():
+            read_env()
+            store = ConfigStore.instance().store
+            config = OmegaConf.structured(Config, flags={"struct": False})
+            OmegaConf.set_struct(config.log.eval, False)  # evaluators of one's own
+            store("stable_ssl", config, provider="stable_ssl")
+            store(experiments.ALONE, {}, provider="stable_ssl")
+            _folders_plugin().folders = folders
+            with initialize_config_module(RECIPES, "stable-ssl", version_base="1.3"):
+                yield GlobalHydra.instance().hydra
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def compose(
@@ -328,49 +434,11 @@ def compose(
     Raises:
         ConfigError: no such recipe or group option, an unknown key, a wrong type.
     """
-    from hydra.types import RunMode
+    import hydra
 
-    with aside(folders) as hydra:
-        return hydra.compose_config(
-            name,
-            quoted(overrides),
-            run_mode=RunMode.RUN,
-            from_shell=False,
-            with_log_configuration=False,
-        )
-
-
-def arranged(
-    name: str,
-    overrides: Sequence[str] = (),
-    folders: Sequence[str | Path] = (),
-    named: bool = True,
-) -> tuple[str, list[str]]:
-    """Return recipe and overrides for `compose`; see `experiments.arranged`."""
-    with aside(folders) as hydra:
-        repository = hydra.config_loader.repository
-        return experiments.arranged(repository, name, overrides, named)
-
-
-@contextmanager
-def aside(folders: Sequence[str | Path]) -> Iterator[Any]:
-    """Yield a `hydra_app` without disturbing one that runs; say errors in words."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    running = GlobalHydra.instance().hydra
-    try:
-        with errors_in_words():
-            yield hydra_app(folders)
-    finally:
-        GlobalHydra.instance().hydra = running
-
-
-def quoted(overrides: Sequence[str]) -> list[str]:
-    """Quote the value of `log.run`: 20261120_154400_0 would be read as a number."""
-    return [
-        re.sub(r"^(\+{0,2}log\.run=)(?!null$)([\w.-]+)$", r"\1'\2'", o)
-        for o in overrides
-    ]
+    with hydra_session(folders):
+        name, arranged = experiments.arranged(name, overrides)
+        return hydra.compose(name, arranged, return_hydra_config=True)
 
 
 def load_config(
@@ -383,7 +451,19 @@ def load_config(
     Args are those of `compose`, errors those of `compose` and `complete`; the keys
     under `model` are checked when a trainer receives the config.
     """
-    return complete(compose(*arranged(name, overrides, folders), folders))
+    return complete(compose(name, overrides, folders))
+
+
+def recipes(folders: Sequence[str | Path] = ()) -> list[str]:
+    """Return the names of the recipes in `folders` and of the shipped ones."""
+    from importlib.resources import files
+
+    names = [path.name for path in files(RECIPES).iterdir()]
+    names += [path.name for folder in folders for path in Path(folder).iterdir()]
+    return sorted({n.removesuffix(".yaml") for n in names if n.endswith(".yaml")})
+
+
+# --- defaults and checks --------------------------------------------------------------
 
 
 @runtime.stand_ins()
@@ -400,171 +480,67 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
     """
     with errors_in_words():
         read_env()
-    given = OmegaConf.create(config if config is not None else {})
-    given = OmegaConf.to_container(given)  # plain: forced keys show
-    given.pop("hydra", None)
-    with errors_in_words():
+        given = OmegaConf.create({} if config is None else config)
+        given = OmegaConf.to_container(given)  # plain: keys added by ++ are checked too
+        given.pop("hydra", None)
         runtime.check(given)
-        given = OmegaConf.create(given)
-        missing = OmegaConf.missing_keys(given)
-    if missing:
-        key = sorted(missing)[0]
-        raise ConfigError(
-            f"{key} has no value, and this recipe needs one: add {key}=..."
-        )
-    full = schema()
-    known = [f.name for f in dataclasses.fields(Config)]
-    for group in given:
-        close = difflib.get_close_matches(str(group), known, n=1, cutoff=0.75)
-        if group not in known and close:
-            raise ConfigError(f"{group} is not a group{nearest(str(group), known)}")
-        _check_own(str(group), given._get_node(group))
-    if model is not None:
-        full.model = OmegaConf.structured(model)
-    with errors_in_words():
-        own = not is_foreign(OmegaConf.select(given, "optim.scheduler"))
-        full.optim.scheduler = OmegaConf.structured(Schedule) if own else {}
-    _check_keys(given, Config, model, Schedule if own else None)
-    with errors_in_words():
-        full = OmegaConf.merge(full, given)
-        _check_mappings(full)
-        _check_schedule_kind(full.optim.scheduler)
-    check_limits(full)
-    _check_together(full)
+        for path in sorted(OmegaConf.missing_keys(given))[:1]:
+            raise ConfigError(
+                f"{path} has no value, and this recipe needs one: add {path}=..."
+            )
+        full = OmegaConf.structured(Config)
+        evaluators = _own_evaluators(given.get("log"))
+        own_groups = {n: value for n, value in given.items() if n not in full}
+        for name, value in own_groups.items():
+            _check_own_group(str(name), value, full)
+            del given[name]
+        if model is not None:
+            full.model = OmegaConf.structured(model)
+        full.optim.scheduler = OmegaConf.structured(Schedule)
+        if is_foreign((given.get("optim") or {}).get("scheduler")):
+            full.optim.scheduler = {}
+        full = OmegaConf.merge(full, given)  # refuses unknown keys and wrong types
+        OmegaConf.set_struct(full, False)
+        full.merge_with(own_groups)
+        OmegaConf.set_struct(full.log.eval, False)
+        full.log.eval.merge_with(evaluators)
+        check_limits(full)
+        OmegaConf.to_object(full)  # calls each group's __post_init__
     return full
 
 
-def _check_own(name: str, value: Any) -> None:
-    """Refuse a top-level key that nobody reads, and that is one of a group's."""
-    groups = {f.name: nested(Config, f.name) for f in dataclasses.fields(Config)}
-    if name in groups:
-        return
+def _own_evaluators(log: Any) -> dict[str, Any]:
+    """Take the evaluators of the user's own out of a group `log`; return them."""
+    evaluators = log.get("eval") if isinstance(log, dict) else None
+    evaluators = evaluators if isinstance(evaluators, dict) else {}
+    known = {field.name for field in dataclasses.fields(Eval)}
+    own = [n for n, e in evaluators.items() if n not in known and "_target_" in str(e)]
+    return {name: evaluators.pop(name) for name in own}
+
+
+def _check_own_group(name: str, value: Any, schema: DictConfig) -> None:
+    """Refuse a top-level key that nobody reads: a group, or one of its keys, misplaced.
+
+    Args:
+        name: of the key.
+        value: plain.
+        schema: the five groups.
+    """
+    if difflib.get_close_matches(name, list(schema), n=1, cutoff=0.75):
+        raise ConfigError(f"{name} is not a group{nearest(name, list(schema))}")
     if "." in name:
         raise ConfigError(
             f"'{name}' is one key with dots in it; in YAML write nested ones:"
             f" {name.replace('.', ': {')}: ...{'}' * name.count('.')}"
         )
-    homes = [g for g, cls in groups.items() if cls and name in cls.__dataclass_fields__]
-    if homes and (not isinstance(value, DictConfig) or name in MISTAKEN):
-        raise ConfigError(
-            f"{name} is no key of the whole configuration; did you mean"
-            f" '{homes[0]}.{name}'?"
-        )
-
-
-def is_foreign(scheduler: Any) -> bool:
-    """Return whether a node `optim.scheduler` names torch's or another schedule."""
-    if not isinstance(scheduler, (Mapping, DictConfig)):
-        return False
-    return "_target_" in scheduler or str(scheduler.get("name")).endswith(
-        ("LR", "Restarts", "Plateau")  # as all of torch.optim.lr_scheduler
-    )
-
-
-def _check_keys(
-    given: DictConfig,
-    cls: type,
-    model: type | None,
-    schedule: type | None,
-    at: str = "",
-) -> None:
-    """Refuse keys that neither the dataclass nor the method's dataclass knows."""
-    types = {f.name: nested(cls, f.name) for f in dataclasses.fields(cls)}
-    for name in given:
-        path = f"{at}{name}"
-        if name not in types:
-            if cls is Config:
-                continue  # a group of the user's own
-            if cls is Eval and "_target_" in str(given._get_node(name)):
-                continue  # an evaluator of the user's own
-            raise ConfigError(
-                f"{path} is not a key of the configuration"
-                f"{nearest(str(name), list(types))}"
-                f" ({at.rstrip('.')} knows {', '.join(types)})"
-            )
-        child = {"model": model, "optim.scheduler": schedule}.get(path, types[name])
-        value = given._get_node(name)
-        if child is not None and isinstance(value, DictConfig) and not value._is_none():
-            if not value._is_interpolation():
-                _check_keys(value, child, None, schedule, f"{path}.")
-
-
-def _check_mappings(full: DictConfig) -> None:
-    """Refuse plain values where the schema is free and a mapping is needed."""
-    places = {"model": "{name: simclr}"}
-    for split in ("train", "val", "test", "bank"):
-        places[f"data.{split}"] = "{dataset: {name: digits}}"
-        places[f"data.{split}.dataset"] = "{name: digits}"
-    for path, like in places.items():
-        value = OmegaConf.select(full, path)
-        if value is not None and not isinstance(value, DictConfig):
-            raise ConfigError(f"{path}={value} is no mapping; write {path}={like}")
-
-
-def _check_schedule_kind(scheduler: Any) -> None:
-    if scheduler is not None and not isinstance(scheduler, DictConfig):
-        raise ConfigError(
-            f"optim.scheduler={scheduler}: write optim.scheduler.name={scheduler}"
-        )
-
-
-def _check_together(full: DictConfig) -> None:
-    """Refuse keys that contradict each other."""
-    for a, b in (
-        ("optim.epochs", "optim.steps"),
-        ("data.batch_size", "data.batch_size_per_gpu"),
-    ):
-        x, y = OmegaConf.select(full, a), OmegaConf.select(full, b)
-        if x is not None and y is not None:
-            raise ConfigError(f"{a}={x} contradicts {b}={y}; set one of them to null")
-    every = full.log.eval.every_n_steps
-    if every is not None and every > 1 and every % 1:
-        raise ConfigError(
-            f"log.eval.every_n_steps={every} must be a whole number of steps, or below"
-            " 1, a share of an epoch"
-        )
-    _check_scheduler(full.optim.scheduler)
-    _check_gpus(full.hardware)
-
-
-def _check_scheduler(scheduler: DictConfig) -> None:
-    """Refuse keys that the chosen schedule would not read; null reads none."""
-    default = OmegaConf.structured(Schedule)
-    if scheduler is None or is_foreign(scheduler):
+    if isinstance(value, dict) and name not in MISTAKEN:
         return
-    for f in dataclasses.fields(Schedule):
-        readers = f.metadata.get("of")
-        if readers is None or scheduler.name in (None, *readers):
-            continue
-        if scheduler[f.name] != default[f.name]:
+    for group, keys in schema.items():
+        if isinstance(keys, DictConfig) and name in keys:
             raise ConfigError(
-                f"optim.scheduler.{f.name}={scheduler[f.name]} is set, and the schedule"
-                f" {scheduler.name} does not read it ({', '.join(readers)} would);"
-                " remove it, or choose another schedule"
+                f"{name} is no key of the whole configuration; did you mean"
+                f" '{group}.{name}'?"
             )
-
-
-def _check_gpus(hardware: DictConfig) -> None:
-    """Refuse what is no count and no ids, and GPUs that the accelerator contradicts."""
-    gpus, accelerator = hardware.gpus, hardware.accelerator
-    ids = list(gpus) if isinstance(gpus, ListConfig) else None
-    if gpus is None:
-        return
-    if not (
-        all(type(i) is int and i >= 0 for i in ids)
-        if ids is not None
-        else re.fullmatch(r"-1|\d+|(\d+,)+\d*", str(gpus))
-    ):
-        raise ConfigError(
-            f"hardware.gpus={gpus} is neither a count, a list of ids, '0,1', -1 (all)"
-            " nor 0 (the CPU)"
-        )
-    none = str(gpus) in ("0", "[]")
-    if (accelerator == "gpu" and none) or (accelerator in ("cpu", "mps") and not none):
-        raise ConfigError(
-            f"hardware.gpus={gpus} contradicts hardware.accelerator={accelerator};"
-            " set gpus to null, or accelerator to auto"
-        )
 
 
 @contextmanager
@@ -581,7 +557,7 @@ def errors_in_words() -> Iterator[None]:
         text = " ".join(str(error).split())
         raise ConfigError(f"a recipe is not YAML: {text}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(_in_words(error)) from error
+        raise ConfigError(_sentence(error)) from error
     except (AttributeError, AssertionError) as error:  # as OmegaConf sets keys of null
         raise ConfigError(
             f"a key is set of a group that is null ({first_line(error)}); give the"
@@ -589,57 +565,46 @@ def errors_in_words() -> Iterator[None]:
         ) from error
 
 
-def _in_words(error: Exception) -> str:
+def _sentence(error: Exception) -> str:
     """Turn an error of Hydra or OmegaConf into one line that a person can act on."""
     from hydra.errors import MissingConfigException
 
     if isinstance(error, MissingConfigException):
-        missing = error.missing_cfg_file or ""
-        group, _, name = missing.rpartition("/")
-        options = error.options if group else recipes()
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        options = (error.options if group else recipes()) or []
         kind = f"'{name}' of the group '{group}'" if group else f"recipe '{name}'"
         return (
-            f"there is no {kind}{nearest(name, options or [])}"
-            f" (there are: {', '.join(options or []) or 'none'})"
+            f"there is no {kind}{nearest(name, options)}"
+            f" (there are: {', '.join(options) or 'none'})"
         )
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
+        return _unknown_key(cause.full_key or str(cause.key), cause.object_type)
+    if isinstance(cause, ValidationError) and cause.full_key:
+        return f"{cause.full_key}: {first_line(cause)}"
     text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
-    unknown = re.search(r"Key '(\w+)' (?:is not in struct|not in '(\w+)')", text)
-    path = re.search(r"full_key: (\S+)", text)
-    if unknown:
-        path = path.group(1) if path else unknown.group(1)
-        parent = path.rpartition(".")[0]
-        cause = error.__cause__ or error
-        known = (
-            [f.name for f in dataclasses.fields(cause.object_type)]
-            if dataclasses.is_dataclass(getattr(cause, "object_type", None))
-            else []
-        )
+    if unreadable := re.search(r"LexerNoViableAltException: (.*)", text):
         return (
-            f"{path} is not a key of the configuration"
-            f"{nearest(unknown.group(1), known)}"
-            + (f" ({parent or 'it'} knows {', '.join(known)})" if known else "")
-            + (f"; a new key is added with ++{path}=..." if not known else "")
-            + (f"; a new group is added with ++{path}.key=..." if not parent else "")
-        )
-    if strange := re.search(r"LexerNoViableAltException: (.*)", text):
-        return (
-            f"{strange.group(1)} cannot be read; quote the value, for the shell too:"
+            f"{unreadable[1]} cannot be read; quote the value, for the shell too:"
             " \"key='value'\""
         )
-    lines = [line for line in text.splitlines() if line.strip()]
-    if path and "could not be converted" in text:
-        wrong = next(line for line in lines if "could not be converted" in line)
-        return f"{path.group(1)}: {wrong.strip()}"
-    return "; ".join(line.strip() for line in lines[:4])
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "; ".join(lines[:4])
 
 
-def recipes(folders: Sequence[str | Path] = ()) -> list[str]:
-    """Return the names of the recipes in `folders` and of the shipped ones."""
-    from importlib.resources import files
+def _unknown_key(path: str, group_type: Any) -> str:
+    """Say which keys the group of an unknown key has, or how a new one is added."""
+    group, _, name = path.rpartition(".")
+    if dataclasses.is_dataclass(group_type):
+        known = [f.name for f in dataclasses.fields(group_type)]
+        keys = f"{nearest(name, known)} ({group or 'it'} knows {', '.join(known)})"
+    else:
+        keys = f"; a new key is added with ++{path}=..."
+    hint = "" if group else f"; a new group is added with ++{path}.key=..."
+    return f"{path} is not a key of the configuration{keys}{hint}"
 
-    shipped = [p.name for p in files(RECIPES).iterdir()]
-    own = [p.name for folder in folders for p in Path(folder).glob("*.yaml")]
-    return sorted({n[: -len(".yaml")] for n in own + shipped if n.endswith(".yaml")})
+
+# --- what is written ------------------------------------------------------------------
 
 
 def to_yaml(config: DictConfig) -> str:

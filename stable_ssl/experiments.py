@@ -7,55 +7,69 @@ are composed after it, in this order, and before what the command line sets.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
 
 GROUPS = ("experiment", "local", "debug")
-ALONE = "experiment"  # the recipe that is nothing but an experiment
-OWN = "local/default"  # used where it is there and the recipe is composed of files
+ALONE = "experiment_alone"  # an empty recipe, of experiments that build on one
 
 
 def arranged(
-    repository: Any, name: str, overrides: Sequence[str], named: bool = True
+    name: str, overrides: Sequence[str], named: bool = True
 ) -> tuple[str, list[str]]:
     """Return the recipe to compose, and the overrides with `GROUPS` as they act.
 
+    Hydra must be initialized. A file `local/default` is used where it is there and the
+    recipe is composed of files.
+
     Args:
-        repository: Hydra's, of the folders of recipes.
         name: of the recipe.
         overrides: as given.
         named: whether the user named the recipe. Otherwise an experiment that builds
             on one, `defaults: [/byol, _self_]`, is all that is composed.
     """
-    asked = {o.partition("=")[0]: o.partition("=")[2] for o in overrides}
-    if not named and "experiment" in asked:
-        files = [f"experiment/{e}" for e in asked["experiment"].split(",")]
-        if all(any(map(_is_recipe, _defaults(repository, file))) for file in files):
-            name = ALONE
-    parts = _defaults(repository, name)
-    if parts and "local" not in asked and repository.config_exists(OWN):
-        asked["local"] = OWN.partition("/")[2]
-    last = {g: asked[g] for g in GROUPS if g in asked and g not in parts}
-    rest = [o for o in overrides if o.partition("=")[0] not in last]
-    return name, rest + [f"+{g}={v}" for g, v in last.items() if v != "null"]
+    from hydra.core.global_hydra import GlobalHydra
+
+    chosen = dict(override.partition("=")[::2] for override in overrides)
+    overrides = [o for o in overrides if o.partition("=")[0] not in GROUPS]
+    defaults = _defaults(name)
+    if not named and "experiment" in chosen:
+        experiments = [f"experiment/{e}" for e in chosen["experiment"].split(",")]
+        if all(any(map(_is_recipe, _defaults(e))) for e in experiments):
+            name, defaults = ALONE, {ALONE}
+    options = GlobalHydra.instance().config_loader().get_group_options("local")
+    if defaults and "default" in options:
+        chosen.setdefault("local", "default")
+    for group in GROUPS:
+        if group in chosen and group in defaults:  # where Hydra overrides it
+            overrides.append(f"{group}={chosen[group]}")
+        elif chosen.get(group, "null") != "null":
+            overrides.append(f"+{group}={chosen[group]}")
+    return name, [_quoted(override) for override in overrides]
 
 
 def _is_recipe(part: str) -> bool:
     return part.partition("/")[0] not in GROUPS
 
 
-def _defaults(repository: Any, name: str) -> set[str]:
-    """Return the recipes and groups that a file builds on, and those that these do."""
-    from hydra.core.default_element import ConfigDefault
+def _defaults(name: str) -> set[str]:
+    """Return the recipes and groups that a file builds on, and those that these do.
 
-    file = repository.load_config(name)
-    found: set[str] = set()
-    for default in file.defaults_list if file else ():
-        included = isinstance(default, ConfigDefault)
-        part = default.path if included else default.group
-        if part == "_self_" or default.is_override():
-            continue
-        home = name.rpartition("/")[0]
-        part = part[1:] if part.startswith("/") else f"{home}/{part}".lstrip("/")
-        found |= {part, *(_defaults(repository, part) if included else ())}
-    return found
+    None where there is no such file, or where it overrides what only a recipe has.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import ConfigCompositionException
+    from hydra.types import RunMode
+
+    loader = GlobalHydra.instance().config_loader()
+    try:
+        listed = loader.compute_defaults_list(name, [], RunMode.MULTIRUN).defaults
+    except ConfigCompositionException:
+        return set()
+    parts = {d.override_key or d.config_path for d in listed} - {name, None}
+    return {part for part in parts if not part.startswith("hydra/")}
+
+
+def _quoted(override: str) -> str:
+    """Quote the value of `log.run`: 20261120_154400_0 would be read as a number."""
+    return re.sub(r"^(\+{0,2}log\.run=)(?!null$)([\w.-]+)$", r"\1'\2'", override)

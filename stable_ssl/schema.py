@@ -11,7 +11,6 @@ import difflib
 import errno
 import operator
 import re
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -119,13 +118,23 @@ def _check_value(path: str, value: Any, limits: Mapping[str, Any]) -> None:
                 raise ConfigError(f"{path}={value} must be {words} {limits[bound]}")
 
 
-def nested(cls: type, name: str) -> type | None:
-    """Return the dataclass that a field of a dataclass holds, or None."""
-    annotation = typing.get_type_hints(cls)[name]
-    for each in (annotation, *typing.get_args(annotation)):
-        if dataclasses.is_dataclass(each):
-            return each
-    return None
+def refuse_both(group: Any, at: str, first: str, second: str) -> None:
+    """Refuse two keys of a group of which one at most may have a value.
+
+    Args:
+        group: a dataclass.
+        at: its place in the configuration, "optim".
+        first: name of one key.
+        second: name of the other.
+
+    Raises:
+        ConfigError: both are set.
+    """
+    x, y = getattr(group, first), getattr(group, second)
+    if x is not None and y is not None:
+        raise ConfigError(
+            f"{at}.{first}={x} contradicts {at}.{second}={y}; set one of them to null"
+        )
 
 
 def first_line(error: Exception) -> str:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import itertools
 import math
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from stable_ssl import config as configuration
-from stable_ssl import distributed, runtime
+from stable_ssl import distributed, experiments, runtime
+from stable_ssl.config import complete, hydra_session
 from stable_ssl.loggers.run_folder import reserve, run_path
 from stable_ssl.schema import ConfigError
 
@@ -113,6 +114,35 @@ class Job:
             return error
 
 
+def option_parser() -> argparse.ArgumentParser:
+    """Return a parser of the command line: Hydra's options, and KEY=VALUE."""
+    from hydra import __version__
+
+    parser = argparse.ArgumentParser(add_help=False)
+    option = parser.add_argument
+    option("overrides", nargs="*", help="KEY=VALUE, what differs from the recipe")
+    option("--help", "-h", action="store_true", help="this text")
+    option("--hydra-help", action="store_true", help="the keys below `hydra`")
+    option(
+        "--version", action="version", version=f"Hydra {__version__}", help="Hydra's"
+    )
+    option("--config-name", "-cn", help="the recipe")
+    option("--config-path", "-cp", help="folder of recipes, from the script's folder")
+    option("--config-dir", "-cd", help="folder of recipes, from the working folder")
+    option("--run", "-r", action="store_true", help="start one run, the default")
+    option("--multirun", "-m", action="store_true", help="one for each value of a,b,c")
+    kinds = ("job", "hydra", "all")
+    option("--cfg", "-c", choices=kinds, help=f"show the configuration: {kinds}")
+    option("--package", "-p", help="the group that --cfg shows")
+    option("--resolve", action="store_true", help="interpolations, for --cfg, --help")
+    kinds = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+    explained = f"show what Hydra found: {kinds}"
+    option("--info", "-i", nargs="?", const="all", choices=kinds, help=explained)
+    explained = "of keys and values, by install=SHELL or uninstall=SHELL"
+    option("--shell-completion", "-sc", action="store_true", help=explained)
+    return parser
+
+
 class Command:
     """One command line: which recipe, which jobs, and where they run.
 
@@ -132,21 +162,16 @@ class Command:
         script: Path,
         argv: Sequence[str],
     ):
-        from hydra._internal.utils import get_args_parser
-
         self.trainer = trainer
-        self.parser = get_args_parser()
-        self.args: argparse.Namespace = self.parser.parse_intermixed_args(list(argv))
-        default = "simclr" if trainer is None else "base"
-        name = self.args.config_name or config_name or default
+        self.parser = option_parser()
+        self.args = self.parser.parse_intermixed_args(list(argv))
+        named = self.args.config_name or config_name
+        name = named or ("simclr" if trainer is None else "base")
         self.folders = self._folders(config_path, script)
-        self.name, overrides = configuration.arranged(
-            name.removesuffix(".yaml"),
-            self.args.overrides,
-            self.folders,
-            named=bool(self.args.config_name or config_name),
-        )
-        self.overrides = configuration.quoted(overrides)
+        with hydra_session(self.folders):
+            self.name, self.overrides = experiments.arranged(
+                name.removesuffix(".yaml"), self.args.overrides, named=bool(named)
+            )
         for folder in (Path.cwd(), Path.cwd() / "src"):  # a user's own modules
             if str(folder) not in sys.path:
                 sys.path.append(str(folder))
@@ -171,42 +196,79 @@ class Command:
         Returns:
             The errors of the runs that failed.
         """
-        args = self.args
-        if (
-            args.help
-            or args.hydra_help
-            or args.cfg
-            or args.info
-            or args.shell_completion
-        ):
-            with configuration.errors_in_words():
-                self._answer()
+        if self._answered():
             return []
-        jobs = list(self._jobs())
+        jobs = self._jobs()
         choices = jobs[0].hydra.runtime.choices
         launcher = choices["hydra/launcher"]
-        several = args.multirun or launcher != "basic"
-        self.searches = args.multirun and choices["hydra/sweeper"] != "basic"
+        several = self.args.multirun or launcher != "basic"
+        searches = self.args.multirun and choices["hydra/sweeper"] != "basic"
         for job in jobs:
             check(job, self.trainer, here=launcher == "basic")
         overrides = [*self.overrides, *HYDRA]
-        if self.searches:
+        if searches:
             jobs = jobs[:1]  # what the others are, each result decides
             overrides += self._direction(jobs[0])
-        overrides += self._run_name(jobs, several)
+        names, naming = _run_names(jobs, several, searches)
+        overrides += naming
         if launcher.startswith("submitit"):
             overrides += self._submitit(jobs[0])
-        hydra, job = configuration.hydra_app(self.folders), Job(self.trainer)
-        if not several:
-            returned = [hydra.run(self.name, job, overrides)]
-        else:
-            overrides.append("hydra.mode=MULTIRUN")
-            with configuration.errors_in_words():
-                batches = hydra.multirun(self.name, job, overrides)
-            returned = [r for batch in batches or [] for r in batch]
-            self._show_sweep(jobs)
+        with hydra_session(self.folders) as hydra:
+            if several:
+                overrides.append("hydra.mode=MULTIRUN")
+                batches = hydra.multirun(self.name, Job(self.trainer), overrides)
+                returned = [r for batch in batches or [] for r in batch]
+            else:
+                returned = [hydra.run(self.name, Job(self.trainer), overrides)]
+        if several:
+            _show_sweep(jobs, names, searches)
         values = [r.return_value for r in returned]
         return [value for value in values if isinstance(value, Exception)]
+
+    def _answered(self) -> bool:
+        """Print what an option asks for; return whether one asked."""
+        args, name, overrides = self.args, self.name, self.overrides
+        with hydra_session(self.folders) as hydra:
+            if args.help:
+                hydra.app_help(name, self.parser, args)
+            elif args.hydra_help:
+                hydra.hydra_help(name, self.parser, args)
+            elif args.cfg:
+                hydra.show_cfg(name, overrides, args.cfg, args.package, args.resolve)
+            elif args.info:
+                hydra.show_info(args.info, name, overrides)
+            elif args.shell_completion:
+                hydra.shell_completion(name, overrides)
+            else:
+                return False
+        return True
+
+    def _jobs(self) -> list[DictConfig]:
+        """Compose every job of the command line, the node `hydra` included."""
+        import hydra
+
+        with hydra_session(self.folders):
+            return [
+                hydra.compose(self.name, overrides, return_hydra_config=True)
+                for overrides in self._overrides_of_jobs()
+            ]
+
+    def _overrides_of_jobs(self) -> list[list[str]]:
+        """Return the overrides of each job: all combinations of the values a,b,c."""
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        if not self.args.multirun:
+            return [self.overrides]
+        parsed = OverridesParser.create().parse_overrides(self.overrides)
+        values = {}  # by key; the last of two that set one wins, as in Hydra
+        for override in parsed:
+            name = override.get_key_element()
+            values[name] = [override.input_line]
+            if override.is_discrete_sweep():
+                values[name] = [f"{name}={v}" for v in override.sweep_string_iterator()]
+            elif override.is_sweep_override():  # a range, which a search expands
+                return [[o.input_line for o in parsed if not o.is_sweep_override()]]
+        return [list(job) for job in itertools.product(*values.values())]
 
     def _direction(self, job: DictConfig) -> list[str]:
         """Return what a search by Optuna is to do: make `log.monitor` large, or small.
@@ -220,8 +282,7 @@ class Command:
             raise ConfigError(
                 "a search needs log.monitor, the metric that a run is judged by"
             )
-        own = any("sweeper.direction=" in override for override in self.overrides)
-        if own or "direction" not in job.hydra.sweeper:
+        if self._sets("sweeper.direction") or "direction" not in job.hydra.sweeper:
             return []
         direction = "maximize" if job.log.monitor_mode == "max" else "minimize"
         return [f"hydra.sweeper.direction={direction}"]
@@ -248,82 +309,54 @@ class Command:
             f"hydra.launcher.{key}={value}"
             for key, (default, value) in wanted.items()
             if launcher.get(key) == default != value
-            and not any(f"launcher.{key}=" in o for o in self.overrides)
+            and not self._sets(f"launcher.{key}")
         ]
 
-    def _answer(self) -> None:
-        """Print help, the configuration or Hydra's information, as Hydra does."""
-        args, name, overrides = self.args, self.name, self.overrides
-        hydra = configuration.hydra_app(self.folders)
-        if args.help:
-            hydra.app_help(config_name=name, args_parser=self.parser, args=args)
-        elif args.hydra_help:
-            hydra.hydra_help(config_name=name, args_parser=self.parser, args=args)
-        elif args.cfg:
-            hydra.show_cfg(name, overrides, args.cfg, args.package, args.resolve)
-        elif args.info:
-            hydra.show_info(args.info, config_name=name, overrides=overrides)
-        else:
-            hydra.shell_completion(config_name=name, overrides=overrides)
+    def _sets(self, key: str) -> bool:
+        """Return whether the command line sets a key."""
+        return any(f"{key}=" in override for override in self.overrides)
 
-    def _jobs(self) -> Iterator[DictConfig]:
-        """Compose every job of the command line, the node `hydra` included."""
-        if not self.args.multirun:
-            yield configuration.compose(self.name, self.overrides, self.folders)
-            return
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-        from hydra.errors import HydraException
 
-        with configuration.errors_in_words():
-            parsed = OverridesParser.create().parse_overrides(self.overrides)
-        try:
-            jobs = BasicSweeper.split_arguments(parsed, None)[0]
-        except HydraException:  # ranges, which only a search such as Optuna's expands
-            fixed = [o.input_line for o in parsed if not o.is_sweep_override()]
-            jobs = [fixed]
-        for overrides in jobs:
-            yield configuration.compose(self.name, overrides, self.folders)
+def _run_names(
+    jobs: Sequence[DictConfig], several: bool, searches: bool
+) -> tuple[list[str], list[str]]:
+    """Return the names of the runs, whose folders are reserved, and what sets them.
 
-    def _run_name(self, jobs: Sequence[DictConfig], several: bool) -> list[str]:
-        """Return the override that fixes `log.run`; reserve the folders it leads to.
+    Time and job number, or the name given and the job number where a sweep would write
+    all its runs to one folder.
+    """
+    given = jobs[0].log.run
+    if given is not None:
+        folders = {run_path(job.log) for job in jobs}
+        if len(folders) == len(jobs) and not searches:
+            return [str(job.log.run) for job in jobs], []
+        stem = str(given)
+    else:
+        kept = [None if job.fast_dev_run else job.log for job in jobs]
+        stem = reserve(kept if distributed.place().rank == 0 else [])
+    names = [f"{stem}_{number}" for number in range(len(jobs))]
+    return names, [f"++log.run='{stem}_{NUMBER if several else 0}'"]
 
-        Time and job number, or the name given and the job number where a sweep would
-        write all its runs to one folder.
-        """
-        given = jobs[0].log.run
-        if given is not None:
-            own = {run_path(job.log) for job in jobs}
-            if len(own) == len(jobs) and not self.searches:
-                self.names = [str(job.log.run) for job in jobs]
-                return []
-            stamp = str(given)
-        else:
-            kept = [None if job.fast_dev_run else job.log for job in jobs]
-            stamp = reserve(kept if distributed.place().rank == 0 else [])
-        self.names = [f"{stamp}_{number}" for number in range(len(jobs))]
-        number = NUMBER if several else "0"
-        return [f"++log.run='{stamp}_{number}'"]
 
-    def _show_sweep(self, jobs: Sequence[DictConfig]) -> None:
-        """Print a table of the runs of a sweep that ran to their end, and the best."""
-        from stable_ssl.tools.summary import overview
+def _show_sweep(
+    jobs: Sequence[DictConfig], names: Sequence[str], searches: bool
+) -> None:
+    """Print a table of the runs of a sweep that ran to their end, and the best."""
+    from stable_ssl.tools.summary import overview
 
-        runs = [
-            run_path(job.log, name) for job, name in zip(jobs, self.names, strict=True)
-        ]
-        if self.searches:
-            stem = runs[0].name.removesuffix("0")
-            runs = runs[0].parent.glob(f"{stem}*")
-            runs = sorted(runs, key=lambda run: int(run.name.removeprefix(stem)))
-        runs = [run for run in runs if (run / "metrics.jsonl").exists()]
-        if runs:
-            print(overview(runs))
-        results = Path(jobs[0].log.folder) / "optimization_results.yaml"
-        if self.searches and results.exists():
-            best = OmegaConf.load(results)
-            keys = " ".join(f"{k}={v}" for k, v in best.get("best_params", {}).items())
-            print(f"\nbest: {keys}, {jobs[0].log.monitor} {best.get('best_value')}")
+    runs = [run_path(job.log, name) for job, name in zip(jobs, names, strict=True)]
+    if searches:
+        stem = runs[0].name.removesuffix("0")
+        runs = runs[0].parent.glob(f"{stem}*")
+        runs = sorted(runs, key=lambda run: int(run.name.removeprefix(stem)))
+    runs = [run for run in runs if (run / "metrics.jsonl").exists()]
+    if runs:
+        print(overview(runs))
+    results = Path(jobs[0].log.folder) / "optimization_results.yaml"
+    if searches and results.exists():
+        best = OmegaConf.load(results)
+        keys = " ".join(f"{k}={v}" for k, v in best.get("best_params", {}).items())
+        print(f"\nbest: {keys}, {jobs[0].log.monitor} {best.get('best_value')}")
 
 
 def trainer_class(trainer: type | None, config: DictConfig) -> type:
@@ -344,7 +377,7 @@ def check(job: DictConfig, trainer: type | None, here: bool) -> None:
     """Refuse a composed job that could not run, before anything is started.
 
     Args:
-        job: composed by `configuration.compose`.
+        job: composed by `config.compose`.
         trainer: as for `launch`.
         here: whether it runs on this machine, whose devices are then looked at.
 
@@ -357,7 +390,7 @@ def check(job: DictConfig, trainer: type | None, here: bool) -> None:
     from stable_ssl.optim import check_optimizer
     from stable_ssl.toolbox import check_tools
 
-    full = configuration.complete(job, trainer_class(trainer, job).model_config)
+    full = complete(job, trainer_class(trainer, job).model_config)
     if full.mode == "fit":
         with runtime.stand_ins():
             check_optimizer(full.optim)

@@ -120,8 +120,8 @@ def _refuse_twins(evaluators: Mapping[str, Evaluator]) -> None:
         for metric in evaluator.metrics:
             if owners.setdefault(metric, name) != name:
                 raise ConfigError(
-                    f"log.eval.{name}: {metric} is measured by {owners[metric]} already;"
-                    " yield it by another name"
+                    f"log.eval.{name}: {metric} is measured by {owners[metric]}"
+                    " already; yield it by another name"
                 )
 
 

@@ -62,7 +62,7 @@ def check_alike(loaders: Mapping[str, Any], main: str | None = None) -> None:
     channels: dict[str, int] = {}
     numbers: dict[str, Mapping[str, int]] = {}
     for split, loader in _parts(loaders, main):
-        if not loader.streams and not loader.foreign:  # which may change the channels
+        if not loader.streams and not loader.external:  # which may change the channels
             channels[split] = loader.channels
         known = getattr(source(loader.dataset), "class_to_idx", None)
         if known and split != "predict":

@@ -19,8 +19,7 @@ from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from stable_ssl import seeding
 from stable_ssl.config import ConfigError
-from stable_ssl.data.augment import View
-from stable_ssl.data.augment.foreign import Foreign
+from stable_ssl.data.augment import External, View
 from stable_ssl.data.batch import mapped
 from stable_ssl.data.datasets import Images
 from stable_ssl.data.folder import UNLABELLED, ImageFolder, Unreadable
@@ -36,16 +35,16 @@ class Head:
     """
 
     def __init__(self, ops: Sequence[Any]):
-        foreign = [i for i, op in enumerate(ops) if isinstance(op, Foreign)]
+        external = [i for i, op in enumerate(ops) if isinstance(op, External)]
         fixing = [i for i, op in enumerate(ops) if getattr(op, "fixes_size", False)]
-        self.foreign = list(ops[: len(foreign)])
-        if foreign and foreign[-1] != len(foreign) - 1:
+        self.external = list(ops[: len(external)])
+        if external and external[-1] != len(external) - 1:
             raise ConfigError(
                 "image_transform: ops by _target_ run one image at a time and come"
                 " before those by name, which run on whole batches; move them first"
             )
-        cut = fixing[0] + 1 if fixing else len(foreign)
-        self.own = View(ops[len(foreign) : cut], first=len(foreign))
+        cut = fixing[0] + 1 if fixing else len(external)
+        self.own = View(ops[len(external) : cut], first=len(external))
         self.tail = View(ops[cut:], first=cut)
 
     def __call__(self, image: Any, key: Tensor) -> Tensor:
@@ -55,9 +54,9 @@ class Head:
             image: as the dataset returns it.
             key: of the view, ().
         """
-        if self.foreign:
+        if self.external:
             image = _to_pil(image)
-        for i, op in enumerate(self.foreign):
+        for i, op in enumerate(self.external):
             image = op(image, seeding.fold_in(key, i))
         pixels = to_tensor(image)
         if not self.own.ops:

@@ -105,8 +105,8 @@ class Loader:
         self.index: Tensor | None = None  # of the last batch's samples in the dataset
         self._warned: set[str] = set()
         heads = [Head(ops) for ops in views]
-        self.foreign = any(head.foreign for head in heads)  # ops of other libraries
-        if isinstance(dataset, Images) and not self.foreign:
+        self.external = any(head.external for head in heads)  # ops of other libraries
+        if isinstance(dataset, Images) and not self.external:
             self.views = [View(ops) for ops in views]
             self.images, self.labels = dataset.images, dataset.labels
             if _fits(self.images, self.device):

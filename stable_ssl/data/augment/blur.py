@@ -11,16 +11,14 @@ from torch import Tensor
 
 from stable_ssl import seeding
 from stable_ssl.data.augment.op import (
-    Op,
     Pair,
     Params,
     Size,
+    Sometimes,
     check,
-    check_chance,
     check_range,
     check_sides,
     total,
-    where,
 )
 
 BLOCK = 32  # pixels that one product makes: more multiply zeros, fewer cost calls
@@ -47,7 +45,7 @@ def _blocks(size: int, radius: int) -> Iterator[tuple[slice, slice]]:
 
 
 @dataclass(eq=False)
-class GaussianBlur(Op):
+class GaussianBlur(Sometimes):
     """Blur with a Gaussian of random width, reflected at the borders.
 
     Args:
@@ -65,13 +63,13 @@ class GaussianBlur(Op):
         odd = all(k % 2 for k in self.kernel_size)
         check(odd, f"kernel_size={self.kernel_size}", "use odd numbers")
         self.sigma = check_range("sigma", self.sigma, 1e-3)
-        check_chance(self.p)
+        super().__post_init__()
 
     def draw(self, keys: Tensor, height: int, width: int) -> Params:
         """Draw `on` (N,) and `sigma` (N,), in pixels."""
-        coin, sigma = seeding.uniform(keys, (2,)).unbind(1)
+        chance, sigma = seeding.uniform(keys, (2,)).unbind(1)
         low, high = self.sigma
-        return {"on": coin < self.p, "sigma": sigma * (high - low) + low}
+        return {"on": chance < self.p, "sigma": sigma * (high - low) + low}
 
     def apply(self, x: Tensor, on: Tensor, sigma: Tensor) -> Tensor:
         for side, kernel in zip(x.shape[:1:-1], self.kernel_size, strict=True):
@@ -80,9 +78,9 @@ class GaussianBlur(Op):
                 f"kernel_size={kernel} on images of {side} pixels",
                 f"use at most {2 * side - 1}",
             )
-        return where(on, self._blur, x, sigma)
+        return super().apply(x, on, sigma=sigma)
 
-    def _blur(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def change(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Multiply by the matrices' bands: at 224 pixels whole ones cost twice that."""
         n, c, h, w = x.shape
         columns, rows = (

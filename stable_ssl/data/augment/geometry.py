@@ -11,32 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stable_ssl import seeding
-from stable_ssl.data.augment.op import (
-    Op,
-    Pair,
-    Params,
-    check_chance,
-    check_range,
-    coin,
-    where,
-)
+from stable_ssl.data.augment.op import Op, Pair, Params, Sometimes, check_range
 
 
 @dataclass(eq=False)
-class HorizontalFlip(Op):
+class HorizontalFlip(Sometimes):
     """Mirror left and right with probability p."""
 
     p: float = 0.5
 
-    def __post_init__(self):
-        check_chance(self.p)
-
-    def draw(self, keys: Tensor, height: int, width: int) -> Params:
-        """Draw `on` (N,): whether to flip."""
-        return {"on": coin(keys, self.p)}
-
-    def apply(self, x: Tensor, on: Tensor) -> Tensor:
-        return where(on, lambda x: x.flip(-1), x)
+    def change(self, x: Tensor) -> Tensor:
+        return x.flip(-1)
 
 
 def _warp(x: Tensor, matrix: tuple[tuple[Tensor | float, ...], ...]) -> Tensor:

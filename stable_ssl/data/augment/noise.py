@@ -15,13 +15,11 @@ from stable_ssl.data.augment.op import (
     Op,
     Pair,
     Params,
+    Sometimes,
     check,
-    check_chance,
     check_range,
-    coin,
     constant,
     numbers,
-    where,
 )
 
 
@@ -51,7 +49,7 @@ class Noise(Op):
 
 
 @dataclass(eq=False)
-class Erasing(Op):
+class Erasing(Sometimes):
     """Erase a random box (Zhong et al. 2017, https://arxiv.org/abs/1708.04896).
 
     Args:
@@ -68,7 +66,7 @@ class Erasing(Op):
     draws_late: ClassVar[bool] = True
 
     def __post_init__(self):
-        check_chance(self.p)
+        super().__post_init__()
         self.scale = check_range("scale", self.scale, 0, 1)
         self.ratio = check_range("ratio", self.ratio, 1e-3)
         if isinstance(self.value, str):
@@ -85,22 +83,18 @@ class Erasing(Op):
         ratio = (1 / self.ratio[1], 1 / self.ratio[0])  # of width over height
         drawn = seeding.fold_in(keys, 1)
         fits, box = draw_boxes(drawn, height, width, self.scale, ratio, margin=1)
-        on = coin(keys, self.p) & fits
+        on = super().draw(keys, height, width)["on"] & fits
         return {"on": on, **box, "keys": seeding.fold_in(keys, 2)}
 
-    def apply(
+    def change(
         self,
         x: Tensor,
-        on: Tensor,
         top: Tensor,
         left: Tensor,
         box_height: Tensor,
         box_width: Tensor,
         keys: Tensor,
     ) -> Tensor:
-        return where(on, self._erase, x, top, left, box_height, box_width, keys)
-
-    def _erase(self, x, top, left, box_height, box_width, keys):
         inside = [
             (at >= start[:, None]) & (at < (start + length)[:, None])
             for side, start, length in zip(

@@ -6,8 +6,6 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from omegaconf import DictConfig
-
 from stable_ssl.config import ConfigError, nearest
 
 
@@ -21,7 +19,9 @@ def find_object(path: str, at: str) -> Callable[..., Any]:
     Raises:
         ConfigError: there is no such thing, or it cannot be called.
     """
-    root, *names = str(path).split(".")
+    if not isinstance(path, str):
+        raise ConfigError(f"{at}: found {path}; write a dotted path")
+    root, *names = path.split(".")
     target, parent = _module(root, path, at), root
     if target is None:
         raise ConfigError(
@@ -60,7 +60,7 @@ def build_object(node: Mapping[str, Any], at: str, **arguments: Any) -> Any:
     from hydra.errors import HydraException
     from hydra.utils import instantiate
 
-    if not isinstance(node, (Mapping, DictConfig)) or "_target_" not in node:
+    if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{at}: found {node}; write {{_target_: dotted.path, ...}}")
     find_object(node["_target_"], at)
     try:

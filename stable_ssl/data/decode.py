@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate
@@ -20,9 +21,9 @@ from torch.utils.data import Dataset, IterableDataset, default_collate
 from stable_ssl import seeding
 from stable_ssl.config import ConfigError
 from stable_ssl.data.augment import External, View
-from stable_ssl.data.batch import mapped
 from stable_ssl.data.datasets import Images
 from stable_ssl.data.folder import UNLABELLED, ImageFolder, Unreadable
+from stable_ssl.data.sampler import BatchSampler
 
 READING = -1  # the view whose key a dataset's own draws come from
 
@@ -54,8 +55,10 @@ class Head:
             image: as the dataset returns it.
             key: of the view, ().
         """
-        if self.external:
-            image = _to_pil(image)
+        if self.external and isinstance(image, Tensor):
+            from torchvision.transforms.functional import to_pil_image
+
+            image = to_pil_image(image)
         for i, op in enumerate(self.external):
             image = op(image, seeding.fold_in(key, i))
         pixels = to_tensor(image)
@@ -65,14 +68,6 @@ class Head:
         if pixels.dtype == torch.uint8:
             view = view.mul_(255).round_().to(torch.uint8)
         return view
-
-
-def _to_pil(image: Any) -> Any:
-    if isinstance(image, Tensor):
-        from torchvision.transforms.functional import to_pil_image
-
-        return to_pil_image(image)
-    return image
 
 
 def entries(dataset: Dataset, sample: Any, index: int) -> tuple[Any, Any, tuple]:
@@ -97,8 +92,6 @@ def to_tensor(image: Any) -> Tensor:
     Raises:
         ConfigError: it is none of them.
     """
-    import numpy
-
     is_tensor = isinstance(image, Tensor)
     pixels = image.as_subclass(Tensor) if is_tensor else numpy.array(image)
     shape = tuple(pixels.shape)
@@ -116,8 +109,7 @@ def to_tensor(image: Any) -> Tensor:
     return pixels if pixels.is_floating_point() else pixels.to(torch.uint8)
 
 
-@dataclass
-class Sample:
+class Sample(NamedTuple):
     """One sample as a worker returns it."""
 
     views: list[Tensor] | None  # None: it could not be read
@@ -127,6 +119,7 @@ class Sample:
     failures: list[str]  # what could not be read
 
 
+@dataclass(eq=False)
 class Samples(Dataset):
     """Read samples by (epoch, index) and begin their views.
 
@@ -138,15 +131,13 @@ class Samples(Dataset):
             read, so that batches keep their size.
     """
 
-    def __init__(
-        self, dataset: Dataset, heads: Sequence[Head], seed: int, replace: bool
-    ):
-        self.dataset, self.heads, self.seed = dataset, list(heads), seed
-        self.replace = replace
-        self.draws = not isinstance(dataset, (Images, ImageFolder))  # perhaps
+    dataset: Dataset
+    heads: Sequence[Head]
+    seed: int
+    replace: bool
 
-    def __getitem__(self, place: tuple[int, int]) -> Sample:
-        epoch, index = place
+    def __getitem__(self, position: tuple[int, int]) -> Sample:
+        epoch, index = position
         failures: list[str] = []
         for tried in range(len(self.dataset) if self.replace else 1):
             at = (index + tried) % len(self.dataset) if tried else index
@@ -159,13 +150,14 @@ class Samples(Dataset):
         return Sample(None, None, (), index, failures)
 
     def _read(self, epoch: int, index: int) -> tuple[Any, Any, tuple]:
-        if not self.draws:
+        if isinstance(self.dataset, (Images, ImageFolder)):  # they draw nothing
             return entries(self.dataset, self.dataset[index], index)
         key = seeding.sample_keys(self.seed, epoch, torch.tensor(index), READING)
         with seeding.keyed(key):
             return entries(self.dataset, self.dataset[index], index)
 
 
+@dataclass(eq=False)
 class Stream(IterableDataset):
     """Read an iterable dataset in order, from a batch on; sample i is its i-th.
 
@@ -174,31 +166,26 @@ class Stream(IterableDataset):
     Args:
         dataset: iterable, of (image, label).
         heads: one a view.
-        sampler: says epoch and first batch; its batch_size, rank and world_size say
-            which samples of a batch this process takes.
+        sampler: says epoch and first batch, and this process's share of a batch.
         endless: whether to start again where the data ends.
     """
 
-    def __init__(
-        self,
-        dataset: IterableDataset,
-        heads: Sequence[Head],
-        sampler: Any,
-        endless: bool,
-    ):
-        self.dataset, self.heads, self.sampler = dataset, list(heads), sampler
-        self.endless = endless
+    dataset: IterableDataset
+    heads: Sequence[Head]
+    sampler: BatchSampler
+    endless: bool
 
     def __iter__(self) -> Iterator[Sample]:
-        part = self.sampler
-        first = part.start * part.batch_size
-        own = torch.arange(part.batch_size).tensor_split(part.world_size)[part.rank]
-        own = set(own.tolist())
+        seed, epoch, batch_size = (
+            getattr(self.sampler, name) for name in ("seed", "epoch", "batch_size")
+        )
+        first = self.sampler.start * batch_size
+        share = set(self.sampler.share(torch.arange(batch_size)).tolist())
         for index, sample in enumerate(self._passes()):
-            if index >= first and index % part.batch_size in own:
+            if index >= first and index % batch_size in share:
                 image, label, more = entries(self.dataset, sample, index)
                 with seeding.preserve_rng():  # the dataset's own draws go on after it
-                    views = begin(self.heads, image, part.seed, part.epoch, index)
+                    views = begin(self.heads, image, seed, epoch, index)
                 yield Sample(views, label, more, index, [])
 
     def _passes(self) -> Iterator[Any]:
@@ -227,8 +214,7 @@ def begin(
     ]
 
 
-@dataclass
-class Batch:
+class Batch(NamedTuple):
     """What a worker hands over; no views where nothing could be read."""
 
     views: list[Tensor]  # one a view, (N, C, H, W)
@@ -238,45 +224,29 @@ class Batch:
     failures: list[str]
     error: str | None = None  # that ends the run, whatever data.on_error says
 
-    def pin_memory(self) -> Batch:
-        """Move the tensors to pinned memory; torch's loader calls this."""
-        return self.mapped(Tensor.pin_memory)
-
-    def to(self, device: torch.device) -> Batch:
-        """Move the tensors to a device, without waiting."""
-        if device.type == "cpu":
-            return self
-        return self.mapped(lambda x: x.to(device, non_blocking=True))
-
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """Return a batch with each tensor changed."""
-        whole = self.views, self.labels, self.more, self.index
-        views, labels, more, index = mapped(whole, change)
-        return replace(self, views=views, labels=labels, more=more, index=index)
-
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples, leaving out what could not be read."""
-    failures = [f for s in samples for f in s.failures]
+    failures = [failure for s in samples for failure in s.failures]
+    empty = Batch([], None, (), None, failures)
     read = [s for s in samples if s.views is not None]
     if not read:
-        return Batch([], None, (), None, failures)
+        return empty
     views = list(zip(*(s.views for s in read), strict=True))
-    for several in views:
-        sizes = sorted({tuple(view.shape) for view in several})
-        if len(sizes) > 1:
-            return Batch([], None, (), None, failures, _SIZES.format(*sizes[:2]))
+    for images in views:
+        shapes = sorted({tuple(image.shape) for image in images})
+        if len(shapes) > 1:
+            error = (
+                f"images of shapes {shapes[0]} and {shapes[1]} do not stack; begin the"
+                " image_transform with an op that fixes the size: random_resized_crop,"
+                " or resize and center_crop"
+            )
+            return empty._replace(error=error)
     labels = [UNLABELLED if s.label is None else s.label for s in read]
     index = torch.tensor([s.index for s in read])
-    views = [torch.stack(several) for several in views]
+    views = [torch.stack(images) for images in views]
     more = tuple(default_collate([s.more for s in read])) if read[0].more else ()
     return Batch(views, default_collate(labels), more, index, failures)
-
-
-_SIZES = (
-    "images of shapes {} and {} do not stack; begin the image_transform with an op that"
-    " fixes the size: random_resized_crop, or resize and center_crop"
-)
 
 
 def leave_signals(worker: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.utils.data import Sampler
 from stable_ssl import seeding
 
 
+@dataclass(eq=False)
 class BatchSampler:
     """Yield the samples of each batch of an epoch, from any batch on.
 
@@ -30,22 +32,20 @@ class BatchSampler:
         world_size: ... among how many.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        seed: int,
-        shuffle: bool,
-        drop_last: bool,
-        sampler: Sampler | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ):
-        self.size = size if sampler is None else len(sampler)
-        self.batch_size, self.seed = batch_size, seed
-        self.shuffle, self.drop_last, self.sampler = shuffle, drop_last, sampler
-        self.rank, self.world_size = rank, world_size
-        self.epoch, self.start = 0, 0
+    size: int
+    batch_size: int
+    seed: int
+    shuffle: bool
+    drop_last: bool
+    sampler: Sampler | None = None
+    rank: int = 0
+    world_size: int = 1
+    epoch: int = 0
+    start: int = 0  # batch that the next iteration starts with
+
+    def __post_init__(self):
+        if self.sampler is not None:
+            self.size = len(self.sampler)
 
     def __len__(self) -> int:
         whole, rest = divmod(self.size, self.batch_size)
@@ -63,7 +63,11 @@ class BatchSampler:
     def batches(self) -> list[Tensor]:
         """Return this process's part of every batch still to come in this epoch."""
         whole = self.order().split(self.batch_size)[self.start : len(self)]
-        return [batch.tensor_split(self.world_size)[self.rank] for batch in whole]
+        return [self.share(batch) for batch in whole]
+
+    def share(self, batch: Tensor) -> Tensor:
+        """Return this process's part of a batch, (samples,)."""
+        return batch.tensor_split(self.world_size)[self.rank]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Yield lists of (epoch, index), all that a sample's views depend on."""

@@ -32,7 +32,6 @@ from stable_ssl.data.augment.noise import Erasing, Noise
 from stable_ssl.data.augment.op import Op, check
 from stable_ssl.data.augment.replay import Replay
 from stable_ssl.data.augment.view import View
-from stable_ssl.objects import build_object
 
 OPS: dict[str, type[Op]] = {
     "random_resized_crop": RandomResizedCrop,
@@ -62,8 +61,8 @@ def build_ops(nodes: Sequence[Any]) -> list[Op | External]:
     """Build the ops of a view.
 
     Args:
-        nodes: {name, any of the op's arguments}; {_target_, arguments} or a callable
-            of another library, run one image at a time; None is skipped.
+        nodes: {name, any of the op's arguments}, or a callable of another library,
+            run one image at a time; None is skipped.
 
     Raises:
         ValueError: an unknown name (with the nearest), argument, or value.
@@ -72,9 +71,6 @@ def build_ops(nodes: Sequence[Any]) -> list[Op | External]:
 
 
 def _build(node: Any) -> Op | External:
-    if isinstance(node, Mapping) and "_target_" in node:
-        node = build_object(node, "_target_")
-        check(callable(node), f"{node!r}", "no transform; it cannot be called")
     if callable(node):
         return node if isinstance(node, Op) else External(node)
     check(

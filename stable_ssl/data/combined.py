@@ -30,10 +30,10 @@ class Combined:
         return sum(loader.batch_size for loader in self.loaders.values())
 
     def __len__(self) -> int:
-        known = [known_length(loader) for loader in self.loaders.values()]
-        if not any(known):
+        lengths = [known_length(loader) for loader in self.loaders.values()]
+        if not any(lengths):
             raise TypeError("none of the loaders knows its length")
-        return max(filter(None, known))
+        return max(filter(None, lengths))
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch, and the batch in it that the next iteration starts with."""

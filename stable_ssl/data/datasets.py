@@ -189,39 +189,40 @@ def held_in_memory(dataset: Dataset, limit: float, skip: bool) -> Dataset:
     """
     if not isinstance(dataset, ImageFolder) or not limit:
         return dataset
-    size, readable = None, []
-    for i in range(len(dataset)):
+
+    def read(part: Callable[[int], Any], row: int) -> Any:
         try:
-            this_size = dataset.size(i)
+            return part(row)
         except Unreadable as error:
             if not skip:
                 raise
             warnings.warn(f"skipped: {error}", stacklevel=2)
+            return None
+
+    size, rows = None, []
+    for row in range(len(dataset)):
+        this_size = read(dataset.size, row)
+        if this_size is None:
             continue
         size = size or this_size
         if this_size != size or 3 * math.prod(size) * len(dataset) > limit * 2**30:
             return dataset
-        readable.append(i)
+        rows.append(row)
     if size is None:
         raise Unreadable(f"no image below {dataset.root} can be read")
-    images = torch.empty(len(readable), 3, *size, dtype=torch.uint8)
-    good = torch.ones(len(readable), dtype=torch.bool)
+    images = torch.empty(len(rows), 3, *size, dtype=torch.uint8)
 
-    def decode(row: int) -> None:
-        try:
-            pixels = numpy.array(dataset[readable[row]][0])
-            images[row] = torch.from_numpy(pixels).permute(2, 0, 1)
-        except Unreadable as error:
-            if not skip:
-                raise
-            warnings.warn(f"skipped: {error}", stacklevel=2)
-            good[row] = False
+    def decode(i: int) -> bool:
+        sample = read(dataset.__getitem__, rows[i])
+        if sample is not None:
+            images[i] = torch.from_numpy(numpy.array(sample[0])).permute(2, 0, 1)
+        return sample is not None
 
     with ThreadPoolExecutor() as pool:  # PIL decodes without Python's lock
-        list(pool.map(decode, range(len(readable))))
-    labels = torch.tensor([dataset.samples[i][1] for i in readable])
-    rows = torch.tensor(readable)[good]
-    return Images(images[good], labels[good], dataset.num_classes, dataset, rows)
+        decoded = torch.tensor(list(pool.map(decode, range(len(rows)))))
+    labels = torch.tensor([dataset.samples[row][1] for row in rows])[decoded]
+    rows = torch.tensor(rows)[decoded]
+    return Images(images[decoded], labels, dataset.num_classes, dataset, rows)
 
 
 # --- the embedded default -------------------------------------------------------------

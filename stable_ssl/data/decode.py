@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy
@@ -45,7 +46,7 @@ class Head:
                 " before those by name, which run on whole batches; move them first"
             )
         cut = fixing[0] + 1 if fixing else len(external)
-        self.own = View(ops[len(external) : cut], first=len(external))
+        self.view = View(ops[len(external) : cut], first=len(external))
         self.tail = View(ops[cut:], first=cut)
 
     def __call__(self, image: Any, key: Tensor) -> Tensor:
@@ -62,9 +63,9 @@ class Head:
         for i, op in enumerate(self.external):
             image = op(image, seeding.fold_in(key, i))
         pixels = to_tensor(image)
-        if not self.own.ops:
+        if not self.view.ops:
             return pixels
-        view = self.own(pixels[None], key[None])[0]
+        view = self.view(pixels[None], key[None])[0]
         if pixels.dtype == torch.uint8:
             view = view.mul_(255).round_().to(torch.uint8)
         return view
@@ -78,10 +79,10 @@ def entries(dataset: Dataset, sample: Any, index: int) -> tuple[Any, Any, tuple]
     """
     if isinstance(sample, (tuple, list)) and len(sample) >= 2:
         return sample[0], sample[1], tuple(sample[2:])
-    what = type(sample).__name__
-    what += f" of {len(sample)}" if isinstance(sample, (tuple, list)) else ""
+    kind = type(sample).__name__
+    kind += f" of {len(sample)}" if isinstance(sample, (tuple, list)) else ""
     raise ConfigError(
-        f"{type(dataset).__name__}[{index}] is a {what}; a dataset returns (image,"
+        f"{type(dataset).__name__}[{index}] is a {kind}; a dataset returns (image,"
         " label), with None for a label that is not known, and may add more entries"
     )
 
@@ -92,18 +93,17 @@ def to_tensor(image: Any) -> Tensor:
     Raises:
         ConfigError: it is none of them.
     """
-    is_tensor = isinstance(image, Tensor)
-    pixels = image.as_subclass(Tensor) if is_tensor else numpy.array(image)
-    shape = tuple(pixels.shape)
-    if not is_tensor and pixels.ndim == 2:
-        pixels = pixels[..., None]
+    if isinstance(image, Tensor):
+        kind, pixels = "tensor", image.as_subclass(Tensor)
+    else:
+        kind, pixels = type(image).__name__, numpy.array(image)
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3 or pixels.dtype == object:
-        kind = "tensor" if is_tensor else type(image).__name__
         raise ConfigError(
-            f"a dataset returned a {kind} of shape {shape} for an image; expected a PIL"
-            " image, an array (H, W, C) or a tensor (C, H, W)"
+            f"a dataset returned a {kind} of shape {tuple(pixels.shape)} for an image;"
+            " expected a PIL image, an array (H, W, C) or a tensor (C, H, W)"
         )
-    if is_tensor:
+    if isinstance(pixels, Tensor):
         return pixels
     pixels = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
     return pixels if pixels.is_floating_point() else pixels.to(torch.uint8)
@@ -139,14 +139,14 @@ class Samples(Dataset):
     def __getitem__(self, position: tuple[int, int]) -> Sample:
         epoch, index = position
         failures: list[str] = []
-        for tried in range(len(self.dataset) if self.replace else 1):
-            at = (index + tried) % len(self.dataset) if tried else index
+        for tries in range(len(self.dataset) if self.replace else 1):
+            row = (index + tries) % len(self.dataset) if tries else index
             try:
-                image, label, more = self._read(epoch, at)
-                views = begin(self.heads, image, self.seed, epoch, at)
-                return Sample(views, label, more, at, failures)
+                image, label, more = self._read(epoch, row)
+                views = begin(self.heads, image, self.seed, epoch, row)
+                return Sample(views, label, more, row, failures)
             except (Unreadable, OSError, SyntaxError) as error:  # as PIL raises
-                failures.append(_in_words(error, self.dataset, at))
+                failures.append(_in_words(error, self.dataset, row))
         return Sample(None, None, (), index, failures)
 
     def _read(self, epoch: int, index: int) -> tuple[Any, Any, tuple]:
@@ -189,19 +189,15 @@ class Stream(IterableDataset):
                 yield Sample(views, label, more, index, [])
 
     def _passes(self) -> Iterator[Any]:
-        number = read = 0
-        while number == 0 or self.endless:
-            before = read
-            key = seeding.sample_keys(
-                self.sampler.seed, self.sampler.epoch, torch.tensor(number), READING
-            )
+        seed, epoch = self.sampler.seed, self.sampler.epoch
+        for number in count() if self.endless else [0]:
+            key = seeding.sample_keys(seed, epoch, torch.tensor(number), READING)
+            sample = None
             with seeding.keyed(key):
                 for sample in self.dataset:
-                    read += 1
                     yield sample
-            if read == before:
+            if sample is None:
                 raise ConfigError("the iterable dataset of a train loader is empty")
-            number += 1
 
 
 def begin(
@@ -271,8 +267,8 @@ def _obey_parent() -> None:
 
 def _in_words(error: Exception, dataset: Dataset, index: int) -> str:
     """Say which sample could not be read: by its path, where the dataset lists them."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Unreadable):
-        return text
-    listed = getattr(dataset, "samples", None)
-    return f"{listed[index][0] if listed else f'sample {index}'}: {text}"
+        return reason
+    paths = getattr(dataset, "samples", None)
+    return f"{paths[index][0] if paths else f'sample {index}'}: {reason}"

@@ -131,9 +131,6 @@ class RandomResizedCrop(Op):
         self.ratio = check_range("ratio", self.ratio, 1e-3)
         _check_interpolation(self.interpolation)
 
-    def out_size(self, height: int, width: int) -> tuple[int, int]:
-        return self.size
-
     def draw(self, keys: Tensor, height: int, width: int) -> Params:
         """Draw boxes: top, left, box_height, box_width (N,), in pixels."""
         fits, box = draw_boxes(keys, height, width, self.scale, self.ratio, margin=0)
@@ -216,9 +213,6 @@ class CenterCrop(Op):
 
     def __post_init__(self):
         self.size = check_sides("size", self.size)
-
-    def out_size(self, height: int, width: int) -> tuple[int, int]:
-        return self.size
 
     def apply(self, x: Tensor) -> Tensor:
         for axis, out in zip((-2, -1), self.size, strict=True):

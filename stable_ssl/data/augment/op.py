@@ -20,12 +20,12 @@ Size = int | Sequence[int]
 class Op:
     """What the ops of this module share: an identity without parameters."""
 
-    fixes_size: bool = False  # whether images of any size leave with the same one
+    fixes_size: bool = False  # whether images of any size leave with `size`
     draws_late: bool = False  # whether `apply` draws more from keys among its params
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) that an image of this size leaves with."""
-        return height, width
+        return self.size if self.fixes_size else (height, width)
 
     def draw(self, keys: Tensor, height: int, width: int) -> Params:
         """Draw parameters (N, ...) from keys (N,) for images of this size."""
@@ -116,10 +116,10 @@ def separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return torch.matmul(rows[:, None], x)
 
 
-def check(ok: bool, found: str, expected: str) -> None:
-    """Raise a ValueError that says what was found and expected, unless ok."""
+def check(ok: bool, value: str, expected: str) -> None:
+    """Raise a ValueError that says which value was found and expected, unless ok."""
     if not ok:
-        raise ValueError(f"{found}: {expected}")
+        raise ValueError(f"{value}: {expected}")
 
 
 def check_range(

@@ -38,15 +38,15 @@ class View:
         for i, op in enumerate(self.ops):
             params.append(op.draw(seeding.fold_in(keys, self.first + i), *size))
             size = op.out_size(*size)
-        whole = on_gpu(images) or n == 0
-        step = n if whole else max(1, CHUNK // images[0].numel())
+        at_once = on_gpu(images) or n == 0
+        step = n if at_once else max(1, CHUNK // images[0].numel())
         if n <= step:
             return self.apply(images, params)
         view = images.new_empty(n, images.shape[1], *size, dtype=torch.float32)
         for start in range(0, n, step):
-            part = slice(start, start + step)
-            some = [{name: p[part] for name, p in drawn.items()} for drawn in params]
-            view[part] = self.apply(images[part], some)
+            rows = slice(start, start + step)
+            drawn = [{name: p[rows] for name, p in op.items()} for op in params]
+            view[rows] = self.apply(images[rows], drawn)
         return view
 
     def compile(self) -> View:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,6 +45,14 @@ def find_object(path: str, at: str) -> Callable[..., Any]:
             f"{at}: {path} cannot be called: it is a {kind}; name a class or a function"
         )
     return target
+
+
+def accepted_by(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a class or function; of some builtins, none is known."""
+    try:
+        return inspect.signature(target).parameters
+    except ValueError:
+        return {}
 
 
 def build_object(node: Mapping[str, Any], at: str, **arguments: Any) -> Any:

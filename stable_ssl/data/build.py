@@ -18,7 +18,7 @@ from stable_ssl.data.check import check_alike
 from stable_ssl.data.combined import Combined, named_parts, split_name
 from stable_ssl.data.datasets import Images, build_dataset, held_in_memory
 from stable_ssl.data.loader import Loader
-from stable_ssl.objects import build_object, find_object
+from stable_ssl.objects import accepted_by, build_object, find_object
 
 LOADER_KEYS = sorted(
     {"dataset", *inspect.signature(DataLoader.__init__).parameters}
@@ -311,7 +311,7 @@ def _build_option(key: str, node: Any, dataset: Dataset) -> Any:
         raise ConfigError(f"{key}={node} of a loader node: write {{_target_: ...}}")
     if not isinstance(node, Mapping):
         return node
-    accepted = inspect.signature(find_object(node.get("_target_"), at)).parameters
+    accepted = accepted_by(find_object(node.get("_target_"), at))
     names = {"data_source", "dataset"} & accepted.keys()
     return build_object(node, at, **dict.fromkeys(names, dataset))
 

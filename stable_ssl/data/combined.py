@@ -94,10 +94,12 @@ class Skips:
     def __init__(self, loader: Any):
         parts = named_parts(loader).values()
         self.parts = [part for part in parts if isinstance(part, Loader)]
-        self()
+        self.before = self._total()
+
+    def _total(self) -> int:
+        return sum(part.skipped for part in self.parts)
 
     def __call__(self) -> int:
         """Return how many there were since the last call."""
-        before = getattr(self, "total", 0)
-        self.total = sum(part.skipped for part in self.parts)
-        return self.total - before
+        before, self.before = self.before, self._total()
+        return self.before - before

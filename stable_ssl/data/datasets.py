@@ -7,7 +7,6 @@ are one `Images`.
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ from stable_ssl import seeding
 from stable_ssl.config import ConfigError, nearest
 from stable_ssl.data.few import choose_few
 from stable_ssl.data.folder import ImageFolder, Unreadable
-from stable_ssl.objects import build_object, find_object
+from stable_ssl.objects import accepted_by, build_object, find_object
 
 BUILDERS: dict[str, Callable[..., Dataset]] = {"image_folder": ImageFolder}
 
@@ -113,8 +112,7 @@ def build_dataset(node: Any, root: str, download: bool) -> Dataset:
     if "_target_" in arguments:
         if own_root is None:  # it may take none
             del arguments["root"]
-        target = find_object(arguments["_target_"], "dataset")
-        accepted = inspect.signature(target).parameters
+        accepted = accepted_by(find_object(arguments["_target_"], "dataset"))
         if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
             for key in {"name", "subset"} - accepted.keys():
                 arguments.pop(key, None)
@@ -128,7 +126,7 @@ def build_dataset(node: Any, root: str, download: bool) -> Dataset:
 
 
 def _refuse_unknown(name: str, arguments: Mapping[str, Any], builder: Callable) -> None:
-    accepted = list(inspect.signature(builder).parameters)
+    accepted = list(accepted_by(builder))
     if unknown := [key for key in arguments if key not in accepted]:
         raise ConfigError(
             f"the dataset {name} takes no {unknown[0]}{nearest(unknown[0], accepted)}"
@@ -305,7 +303,7 @@ def _torchvision(
     from torchvision import datasets
 
     cls = getattr(datasets, name)
-    accepted = inspect.signature(cls).parameters
+    accepted = accepted_by(cls)
     root = arguments["root"] if "root" in accepted else arguments.pop("root")
     if "download" in accepted:
         arguments["download"] = download

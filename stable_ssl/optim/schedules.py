@@ -5,7 +5,6 @@ The first update uses factor(0) and the last one factor(total_steps - 1); what d
 to `end` is there at step `total_steps` and stays.
 """
 
-import inspect
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from stable_ssl.config import ConfigError, Schedule, is_foreign, nearest
-from stable_ssl.objects import find_object
+from stable_ssl.objects import accepted_by, find_object
 
 Factor = Callable[[int], float]
 
@@ -207,7 +206,7 @@ def build_scheduler(
     path = arguments.pop("_target_", f"torch.optim.lr_scheduler.{name}")
     at = f"optim.scheduler={path}"
     found = find_object(path, "optim.scheduler")
-    takes = inspect.signature(found).parameters
+    takes = accepted_by(found)
     for field in fields(Schedule):  # keys of ours are there, whoever set them
         default = field.default if field.default is not MISSING else []
         needed = field.name in takes and takes[field.name].default is Parameter.empty

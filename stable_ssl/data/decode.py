@@ -176,16 +176,14 @@ class Stream(IterableDataset):
     endless: bool
 
     def __iter__(self) -> Iterator[Sample]:
-        seed, epoch, batch_size = (
-            getattr(self.sampler, name) for name in ("seed", "epoch", "batch_size")
-        )
-        first = self.sampler.start * batch_size
-        share = set(self.sampler.share(torch.arange(batch_size)).tolist())
+        sampler, batch_size = self.sampler, self.sampler.batch_size
+        first = sampler.start * batch_size
+        share = set(sampler.share(torch.arange(batch_size)).tolist())
         for index, sample in enumerate(self._passes()):
             if index >= first and index % batch_size in share:
                 image, label, more = entries(self.dataset, sample, index)
                 with seeding.preserve_rng():  # the dataset's own draws go on after it
-                    views = begin(self.heads, image, seed, epoch, index)
+                    views = begin(self.heads, image, sampler.seed, sampler.epoch, index)
                 yield Sample(views, label, more, index, [])
 
     def _passes(self) -> Iterator[Any]:

@@ -11,7 +11,6 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,23 +51,14 @@ def register_dataset(name: str) -> Callable:
 
 @dataclass(eq=False, repr=False)
 class Images(Dataset):
-    """Images in memory as one tensor.
+    """Images in memory as one tensor."""
 
-    Args:
-        images: (N, C, H, W) uint8.
-        labels: (N,) int64.
-        num_classes: of the labels, never guessed from those present; None without.
-        source: the dataset that was read into memory, where there is one ...
-        rows: ... and which of its samples, (N,) int64.
-        classes: names of the labels, where known.
-    """
-
-    images: Tensor
-    labels: Tensor
-    num_classes: int | None
-    source: Dataset | None = None
-    rows: Tensor | None = None
-    classes: Sequence[str] = ()
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64
+    num_classes: int | None  # never guessed from the labels present; None without
+    source: Dataset | None = None  # what was read into memory, where there is one ...
+    rows: Tensor | None = None  # ... and which of its samples, (N,) int64
+    classes: Sequence[str] = ()  # names of the labels, where known
 
     @property
     def left_out(self) -> int:
@@ -148,27 +138,18 @@ def take_labelled(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
         raise ConfigError(f"labels_per_class={per_class}: use an integer from 1 on")
     if type(seed) is not int:
         raise ConfigError(f"labels_seed={seed}: use an integer")
-    if isinstance(dataset, Images):
-        labels = dataset.labels
-    elif isinstance(dataset, ImageFolder):
-        labels = torch.tensor([label for _, label in dataset.samples])
-    else:
+    if not isinstance(dataset, (Images, ImageFolder)):
         raise ConfigError(
             f"labels_per_class={per_class}: {type(dataset).__name__} does not list its"
             " labels; use an image folder or a dataset held in memory"
         )
-    classes, counts = labels.unique(return_counts=True)
+    classes, counts = dataset.labels.unique(return_counts=True)
     if (least := int(counts.min())) < per_class:
         raise ConfigError(
             f"labels_per_class={per_class}, but class {classes[counts.argmin()]} has"
             f" {least}; use at most that"
         )
-    index = choose_few(labels, str(per_class), seed)
-    if isinstance(dataset, Images):
-        return dataset.subset(index)
-    part = copy(dataset)
-    part.samples = [dataset.samples[i] for i in index.tolist()]
-    return part
+    return dataset.subset(choose_few(dataset.labels, str(per_class), seed))
 
 
 def held_in_memory(dataset: Dataset, limit: float, skip: bool) -> Dataset:
@@ -218,9 +199,9 @@ def held_in_memory(dataset: Dataset, limit: float, skip: bool) -> Dataset:
 
     with ThreadPoolExecutor() as pool:  # PIL decodes without Python's lock
         decoded = torch.tensor(list(pool.map(decode, range(len(rows)))))
-    labels = torch.tensor([dataset.samples[row][1] for row in rows])[decoded]
     rows = torch.tensor(rows)[decoded]
-    return Images(images[decoded], labels, dataset.num_classes, dataset, rows)
+    labels, num_classes = dataset.labels[rows], dataset.num_classes
+    return Images(images[decoded], labels, num_classes, dataset, rows)
 
 
 # --- the embedded default -------------------------------------------------------------

@@ -121,20 +121,12 @@ class Sample(NamedTuple):
 
 @dataclass(eq=False)
 class Samples(Dataset):
-    """Read samples by (epoch, index) and begin their views.
+    """Read samples by (epoch, index) and begin their views."""
 
-    Args:
-        dataset: map-style, of (image, label).
-        heads: one a view.
-        seed: of the views.
-        replace: whether the next readable sample takes the place of one that cannot be
-            read, so that batches keep their size.
-    """
-
-    dataset: Dataset
-    heads: Sequence[Head]
-    seed: int
-    replace: bool
+    dataset: Dataset  # map-style, of (image, label)
+    heads: Sequence[Head]  # one a view
+    seed: int  # of the views
+    replace: bool  # what cannot be read by the next, so that batches keep their size
 
     def __getitem__(self, position: tuple[int, int]) -> Sample:
         epoch, index = position
@@ -162,18 +154,12 @@ class Stream(IterableDataset):
     """Read an iterable dataset in order, from a batch on; sample i is its i-th.
 
     Its own draws come from global generators that are seeded by (seed, epoch, pass).
-
-    Args:
-        dataset: iterable, of (image, label).
-        heads: one a view.
-        sampler: says epoch and first batch, and this process's share of a batch.
-        endless: whether to start again where the data ends.
     """
 
-    dataset: IterableDataset
-    heads: Sequence[Head]
-    sampler: BatchSampler
-    endless: bool
+    dataset: IterableDataset  # of (image, label)
+    heads: Sequence[Head]  # one a view
+    sampler: BatchSampler  # says epoch, first batch, and this process's share of one
+    endless: bool  # whether to start again where the data ends
 
     def __iter__(self) -> Iterator[Sample]:
         sampler, batch_size = self.sampler, self.sampler.batch_size

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_ssl import seeding
@@ -119,6 +121,17 @@ class ImageFolder(Dataset):
     def num_classes(self) -> int | None:
         """One more than the largest number of a class, None without labels."""
         return max(self.class_to_idx.values()) + 1 if self.labelled else None
+
+    @property
+    def labels(self) -> Tensor:
+        """Numbers of the images' classes, (N,) int64; -1 without."""
+        return torch.tensor([label for _, label in self.samples])
+
+    def subset(self, index: Tensor) -> ImageFolder:
+        """Return the folder with the images at `index` alone, (M,) int64."""
+        part = copy(self)
+        part.samples = [self.samples[i] for i in index.tolist()]
+        return part
 
     def _below(self, top: Path) -> list[Sample]:
         """Return the images below a folder that passes the filters, in order."""

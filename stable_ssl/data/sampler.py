@@ -19,27 +19,17 @@ class BatchSampler:
     Several processes share a batch: each takes its consecutive part, so that together
     they see what one process would, no sample twice and none left out. Parts differ by
     one sample at most; those of a last batch may be empty.
-
-    Args:
-        size: samples in the dataset.
-        batch_size: samples a batch, over all processes.
-        seed: with the epoch, decides the order.
-        shuffle: a new order every epoch, or that of the dataset.
-        drop_last: leave an incomplete last batch out.
-        sampler: chooses and orders the samples instead; iterated under global
-            generators that are seeded by (seed, epoch).
-        rank: number of this process ...
-        world_size: ... among how many.
     """
 
-    size: int
-    batch_size: int
-    seed: int
-    shuffle: bool
-    drop_last: bool
+    size: int  # samples in the dataset
+    batch_size: int  # samples a batch, over all processes
+    seed: int  # with the epoch, decides the order
+    shuffle: bool  # a new order every epoch, or that of the dataset
+    drop_last: bool  # leave an incomplete last batch out
+    # chooses and orders the samples instead, under generators seeded by (seed, epoch)
     sampler: Sampler | None = None
-    rank: int = 0
-    world_size: int = 1
+    rank: int = 0  # number of this process ...
+    world_size: int = 1  # ... among how many
     epoch: int = 0
     start: int = 0  # batch that the next iteration starts with
 

@@ -46,17 +46,11 @@ def _blocks(size: int, radius: int) -> Iterator[tuple[slice, slice]]:
 
 @dataclass(eq=False)
 class GaussianBlur(Sometimes):
-    """Blur with a Gaussian of random width, reflected at the borders.
+    """Blur with a Gaussian of random width, reflected at the borders."""
 
-    Args:
-        kernel_size: (x, y) or a number for both, in pixels; odd.
-        sigma: range of the standard deviation, in pixels.
-        p: probability.
-    """
-
-    kernel_size: Size
-    sigma: Pair = (0.1, 2.0)
-    p: float = 1.0
+    kernel_size: Size  # (x, y) or a number for both, in pixels; odd
+    sigma: Pair = (0.1, 2.0)  # range of the standard deviation, in pixels
+    p: float = 1.0  # probability
 
     def __post_init__(self):
         self.kernel_size = check_sides("kernel_size", self.kernel_size)

@@ -145,21 +145,15 @@ class _Colour(Sometimes):
 
 @dataclass(eq=False)
 class ColorJitter(_Colour):
-    """Jitter brightness, contrast, saturation and hue, in a random order.
+    """Jitter brightness, contrast, saturation and hue, in a random order."""
 
-    Args:
-        brightness, contrast, saturation: range of the factor; a number a stands for
-            [max(0, 1 - a), 1 + a], and 0 for leaving it alone.
-        hue: range of the turn as a fraction of the circle, within [-.5, .5]; a number
-            a stands for [-a, a].
-        p: probability of jittering an image at all.
-    """
-
+    # range of a factor; a number a stands for [max(0, 1 - a), 1 + a], 0 for none
     brightness: Pair = 0.0
     contrast: Pair = 0.0
     saturation: Pair = 0.0
+    # range of the turn, within [-.5, .5] of the circle; a number a stands for [-a, a]
     hue: Pair = 0.0
-    p: float = 1.0
+    p: float = 1.0  # probability of jittering an image at all
 
 
 @dataclass(eq=False)
@@ -199,14 +193,9 @@ class Grayscale(Sometimes):
 
 @dataclass(eq=False)
 class Solarize(Sometimes):
-    """Invert the pixels at or above a threshold with probability p.
+    """Invert the pixels at or above a threshold with probability p."""
 
-    Args:
-        threshold: within [0, 1].
-        p: probability.
-    """
-
-    threshold: float = 0.5
+    threshold: float = 0.5  # within [0, 1]
     p: float = 0.5
 
     def __post_init__(self):

@@ -111,18 +111,12 @@ class RandomResizedCrop(Op):
     """Crop a box of random area and aspect, and resize it with antialias.
 
     Takes uint8 too: of a large photograph, only the box is made float.
-
-    Args:
-        size: of the output, in pixels; (height, width) or a number for both.
-        scale: range of the box's area over the image's.
-        ratio: range of the box's width over its height.
-        interpolation: `bilinear`, or `bicubic` (clamped to [0, 1]).
     """
 
-    size: Size
-    scale: Pair = (0.08, 1.0)
-    ratio: Pair = (3 / 4, 4 / 3)
-    interpolation: str = "bilinear"
+    size: Size  # of the output, in pixels; (height, width) or a number for both
+    scale: Pair = (0.08, 1.0)  # range of the box's area over the image's
+    ratio: Pair = (3 / 4, 4 / 3)  # range of the box's width over its height
+    interpolation: str = "bilinear"  # or bicubic, clamped to [0, 1]
     fixes_size: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -175,15 +169,10 @@ def _check_interpolation(name: str) -> None:
 
 @dataclass(eq=False)
 class Resize(Op):
-    """Resize with antialias.
+    """Resize with antialias."""
 
-    Args:
-        size: of the shorter side, in pixels, keeping the aspect; or (height, width).
-        interpolation: `bilinear`, or `bicubic` (clamped to [0, 1]).
-    """
-
-    size: Size
-    interpolation: str = "bilinear"
+    size: Size  # of the shorter side, in pixels, keeping the aspect; or (height, width)
+    interpolation: str = "bilinear"  # or bicubic, clamped to [0, 1]
 
     def __post_init__(self):
         self.fixes_size = isinstance(self.size, Sequence)

@@ -43,13 +43,9 @@ def _warp(x: Tensor, matrix: tuple[tuple[Tensor | float, ...], ...]) -> Tensor:
 
 @dataclass(eq=False)
 class Rotation(Op):
-    """Rotate about the centre, bilinear, with zeros outside.
+    """Rotate about the centre, bilinear, with zeros outside."""
 
-    Args:
-        degrees: range of the angle, counter-clockwise; a number stands for (-it, it).
-    """
-
-    degrees: Pair
+    degrees: Pair  # range of the angle, counter-clockwise; d stands for (-d, d)
 
     def __post_init__(self):
         self.degrees = check_range("degrees", self.degrees, -math.inf, centre=0)
@@ -66,11 +62,7 @@ class Rotation(Op):
 
 @dataclass(eq=False)
 class Shear(Rotation):
-    """Shear along the rows, bilinear, with zeros outside.
-
-    Args:
-        degrees: range of the angle; a number stands for (-it, it).
-    """
+    """Shear along the rows by an angle, bilinear, with zeros outside."""
 
     def apply(self, x: Tensor, angle: Tensor) -> Tensor:
         return _warp(x, ((1, (angle * (math.pi / 180)).tan()), (0, 1)))

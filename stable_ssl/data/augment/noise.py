@@ -25,15 +25,10 @@ from stable_ssl.data.augment.op import (
 
 @dataclass(eq=False)
 class Noise(Op):
-    """Add Gaussian noise.
+    """Add Gaussian noise."""
 
-    Args:
-        std: of the noise, where images are within [0, 1].
-        clamp: whether to clamp the result to [0, 1].
-    """
-
-    std: float
-    clamp: bool = True
+    std: float  # of the noise, where images are within [0, 1]
+    clamp: bool = True  # the result to [0, 1]
     draws_late: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -50,19 +45,12 @@ class Noise(Op):
 
 @dataclass(eq=False)
 class Erasing(Sometimes):
-    """Erase a random box (Zhong et al. 2017, https://arxiv.org/abs/1708.04896).
+    """Erase a random box (Zhong et al. 2017, https://arxiv.org/abs/1708.04896)."""
 
-    Args:
-        p: probability.
-        scale: range of the box's area over the image's.
-        ratio: range of the box's height over its width.
-        value: a number, one a channel, or `random` for standard normal noise.
-    """
-
-    p: float = 0.5
-    scale: Pair = (0.02, 0.33)
-    ratio: Pair = (0.3, 3.3)
-    value: Pair | str = 0.0
+    p: float = 0.5  # probability
+    scale: Pair = (0.02, 0.33)  # range of the box's area over the image's
+    ratio: Pair = (0.3, 3.3)  # range of the box's height over its width
+    value: Pair | str = 0.0  # a number, one a channel, `random`: standard normal noise
     draws_late: ClassVar[bool] = True
 
     def __post_init__(self):

@@ -107,8 +107,10 @@ class Loader:
         if isinstance(dataset, Images) and not self.external:
             self.views = [View(ops) for ops in views]
             self.images, self.labels = dataset.images, dataset.labels
-            if _fits(self.images, self.device):
-                self.images = self.images.to(self.device)
+            if self.device.type == "cuda":
+                free, _ = torch.cuda.mem_get_info(self.device)
+                if self.images.nbytes <= ON_DEVICE * free:
+                    self.images = self.images.to(self.device)
             self.workers = None
         else:
             self.views = [head.tail for head in heads]
@@ -204,8 +206,9 @@ class Loader:
                 continue
             self.index = batch.index
             x = self.finish(batch, epoch)
-            if self.collate_fn is not None:
-                yield self._collated(x, batch.labels)
+            if self.collate_fn is not None:  # which gets samples, as in torch's loader
+                images = x[0] if len(x) == 1 else map(list, zip(*x, strict=True))
+                yield self.collate_fn(list(zip(images, batch.labels, strict=True)))
                 continue
             if x[0].shape[1] > 1:
                 x = [view.to(memory_format=self.format) for view in x]
@@ -218,17 +221,12 @@ class Loader:
             for v, (view, image) in enumerate(zip(self.views, batch.views, strict=True))
         ]
 
-    def _collated(self, views: list[Tensor], labels: Tensor) -> Any:
-        """Let `collate_fn` make the batch, as it would in torch's DataLoader."""
-        images = views[0] if len(views) == 1 else map(list, zip(*views, strict=True))
-        return self.collate_fn(list(zip(images, labels, strict=True)))
-
     def unfinished(self) -> Iterator[Batch]:
         """Yield batches on the device whose views are not finished."""
         if self.workers is None:
             for index in self.sampler.batches():
-                held = index.to(self.images.device, non_blocking=True)
-                views = [self.images[held]] * len(self.views)
+                rows = index.to(self.images.device, non_blocking=True)
+                views = [self.images[rows]] * len(self.views)
                 batch = Batch(views, self.labels[index], (), index, [])
                 yield to_device(batch, self.device)
         elif self.device.type == "cuda":
@@ -277,11 +275,3 @@ def _arrived(batch: Batch, done: torch.cuda.Event) -> Batch:
         return tensor
 
     return mapped(batch, kept)
-
-
-def _fits(images: Tensor, device: torch.device) -> bool:
-    """Return whether a GPU has room for the images beside a training."""
-    if device.type != "cuda":
-        return False
-    free, _ = torch.cuda.mem_get_info(device)
-    return images.nbytes <= ON_DEVICE * free

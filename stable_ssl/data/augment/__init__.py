@@ -10,7 +10,6 @@ clamps and signs where one expects `where`. On a GPU nothing here waits for the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from stable_ssl.config import nearest
@@ -32,6 +31,7 @@ from stable_ssl.data.augment.noise import Erasing, Noise
 from stable_ssl.data.augment.op import Op, check
 from stable_ssl.data.augment.replay import Replay
 from stable_ssl.data.augment.view import View
+from stable_ssl.objects import accepted_by
 
 OPS: dict[str, type[Op]] = {
     "random_resized_crop": RandomResizedCrop,
@@ -83,7 +83,7 @@ def _build(node: Any) -> Op | External:
         raise ValueError(
             f"no augmentation {name!r}{nearest(name, OPS)}; known: {', '.join(OPS)}"
         )
-    accepted = [field.name for field in fields(OPS[name])]
+    accepted = accepted_by(OPS[name])
     takes = f"it takes {', '.join(accepted)}"
     for argument in arguments:
         check(argument in accepted, f"{name} takes no {argument!r}", takes)

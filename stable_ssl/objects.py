@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
-
-from omegaconf import DictConfig
 
 from stable_ssl.schema import ConfigError, nearest
 
@@ -21,7 +20,9 @@ def find_object(path: str, at: str) -> Callable[..., Any]:
     Raises:
         ConfigError: there is no such thing, or it cannot be called.
     """
-    root, *names = str(path).split(".")
+    if not isinstance(path, str):
+        raise ConfigError(f"{at}: found {path}; write a dotted path")
+    root, *names = path.split(".")
     target, parent = _module(root, path, at), root
     if target is None:
         raise ConfigError(
@@ -46,6 +47,14 @@ def find_object(path: str, at: str) -> Callable[..., Any]:
     return target
 
 
+def accepted_by(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a class or function; of some builtins, none is known."""
+    try:
+        return inspect.signature(target).parameters
+    except ValueError:
+        return {}
+
+
 def build_object(node: Mapping[str, Any], at: str, **arguments: Any) -> Any:
     """Call what {_target_: dotted path, its arguments} names, nested nodes first.
 
@@ -60,7 +69,7 @@ def build_object(node: Mapping[str, Any], at: str, **arguments: Any) -> Any:
     from hydra.errors import HydraException
     from hydra.utils import instantiate
 
-    if not isinstance(node, (Mapping, DictConfig)) or "_target_" not in node:
+    if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{at}: found {node}; write {{_target_: dotted.path, ...}}")
     find_object(node["_target_"], at)
     try:

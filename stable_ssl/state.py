@@ -11,8 +11,7 @@ from torch import nn
 
 from stable_ssl import attributes, checkpoint, distributed, seeding
 from stable_ssl.config import masked
-from stable_ssl.data.batch import to_device
-from stable_ssl.data.loader import known_length
+from stable_ssl.data.batch import known_length, to_device
 from stable_ssl.models import EMA
 from stable_ssl.optim.step import MAIN
 from stable_ssl.schema import ConfigError

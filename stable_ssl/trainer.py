@@ -38,11 +38,17 @@ from torch.optim import Optimizer
 from stable_ssl import checkpoint, distributed, runtime, seeding
 from stable_ssl.attributes import Attributes
 from stable_ssl.config import TRAINING, Eval, complete, load_config, masked
-from stable_ssl.data import Combined, Loader, build_loaders, splits
-from stable_ssl.data.batch import count, first_view, to_device
+from stable_ssl.data import Loader, build_loaders, splits
+from stable_ssl.data.batch import (
+    batches_from,
+    count,
+    first_view,
+    known_length,
+    to_device,
+)
 from stable_ssl.data.build import labelled_name
 from stable_ssl.data.check import check_split, check_train, check_views
-from stable_ssl.data.loader import Skips, batches_from, known_length
+from stable_ssl.data.combined import Skips, named_parts, split_datasets
 from stable_ssl.evaluation.gallery import Gallery
 from stable_ssl.evaluation.labels import require_labels
 from stable_ssl.evaluation.monitor import Patience, check_monitor
@@ -360,8 +366,9 @@ class BaseTrainer(nn.Module):
     def cleanup(self) -> None:
         """Release the workers, the terminal and the files, whatever happened."""
         for loader in [self.train_loader, *self.loaders.values()]:
-            if isinstance(loader, (Loader, Combined)):
-                loader.close()
+            for part in named_parts(loader).values():
+                if isinstance(part, Loader):
+                    part.close()
         if self.stepper is not None:
             self.stepper.close()
         self.records.close()
@@ -445,7 +452,8 @@ class BaseTrainer(nn.Module):
         self.num_classes = self.config.data.num_classes
         if self.rank == 0:
             data = masked(self.config.data)
-            splits.record(self.run_dir / "data", self.loaders, data)
+            datasets = split_datasets(self.loaders)
+            splits.record(self.run_dir / "data", datasets, data)
 
     def _check_data(self) -> None:
         """Refuse data that lack what the method, the mode or the monitor needs."""
@@ -688,7 +696,7 @@ class BaseTrainer(nn.Module):
         # the last step of an epoch may have had fewer micro-batches than the others
         start = min((self.step - first) * self._accumulate, end)
         may_skip = self.config.data.on_error == "skip"
-        skips = Skips(self.train_loader, fresh=start == 0) if may_skip else None
+        skips = Skips(self.train_loader) if may_skip else None
         begin = min(start, end - 1)  # hooks and pictures see an epoch's last batch
         batches = batches_from(self.train_loader, self.epoch, begin, end, self.device)
         index = begin - 1

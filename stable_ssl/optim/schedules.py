@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import MISSING, fields
@@ -15,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from stable_ssl.config import Schedule, is_foreign
 from stable_ssl.curves import constant, cosine, multistep, polynomial
-from stable_ssl.objects import find_object
+from stable_ssl.objects import accepted_by, find_object
 from stable_ssl.schema import ConfigError, nearest
 
 Factor = Callable[[int], float]
@@ -148,7 +147,7 @@ def build_scheduler(
     path = arguments.pop("_target_", f"torch.optim.lr_scheduler.{name}")
     at = f"optim.scheduler={path}"
     found = find_object(path, "optim.scheduler")
-    takes = inspect.signature(found).parameters
+    takes = accepted_by(found)
     for field in fields(Schedule):  # keys of ours are there, whoever set them
         default = field.default if field.default is not MISSING else []
         needed = field.name in takes and takes[field.name].default is Parameter.empty

@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity
 
 from stable_ssl.config import Pictures
 from stable_ssl.data.augment import build_ops
+from stable_ssl.data.combined import Combined
 from stable_ssl.evaluation.album import IMAGES, Album, thumbnails
 from stable_ssl.evaluation.gallery import Gallery
 from stable_ssl.evaluation.pictures import (
@@ -224,7 +225,7 @@ def test_views_of_one_of_several_and_of_several_loaders():
     assert len(one.axes[0].images) == 3 * SHOWN
     crops = [uniform(30, 3, 12, 12)] * 2 + [uniform(30, 3, 6, 6)] * 4
     assert len(draw_views((crops, y), loader(6)).axes[0].images) == 6 * SHOWN
-    two = SimpleNamespace(loaders={"labelled": loader(), "unlabelled": loader(2)})
+    two = Combined({"labelled": loader(), "unlabelled": loader(2)})
     batch = {"labelled": (crops[0][:4], y), "unlabelled": (crops[:2], y)}
     figure = draw_views(batch, two)
     assert len(figure.axes[0].images) == 4 + 2 * SHOWN

@@ -77,7 +77,7 @@ class Images(Dataset):
         return Images(images, labels, self.num_classes, classes=self.classes)
 
 
-def build_dataset(node: Any, root: str, download: bool) -> Dataset:
+def build_dataset(node: Any, root: str = "", download: bool = False) -> Dataset:
     """Build a dataset from a node {name | _target_, root, subset, **kwargs}.
 
     Args:

@@ -88,4 +88,6 @@ class Supervised(BaseTrainer):
     def eval_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Report the loss of the split besides its accuracy."""
         super().eval_step(batch)
-        self.log({f"{self.split}/loss": self.compute_loss()["loss"]})
+        loss = self.compute_loss()  # a subclass may return the scalar alone
+        loss = loss["loss"] if isinstance(loss, dict) else loss
+        self.log({f"{self.split}/loss": loss})

@@ -96,11 +96,6 @@ def _run(trainer: type, config: dict[str, Any], overrides: list[str]) -> float |
     return run.run()
 
 
-def _norm(tensors: list[Tensor]) -> Tensor:
-    """Return the 2-norm of all of them together, () float32 on the device."""
-    return torch.stack([n.float() for n in torch._foreach_norm(tensors)]).norm()
-
-
 class BaseTrainer(nn.Module):
     """Train and evaluate a model; a subclass says what is trained, seen and minimised.
 
@@ -166,9 +161,9 @@ class BaseTrainer(nn.Module):
         self._resumed: Any = None  # a state to restore once its epoch has begun
         self._built: Optimizer | None = None  # the one of the config
         self._weight = 1  # samples of the batch under evaluation, where there is one
-        self._limit: int | None = None  # batches of a split
+        self.batch_limit: int | None = None  # batches of a split
         self._saved_at = 0.0  # time of the last checkpoint
-        self._accumulate = self._epoch_batches = 1
+        self._accumulate = self.batches_per_epoch = 1
         self.compiled_key: Tensor | None = None  # `step_key` of a compiled loss
         self._compute_loss = self._dtype = self._vote = self._scores = None
         self._task, self._classifies, self._metrics = self.task, False, {}
@@ -350,7 +345,7 @@ class BaseTrainer(nn.Module):
 
     def _report_split(self, split: str) -> None:
         """Evaluate a split and write its row; say each figure's protocol, if asked."""
-        found = self.evaluate(split, self._limit)
+        found = self.evaluate(split, self.batch_limit)
         self.report(found)
         if spectrum := self.online.spectrum:
             place = {"step": self.step, "epoch": round(self._epochs(self.step), 4)}
@@ -412,7 +407,7 @@ class BaseTrainer(nn.Module):
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         if config.hardware.threads is not None:
             torch.set_num_threads(config.hardware.threads)
-        self._limit = 1 if config.fast_dev_run else None
+        self.batch_limit = 1 if config.fast_dev_run else None
         if log.resume is None and int(os.environ.get("SLURM_RESTART_COUNT", 0)):
             log.resume = "auto"  # the folder is this very job's, requeued
         self._name_run()
@@ -481,7 +476,7 @@ class BaseTrainer(nn.Module):
             self.images_per_step = batch_size * optim.accumulate
             batches = known_length(self.train_loader)
             self.steps_per_epoch, self.total_steps = count_steps(optim, batches)
-            self._epoch_batches = batches or self.steps_per_epoch * optim.accumulate
+            self.batches_per_epoch = batches or self.steps_per_epoch * optim.accumulate
             if self.config.fast_dev_run:
                 self.steps_per_epoch = self.total_steps = 1
             every = self.settings.eval.every_n_steps
@@ -630,7 +625,7 @@ class BaseTrainer(nn.Module):
             self.num_classes,
             self.config.hardware.seed,
             self.say,
-            self._limit,
+            self.batch_limit,
         )
         probed = self.online.probe is not None
         self._task = "multiclass" if probed else self.task
@@ -703,7 +698,7 @@ class BaseTrainer(nn.Module):
         self._resumed = None
         first = self.epoch * self.steps_per_epoch
         steps = min(self.steps_per_epoch, self.total_steps - first)
-        end = min(self._epoch_batches, steps * self._accumulate)
+        end = min(self.batches_per_epoch, steps * self._accumulate)
         # the last step of an epoch may have had fewer micro-batches than the others
         start = min((self.step - first) * self._accumulate, end)
         may_skip = self.config.data.on_error == "skip"
@@ -765,7 +760,7 @@ class BaseTrainer(nn.Module):
         """Draw pictures, of images that a validation kept just now if one was seen."""
         with self.records.off_the_clock():
             if not seen and (val := self.splits("val")):
-                self.evaluate(val[0], self._limit)
+                self.evaluate(val[0], self.batch_limit)
             if self.rank == 0:
                 for name, path in self.gallery.draw(
                     self.run_dir / "figures",
@@ -1088,7 +1083,8 @@ class BaseTrainer(nn.Module):
         for own in state["ranks"]:
             for loss in own["logged"].get("train/loss", [])[-1:]:
                 self._check_finite("train/loss", loss.item())
-        norm = _norm([p.detach() for p in self.parameters()]).item()
+        weights = [p.detach().float() for p in self.parameters()]
+        norm = nn.utils.get_total_norm(weights).item()
         self._check_finite("the norm of the weights", norm)
         self.records.folder.sync()  # the checkpoint refers to lengths of the files
         fresh = self.validated == self.step

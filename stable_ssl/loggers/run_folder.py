@@ -17,7 +17,7 @@ from stable_ssl import distributed
 from stable_ssl.config import ConfigError, masked, to_yaml, unwritable
 from stable_ssl.files import write_atomically
 from stable_ssl.loggers.arguments import masked_arguments
-from stable_ssl.loggers.jsonl import JsonLines, read_rows
+from stable_ssl.loggers.jsonl import FORMAT, JsonLines, read_rows
 from stable_ssl.loggers.trackers import Row, Trackers
 
 
@@ -170,9 +170,7 @@ class RunFolder:
             return
         self.ended = status
         try:
-            self.write_file(
-                "status.json", json.dumps({"status": status, "reason": reason})
-            )
+            self.write_file("status.json", _status(status, reason))
         except ConfigError as error:
             warnings.warn(f"status {status}: {error}", stacklevel=2)
 
@@ -249,7 +247,7 @@ class Bystander:
 
 def _status(status: str, reason: str) -> str:
     """Return what status.json holds."""
-    return json.dumps({"status": status, "reason": reason})
+    return json.dumps({"status": status, "reason": reason, "format": FORMAT})
 
 
 def _launches(path: Path) -> list[Any]:

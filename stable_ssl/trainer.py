@@ -63,7 +63,7 @@ from stable_ssl.loggers.means import Reduce
 from stable_ssl.loggers.records import Records
 from stable_ssl.loggers.run_folder import mark_failed, open_folder, reserve, run_path
 from stable_ssl.loggers.trackers import check_installed
-from stable_ssl.models.ema import EMA
+from stable_ssl.models.ema import forgotten
 from stable_ssl.models.norm import convert_sync_batchnorm
 from stable_ssl.optim import (
     build_optimizer,
@@ -71,15 +71,10 @@ from stable_ssl.optim import (
     count_steps,
     decay_scheduler,
 )
-from stable_ssl.optim.step import (
-    MAIN,
-    Stepper,
-    give_up,
-    members,
-    named_optimizers,
-)
+from stable_ssl.optim.collect import MAIN, collect_optimizers
+from stable_ssl.optim.step import Stepper
 from stable_ssl.preemption import Preempted, Preemption
-from stable_ssl.state import restore, restore_weights, take
+from stable_ssl.state import begin, restore, take
 from stable_ssl.toolbox import MODES, SUMMARY, check_tools, find_tool, run_tool
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -156,14 +151,14 @@ class BaseTrainer(nn.Module):
         self._stop_asked: str | None = None  # by this rank
         self.validated = -1  # the step of the last validation
         self.probe_features: Any = None  # that the loss handed over
-        self._rows_written = 0  # of the training, written by this launch
+        self._ranks_checked = False  # whether they train one model
         self.rng_at_epoch: Any = None  # the global generators at its start
-        self._resumed: Any = None  # a state to restore once its epoch has begun
+        self.resumed_state: Any = None  # a state to restore once more, its epoch begun
         self._built: Optimizer | None = None  # the one of the config
         self._weight = 1  # samples of the batch under evaluation, where there is one
-        self.batch_limit: int | None = None  # batches of a split
+        self.batch_limit: int | None = None  # of a split
         self._saved_at = 0.0  # time of the last checkpoint
-        self._accumulate = self.batches_per_epoch = 1
+        self.batches_per_epoch = 1
         self.compiled_key: Tensor | None = None  # `step_key` of a compiled loss
         self._compute_loss = self._dtype = self._vote = self._scores = None
         self._task, self._classifies, self._metrics = self.task, False, {}
@@ -471,7 +466,6 @@ class BaseTrainer(nn.Module):
         """Set `images_per_step`, and `steps_per_epoch` and `total_steps` in steps."""
         if self.config.mode in TRAINING:
             optim = self.config.optim
-            self._accumulate = optim.accumulate
             batch_size = getattr(self.train_loader, "batch_size", None) or 1
             self.images_per_step = batch_size * optim.accumulate
             batches = known_length(self.train_loader)
@@ -536,31 +530,10 @@ class BaseTrainer(nn.Module):
             )
 
     def _collect_optimizers(self) -> None:
-        """Name all optimizers, and let each parameter belong to one of them.
-
-        Raises:
-            ConfigError: a parameter is in two that were built by hand.
-        """
-        if self.config.mode not in TRAINING:
-            return
-        found = {id(o): (name, o) for name, o in named_optimizers(vars(self))}
-        found.update({id(o): (name, o) for name, o in self.optimizers.items()})
+        """Name all optimizers, and let each parameter belong to one of them."""
         built, self._built = self._built, None
-        others = [o for _, o in found.values() if o is not built]
-        if built is not None and others:
-            give_up(built, others)
-        owners: dict[int, str] = {}
-        for name, optimizer in found.values():
-            for parameter in members(optimizer):
-                other = owners.setdefault(id(parameter), name)
-                if other != name:
-                    raise ConfigError(
-                        f"the optimizers {other} and {name} share a parameter; give it"
-                        " to one of them"
-                    )
-        first = [(n, o) for n, o in found.values() if n == MAIN and o.param_groups]
-        rest = [(n, o) for n, o in found.values() if n != MAIN]
-        self.optimizers = dict([*first, *rest])
+        if self.config.mode in TRAINING:
+            self.optimizers = collect_optimizers(self.optimizers, vars(self), built)
 
     def initialize_scheduler(self) -> None:
         """Build `self.schedulers`: each has torch's protocol and moves every step."""
@@ -643,40 +616,9 @@ class BaseTrainer(nn.Module):
 
     def load_checkpoint(self) -> None:
         """Resume the full state, or load weights alone, or start afresh."""
-        log, fit = self.config.log, self.config.mode == "fit"
-        state, own = checkpoint.choose(log.resume, self.checkpoints.folder)
-        distributed.barrier()  # all have read it before rank 0 deletes later ones
-        if not fit and log.load_from is not None:
-            state, own = None, False  # it is these weights that are asked about
-        if state is not None:
-            if fit:
-                checkpoint.refuse_other_settings(state["config"], masked(self.config))
-                optim, total = self.config.optim, self.total_steps
-                epoch = known_length(self.train_loader), self.images_per_step
-                if words := checkpoint.length_changed(state, optim, total, epoch):
-                    self.say(words)
-                    state["stopped"] = None
-            restore(self, state)
-            self._resumed = state if fit else None
-            if (saved := len(state["ranks"])) != self.world_size:
-                self.say(
-                    f"saved by {saved} processes, resumed by {self.world_size}: what"
-                    " draws from global generators, such as dropout, goes on otherwise"
-                )
-            if own and fit and self.rank == 0:
-                self.checkpoints.resume(state)
-            whose = "its own state" if own else log.resume
-            self.say(f"resumed at epoch {self.epoch}, step {self.step} from {whose}")
-        elif log.load_from is not None:
-            restore_weights(self, checkpoint.load(log.load_from), strict=not fit)
-        elif self.config.mode not in TRAINING:
-            raise ConfigError(
-                f"mode={self.config.mode} needs weights: set log.load_from to a"
-                " checkpoint, or log.run to a run that has some"
-            )
-        if fit:
+        kept = begin(self)
+        if self.config.mode == "fit":
             self.records.folder.own()
-        kept = None if not fit else state if own else {}
         self.records.open_rows(kept, self.config, self.step)
         self.records.folder.describe(
             self.config, self.overrides, environment(self.device)
@@ -693,14 +635,17 @@ class BaseTrainer(nn.Module):
         else:  # resumed in its middle: the hook draws again what it drew before
             seeding.set_rng_state(self.rng_at_epoch)
             self.before_train_epoch()
-            if self._resumed is not None:
-                restore(self, self._resumed)  # what the hook began anew
-        self._resumed = None
-        first = self.epoch * self.steps_per_epoch
+            if self.resumed_state is not None:
+                restore(self, self.resumed_state)  # what the hook began anew
+        self.resumed_state = None
+        first, accumulate = (
+            self.epoch * self.steps_per_epoch,
+            self.config.optim.accumulate,
+        )
         steps = min(self.steps_per_epoch, self.total_steps - first)
-        end = min(self.batches_per_epoch, steps * self._accumulate)
+        end = min(self.batches_per_epoch, steps * accumulate)
         # the last step of an epoch may have had fewer micro-batches than the others
-        start = min((self.step - first) * self._accumulate, end)
+        start = min((self.step - first) * accumulate, end)
         may_skip = self.config.data.on_error == "skip"
         skips = Skips(self.train_loader, fresh=start == 0) if may_skip else None
         begin = min(start, end - 1)  # hooks and pictures see an epoch's last batch
@@ -710,10 +655,10 @@ class BaseTrainer(nn.Module):
             if index < start:  # it was trained on, and saved, before
                 self.data = batch
                 continue
-            if self._accumulate > 1:
-                self.micro_batch = index % self._accumulate
+            if accumulate > 1:
+                self.micro_batch = index % accumulate
                 left = end - index + self.micro_batch
-                self.micro_batches = min(self._accumulate, left)
+                self.micro_batches = min(accumulate, left)
             if skips is not None:
                 self.log({"train/skipped": skips()})
             self.train_micro_batch(batch)
@@ -728,7 +673,8 @@ class BaseTrainer(nn.Module):
             )
         self.after_train_epoch()
         if begin == 0:
-            self._name_forgotten_teachers()
+            for words in forgotten(self):
+                self.say(words)
         self.epoch += 1
         last = self.step == self.total_steps or bool(self.stopped)
         evaluation, save = self.settings.eval, self.settings.checkpoint
@@ -744,17 +690,6 @@ class BaseTrainer(nn.Module):
             self._draw(seen=self.validated != before)
         if last or (save.every_n_epochs and self.epoch % save.every_n_epochs == 0):
             self.save_checkpoint()
-
-    def _name_forgotten_teachers(self) -> None:
-        """Say which moving averages nobody updated in a whole epoch."""
-        for name, module in self.named_modules():
-            if isinstance(module, EMA) and not module.updated:
-                module.updated = True  # said once
-                self.say(
-                    f"{name} is a moving average that nobody updated in an epoch; call"
-                    f" self.{name}.update(student, self.step, self.total_steps) in"
-                    " after_train_step"
-                )
 
     def _draw(self, seen: bool) -> None:
         """Draw pictures, of images that a validation kept just now if one was seen."""
@@ -1018,28 +953,9 @@ class BaseTrainer(nn.Module):
         return step % self.settings.every_n_steps == 0 or step == self.total_steps
 
     def _check_ranks(self) -> None:
-        """Refuse to go on where ranks do not train one model any more.
-
-        Raises:
-            ConfigError: names what differs.
-        """
-        if self.world_size == 1:
-            return
+        """Refuse to go on where ranks do not train one model any more."""
         self._share_buffers()
-        alike = dict(self.state_dict(keep_vars=True))
-        alike = {n: t for n, t in alike.items() if isinstance(t, Tensor)}
-        for name, optimizer in self.optimizers.items():
-            for i, parameter in enumerate(members(optimizer)):
-                for key, value in optimizer.state.get(parameter, {}).items():
-                    if isinstance(value, Tensor):
-                        alike[f"optimizer {name}, {key} of parameter {i}"] = value
-        if different := distributed.first_difference(alike):
-            raise ConfigError(
-                f"the ranks do not train one model any more: {different} differs by"
-                f" step {self.step}; who changes weights by hand does it alike on every"
-                " rank, who reads gradients before the step calls"
-                " self.average_gradients()"
-            )
+        distributed.refuse_differences(self, self.optimizers, self.step)
 
     def _write_row(self) -> None:
         """Report the means since the last row; a host synchronisation.
@@ -1047,9 +963,9 @@ class BaseTrainer(nn.Module):
         Raises:
             Diverged: the loss was not finite.
         """
-        if not self._rows_written:
+        if not self._ranks_checked:
+            self._ranks_checked = True
             self._check_ranks()
-        self._rows_written += 1
         values = self.records.training.take()
         self._check_finite("train/loss", values.get("train/loss", 0.0))
         values |= self.stepper.rates

@@ -58,19 +58,15 @@ from stable_ssl.evaluation.metrics import Scores
 from stable_ssl.evaluation.monitor import Patience, check_monitor
 from stable_ssl.evaluation.online import Online
 from stable_ssl.evaluation.protocol import protocol_table
+from stable_ssl.lifecycle import Diverged, ended_in_words, name_run, run_on_ranks
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.means import Reduce
 from stable_ssl.loggers.records import Records
-from stable_ssl.loggers.run_folder import mark_failed, open_folder, reserve, run_path
+from stable_ssl.loggers.run_folder import open_folder, run_path
 from stable_ssl.loggers.trackers import check_installed
 from stable_ssl.models.ema import forgotten
 from stable_ssl.models.norm import convert_sync_batchnorm
-from stable_ssl.optim import (
-    build_optimizer,
-    build_scheduler,
-    count_steps,
-    decay_scheduler,
-)
+from stable_ssl.optim import build_optimizer, build_schedulers, count_steps
 from stable_ssl.optim.collect import MAIN, collect_optimizers
 from stable_ssl.optim.step import Stepper
 from stable_ssl.preemption import Preempted, Preemption
@@ -78,17 +74,6 @@ from stable_ssl.state import begin, restore, take
 from stable_ssl.toolbox import MODES, SUMMARY, check_tools, find_tool, run_tool
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class Diverged(RuntimeError):
-    """The training loss is not finite."""
-
-
-def _run(trainer: type, config: dict[str, Any], overrides: list[str]) -> float | None:
-    """Be one of the processes of a run."""
-    run = trainer(config)
-    run.overrides = overrides
-    return run.run()
 
 
 class BaseTrainer(nn.Module):
@@ -231,9 +216,8 @@ class BaseTrainer(nn.Module):
         """
         processes = distributed.processes_asked(self.config.hardware)
         if processes > 1:
-            return self._spawn(processes)
-        preempted = False
-        try:
+            return run_on_ranks(self, processes)
+        with ended_in_words(self):
             with seeding.preserve_settings(), self.preemption:
                 self.preemption.at_once()  # there is nothing to save yet
                 self.setup()
@@ -245,42 +229,7 @@ class BaseTrainer(nn.Module):
                     getattr(self, mode)()
             distributed.barrier()  # none leaves while another still writes
             self._vote.close()
-            stopped = self.stopped and f"stopped at step {self.step}: {self.stopped}"
-            self._end("finished", stopped or "")
-        except Preempted as error:
-            preempted = True
-            self._end("preempted", str(error))
-            if self.step and not self.config.fast_dev_run:
-                run = self.config.log.run
-                self.say(f"{error}; saved: the same command and log.run={run} go on")
-        except KeyboardInterrupt:
-            self._end("preempted", "interrupted twice from the keyboard; not saved")
-            raise
-        except Diverged as error:
-            self._end("diverged", str(error))
-            raise
-        except Exception as error:
-            self._end("failed", f"{type(error).__name__}: {error}")
-            raise
-        finally:
-            self.cleanup()
-        if preempted:
-            self.preemption.chain()
         return self.metrics.get(self.config.log.monitor)
-
-    def _spawn(self, processes: int) -> float | None:
-        """Run in several processes of this machine, each a trainer like this one."""
-        self._name_run()
-        config = OmegaConf.to_container(self.config)
-        try:
-            return distributed.spawn(
-                _run, processes, (type(self), config, self.overrides)
-            )
-        except distributed.RankFailed as error:
-            mark_failed(run_path(self.config.log), str(error))
-            if isinstance(error.__cause__, Diverged):
-                raise error.__cause__ from None
-            raise
 
     def fit(self) -> None:
         """Train to `total_steps`; evaluate before, during and after."""
@@ -400,12 +349,11 @@ class BaseTrainer(nn.Module):
         check_tools(log)
         self.device = distributed.start(config.hardware)
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
-        if config.hardware.threads is not None:
-            torch.set_num_threads(config.hardware.threads)
+        seeding.apply_settings(config.hardware)
         self.batch_limit = 1 if config.fast_dev_run else None
         if log.resume is None and int(os.environ.get("SLURM_RESTART_COUNT", 0)):
             log.resume = "auto"  # the folder is this very job's, requeued
-        self._name_run()
+        name_run(config)
         path = None if config.fast_dev_run else run_path(log)
         folder = open_folder(path, fresh=log.resume is None)
         self.records.open(folder, quiet=self.rank > 0)
@@ -421,21 +369,9 @@ class BaseTrainer(nn.Module):
         self._saved_at = time.monotonic()
         self._vote = distributed.Vote()
 
-    def _name_run(self) -> None:
-        """Fix the run's name, once for all processes."""
-        log = self.config.log
-        if log.run is None and distributed.is_main():
-            log.run = f"{reserve([None if self.config.fast_dev_run else log])}_0"
-        log.run = distributed.broadcast_object(log.run)
-
     def seed_everything(self) -> None:
         """Seed the global generators; initial weights and dropout draw from them."""
         seeding.seed_everything(self.config.hardware.seed)
-        if self.config.hardware.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks it
-            torch.use_deterministic_algorithms(True)
-        if self.config.hardware.detect_anomaly:
-            torch.autograd.set_detect_anomaly(True)
 
     def initialize_data(self) -> None:
         """Build the loaders `train` (to fit), `val`, `test` and `bank`."""
@@ -478,17 +414,14 @@ class BaseTrainer(nn.Module):
                 every = max(1, round(every * self.steps_per_epoch))
                 self.settings.eval.every_n_steps = every
         if runtime.asked(self.config):
-            self.config = complete(self._with_runtime_values(), self.model_config)
-
-    def _with_runtime_values(self) -> dict[str, Any]:
-        """Return the config with what `runtime.NAMES` stand for."""
-        values = {
-            "iterations_per_epoch": self.steps_per_epoch or None,
-            "max_iterations": self.total_steps or None,
-            "num_gpus": self.world_size if self.device.type == "cuda" else 0,
-            "num_nodes": len(set(distributed.all_gather_object(platform.node()))),
-        }
-        return runtime.filled(self.config, values)
+            values = {
+                "iterations_per_epoch": self.steps_per_epoch or None,
+                "max_iterations": self.total_steps or None,
+                "num_gpus": self.world_size if self.device.type == "cuda" else 0,
+                "num_nodes": len(set(distributed.all_gather_object(platform.node()))),
+            }
+            filled = runtime.filled(self.config, values)
+            self.config = complete(filled, self.model_config)
 
     def place_modules(self) -> None:
         """Move the modules to the device; set precision, memory format, compilation."""
@@ -537,18 +470,9 @@ class BaseTrainer(nn.Module):
 
     def initialize_scheduler(self) -> None:
         """Build `self.schedulers`: each has torch's protocol and moves every step."""
-        for name, optimizer in self.optimizers.items():
-            scheduler = build_scheduler(
-                self.config.optim.scheduler,
-                optimizer,
-                self.steps_per_epoch,
-                self.total_steps,
-            )
-            if scheduler is not None:
-                self.schedulers[name] = scheduler
-            decay = decay_scheduler(self.config.optim, optimizer, self.total_steps)
-            if decay is not None:
-                self.schedulers[f"{name}/weight_decay"] = decay
+        self.schedulers |= build_schedulers(
+            self.config.optim, self.optimizers, self.steps_per_epoch, self.total_steps
+        )
 
     def _build_stepper(self) -> None:
         parameters = [p for p in self.parameters() if p.requires_grad]
@@ -978,11 +902,6 @@ class BaseTrainer(nn.Module):
                 f"{what} is {value} by step {self.step}; lower optim.lr, or set"
                 f" optim.grad_max_norm; the checkpoints before it are in {self.run_dir}"
             )
-
-    def _end(self, status: str, reason: str = "") -> None:
-        if folder := self.records.folder:
-            folder.say(f"{status} {reason}".strip())
-            folder.status(status, reason)
 
     # --- checkpoints ------------------------------------------------------------------
 

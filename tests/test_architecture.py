@@ -18,7 +18,7 @@ ROWS = [  # a file imports only from rooms above its own
     {"config", "curves", "seeding", "distributed", "preemption", "toolbox"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers"},
     {"evaluation"},
-    {"attributes"},
+    {"attributes", "lifecycle"},
     {"state"},
     {"trainer"},
     {"methods"},

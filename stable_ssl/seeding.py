@@ -9,6 +9,7 @@ this module touches a global generator.
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -210,6 +211,21 @@ def set_rng_state(state: dict[str, Any]) -> None:
     numpy_ = (name, keys.cpu().numpy().astype("uint32"), *rest)
     cuda = state["cuda"]
     _restore(python, numpy_, state["cpu"].cpu(), None if cuda is None else cuda.cpu())
+
+
+def apply_settings(hardware: Any) -> None:
+    """Set torch's settings of the whole process: threads, determinism, anomalies.
+
+    Args:
+        hardware: the group `hardware` of a configuration.
+    """
+    if hardware.threads is not None:
+        torch.set_num_threads(hardware.threads)
+    if hardware.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks it
+        torch.use_deterministic_algorithms(True)
+    if hardware.detect_anomaly:
+        torch.autograd.set_detect_anomaly(True)
 
 
 @contextmanager

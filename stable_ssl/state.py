@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from stable_ssl import attributes, checkpoint, distributed, seeding
-from stable_ssl.config import masked
+from stable_ssl.config import TRAINING, masked
 from stable_ssl.data.batch import known_length, to_device
 from stable_ssl.models import EMA
-from stable_ssl.optim.step import MAIN
+from stable_ssl.optim.collect import MAIN
 from stable_ssl.schema import ConfigError
 
 FORMAT = 3  # 1 had one optimizer and no attributes, 2 one evaluator with a state
@@ -54,6 +54,65 @@ def take(run: Any) -> dict[str, Any]:
         "patience": run.early_stopping and run.early_stopping.state_dict(),
         **run.records.folder.positions,
     }
+
+
+def begin(run: Any) -> dict[str, Any] | None:
+    """Resume the state that a run's config asks for, or load weights alone, or neither.
+
+    Synchronises the ranks.
+
+    Args:
+        run: a trainer of which all is built; with `mode=fit`, its `resumed_state` is
+            the state that it goes on from.
+
+    Returns:
+        The lengths of the run's files to go on from; None keeps all that is in them.
+
+    Raises:
+        ConfigError: the state is of another run or model, or there is none to evaluate.
+    """
+    log, fit = run.config.log, run.config.mode == "fit"
+    state, own = checkpoint.choose(log.resume, run.checkpoints.folder)
+    distributed.barrier()  # all have read it before rank 0 deletes later ones
+    if not fit and log.load_from is not None:
+        state, own = None, False  # it is these weights that are asked about
+    if state is not None:
+        _resume(run, state, own)
+    elif log.load_from is not None:
+        restore_weights(run, checkpoint.load(log.load_from), strict=not fit)
+    elif run.config.mode not in TRAINING:
+        raise ConfigError(
+            f"mode={run.config.mode} needs weights: set log.load_from to a checkpoint,"
+            " or log.run to a run that has some"
+        )
+    if not fit:
+        return None
+    return state if own else {}
+
+
+def _resume(run: Any, state: dict[str, Any], own: bool) -> None:
+    """Restore a state, the run's own or another's, and say so."""
+    fit = run.config.mode == "fit"
+    if fit:
+        checkpoint.refuse_other_settings(state["config"], masked(run.config))
+        lengths = known_length(run.train_loader), run.images_per_step
+        longer = checkpoint.length_changed(
+            state, run.config.optim, run.total_steps, lengths
+        )
+        if longer:
+            run.say(longer)
+            state["stopped"] = None
+        run.resumed_state = state
+    restore(run, state)
+    if (saved := len(state["ranks"])) != run.world_size:
+        run.say(
+            f"saved by {saved} processes, resumed by {run.world_size}: what draws from"
+            " global generators, such as dropout, goes on otherwise"
+        )
+    if own and fit and run.rank == 0:
+        run.checkpoints.resume(state)
+    whose = "its own state" if own else run.config.log.resume
+    run.say(f"resumed at epoch {run.epoch}, step {run.step} from {whose}")
 
 
 def restore(run: Any, state: dict[str, Any]) -> None:

@@ -54,49 +54,24 @@ from stable_ssl.evaluation.labels import require_labels
 from stable_ssl.evaluation.monitor import Patience, check_monitor
 from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.evaluation.suite import Suite
+from stable_ssl.lifecycle import Diverged, ended_in_words, name_run, run_on_ranks
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.means import Reduce
 from stable_ssl.loggers.records import Records
-from stable_ssl.loggers.run_folder import mark_failed, open_folder, reserve, run_path
+from stable_ssl.loggers.run_folder import open_folder, run_path
 from stable_ssl.loggers.trackers import check_installed
-from stable_ssl.models.ema import EMA
+from stable_ssl.models.ema import forgotten
 from stable_ssl.models.norm import convert_sync_batchnorm
 from stable_ssl.objects import find_object
-from stable_ssl.optim import (
-    build_optimizer,
-    build_scheduler,
-    count_steps,
-    decay_scheduler,
-)
-from stable_ssl.optim.step import (
-    MAIN,
-    Stepper,
-    give_up,
-    members,
-    named_optimizers,
-)
+from stable_ssl.optim import build_optimizer, build_schedulers, count_steps
+from stable_ssl.optim.collect import MAIN, collect_optimizers
+from stable_ssl.optim.step import Stepper
 from stable_ssl.preemption import Preempted, Preemption
 from stable_ssl.schema import ConfigError, nearest
-from stable_ssl.state import restore, restore_weights, take
+from stable_ssl.state import begin, restore, take
 from stable_ssl.toolbox import MODES, SUMMARY, check_tools, run_tool
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class Diverged(RuntimeError):
-    """The training loss is not finite."""
-
-
-def _run(trainer: type, config: dict[str, Any], overrides: list[str]) -> float | None:
-    """Be one of the processes of a run."""
-    run = trainer(config)
-    run.overrides = overrides
-    return run.run()
-
-
-def _norm(tensors: list[Tensor]) -> Tensor:
-    """Return the 2-norm of all of them together, () float32 on the device."""
-    return torch.stack([n.float() for n in torch._foreach_norm(tensors)]).norm()
 
 
 class BaseTrainer(nn.Module):
@@ -159,14 +134,14 @@ class BaseTrainer(nn.Module):
         self._stop_asked: str | None = None  # by this rank
         self.validated = -1  # the step of the last validation
         self.probe_features: Any = None  # that the loss handed over
-        self._rows_written = 0  # of the training, written by this launch
+        self._ranks_checked = False  # whether they train one model
         self.rng_at_epoch: Any = None  # the global generators at its start
-        self._resumed: Any = None  # a state to restore once its epoch has begun
+        self.resumed_state: Any = None  # a state to restore once more, its epoch begun
         self._built: Optimizer | None = None  # the one of the config
         self._weight = 1  # samples of the batch under evaluation, where there is one
-        self._limit: int | None = None  # batches of a split
+        self.batch_limit: int | None = None  # of a split
         self._saved_at = 0.0  # time of the last checkpoint
-        self._accumulate = self._epoch_batches = 1
+        self.batches_per_epoch = 1
         self.compiled_key: Tensor | None = None  # `step_key` of a compiled loss
         self._compute_loss = self._dtype = self._vote = None
         self._names = frozenset(vars(self)) | {"_names"}  # those of this class
@@ -238,9 +213,8 @@ class BaseTrainer(nn.Module):
         """
         processes = distributed.processes_asked(self.config.hardware)
         if processes > 1:
-            return self._spawn(processes)
-        preempted = False
-        try:
+            return run_on_ranks(self, processes)
+        with ended_in_words(self):
             with seeding.preserve_settings(), self.preemption:
                 self.preemption.at_once()  # there is nothing to save yet
                 self.setup()
@@ -252,42 +226,7 @@ class BaseTrainer(nn.Module):
                     getattr(self, mode)()
             distributed.barrier()  # none leaves while another still writes
             self._vote.close()
-            stopped = self.stopped and f"stopped at step {self.step}: {self.stopped}"
-            self._end("finished", stopped or "")
-        except Preempted as error:
-            preempted = True
-            self._end("preempted", str(error))
-            if self.step and not self.config.fast_dev_run:
-                run = self.config.log.run
-                self.say(f"{error}; saved: the same command and log.run={run} go on")
-        except KeyboardInterrupt:
-            self._end("preempted", "interrupted twice from the keyboard; not saved")
-            raise
-        except Diverged as error:
-            self._end("diverged", str(error))
-            raise
-        except Exception as error:
-            self._end("failed", f"{type(error).__name__}: {error}")
-            raise
-        finally:
-            self.cleanup()
-        if preempted:
-            self.preemption.chain()
         return self.metrics.get(self.config.log.monitor)
-
-    def _spawn(self, processes: int) -> float | None:
-        """Run in several processes of this machine, each a trainer like this one."""
-        self._name_run()
-        config = OmegaConf.to_container(self.config)
-        try:
-            return distributed.spawn(
-                _run, processes, (type(self), config, self.overrides)
-            )
-        except distributed.RankFailed as error:
-            mark_failed(run_path(self.config.log), str(error))
-            if isinstance(error.__cause__, Diverged):
-                raise error.__cause__ from None
-            raise
 
     def fit(self) -> None:
         """Train to `total_steps`; evaluate before, during and after."""
@@ -347,7 +286,7 @@ class BaseTrainer(nn.Module):
 
     def _report_split(self, split: str) -> None:
         """Evaluate a split and write its row; say each figure's protocol, if asked."""
-        values = self.evaluate(split, self._limit)
+        values = self.evaluate(split, self.batch_limit)
         self.report(values)
         folder, metrics = self.records.folder, self.evaluation.metrics
         folder.describe_metrics(metrics)
@@ -406,12 +345,11 @@ class BaseTrainer(nn.Module):
         check_tools(log)
         self.device = distributed.start(config.hardware)
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
-        if config.hardware.threads is not None:
-            torch.set_num_threads(config.hardware.threads)
-        self._limit = 1 if config.fast_dev_run else None
+        seeding.apply_settings(config.hardware)
+        self.batch_limit = 1 if config.fast_dev_run else None
         if log.resume is None and int(os.environ.get("SLURM_RESTART_COUNT", 0)):
             log.resume = "auto"  # the folder is this very job's, requeued
-        self._name_run()
+        name_run(config)
         path = None if config.fast_dev_run else run_path(log)
         folder = open_folder(path, fresh=log.resume is None)
         self.records.open(folder, quiet=self.rank > 0)
@@ -427,21 +365,9 @@ class BaseTrainer(nn.Module):
         self._saved_at = time.monotonic()
         self._vote = distributed.Vote()
 
-    def _name_run(self) -> None:
-        """Fix the run's name, once for all processes."""
-        log = self.config.log
-        if log.run is None and distributed.is_main():
-            log.run = f"{reserve([None if self.config.fast_dev_run else log])}_0"
-        log.run = distributed.broadcast_object(log.run)
-
     def seed_everything(self) -> None:
         """Seed the global generators; initial weights and dropout draw from them."""
         seeding.seed_everything(self.config.hardware.seed)
-        if self.config.hardware.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks it
-            torch.use_deterministic_algorithms(True)
-        if self.config.hardware.detect_anomaly:
-            torch.autograd.set_detect_anomaly(True)
 
     def initialize_data(self) -> None:
         """Build the loaders `train` (to fit), `val`, `test` and `bank`."""
@@ -473,12 +399,11 @@ class BaseTrainer(nn.Module):
         """Set `images_per_step`, and `steps_per_epoch` and `total_steps` in steps."""
         if self.config.mode in TRAINING:
             optim = self.config.optim
-            self._accumulate = optim.accumulate
             batch_size = getattr(self.train_loader, "batch_size", None) or 1
             self.images_per_step = batch_size * optim.accumulate
             batches = known_length(self.train_loader)
             self.steps_per_epoch, self.total_steps = count_steps(optim, batches)
-            self._epoch_batches = batches or self.steps_per_epoch * optim.accumulate
+            self.batches_per_epoch = batches or self.steps_per_epoch * optim.accumulate
             if self.config.fast_dev_run:
                 self.steps_per_epoch = self.total_steps = 1
             every = self.settings.eval.every_n_steps
@@ -486,17 +411,14 @@ class BaseTrainer(nn.Module):
                 every = max(1, round(every * self.steps_per_epoch))
                 self.settings.eval.every_n_steps = every
         if runtime.asked(self.config):
-            self.config = complete(self._with_runtime_values(), self.model_config)
-
-    def _with_runtime_values(self) -> dict[str, Any]:
-        """Return the config with what `runtime.NAMES` stand for."""
-        values = {
-            "iterations_per_epoch": self.steps_per_epoch or None,
-            "max_iterations": self.total_steps or None,
-            "num_gpus": self.world_size if self.device.type == "cuda" else 0,
-            "num_nodes": len(set(distributed.all_gather_object(platform.node()))),
-        }
-        return runtime.filled(self.config, values)
+            values = {
+                "iterations_per_epoch": self.steps_per_epoch or None,
+                "max_iterations": self.total_steps or None,
+                "num_gpus": self.world_size if self.device.type == "cuda" else 0,
+                "num_nodes": len(set(distributed.all_gather_object(platform.node()))),
+            }
+            filled = runtime.filled(self.config, values)
+            self.config = complete(filled, self.model_config)
 
     def place_modules(self) -> None:
         """Move the modules to the device; set precision, memory format, compilation."""
@@ -538,46 +460,16 @@ class BaseTrainer(nn.Module):
             )
 
     def _collect_optimizers(self) -> None:
-        """Name all optimizers, and let each parameter belong to one of them.
-
-        Raises:
-            ConfigError: a parameter is in two that were built by hand.
-        """
-        if self.config.mode not in TRAINING:
-            return
-        found = {id(o): (name, o) for name, o in named_optimizers(vars(self))}
-        found.update({id(o): (name, o) for name, o in self.optimizers.items()})
+        """Name all optimizers, and let each parameter belong to one of them."""
         built, self._built = self._built, None
-        others = [o for _, o in found.values() if o is not built]
-        if built is not None and others:
-            give_up(built, others)
-        owners: dict[int, str] = {}
-        for name, optimizer in found.values():
-            for parameter in members(optimizer):
-                other = owners.setdefault(id(parameter), name)
-                if other != name:
-                    raise ConfigError(
-                        f"the optimizers {other} and {name} share a parameter; give it"
-                        " to one of them"
-                    )
-        first = [(n, o) for n, o in found.values() if n == MAIN and o.param_groups]
-        rest = [(n, o) for n, o in found.values() if n != MAIN]
-        self.optimizers = dict([*first, *rest])
+        if self.config.mode in TRAINING:
+            self.optimizers = collect_optimizers(self.optimizers, vars(self), built)
 
     def initialize_scheduler(self) -> None:
         """Build `self.schedulers`: each has torch's protocol and moves every step."""
-        for name, optimizer in self.optimizers.items():
-            scheduler = build_scheduler(
-                self.config.optim.scheduler,
-                optimizer,
-                self.steps_per_epoch,
-                self.total_steps,
-            )
-            if scheduler is not None:
-                self.schedulers[name] = scheduler
-            decay = decay_scheduler(self.config.optim, optimizer, self.total_steps)
-            if decay is not None:
-                self.schedulers[f"{name}/weight_decay"] = decay
+        self.schedulers |= build_schedulers(
+            self.config.optim, self.optimizers, self.steps_per_epoch, self.total_steps
+        )
 
     def _build_stepper(self) -> None:
         parameters = [p for p in self.parameters() if p.requires_grad]
@@ -627,7 +519,7 @@ class BaseTrainer(nn.Module):
             self.num_classes,
             self.config.hardware.seed,
             self.say,
-            self._limit,
+            self.batch_limit,
         )
         if log.early_stopping.patience:
             self.early_stopping = Patience(log)
@@ -637,40 +529,9 @@ class BaseTrainer(nn.Module):
 
     def load_checkpoint(self) -> None:
         """Resume the full state, or load weights alone, or start afresh."""
-        log, fit = self.config.log, self.config.mode == "fit"
-        state, own = checkpoint.choose(log.resume, self.checkpoints.folder)
-        distributed.barrier()  # all have read it before rank 0 deletes later ones
-        if not fit and log.load_from is not None:
-            state, own = None, False  # it is these weights that are asked about
-        if state is not None:
-            if fit:
-                checkpoint.refuse_other_settings(state["config"], masked(self.config))
-                optim, total = self.config.optim, self.total_steps
-                epoch = known_length(self.train_loader), self.images_per_step
-                if words := checkpoint.length_changed(state, optim, total, epoch):
-                    self.say(words)
-                    state["stopped"] = None
-            restore(self, state)
-            self._resumed = state if fit else None
-            if (saved := len(state["ranks"])) != self.world_size:
-                self.say(
-                    f"saved by {saved} processes, resumed by {self.world_size}: what"
-                    " draws from global generators, such as dropout, goes on otherwise"
-                )
-            if own and fit and self.rank == 0:
-                self.checkpoints.resume(state)
-            whose = "its own state" if own else log.resume
-            self.say(f"resumed at epoch {self.epoch}, step {self.step} from {whose}")
-        elif log.load_from is not None:
-            restore_weights(self, checkpoint.load(log.load_from), strict=not fit)
-        elif self.config.mode not in TRAINING:
-            raise ConfigError(
-                f"mode={self.config.mode} needs weights: set log.load_from to a"
-                " checkpoint, or log.run to a run that has some"
-            )
-        if fit:
+        kept = begin(self)
+        if self.config.mode == "fit":
             self.records.folder.own()
-        kept = None if not fit else state if own else {}
         self.records.open_rows(kept, self.config, self.step)
         self.records.folder.describe(
             self.config, self.overrides, environment(self.device)
@@ -687,14 +548,17 @@ class BaseTrainer(nn.Module):
         else:  # resumed in its middle: the hook draws again what it drew before
             seeding.set_rng_state(self.rng_at_epoch)
             self.before_train_epoch()
-            if self._resumed is not None:
-                restore(self, self._resumed)  # what the hook began anew
-        self._resumed = None
-        first = self.epoch * self.steps_per_epoch
+            if self.resumed_state is not None:
+                restore(self, self.resumed_state)  # what the hook began anew
+        self.resumed_state = None
+        first, accumulate = (
+            self.epoch * self.steps_per_epoch,
+            self.config.optim.accumulate,
+        )
         steps = min(self.steps_per_epoch, self.total_steps - first)
-        end = min(self._epoch_batches, steps * self._accumulate)
+        end = min(self.batches_per_epoch, steps * accumulate)
         # the last step of an epoch may have had fewer micro-batches than the others
-        start = min((self.step - first) * self._accumulate, end)
+        start = min((self.step - first) * accumulate, end)
         may_skip = self.config.data.on_error == "skip"
         skips = Skips(self.train_loader) if may_skip else None
         begin = min(start, end - 1)  # hooks and pictures see an epoch's last batch
@@ -704,10 +568,10 @@ class BaseTrainer(nn.Module):
             if index < start:  # it was trained on, and saved, before
                 self.data = batch
                 continue
-            if self._accumulate > 1:
-                self.micro_batch = index % self._accumulate
+            if accumulate > 1:
+                self.micro_batch = index % accumulate
                 left = end - index + self.micro_batch
-                self.micro_batches = min(self._accumulate, left)
+                self.micro_batches = min(accumulate, left)
             if skips is not None:
                 self.log({"train/skipped": skips()})
             self.train_micro_batch(batch)
@@ -722,7 +586,8 @@ class BaseTrainer(nn.Module):
             )
         self.after_train_epoch()
         if begin == 0:
-            self._name_forgotten_teachers()
+            for words in forgotten(self):
+                self.say(words)
         self.epoch += 1
         last = self.step == self.total_steps or bool(self.stopped)
         evaluation, save = self.settings.eval, self.settings.checkpoint
@@ -739,22 +604,11 @@ class BaseTrainer(nn.Module):
         if last or (save.every_n_epochs and self.epoch % save.every_n_epochs == 0):
             self.save_checkpoint()
 
-    def _name_forgotten_teachers(self) -> None:
-        """Say which moving averages nobody updated in a whole epoch."""
-        for name, module in self.named_modules():
-            if isinstance(module, EMA) and not module.updated:
-                module.updated = True  # said once
-                self.say(
-                    f"{name} is a moving average that nobody updated in an epoch; call"
-                    f" self.{name}.update(student, self.step, self.total_steps) in"
-                    " after_train_step"
-                )
-
     def _draw(self, seen: bool) -> None:
         """Draw pictures, of images that a validation kept just now if one was seen."""
         with self.records.off_the_clock():
             if not seen and (val := self.splits("val")):
-                self.evaluate(val[0], self._limit)
+                self.evaluate(val[0], self.batch_limit)
             if self.rank == 0:
                 for name, path in self.gallery.draw(
                     self.run_dir / "figures",
@@ -1012,28 +866,9 @@ class BaseTrainer(nn.Module):
         return step % self.settings.every_n_steps == 0 or step == self.total_steps
 
     def _check_ranks(self) -> None:
-        """Refuse to go on where ranks do not train one model any more.
-
-        Raises:
-            ConfigError: names what differs.
-        """
-        if self.world_size == 1:
-            return
+        """Refuse to go on where ranks do not train one model any more."""
         self._share_buffers()
-        alike = dict(self.state_dict(keep_vars=True))
-        alike = {n: t for n, t in alike.items() if isinstance(t, Tensor)}
-        for name, optimizer in self.optimizers.items():
-            for i, parameter in enumerate(members(optimizer)):
-                for key, value in optimizer.state.get(parameter, {}).items():
-                    if isinstance(value, Tensor):
-                        alike[f"optimizer {name}, {key} of parameter {i}"] = value
-        if different := distributed.first_difference(alike):
-            raise ConfigError(
-                f"the ranks do not train one model any more: {different} differs by"
-                f" step {self.step}; who changes weights by hand does it alike on every"
-                " rank, who reads gradients before the step calls"
-                " self.average_gradients()"
-            )
+        distributed.refuse_differences(self, self.optimizers, self.step)
 
     def _write_row(self) -> None:
         """Report the means since the last row; a host synchronisation.
@@ -1041,9 +876,9 @@ class BaseTrainer(nn.Module):
         Raises:
             Diverged: the loss was not finite.
         """
-        if not self._rows_written:
+        if not self._ranks_checked:
+            self._ranks_checked = True
             self._check_ranks()
-        self._rows_written += 1
         values = self.records.training.take()
         self._check_finite("train/loss", values.get("train/loss", 0.0))
         values |= self.stepper.rates
@@ -1056,11 +891,6 @@ class BaseTrainer(nn.Module):
                 f"{what} is {value} by step {self.step}; lower optim.lr, or set"
                 f" optim.grad_max_norm; the checkpoints before it are in {self.run_dir}"
             )
-
-    def _end(self, status: str, reason: str = "") -> None:
-        if folder := self.records.folder:
-            folder.say(f"{status} {reason}".strip())
-            folder.status(status, reason)
 
     # --- checkpoints ------------------------------------------------------------------
 
@@ -1077,7 +907,8 @@ class BaseTrainer(nn.Module):
         for own in state["ranks"]:
             for loss in own["logged"].get("train/loss", [])[-1:]:
                 self._check_finite("train/loss", loss.item())
-        norm = _norm([p.detach() for p in self.parameters()]).item()
+        weights = [p.detach().float() for p in self.parameters()]
+        norm = nn.utils.get_total_norm(weights).item()
         self._check_finite("the norm of the weights", norm)
         self.records.folder.sync()  # the checkpoint refers to lengths of the files
         fresh = self.validated == self.step

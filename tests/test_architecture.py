@@ -1,12 +1,16 @@
 """The rooms of the house: who may import whom, and what an import costs."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+
+from stable_ssl import BaseTrainer
 
 PACKAGE = Path(__file__).resolve().parents[1] / "stable_ssl"
 ROWS = [  # a file imports only from rooms above its own
@@ -15,7 +19,7 @@ ROWS = [  # a file imports only from rooms above its own
     {"config", "curves", "objects", "seeding", "distributed", "preemption"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers", "toolbox"},
     {"evaluation"},
-    {"attributes"},
+    {"attributes", "lifecycle"},
     {"state"},
     {"trainer"},
     {"methods"},
@@ -137,6 +141,88 @@ def test_lines_by_room_are_listed():
 def test_a_method_is_one_page():
     for path in (PACKAGE / "methods").glob("[a-z]*.py"):
         assert len(path.read_text().splitlines()) <= 110, path.name
+
+
+PRIVATE = {  # names of other libraries that have no public twin, and why
+    "attributes.py": {"_version"},  # of a tensor: torch's notes on autograd name it
+    "data/decode.py": {"_exit"},  # of os, and public
+    "loggers/means.py": {"_base"},  # of a view of a tensor
+    "models/ema.py": {"_foreach_lerp_"},  # one kernel for all tensors
+    "models/masked_vit.py": {"_pos_embed"},  # of timm's ViTs
+    "models/norm.py": {"_BatchNorm"},  # the class of all norms, also of others'
+    "optim/lars.py": {"_foreach_norm", "_foreach_add", "_foreach_add_"}
+    | {"_foreach_mul_"},
+    "optim/step.py": {"_version", "_foreach_div_"},
+    # still to do
+    "commands/launcher.py": {"_internal"},
+    "config.py": {"_internal", "_get_node", "_is_none", "_is_interpolation"},
+    "data/loader.py": {"_iterator", "_shutdown_workers"},
+    "tools/export.py": {"_hub"},
+}
+
+
+def is_private(name):
+    return name.startswith("_") and not name.endswith("__")
+
+
+def private_names(path):
+    """Yield the private names that a file reads, sets or imports of others."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            owner = ast.unparse(node.value)
+            if owner not in ("self", "cls", "super()"):
+                yield node.attr, f"line {node.lineno}: {owner}.{node.attr}"
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            modules = [
+                getattr(node, "module", None) or "",
+                *(a.name for a in node.names),
+            ]
+            for name in ".".join(modules).split("."):
+                if is_private(name):
+                    yield name, f"line {node.lineno}: import of {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nobody_reads_what_is_private_to_others(path):
+    allowed = PRIVATE.get(path.relative_to(PACKAGE).as_posix(), set())
+    assert not [line for name, line in private_names(path) if name not in allowed]
+
+
+REPLACING = {  # still to do
+    "data/augment/view.py": {"apply", "_apply"},
+}
+
+
+def methods_of(*classes):
+    """Return the names of the classes' methods, properties left out."""
+    return {n for c in classes for n in dir(c) if inspect.isroutine(getattr(c, n))}
+
+
+def replaced_methods(path):
+    """Yield the methods that a file sets on an instance: on a module, or on self."""
+    theirs = methods_of(torch.nn.Module, BaseTrainer) - methods_of(object)
+    tree = ast.parse(path.read_text())
+    owners = {}  # of each node within a class: the methods that the class defines
+    for cls in ast.walk(tree):
+        if isinstance(cls, ast.ClassDef):
+            own = {f.name for f in cls.body if isinstance(f, ast.FunctionDef)}
+            own -= {f.name for f in cls.body if getattr(f, "decorator_list", ())}
+            owners |= {node: own for node in ast.walk(cls)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            owner = ast.unparse(node.value)
+            if owner in ("log", "self.settings"):  # keys of a config: `log.run`
+                continue
+            if node.attr in (owners.get(node, set()) if owner == "self" else theirs):
+                yield node.attr, f"line {node.lineno}: {ast.unparse(node)}"
+        elif isinstance(node, ast.Attribute) and node.attr == "MethodType":
+            yield node.attr, f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_method_is_replaced_on_an_instance(path):
+    allowed = REPLACING.get(path.relative_to(PACKAGE).as_posix(), set())
+    assert not [line for name, line in replaced_methods(path) if name not in allowed]
 
 
 OWN_PLACE = {  # writes to nothing that a run needs again

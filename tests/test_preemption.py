@@ -194,6 +194,7 @@ def test_a_signal_before_the_first_step_ends_the_run_where_it_is(
     assert status(trainer.run_dir) == {
         "status": "preempted",
         "reason": f"{name} before the first step; nothing to save",
+        "format": 1,
     }
     whole = tiny(config("base", "log.eval.untrained=true", "log.run=whole"))
     whole.run()
@@ -243,6 +244,7 @@ def test_a_signal_in_setup_is_one_whatever_becomes_of_its_exception(
     assert status(trainer.run_dir) == {
         "status": "preempted",
         "reason": "SIGUSR2 before the first step; nothing to save",
+        "format": 1,
     }
 
 

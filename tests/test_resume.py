@@ -341,6 +341,7 @@ def test_a_process_killed_by_the_kernel_resumes(main, tmp_path, rows):
             assert json.loads((runs[name] / "status.json").read_text()) == {
                 "status": "running",
                 "reason": "",
+                "format": 1,
             }
             process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
         assert process.wait(timeout=240) == 0

@@ -318,7 +318,7 @@ def status(trainer):
 def test_a_finished_run_leaves_its_folder(tiny, config):
     trainer = tiny(config())
     assert trainer.run() == trainer.metrics["val/knn_acc1"]
-    assert status(trainer) == {"status": "finished", "reason": ""}
+    assert status(trainer) == {"status": "finished", "reason": "", "format": 1}
     for name in (
         "config.yaml",
         "config_tree.txt",
@@ -400,7 +400,8 @@ def test_a_failing_run_says_why(tiny, config):
     trainer = Broken(config())
     with pytest.raises(KeyError):
         trainer.run()
-    assert status(trainer) == {"status": "failed", "reason": "KeyError: 'my mistake'"}
+    assert status(trainer)["status"] == "failed"
+    assert status(trainer)["reason"] == "KeyError: 'my mistake'"
 
 
 def test_fast_dev_run_keeps_nothing(tiny, config, tmp_path):
@@ -624,8 +625,8 @@ class TestStop:
         assert [r["step"] for r in found if "train/loss" in r] == [3, 5]
         assert {r["step"] for r in found if "val/acc1" in r} == {5}
         assert {r["step"] for r in found if "test/acc1" in r} == {5}
-        status = json.loads((trainer.run_dir / "status.json").read_text())
-        assert status == {"status": "finished", "reason": "stopped at step 5: enough"}
+        assert status(trainer)["status"] == "finished"
+        assert status(trainer)["reason"] == "stopped at step 5: enough"
 
     def test_started_again_it_trains_no_further(self, tiny, config, rows):
         class Stops(tiny):

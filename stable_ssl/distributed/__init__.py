@@ -7,7 +7,7 @@ no-op for one process; several must call it, all of them and in the same order.
 """
 
 from stable_ssl.distributed.batches import gather_batches
-from stable_ssl.distributed.checksum import first_difference
+from stable_ssl.distributed.checksum import first_difference, refuse_differences
 from stable_ssl.distributed.gradients import average_gradients
 from stable_ssl.distributed.group import (
     all_gather_object,
@@ -58,6 +58,7 @@ __all__ = [
     "place",
     "processes_asked",
     "rank",
+    "refuse_differences",
     "share",
     "spawn",
     "start",

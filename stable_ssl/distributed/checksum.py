@@ -5,11 +5,44 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from stable_ssl.distributed.group import all_gather_object
+from stable_ssl.schema import ConfigError
+from stable_ssl.distributed.group import all_gather_object, world_size
 
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
+
+
+def refuse_differences(
+    module: nn.Module, optimizers: Mapping[str, Optimizer], step: int
+) -> None:
+    """Refuse to go on where ranks do not train one model any more; synchronises ranks.
+
+    Args:
+        module: whose state is to be alike on all ranks.
+        optimizers: by name, of which the same is asked.
+        step: of now.
+
+    Raises:
+        ConfigError: names what differs.
+    """
+    if world_size() == 1:
+        return
+    alike = dict(module.state_dict(keep_vars=True))
+    alike = {name: one for name, one in alike.items() if isinstance(one, Tensor)}
+    for name, optimizer in optimizers.items():
+        groups = optimizer.param_groups
+        for i, parameter in enumerate(p for g in groups for p in g["params"]):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    alike[f"optimizer {name}, {key} of parameter {i}"] = value
+    if different := first_difference(alike):
+        raise ConfigError(
+            f"the ranks do not train one model any more: {different} differs by step"
+            f" {step}; who changes weights by hand does it alike on every rank, who"
+            " reads gradients before the step calls self.average_gradients()"
+        )
 
 
 @torch.no_grad()

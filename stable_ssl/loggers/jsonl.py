@@ -13,6 +13,8 @@ from typing import Any
 
 from stable_ssl.schema import unwritable
 
+FORMAT = 1  # counts the forms of rows; status.json says it, 1 where it does not
+
 
 class JsonLines:
     """Append rows to a file of one JSON object a line.

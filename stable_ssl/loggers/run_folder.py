@@ -18,7 +18,7 @@ from stable_ssl import distributed
 from stable_ssl.config import masked, to_yaml
 from stable_ssl.files import write_atomically
 from stable_ssl.loggers.arguments import masked_arguments
-from stable_ssl.loggers.jsonl import JsonLines, read_rows
+from stable_ssl.loggers.jsonl import FORMAT, JsonLines, read_rows
 from stable_ssl.loggers.names import Metric, stated_metrics
 from stable_ssl.loggers.trackers import Row, Trackers
 from stable_ssl.schema import ConfigError, unwritable
@@ -179,9 +179,7 @@ class RunFolder:
             return
         self.ended = status
         try:
-            self.write_file(
-                "status.json", json.dumps({"status": status, "reason": reason})
-            )
+            self.write_file("status.json", _status(status, reason))
         except ConfigError as error:
             warnings.warn(f"status {status}: {error}", stacklevel=2)
 
@@ -260,7 +258,7 @@ class Bystander:
 
 def _status(status: str, reason: str) -> str:
     """Return what status.json holds."""
-    return json.dumps({"status": status, "reason": reason})
+    return json.dumps({"status": status, "reason": reason, "format": FORMAT})
 
 
 def _launches(path: Path) -> list[Any]:

@@ -108,5 +108,17 @@ class EMA(nn.Module):
         return zip(_tensors(self.module), _tensors(student), strict=True)
 
 
+def forgotten(module: nn.Module) -> Iterator[str]:
+    """Say which moving averages of a module nobody has updated; each is said once."""
+    for name, teacher in module.named_modules():
+        if isinstance(teacher, EMA) and not teacher.updated:
+            teacher.updated = True
+            yield (
+                f"{name} is a moving average that nobody updated in an epoch; call"
+                f" self.{name}.update(student, self.step, self.total_steps) in"
+                " after_train_step"
+            )
+
+
 def _tensors(module: nn.Module) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()]

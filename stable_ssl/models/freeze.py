@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import partial
 
 from torch import nn
 
@@ -50,21 +49,40 @@ def freeze(module: nn.Module, patterns: bool | str | Sequence[str] = True) -> nn
         for name, part in module.named_modules()
         if frozen(name) and not any(p.requires_grad for p in part.parameters())
     ]
-    module.train = partial(_train, module, parts)
+    if not isinstance(module, PartlyFrozen):
+        module.__class__ = _partly_frozen(type(module))
+        module.frozen_parts = []
+    module.frozen_parts += parts
     return module.train(module.training)
 
 
-def _train(module: nn.Module, parts: Sequence[str], mode: bool = True) -> nn.Module:
-    """Set the mode of a module but for its frozen parts.
+class PartlyFrozen(nn.Module):
+    """What `freeze` adds to the class of a module: a `train` that knows frozen parts.
 
-    Parts by name: some are replaced later, as batch norms are for several GPUs. A
-    partial function is copied together with the module that it holds.
+    Parts by name: some are replaced later, as batch norms are for several GPUs.
     """
-    type(module).train(module, mode)
-    for name in parts:
-        part = module.get_submodule(name)
-        type(part).train(part, False)
-    return module
+
+    frozen_parts: list[str]
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the mode of all but the frozen parts."""
+        super().train(mode)
+        for name in self.frozen_parts:
+            nn.Module.train(self.get_submodule(name), False)
+        return self
+
+    def __reduce__(self) -> tuple:
+        """Say how to pickle and copy it: its class has no name in a module."""
+        return _empty, (type(self).__bases__[1],), vars(self)
+
+
+def _partly_frozen(cls: type[nn.Module]) -> type[nn.Module]:
+    return type(cls.__name__, (PartlyFrozen, cls), {"__module__": cls.__module__})
+
+
+def _empty(cls: type[nn.Module]) -> nn.Module:
+    frozen = _partly_frozen(cls)
+    return frozen.__new__(frozen)
 
 
 def _compiled(patterns: bool | str | Sequence[str]) -> list[re.Pattern]:

@@ -10,6 +10,7 @@ from stable_ssl.optim.schedules import (
     Scheduler,
     build_schedule,
     build_scheduler,
+    build_schedulers,
     count_steps,
     decay_scheduler,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "build_optimizer",
     "build_schedule",
     "build_scheduler",
+    "build_schedulers",
     "check_optimizer",
     "count_steps",
     "decay_scheduler",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from functools import partial
 from inspect import Parameter
@@ -118,6 +118,34 @@ def build_schedule(
         f"optim.scheduler.name={name}, expected one of {', '.join(known)} or null"
         f"{nearest(str(name), known)}"
     )
+
+
+def build_schedulers(
+    config: Any,
+    optimizers: Mapping[str, Optimizer],
+    steps_per_epoch: int,
+    total_steps: int,
+) -> dict[str, Any]:
+    """Return what moves the rates of optimizers, by name, and their weight decay.
+
+    Args:
+        config: `config.Optim` or its like.
+        optimizers: by name; `<name>/weight_decay` is what moves that.
+        steps_per_epoch: optimizer steps an epoch.
+        total_steps: optimizer steps of the whole training.
+
+    Raises:
+        ConfigError: as of `build_scheduler` and `decay_scheduler`.
+    """
+    schedulers: dict[str, Any] = {}
+    for name, optimizer in optimizers.items():
+        schedulers[name] = build_scheduler(
+            config.scheduler, optimizer, steps_per_epoch, total_steps
+        )
+        schedulers[f"{name}/weight_decay"] = decay_scheduler(
+            config, optimizer, total_steps
+        )
+    return {name: one for name, one in schedulers.items() if one is not None}
 
 
 def build_scheduler(

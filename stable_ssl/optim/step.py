@@ -21,9 +21,8 @@ from torch.optim.optimizer import (
 )
 
 from stable_ssl import distributed
+from stable_ssl.optim.collect import MAIN, members
 from stable_ssl.schema import ConfigError
-
-MAIN = "main"  # the optimizer that the config describes
 
 
 class Stepper:
@@ -240,11 +239,6 @@ class Stepper:
         return None
 
 
-def members(optimizer: Optimizer) -> list[nn.Parameter]:
-    """Return the parameters of all groups of an optimizer."""
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
 def clear(parameters: Sequence[nn.Parameter]) -> None:
     """Drop gradients."""
     for parameter in parameters:
@@ -266,29 +260,6 @@ def _scheduled(
 def suffix(name: str) -> str:
     """Return what tells the figures of an optimizer from those of the main one."""
     return "" if name == MAIN else f"_{name}"
-
-
-def named_optimizers(
-    attributes: Mapping[str, Any],
-) -> Iterator[tuple[str, Optimizer]]:
-    """Yield the optimizers among attributes, those in lists and dicts too."""
-    for name, value in attributes.items():
-        if isinstance(value, Optimizer):
-            yield name, value
-        elif isinstance(value, Mapping):
-            yield from ((k, v) for k, v in value.items() if isinstance(v, Optimizer))
-        elif isinstance(value, (list, tuple)):
-            for i, one in enumerate(value):
-                if isinstance(one, Optimizer):
-                    yield f"{name}_{i}", one
-
-
-def give_up(main: Optimizer, others: Sequence[Optimizer]) -> None:
-    """Leave to other optimizers the parameters that are theirs, too."""
-    taken = {id(p) for other in others for p in members(other)}
-    for group in main.param_groups:
-        group["params"] = [p for p in group["params"] if id(p) not in taken]
-    main.param_groups[:] = [group for group in main.param_groups if group["params"]]
 
 
 def weakly(owner: Any, method: str) -> Callable[..., None]:

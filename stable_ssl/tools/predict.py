@@ -53,7 +53,7 @@ def predict(run: Any) -> None:
         )
     loader = run.loaders["predict"]
     with undisturbed(*run.evaluation.modules), run.autocast():
-        samples = _gathered(_predicted(run.predict, loader, run._limit))
+        samples = _gathered(_predicted(run.predict, loader, run.batch_limit))
     if run.rank == 0:
         bank = getattr(run.loaders.get("bank"), "dataset", None)
         dataset = getattr(loader, "dataset", None)

@@ -49,7 +49,7 @@ def profile_data(run: Any) -> None:
         run: a trainer after `setup`.
     """
     build = partial(build_loaders, run.config, run.device)
-    _show(run, measure_data(build, run.device, run._limit), data_tables)
+    _show(run, measure_data(build, run.device, run.batch_limit), data_tables)
 
 
 def profile_model(run: Any) -> None:
@@ -303,7 +303,7 @@ def measure_model(run: Any) -> dict[str, Any]:
         Synchronises the device around every part.
     """
     clock, batches = Clock(run.device), _endless(run)
-    for _ in range(1 if run._limit else WARM):
+    for _ in range(1 if run.batch_limit else WARM):
         _step(run, next(batches))
     rows, batch = _steps(run, clock, batches)
     total = median(sum(row.values()) for row in rows)
@@ -328,7 +328,7 @@ def measure_model(run: Any) -> dict[str, Any]:
 def _endless(run: Any) -> Iterator[Any]:
     """Yield the train batches of epoch after epoch, on the device."""
     for epoch in epochs():
-        loader, length = run.train_loader, run._epoch_batches
+        loader, length = run.train_loader, run.batches_per_epoch
         yield from batches_from(loader, epoch, 0, length, run.device)
 
 
@@ -349,7 +349,7 @@ def _steps(
     """
     rows, spent, batch = [], 0.0, None
     with _watching(run, clock):
-        while len(rows) < (run._limit or STEPS) and spent < STEP_SECONDS:
+        while len(rows) < (run.batch_limit or STEPS) and spent < STEP_SECONDS:
             start = clock.now()
             with clock.part("data"):
                 batch = next(batches)

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stable_ssl.loggers.jsonl import read_rows
+from stable_ssl.loggers.jsonl import FORMAT, read_rows
 from stable_ssl.loggers.names import STATED, Metric, stated_metrics
 
 if TYPE_CHECKING:
@@ -243,12 +243,23 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _read_status(path: Path) -> tuple[str, str]:
-    """Return status and reason; unknown where the file cannot be read."""
+    """Return status and reason; unknown where the file cannot be read.
+
+    Raises:
+        ValueError: the run's rows are of a later format.
+    """
     try:
-        status = json.loads(path.read_text(encoding="utf-8"))
-        return str(status["status"]), str(status.get("reason", ""))
-    except (OSError, ValueError, TypeError, KeyError):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        number = int(record.get("format", 1))
+        status, reason = str(record["status"]), str(record.get("reason", ""))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return "unknown", ""
+    if number > FORMAT:
+        raise ValueError(
+            f"{path.parent} has rows of format {number}, and this version reads up to"
+            f" {FORMAT}; install a newer stable-SSL"
+        )
+    return status, reason
 
 
 def flat(config: Mapping[str, Any], at: str = "") -> dict[str, Any]:

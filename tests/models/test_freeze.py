@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_all_but_a_part_of_a_network():
 def test_false_freezes_nothing():
     net = freeze(network(), False)
     assert all(p.requires_grad for p in net.parameters()) and net.training
-    assert "train" not in vars(net)
+    assert type(net) is nn.Sequential
 
 
 def test_a_copy_is_frozen_alike_and_apart():
@@ -63,6 +64,14 @@ def test_a_copy_is_frozen_alike_and_apart():
     net.eval()
     assert teacher.module.training  # its train() is its own, not the student's
     assert net.train() is net
+
+
+def test_a_frozen_network_is_pickled_whole():
+    net = freeze(network(), "^0")
+    again = pickle.loads(pickle.dumps(net)).train()
+    assert modes(again) == modes(net.train()) and isinstance(again, nn.Sequential)
+    x = torch.randn(2, 4)
+    assert torch.equal(again.eval()(x), net.eval()(x)) and not again[0][0].training
 
 
 def test_a_norm_that_is_replaced_stays_frozen():

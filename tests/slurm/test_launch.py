@@ -21,7 +21,8 @@ def finished(folder):
     """Return {run: what environment.json says of its last launch}, all finished."""
     found = {}
     for run in sorted(folder.rglob("status.json")):
-        assert json.loads(run.read_text()) == {"status": "finished", "reason": ""}
+        status = json.loads(run.read_text())
+        assert status == {"status": "finished", "reason": "", "format": 1}
         launches = json.loads(run.with_name("environment.json").read_text())
         found[run.parent.name] = launches[-1]
     return found

@@ -7,6 +7,8 @@ import warnings
 import pytest
 
 from stable_ssl import report
+from stable_ssl.loggers.jsonl import FORMAT
+from stable_ssl.tools.runs import read_run, read_runs
 
 
 def test_a_half_written_last_line_is_ignored_in_silence(make_run):
@@ -109,6 +111,16 @@ def test_a_broken_status_is_unknown(make_run):
     run = make_run()
     (run / "status.json").write_text(json.dumps({"status": "finished"})[:9])
     assert list(report.load(run)[0]["status"]) == ["unknown"]
+
+
+def test_rows_of_a_later_format_are_refused_in_words(make_run, tmp_path):
+    old, new = make_run("old"), make_run("new")
+    status = {"status": "finished", "reason": "", "format": FORMAT + 1}
+    (new / "status.json").write_text(json.dumps(status))
+    with pytest.raises(ValueError, match="reads up to 1; install a newer stable-SSL"):
+        read_run(new)
+    with pytest.warns(UserWarning, match=f"skipped: {new} has rows of format 2"):
+        assert [run.folder for run in read_runs(tmp_path)] == [old]
 
 
 def test_values_are_the_last_those_of_a_step_or_of_the_best(make_study, tmp_path):

@@ -1,0 +1,69 @@
+"""The optimizers of a trainer: what each is called, and which parameters are its."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from stable_ssl.schema import ConfigError
+
+MAIN = "main"  # the optimizer that the config describes
+
+
+def collect_optimizers(
+    named: Mapping[str, Optimizer],
+    attributes: Mapping[str, Any],
+    built: Optimizer | None = None,
+) -> dict[str, Optimizer]:
+    """Return all optimizers by name, the main one first; a parameter is in one of them.
+
+    Args:
+        named: those that have a name.
+        attributes: of a trainer; an optimizer among them is called as its attribute, in
+            a dict by its key, in a list by the list's name and its place.
+        built: that of the config; it gives up what others hold, too.
+
+    Raises:
+        ConfigError: a parameter is in two that were built by hand.
+    """
+    names: dict[Optimizer, str] = {}
+    for name, optimizer in [*named.items(), *_among(attributes)]:
+        names.setdefault(optimizer, name)
+    others = [optimizer for optimizer in names if optimizer is not built]
+    if built is not None and others:
+        theirs = {id(p) for other in others for p in members(other)}
+        for group in built.param_groups:
+            group["params"] = [p for p in group["params"] if id(p) not in theirs]
+        built.param_groups[:] = [g for g in built.param_groups if g["params"]]
+    owners: dict[int, str] = {}
+    for optimizer, name in names.items():
+        for parameter in members(optimizer):
+            other = owners.setdefault(id(parameter), name)
+            if other != name:
+                raise ConfigError(
+                    f"the optimizers {other} and {name} share a parameter; give it to"
+                    " one of them"
+                )
+    main_first = sorted(names.items(), key=lambda item: item[1] != MAIN)
+    return {name: o for o, name in main_first if name != MAIN or o.param_groups}
+
+
+def _among(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Optimizer]]:
+    """Yield the optimizers among attributes, those in lists and dicts too."""
+    for name, value in attributes.items():
+        if isinstance(value, Optimizer):
+            yield name, value
+        elif isinstance(value, Mapping):
+            yield from ((k, v) for k, v in value.items() if isinstance(v, Optimizer))
+        elif isinstance(value, (list, tuple)):
+            for i, one in enumerate(value):
+                if isinstance(one, Optimizer):
+                    yield f"{name}_{i}", one
+
+
+def members(optimizer: Optimizer) -> list[nn.Parameter]:
+    """Return the parameters of all groups of an optimizer."""
+    return [p for group in optimizer.param_groups for p in group["params"]]

@@ -83,6 +83,7 @@ def _module(name: str, path: str, at: str) -> Any:
     try:
         return importlib.import_module(name)
     except (ImportError, ValueError) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == name:
-            return None  # and not one that it imports
+        if isinstance(error, ModuleNotFoundError):
+            if f"{name}.".startswith(f"{error.name}."):  # it or what it is in, and ...
+                return None  # ... not a module that it imports
         raise ConfigError(f"{at}: {path} cannot be imported: {error}") from error

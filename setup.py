@@ -35,7 +35,7 @@ setup(
         "torch>=2.5",
         "torchvision",
         "timm>=1.0",
-        "hydra-core>=1.3,<1.4",  # composition goes through its internals
+        "hydra-core>=1.3,<1.5",  # 1.5 is to drop the argument version_base
         "omegaconf>=2.3",
         "submitit",
         "hydra-submitit-launcher",

@@ -13,6 +13,7 @@ import difflib
 import functools
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -362,12 +363,14 @@ class Config:
 
 
 @functools.cache
-def _folders_plugin() -> Any:
-    """Return the class, known to Hydra, in whose `folders` it looks for recipes first.
+def _register_recipes() -> Any:
+    """Tell Hydra of our schema, and of folders to search before the shipped recipes.
 
-    A plugin may put folders before the shipped recipes; the key `hydra.searchpath` is a
-    user's own, and comes after them.
+    Returns:
+        The plugin that adds them, a class; its attribute `folders` says which. Hydra's
+        own key, `hydra.searchpath`, is the user's, and is searched after them.
     """
+    from hydra.core.config_store import ConfigStore
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
@@ -380,6 +383,9 @@ def _folders_plugin() -> Any:
                 search_path.prepend("stable-ssl", url, anchor="main")
 
     Plugins.instance().register(FoldersOfRecipes)
+    schema = OmegaConf.structured(Config, flags={"struct": False})
+    for name, recipe in (("stable_ssl", schema), (experiments.ALONE, {})):
+        ConfigStore.instance().store(name, recipe, provider="stable_ssl")
     return FoldersOfRecipes
 
 
@@ -400,7 +406,6 @@ def hydra_session(folders: Sequence[str | Path] = ()) -> Iterator[Any]:
         ConfigError: an error of Hydra or OmegaConf in the block, in words.
     """
     from hydra import initialize_config_module
-    from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
 
     running = GlobalHydra.instance().hydra
@@ -408,12 +413,13 @@ def hydra_session(folders: Sequence[str | Path] = ()) -> Iterator[Any]:
     try:
         with errors_in_words():
             read_env()
-            store = ConfigStore.instance().store
-            config = OmegaConf.structured(Config, flags={"struct": False})
-            store("stable_ssl", config, provider="stable_ssl")
-            store(experiments.ALONE, {}, provider="stable_ssl")
-            _folders_plugin().folders = folders
-            with initialize_config_module(RECIPES, "stable-ssl", version_base="1.3"):
+            _register_recipes().folders = folders
+            with warnings.catch_warnings():  # Hydra 1.4 asks to leave out the version
+                warnings.filterwarnings("ignore", "The version_base parameter")
+                at_recipes = initialize_config_module(
+                    RECIPES, "stable-ssl", version_base="1.3"
+                )
+            with at_recipes:
                 yield GlobalHydra.instance().hydra
     finally:
         GlobalHydra.instance().hydra = running
@@ -545,10 +551,7 @@ def errors_in_words() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_sentence(error)) from error
     except (AttributeError, AssertionError) as error:  # as OmegaConf sets keys of null
-        raise ConfigError(
-            f"a key is set of a group that is null ({first_line(error)}); give the"
-            " group above it: log.eval={linear: {lr: 0.1}}"
-        ) from error
+        raise ConfigError(_key_of_null(error)) from error
 
 
 def _sentence(error: Exception) -> str:
@@ -574,8 +577,17 @@ def _sentence(error: Exception) -> str:
             f"{unreadable[1]} cannot be read; quote the value, for the shell too:"
             " \"key='value'\""
         )
+    if " is None" in text:
+        return _key_of_null(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return "; ".join(lines[:4])
+
+
+def _key_of_null(error: Exception) -> str:
+    return (
+        f"a key is set of a group that is null ({first_line(error)}); give the group"
+        " above it: log.eval={linear: {lr: 0.1}}"
+    )
 
 
 def _unknown_key(path: str, group_type: Any) -> str:

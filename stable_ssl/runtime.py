@@ -9,6 +9,7 @@ another in the same process.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -103,7 +104,9 @@ def _stand_in(name: str) -> int:
     return 1
 
 
-OmegaConf.register_new_resolver("stable_ssl", _stand_in, replace=True)
+with warnings.catch_warnings():  # OmegaConf 2.4 renames it to a name that 2.3 has too
+    warnings.filterwarnings("ignore", "register_new_resolver")
+    OmegaConf.register_new_resolver("stable_ssl", _stand_in, replace=True)
 
 
 def _texts(value: Any, at: str = "") -> Iterator[tuple[str, str]]:

@@ -37,6 +37,7 @@ setup(
         "timm>=1.0",
         "hydra-core>=1.3,<1.5",  # 1.5 is to drop the argument version_base
         "omegaconf>=2.3",
+        "python-dotenv",
         "submitit",
         "hydra-submitit-launcher",
         "wandb",

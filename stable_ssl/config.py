@@ -37,7 +37,6 @@ from stable_ssl.schema import (
     key,
     nearest,
     node,
-    refuse_both,
 )
 
 TRAINING = ("fit", "profile_data", "profile_model")  # modes that need train data
@@ -59,7 +58,9 @@ class Data:
     root: str = "${oc.env:DATA_ROOT,./data}"  # parent of relative dataset roots
     num_classes: int | None = key(None, low=1)  # null: ask the dataset
     batch_size: int | None = key(None, low=1)  # samples a step, over all processes
-    batch_size_per_gpu: int | None = key(None, low=1)  # or samples a process
+    batch_size_per_gpu: int | None = key(  # or samples a process
+        None, low=1, instead_of="batch_size"
+    )
     eval_batch_size: int | None = key(None, low=1)  # null: as in training
     num_workers: int = key(0, low=0)  # processes that decode; 0: in the main process
     download: bool = False  # fetch a missing torchvision dataset
@@ -75,13 +76,12 @@ class Data:
     predict: Any = "test"  # of mode=predict: a split by name, or a loader node
 
     def __post_init__(self) -> None:
-        """Refuse plain values where a mapping is needed, and two batch sizes."""
+        """Refuse plain values where a mapping is needed."""
         for split in ("train", "val", "test", "bank"):
             loader = getattr(self, split)
             _refuse_no_mapping(f"data.{split}", loader, "{dataset: {name: digits}}")
             dataset = (loader or {}).get("dataset")
             _refuse_no_mapping(f"data.{split}.dataset", dataset, "{name: digits}")
-        refuse_both(self, "data", "batch_size", "batch_size_per_gpu")
 
 
 def _refuse_no_mapping(path: str, value: Any, example: str) -> None:
@@ -113,24 +113,6 @@ class Schedule:
     milestones: list[float] = key([], above=0, of=("step",))  # in epochs
     gamma: float = key(0.1, above=0, of=("step",))  # factor at each milestone
 
-    def check_read(self, at: str) -> None:
-        """Refuse keys that the chosen schedule would not read; null reads none.
-
-        Args:
-            at: the schedule's place in the configuration.
-        """
-        defaults = Schedule()
-        for f in dataclasses.fields(self):
-            readers, value = f.metadata.get("of"), getattr(self, f.name)
-            if readers is None or self.name in (None, *readers):
-                continue
-            if value != getattr(defaults, f.name):
-                raise ConfigError(
-                    f"{at}.{f.name}={value} is set, and the schedule {self.name} does"
-                    f" not read it ({', '.join(readers)} would); remove it, or choose"
-                    " another schedule"
-                )
-
 
 def is_foreign(scheduler: Any) -> bool:
     """Return whether a node `optim.scheduler` names torch's or another schedule."""
@@ -156,7 +138,7 @@ class Optim:
     grad_max_norm: float | None = key(None, above=0)  # clip the gradient's 2-norm
     accumulate: int = key(1, low=1)  # micro-batches a step; batch_size is one of them
     epochs: int | None = key(None, low=1)  # passes over the train data ...
-    steps: int | None = key(None, low=1)  # ... or optimizer steps
+    steps: int | None = key(None, low=1, instead_of="epochs")  # ... or optimizer steps
     steps_per_epoch: int | None = key(None, low=1)  # null: the whole train data
     groups: list[Any] = field(default_factory=list)  # {pattern, lr, weight_decay, ...}
     layer_decay: float | None = key(None, above=0, high=1)  # lr's factor a layer down
@@ -164,14 +146,11 @@ class Optim:
     scheduler: Any = field(default_factory=lambda: dataclasses.asdict(Schedule()))
 
     def __post_init__(self) -> None:
-        """Refuse two lengths of a training, and a schedule that is none."""
-        refuse_both(self, "optim", "epochs", "steps")
-        if isinstance(self.scheduler, Schedule):
-            self.scheduler.check_read("optim.scheduler")
-        elif not isinstance(self.scheduler, Mapping | None):
+        """Refuse a schedule's name in the place of its mapping."""
+        name = self.scheduler
+        if not isinstance(name, Schedule | Mapping | None):
             raise ConfigError(
-                f"optim.scheduler={self.scheduler}: write optim.scheduler.name="
-                f"{self.scheduler}"
+                f"optim.scheduler={name}: write optim.scheduler.name={name}"
             )
 
 

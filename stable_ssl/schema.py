@@ -61,7 +61,8 @@ def key(default: Any, **limits: Any) -> Any:
     Args:
         default: of the field.
         limits: low, above, high, below (numbers), choices, length and shortest (of a
-            list), pattern (of a text; `like` is an example), and of a schedule's keys
+            list), pattern (of a text; `like` is an example); `instead_of`, a key of the
+            group that must be null where this one is not; and of a schedule's keys
             `of`, the names of those that read it.
     """
     if isinstance(default, list):
@@ -93,8 +94,22 @@ def check_limits(group: DictConfig, at: str = "") -> None:
             raise ConfigError(f"{path}: {first_line(error)}") from error
         if isinstance(value, DictConfig):
             check_limits(value, f"{path}.")
-        if value is not None:
-            _check_value(path, value, f.metadata)
+        if value is None:
+            continue
+        _check_value(path, value, f.metadata)
+        other = f.metadata.get("instead_of")
+        if other and group[other] is not None:
+            raise ConfigError(
+                f"{at}{other}={group[other]} contradicts {path}={value}; set one of"
+                " them to null"
+            )
+        readers = f.metadata.get("of")
+        default = [] if f.default is dataclasses.MISSING else f.default
+        if readers and value != default and group.name not in (None, *readers):
+            raise ConfigError(
+                f"{path}={value} is set, and the schedule {group.name} does not read it"
+                f" ({', '.join(readers)} would); remove it, or choose another schedule"
+            )
 
 
 def _check_value(path: str, value: Any, limits: Mapping[str, Any]) -> None:
@@ -116,25 +131,6 @@ def _check_value(path: str, value: Any, limits: Mapping[str, Any]) -> None:
         for bound, words, fits in BOUNDS:
             if bound in limits and not fits(element, limits[bound]):
                 raise ConfigError(f"{path}={value} must be {words} {limits[bound]}")
-
-
-def refuse_both(group: Any, at: str, first: str, second: str) -> None:
-    """Refuse two keys of a group of which one at most may have a value.
-
-    Args:
-        group: a dataclass.
-        at: its place in the configuration, "optim".
-        first: name of one key.
-        second: name of the other.
-
-    Raises:
-        ConfigError: both are set.
-    """
-    x, y = getattr(group, first), getattr(group, second)
-    if x is not None and y is not None:
-        raise ConfigError(
-            f"{at}.{first}={x} contradicts {at}.{second}={y}; set one of them to null"
-        )
 
 
 def first_line(error: Exception) -> str:

@@ -65,7 +65,7 @@ class Data:
     num_workers: int = key(0, low=0)  # processes that decode; 0: in the main process
     download: bool = False  # fetch a missing torchvision dataset
     on_error: str = key("raise", choices=("raise", "skip"))  # an image not readable
-    in_memory: float = key(2.0, low=0)  # GiB; folders of images of one size are held
+    in_memory: float = key(2.0, low=0)  # GiB; hold image folders of one size up to this
     compile: bool = False  # torch.compile the batched augmentation
     labelled: str | None = None  # of several train loaders, whose labels probes use
     transforms: dict[str, Any] = field(default_factory=dict)  # free pool of op lists
@@ -160,7 +160,7 @@ class Hardware:
 
     seed: int = key(0, low=0, high=2**63 - 1)
     accelerator: str = key("auto", choices=("auto", "cpu", "gpu", "mps"))
-    gpus: Any = None  # count, list or "0,1" of ids, -1: all, 0: CPU; null: as there are
+    gpus: Any = None  # count, ids (list, "0,1"), -1: all, 0: CPU; null: what there is
     processes: int | None = key(None, low=1)  # on the CPU of this machine; null: 1
     num_nodes: int = key(1, low=1)  # machines, which Slurm or torchrun must start
     sync_batchnorm: bool = True  # batch statistics of all processes, as of one
@@ -485,7 +485,7 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
         OmegaConf.set_struct(full, False)
         full.merge_with(own_groups)
         check_limits(full)
-        OmegaConf.to_object(full)  # calls each group's __post_init__
+        OmegaConf.to_object(full)  # makes each dataclass: its __post_init__ checks
     return full
 
 

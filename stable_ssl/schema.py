@@ -12,7 +12,7 @@ import errno
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import Field, field
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,9 @@ def check_limits(group: DictConfig, at: str = "") -> None:
         ConfigError: in words.
     """
     cls = OmegaConf.get_type(group)
-    for f in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+    if not dataclasses.is_dataclass(cls):
+        return
+    for f in dataclasses.fields(cls):
         path = f"{at}{f.name}"
         try:
             value = group[f.name]
@@ -94,22 +96,25 @@ def check_limits(group: DictConfig, at: str = "") -> None:
             raise ConfigError(f"{path}: {first_line(error)}") from error
         if isinstance(value, DictConfig):
             check_limits(value, f"{path}.")
-        if value is None:
-            continue
-        _check_value(path, value, f.metadata)
-        other = f.metadata.get("instead_of")
-        if other and group[other] is not None:
-            raise ConfigError(
-                f"{at}{other}={group[other]} contradicts {path}={value}; set one of"
-                " them to null"
-            )
-        readers = f.metadata.get("of")
-        default = [] if f.default is dataclasses.MISSING else f.default
-        if readers and value != default and group.name not in (None, *readers):
-            raise ConfigError(
-                f"{path}={value} is set, and the schedule {group.name} does not read it"
-                f" ({', '.join(readers)} would); remove it, or choose another schedule"
-            )
+        if value is not None:
+            _check_value(path, value, f.metadata)
+            _check_others(group, at, f, value)
+
+
+def _check_others(group: DictConfig, at: str, f: Field, value: Any) -> None:
+    """Refuse a value that contradicts another key of its group, or that none reads."""
+    other, readers = f.metadata.get("instead_of"), f.metadata.get("of")
+    if other and group[other] is not None:
+        raise ConfigError(
+            f"{at}{other}={group[other]} contradicts {at}{f.name}={value}; set one of"
+            " them to null"
+        )
+    default = [] if f.default is dataclasses.MISSING else f.default
+    if readers and value != default and group.name not in (None, *readers):
+        raise ConfigError(
+            f"{at}{f.name}={value} is set, and the schedule {group.name} does not read"
+            f" it ({', '.join(readers)} would); remove it, or choose another schedule"
+        )
 
 
 def _check_value(path: str, value: Any, limits: Mapping[str, Any]) -> None:

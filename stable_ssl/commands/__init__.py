@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     if given and given[0] in ("-h", "--help"):
         print(HELP, flush=True)
-    launcher.main(given)
+    launcher.start(given)
 
 
 def _no_command(word: str) -> str:

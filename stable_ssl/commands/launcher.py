@@ -53,27 +53,27 @@ def launch(
     a run diverged or failed, with 128 + its number where a signal ended a run.
     """
     script = Path(inspect.stack()[1].filename).absolute().parent
-    _run(trainer, config_name, config_path, script, sys.argv[1:])
+    start(sys.argv[1:], trainer, config_name, config_path, script)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command line: the shipped recipes, and those given by `-cd`.
+def start(
+    argv: Sequence[str],
+    trainer: type | None = None,
+    config_name: str | None = None,
+    config_path: str | Path | None = None,
+    script: Path | None = None,
+) -> None:
+    """Run a command line, and exit as `launch` does where something is wrong.
 
     Args:
-        argv: arguments after the program's name; None: those of this process.
+        argv: arguments after the program's name.
+        trainer: as for `launch`, and so are config_name and config_path.
+        config_name: recipe where argv names none.
+        config_path: folder of recipes.
+        script: folder that relative config paths start from; None: the working folder.
     """
-    _run(None, None, None, Path.cwd(), sys.argv[1:] if argv is None else argv)
-
-
-def _run(
-    trainer: type | None,
-    config_name: str | None,
-    config_path: str | Path | None,
-    script: Path,
-    argv: Sequence[str],
-) -> None:
     try:
-        command = Command(trainer, config_name, config_path, script, argv)
+        command = Command(argv, trainer, config_name, config_path, script or Path.cwd())
         failures = command.execute()
     except ConfigError as error:
         failures = [error]
@@ -144,23 +144,15 @@ def option_parser() -> argparse.ArgumentParser:
 
 
 class Command:
-    """One command line: which recipe, which jobs, and where they run.
-
-    Args:
-        trainer: as for `launch`, and so are config_name and config_path.
-        config_name: recipe where argv names none.
-        config_path: folder of recipes.
-        script: folder that relative config paths start from.
-        argv: arguments after the program's name.
-    """
+    """One command line: which recipe, which jobs, and where they run; see `start`."""
 
     def __init__(
         self,
+        argv: Sequence[str],
         trainer: type | None,
         config_name: str | None,
         config_path: str | Path | None,
         script: Path,
-        argv: Sequence[str],
     ):
         self.trainer = trainer
         self.parser = option_parser()
@@ -297,7 +289,13 @@ class Command:
             ConfigError: a time limit that a job would meet as it starts.
         """
         hardware, launcher = job.hardware, job.hydra.launcher
-        _check_time(launcher)
+        limit, delay = launcher.get("timeout_min"), launcher.get("signal_delay_s")
+        if None not in (limit, delay) and 60 * limit - delay < 60:
+            raise ConfigError(
+                f"hydra.launcher.timeout_min={limit} leaves no time to train: Slurm"
+                f" warns the job signal_delay_s={delay} s before the limit, and up to"
+                f" 30 s early; use timeout_min={math.ceil(delay / 60) + 1} or more"
+            )
         ids = None if hardware.gpus is None else distributed.named_ids(hardware.gpus)
         each = hardware.processes or len(ids or [0])  # of all, a task sees its own
         wanted = {
@@ -413,14 +411,3 @@ def check(job: DictConfig, trainer: type | None, here: bool) -> None:
     for node in nodes:
         check_name(node.dataset)
         build_views(node.dataset.get("image_transform"))
-
-
-def _check_time(launcher: DictConfig) -> None:
-    """Refuse a Slurm job that is warned of its time limit before it can train."""
-    limit, delay = launcher.get("timeout_min"), launcher.get("signal_delay_s")
-    if None not in (limit, delay) and 60 * limit - delay < 60:
-        raise ConfigError(
-            f"hydra.launcher.timeout_min={limit} leaves no time to train: Slurm warns"
-            f" the job signal_delay_s={delay} s before the limit, and up to 30 s early;"
-            f" use timeout_min={math.ceil(delay / 60) + 1} or more"
-        )

@@ -54,8 +54,8 @@ DIGITS_STEPS, OTHER_STEPS = 20, 2
 
 def probe_of(trainer):
     """Return the online probe and its optimizer; None, None where there is none."""
-    probe = trainer.online.probe
-    return probe, probe and probe.optimizer
+    probe = trainer.evaluation.online.get("probe")
+    return (None, None) if probe is None else (probe.module, probe.optimizer)
 
 
 # --- data -----------------------------------------------------------------------------

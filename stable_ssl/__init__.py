@@ -13,6 +13,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "BaseTrainer": "trainer",
     "Diverged": "trainer",
+    "Evaluator": "evaluation.evaluator",
+    "OnlineEvaluator": "evaluation.evaluator",
+    "Metric": "loggers.names",
     "ConfigError": "schema",
     "load_config": "config",
     "launch": "commands.launcher",

@@ -130,8 +130,9 @@ class Optim:
     optimizer: Any = "sgd"  # a torch.optim name, lars, or {_target_: ...}
     lr: float = key(0.1, low=0)
     scale_lr_by: int | None = key(None, low=1)  # lr * batch_size / this; null: lr
-    weight_decay: float = key(0.0, low=0)  # on matrices, ...
-    decay_bias_and_norm: bool = False  # ... and on biases and norms
+    weight_decay: float = key(0.0, low=0)  # on matrices ...
+    weight_decay_end: float | None = key(None, low=0)  # ... to this on a cosine
+    decay_bias_and_norm: bool = False  # ... and biases and norms
     momentum: float = key(0.9, low=0, high=1)
     nesterov: bool = False
     betas: list[float] = key([0.9, 0.999], low=0, below=1, length=2)
@@ -144,14 +145,6 @@ class Optim:
     layer_decay: float | None = key(None, above=0, high=1)  # lr's factor a layer down
     # a `Schedule`, a torch.optim.lr_scheduler name, {_target_: ...}; null: constant
     scheduler: Any = field(default_factory=lambda: dataclasses.asdict(Schedule()))
-
-    def __post_init__(self) -> None:
-        """Refuse a schedule's name in the place of its mapping."""
-        name = self.scheduler
-        if not isinstance(name, Schedule | Mapping | None):
-            raise ConfigError(
-                f"optim.scheduler={name}: write optim.scheduler.name={name}"
-            )
 
 
 @dataclass
@@ -251,7 +244,7 @@ class Offline:
 
 @dataclass
 class Eval:
-    """What is evaluated, and when."""
+    """What is evaluated, and when; {_target_: ...} adds an evaluator of one's own."""
 
     every_n_epochs: int | None = key(1, low=1)
     every_n_steps: float | None = key(None, above=0)  # below 1: a share of an epoch
@@ -363,6 +356,7 @@ def _register_recipes() -> Any:
 
     Plugins.instance().register(FoldersOfRecipes)
     schema = OmegaConf.structured(Config, flags={"struct": False})
+    OmegaConf.set_struct(schema.log.eval, False)  # evaluators of one's own
     for name, recipe in (("stable_ssl", schema), (experiments.ALONE, {})):
         ConfigStore.instance().store(name, recipe, provider="stable_ssl")
     return FoldersOfRecipes
@@ -472,21 +466,33 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
                 f"{path} has no value, and this recipe needs one: add {path}=..."
             )
         full = OmegaConf.structured(Config)
+        scheduler = OmegaConf.select(OmegaConf.create(given), "optim.scheduler")
+        ours = {} if is_foreign(scheduler) else OmegaConf.structured(Schedule)
+        full.optim.scheduler = ours
+        evaluators = _own_evaluators(given.get("log"))
         own_groups = {n: value for n, value in given.items() if n not in full}
         for name, value in own_groups.items():
             _check_own_group(str(name), value, full)
             del given[name]
         if model is not None:
             full.model = OmegaConf.structured(model)
-        full.optim.scheduler = OmegaConf.structured(Schedule)
-        if is_foreign((given.get("optim") or {}).get("scheduler")):
-            full.optim.scheduler = {}
         full = OmegaConf.merge(full, given)  # refuses unknown keys and wrong types
         OmegaConf.set_struct(full, False)
         full.merge_with(own_groups)
+        OmegaConf.set_struct(full.log.eval, False)
+        full.log.eval.merge_with(evaluators)
         check_limits(full)
         OmegaConf.to_object(full)  # makes each dataclass: its __post_init__ checks
     return full
+
+
+def _own_evaluators(log: Any) -> dict[str, Any]:
+    """Take the evaluators of the user's own out of a group `log`; return them."""
+    evaluators = log.get("eval") if isinstance(log, dict) else None
+    evaluators = evaluators if isinstance(evaluators, dict) else {}
+    known = {field.name for field in dataclasses.fields(Eval)}
+    own = [n for n, e in evaluators.items() if n not in known and "_target_" in str(e)]
+    return {name: evaluators.pop(name) for name in own}
 
 
 def _check_own_group(name: str, value: Any, schema: DictConfig) -> None:
@@ -558,6 +564,11 @@ def _sentence(error: Exception) -> str:
         )
     if " is None" in text:
         return _key_of_null(error)
+    if merged := re.search(r"\w+ is not a subclass of (\w+)\. value: (.*)", text):
+        return (
+            f"found {merged[2]} where the keys of {merged[1]} are expected; give a"
+            " mapping, {key: value}"
+        )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return "; ".join(lines[:4])
 

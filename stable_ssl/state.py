@@ -11,13 +11,12 @@ from torch import nn
 
 from stable_ssl import attributes, checkpoint, distributed, seeding
 from stable_ssl.config import masked
-from stable_ssl.data.batch import to_device
-from stable_ssl.data.loader import known_length
+from stable_ssl.data.batch import known_length, to_device
 from stable_ssl.models import EMA
 from stable_ssl.optim.step import MAIN
 from stable_ssl.schema import ConfigError
 
-FORMAT = 2  # 1 had one optimizer, and no attributes
+FORMAT = 3  # 1 had one optimizer and no attributes, 2 one evaluator with a state
 
 
 def take(run: Any) -> dict[str, Any]:
@@ -47,7 +46,7 @@ def take(run: Any) -> dict[str, Any]:
         "optimizers": {n: o.state_dict() for n, o in run.optimizers.items()},
         "schedulers": {n: s.state_dict() for n, s in run.schedulers.items()},
         "scaler": run.scaler.state_dict(),
-        "probe": run.online.state(),
+        "evaluators": run.evaluation.state_dict(),
         "ranks": [own for own, _ in everyone],
         "metrics": run.metrics,
         "validated": run.validated,
@@ -106,7 +105,10 @@ def upgraded(state: dict[str, Any]) -> dict[str, Any]:
             f"the checkpoint has format {number}, and this version reads up to"
             f" {FORMAT}; install a newer stable-SSL"
         )
-    if number == FORMAT:
+    if number < 3:
+        probe = state["probe"]
+        state = {**state, "evaluators": {} if probe is None else {"probe": probe}}
+    if number > 1:
         return state
     scheduler = state["scheduler"]
     return {
@@ -155,6 +157,7 @@ def restore_weights(run: Any, state: dict[str, Any], strict: bool) -> None:
     Raises:
         ConfigError: the state is of another model.
     """
+    state = upgraded(state)
     saved = state["modules"]
     report = checkpoint.load_modules(run, saved, strict)
     run.say(f"weights of {run.config.log.load_from}: {report}")
@@ -168,5 +171,5 @@ def restore_weights(run: Any, state: dict[str, Any], strict: bool) -> None:
 
 
 def _restore_place(run: Any, state: dict[str, Any]) -> None:
-    run.online.load_state(state["probe"])
+    run.evaluation.load_state_dict(state["evaluators"])
     run.epoch, run.step = state["epoch"], state["step"]

@@ -6,11 +6,10 @@ asks for it would say so in a sentence.
 
 from __future__ import annotations
 
-import importlib
 import warnings
-from collections.abc import Callable
 from typing import Any
 
+from stable_ssl.objects import find_object
 from stable_ssl.schema import ConfigError
 
 MODES = {  # what `mode` asks besides fit, validate and test
@@ -23,19 +22,6 @@ SUMMARY = "stable_ssl.tools.summary.end_of_run"
 CHECK_EXPORT = "stable_ssl.tools.export.check_types"
 
 
-def find_tool(path: str) -> Callable[..., Any]:
-    """Return the function at a dotted path.
-
-    Raises:
-        ConfigError: there is none, or it cannot be imported.
-    """
-    home, _, name = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(home), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"the tool {path} cannot be found: {error}") from error
-
-
 def run_tool(path: str, run: Any) -> None:
     """Let a tool look at a run that is done; where it cannot, a warning says why.
 
@@ -46,7 +32,7 @@ def run_tool(path: str, run: Any) -> None:
         run: the trainer.
     """
     try:
-        find_tool(path)(run)
+        find_object(path, "the tool")(run)
     except Exception as error:
         why = error if isinstance(error, ConfigError) else repr(error)
         warnings.warn(f"the run is complete, but {path} failed: {why}", stacklevel=2)
@@ -62,4 +48,4 @@ def check_tools(log: Any) -> None:
         ConfigError: says what to install.
     """
     if log.export.types:
-        find_tool(CHECK_EXPORT)(log.export.types)
+        find_object(CHECK_EXPORT, "log.export.types")(log.export.types)

@@ -26,7 +26,6 @@ import platform
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,19 +37,23 @@ from torch.optim import Optimizer
 
 from stable_ssl import checkpoint, distributed, runtime, seeding
 from stable_ssl.attributes import Attributes
-from stable_ssl.config import TRAINING, complete, load_config, masked
-from stable_ssl.data import Combined, Loader, build_loaders, splits
-from stable_ssl.data.batch import count, first_view, to_device
+from stable_ssl.config import TRAINING, Eval, complete, load_config, masked
+from stable_ssl.data import Loader, build_loaders, splits
+from stable_ssl.data.batch import (
+    batches_from,
+    count,
+    first_view,
+    known_length,
+    to_device,
+)
 from stable_ssl.data.build import labelled_name
 from stable_ssl.data.check import check_split, check_train, check_views
-from stable_ssl.data.loader import Skips, batches_from, known_length
-from stable_ssl.evaluation.custom import custom_metrics
+from stable_ssl.data.combined import Skips, named_parts, split_datasets
 from stable_ssl.evaluation.gallery import Gallery
 from stable_ssl.evaluation.labels import require_labels
-from stable_ssl.evaluation.metrics import Scores
 from stable_ssl.evaluation.monitor import Patience, check_monitor
-from stable_ssl.evaluation.online import Online
 from stable_ssl.evaluation.protocol import protocol_table
+from stable_ssl.evaluation.suite import Suite
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.means import Reduce
 from stable_ssl.loggers.records import Records
@@ -58,10 +61,12 @@ from stable_ssl.loggers.run_folder import mark_failed, open_folder, reserve, run
 from stable_ssl.loggers.trackers import check_installed
 from stable_ssl.models.ema import EMA
 from stable_ssl.models.norm import convert_sync_batchnorm
+from stable_ssl.objects import find_object
 from stable_ssl.optim import (
     build_optimizer,
     build_scheduler,
     count_steps,
+    decay_scheduler,
 )
 from stable_ssl.optim.step import (
     MAIN,
@@ -69,12 +74,11 @@ from stable_ssl.optim.step import (
     give_up,
     members,
     named_optimizers,
-    suffix,
 )
 from stable_ssl.preemption import Preempted, Preemption
 from stable_ssl.schema import ConfigError, nearest
 from stable_ssl.state import restore, restore_weights, take
-from stable_ssl.toolbox import MODES, SUMMARY, check_tools, find_tool, run_tool
+from stable_ssl.toolbox import MODES, SUMMARY, check_tools, run_tool
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -118,7 +122,6 @@ class BaseTrainer(nn.Module):
     needs_labels = False  # of the train data
     predicts = False  # `forward` returns logits, which are scored where no probe is on
     task = "multiclass"  # of those logits: or binary, multilabel; see `Scores`
-    not_compiled = ("row_keys", "step_key")  # methods that read numbers of the step
     not_saved: tuple[str, ...] = ()  # attributes that no checkpoint needs
 
     def __init__(self, config: Mapping | None = None):
@@ -138,7 +141,7 @@ class BaseTrainer(nn.Module):
         self.num_classes: int | None = None
         self.device, self.rank, self.world_size = torch.device("cpu"), 0, 1
         self.optimizers: dict[str, Optimizer] = {}  # by name, that of the config first
-        self.schedulers: dict[str, Any] = {}  # of the optimizers, by the same names
+        self.schedulers: dict[str, Any] = {}  # by an optimizer's name, see `Stepper`
         self.stepper: Stepper | None = None  # of the optimizers
         self.scaler: Any = None  # of the loss, for float16
         self.records = Records()
@@ -147,7 +150,7 @@ class BaseTrainer(nn.Module):
         self.run_dir: Path | None = None
         self.settings: Any = None  # group log, plain: read at every step
         self.checkpoints: Any = None
-        self.online: Any = None  # probe and features beside the training
+        self.evaluation: Suite | None = None  # evaluators, the online probe among them
         self.gallery: Any = None  # pictures
         self.subclass_attributes: Attributes | None = None  # that the subclass set
         self.split: str | None = None  # the one under evaluation
@@ -157,7 +160,6 @@ class BaseTrainer(nn.Module):
         self.validated = -1  # the step of the last validation
         self.probe_features: Any = None  # that the loss handed over
         self._rows_written = 0  # of the training, written by this launch
-        self._rates: list[float] = []  # of the optimizers, at this step
         self.rng_at_epoch: Any = None  # the global generators at its start
         self._resumed: Any = None  # a state to restore once its epoch has begun
         self._built: Optimizer | None = None  # the one of the config
@@ -165,8 +167,8 @@ class BaseTrainer(nn.Module):
         self._limit: int | None = None  # batches of a split
         self._saved_at = 0.0  # time of the last checkpoint
         self._accumulate = self._epoch_batches = 1
-        self._compute_loss = self._dtype = self._vote = self._scores = None
-        self._task, self._classifies, self._metrics = self.task, False, {}
+        self.compiled_key: Tensor | None = None  # `step_key` of a compiled loss
+        self._compute_loss = self._dtype = self._vote = None
         self._names = frozenset(vars(self)) | {"_names"}  # those of this class
 
     # --- what a subclass writes -------------------------------------------------------
@@ -192,15 +194,15 @@ class BaseTrainer(nn.Module):
         return self(x)
 
     def predict(self, x: Tensor) -> Tensor:
-        """Return the logits that metrics compare with `self.data[1]`, see `Scores`."""
-        if (probe := self.online.probe) is not None:
+        """Return the logits that metrics compare with labels, see `task`."""
+        if (probe := self.evaluation.probe) is not None:
             return probe(self.encoded(x))
         features = type(self).encode is BaseTrainer.encode  # `forward` makes them
         return self.encoded(x) if features else self(x)
 
     def encoded(self, x: Tensor) -> Tensor:
         """Return `encode(x)`, made once for a view of an evaluation, whoever asks."""
-        return self.encode(x) if self.online is None else self.online.encode(x)
+        return self.encode(x) if self.evaluation is None else self.evaluation.encode(x)
 
     def before_train_epoch(self) -> None:
         """Run before an epoch."""
@@ -245,7 +247,7 @@ class BaseTrainer(nn.Module):
                 self.preemption.honour()
                 mode = self.config.mode
                 if mode in MODES:
-                    find_tool(MODES[mode])(self)
+                    find_object(MODES[mode], "mode")(self)
                 else:
                     getattr(self, mode)()
             distributed.barrier()  # none leaves while another still writes
@@ -345,19 +347,17 @@ class BaseTrainer(nn.Module):
 
     def _report_split(self, split: str) -> None:
         """Evaluate a split and write its row; say each figure's protocol, if asked."""
-        found = self.evaluate(split, self._limit)
-        self.report(found)
-        if spectrum := self.online.spectrum:
-            place = {"step": self.step, "epoch": round(self._epochs(self.step), 4)}
-            line = place | {"split": split, "eigenvalues": spectrum}
-            self.records.folder.write_spectrum(line)
+        values = self.evaluate(split, self._limit)
+        self.report(values)
+        folder, metrics = self.records.folder, self.evaluation.metrics
+        folder.describe_metrics(metrics)
+        if eigenvalues := self.evaluation.eigenvalues:
+            at = {"step": self.step, "epoch": round(self._epochs(self.step), 4)}
+            folder.write_spectrum(at | {"split": split, "eigenvalues": eigenvalues})
         if self.config.mode != "fit":
-            where = f"{split} split, epoch {self.epoch}, step {self.step}"
-            where += f", seed {self.config.hardware.seed}"
-            seen = len(self.online.bank[1][1]) if self.online.bank[1] else 0
-            probed = self.online.probe is not None
-            table = protocol_table(found, self.settings, where, seen, probed)
-            self.records.console.table(table)
+            title = f"{split} split, epoch {self.epoch}, step {self.step}"
+            title += f", seed {self.config.hardware.seed}"
+            self.records.console.table(protocol_table(values, metrics, title))
 
     def splits(self, kind: str) -> list[str]:
         """Return the splits there are of val or test: `val`, or `val_<name>` each."""
@@ -366,8 +366,9 @@ class BaseTrainer(nn.Module):
     def cleanup(self) -> None:
         """Release the workers, the terminal and the files, whatever happened."""
         for loader in [self.train_loader, *self.loaders.values()]:
-            if isinstance(loader, (Loader, Combined)):
-                loader.close()
+            for part in named_parts(loader).values():
+                if isinstance(part, Loader):
+                    part.close()
         if self.stepper is not None:
             self.stepper.close()
         self.records.close()
@@ -451,7 +452,8 @@ class BaseTrainer(nn.Module):
         self.num_classes = self.config.data.num_classes
         if self.rank == 0:
             data = masked(self.config.data)
-            splits.record(self.run_dir / "data", self.loaders, data)
+            datasets = split_datasets(self.loaders)
+            splits.record(self.run_dir / "data", datasets, data)
 
     def _check_data(self) -> None:
         """Refuse data that lack what the method, the mode or the monitor needs."""
@@ -508,9 +510,13 @@ class BaseTrainer(nn.Module):
         )
         self._compute_loss = self.compute_loss
         if hardware.compile:
-            for name in self.not_compiled:
-                setattr(self, name, torch.compiler.disable(getattr(self, name)))
-            self._compute_loss = torch.compile(self.compute_loss)
+            compiled = torch.compile(self.compute_loss)
+
+            def compute_loss() -> Tensor | dict[str, Any]:
+                self.compiled_key = BaseTrainer.step_key(self)
+                return compiled()
+
+            self._compute_loss = compute_loss
         if self.world_size > 1:
             if hardware.sync_batchnorm:
                 convert_sync_batchnorm(self, self.device)
@@ -569,6 +575,9 @@ class BaseTrainer(nn.Module):
             )
             if scheduler is not None:
                 self.schedulers[name] = scheduler
+            decay = decay_scheduler(self.config.optim, optimizer, self.total_steps)
+            if decay is not None:
+                self.schedulers[f"{name}/weight_decay"] = decay
 
     def _build_stepper(self) -> None:
         parameters = [p for p in self.parameters() if p.requires_grad]
@@ -601,38 +610,30 @@ class BaseTrainer(nn.Module):
         self.schedulers[MAIN] = scheduler
 
     def initialize_evaluation(self) -> None:
-        """Build the online probe, and what else is measured on features."""
-        offline = self.settings.eval.offline
-        if self.config.mode == "fit" and offline and not offline.in_fit:
-            self.settings.eval.offline = None
-        if self.config.mode in MODES:  # nothing is measured
-            self.settings.eval = replace(
-                self.settings.eval, knn=None, few_labels=[], offline=None
-            )
-        self.online = Online(
+        """Build the evaluators of `log.eval`, and what ends or draws by them."""
+        log, mode = self.settings, self.config.mode
+        if mode in MODES:  # nothing is measured, but the probe may predict
+            log.eval = Eval(linear=log.eval.linear, knn=None, offline=None)
+        if not self.num_classes and (log.eval.linear or log.eval.knn):
+            self.say("no classes are known: no probe, no kNN; set data.num_classes")
+        self.evaluation = Suite(
             self,
             self.encode,
             self.autocast,
-            self.settings.eval,
+            log,
+            mode == "fit",
+            self.task if self.predicts else None,
             self.loaders,
             self.num_classes,
             self.config.hardware.seed,
             self.say,
             self._limit,
         )
-        probed = self.online.probe is not None
-        self._task = "multiclass" if probed else self.task
-        self._classifies = bool(self.num_classes and (probed or self.predicts))
-        classes = self.num_classes if self._classifies else None
-        if not self.num_classes and (
-            self.settings.eval.linear or self.settings.eval.knn
-        ):
-            self.say("no classes are known: no probe, no kNN; set data.num_classes")
-        self._metrics = custom_metrics(self.settings.metrics, self._task, classes)
-        if self.settings.early_stopping.patience:
-            self.early_stopping = Patience(self.settings)
+        if log.early_stopping.patience:
+            self.early_stopping = Patience(log)
         kept = not self.config.fast_dev_run
-        self.gallery = Gallery(self.settings.pictures if kept else None)
+        self.gallery = Gallery(log.pictures if kept else None)
+        self.evaluation.evaluators["pictures"] = self.gallery
 
     def load_checkpoint(self) -> None:
         """Resume the full state, or load weights alone, or start afresh."""
@@ -695,7 +696,7 @@ class BaseTrainer(nn.Module):
         # the last step of an epoch may have had fewer micro-batches than the others
         start = min((self.step - first) * self._accumulate, end)
         may_skip = self.config.data.on_error == "skip"
-        skips = Skips(self.train_loader, fresh=start == 0) if may_skip else None
+        skips = Skips(self.train_loader) if may_skip else None
         begin = min(start, end - 1)  # hooks and pictures see an epoch's last batch
         batches = batches_from(self.train_loader, self.epoch, begin, end, self.device)
         index = begin - 1
@@ -725,7 +726,7 @@ class BaseTrainer(nn.Module):
         self.epoch += 1
         last = self.step == self.total_steps or bool(self.stopped)
         evaluation, save = self.settings.eval, self.settings.checkpoint
-        draws, before = self.gallery.due(self.epoch, last), self.validated
+        draws, before = self.gallery.draws(self.epoch, last), self.validated
         if draws:
             val = self.splits("val")
             self.gallery.open(self.loaders[val[0]] if val else None)
@@ -776,7 +777,6 @@ class BaseTrainer(nn.Module):
             self.stepper.begin(measures=self._row_is_due(step + 1))  # it costs 1 %
             self._share_buffers()
             self.before_train_step()
-            self._rates = [o.param_groups[0]["lr"] for o in self.optimizers.values()]
         self.probe_features = None
         self.train_step(self.data)
         if self.data is not batch:
@@ -859,9 +859,10 @@ class BaseTrainer(nn.Module):
         """
         log, step = self.settings, self.step
         save, evaluation = log.checkpoint, log.eval
-        if self.online.probe is not None:
-            loss = self.online.fit_probe(self.labelled(self.data), self.probe_features)
-            self.log({"train/probe_loss": loss})
+        if self.evaluation.online:
+            batch = self.labelled(self.data)
+            losses = self.evaluation.fit(batch, self.probe_features)
+            self.log({f"train/{name}": loss for name, loss in losses.items()})
         minutes, signal = save.every_n_minutes, self.preemption.number
         late = minutes and time.monotonic() - self._saved_at > 60 * minutes
         asked = self._stop_asked is not None
@@ -900,8 +901,12 @@ class BaseTrainer(nn.Module):
     def step_key(self) -> Tensor:
         """Return a key of the micro-batch, () int64 on the CPU, the same on every rank.
 
-        A function of (seed, step, micro-batch), to draw from as with `row_keys`.
+        A function of (seed, step, micro-batch), to draw from as with `row_keys`. Under
+        hardware.compile, methods that read `self.step` itself are best decorated with
+        torch.compiler.disable: each of its values would be compiled anew.
         """
+        if torch.compiler.is_compiling():  # `self.step` is a constant there
+            return self.compiled_key
         key = seeding.fold_in(self.config.hardware.seed, self.step)
         return seeding.fold_in(key, self.micro_batch)
 
@@ -920,9 +925,10 @@ class BaseTrainer(nn.Module):
         if split not in self.loaders:
             return {}
         training_data, self.split = self.data, split
-        self._scores = Scores(self._task, self._metrics)
         self._share_buffers()
-        with self.online.evaluation():
+        ended = self.step == self.total_steps or bool(self.stopped)
+        due = self.evaluation.due(split, self.epoch, ended)
+        with self.evaluation.collecting(due):
             self.before_eval_epoch()
             loader = self.loaders[split]
             skips = Skips(loader)
@@ -931,27 +937,25 @@ class BaseTrainer(nn.Module):
                 self.data, self._weight = batch, count(batch)
                 if not self._weight:  # other ranks have the rest of the last one
                     continue
-                self.online.forget()
+                self.evaluation.forget()
                 self.before_eval_step()
                 self.eval_step(batch)
                 self.after_eval_step()
-                self.online.collect(batch)
-                self.gallery.collect(batch, loader, self.online.encode)
+                self.evaluation.see(batch, loader)
             self._weight = 1
             self.after_eval_epoch()
-            found = self._scores.compute()
-            found |= self.online.metrics(self.step, split in self.splits("test"))
+            values = self.evaluation.measure(split, self.step)
             if unread := sum(distributed.all_gather_object(skips())):
-                found["skipped"] = unread
+                values["skipped"] = unread
         self.data, self.split = training_data, None
-        found = {f"{split}/{name}": value for name, value in found.items()}
-        return found | self.records.evaluation.take()
+        values = {f"{split}/{name}": value for name, value in values.items()}
+        return values | self.records.evaluation.take()
 
     def eval_step(self, batch: Any) -> None:
         """Compare `predict` with the labels, where a probe or the method predicts."""
-        if self._classifies:
+        if (predictions := self.evaluation.predictions) is not None:
             x, labels, *_ = batch
-            self._scores.update(self.predict(first_view(x)), labels)
+            predictions.update(self.predict(first_view(x)), labels)
 
     def labelled(self, batch: Any) -> tuple[Any, Tensor]:
         """Return the batch whose labels probes use: of several, `data.labelled`'s."""
@@ -1042,8 +1046,7 @@ class BaseTrainer(nn.Module):
         self._rows_written += 1
         values = self.records.training.take()
         self._check_finite("train/loss", values.get("train/loss", 0.0))
-        for name, rate in zip(self.optimizers, self._rates, strict=True):
-            values["train/lr" + suffix(name)] = rate
+        values |= self.stepper.rates
         cost = self.records.performance(self.step, self.images_per_step)
         self.report(values | cost)
 

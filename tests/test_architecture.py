@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "stable_ssl"
 ROWS = [  # a file imports only from rooms above its own
     {"schema"},
     {"dotenv", "files", "runtime", "experiments"},
-    {"config", "seeding", "distributed", "preemption", "toolbox"},
-    {"data", "models", "losses", "optim", "checkpoint", "loggers"},
+    {"config", "curves", "objects", "seeding", "distributed", "preemption"},
+    {"data", "models", "losses", "optim", "checkpoint", "loggers", "toolbox"},
     {"evaluation"},
     {"attributes"},
     {"state"},
@@ -70,6 +70,7 @@ def test_a_tool_that_is_missing_or_fails_is_a_sentence(tiny, config, monkeypatch
     from stable_ssl import toolbox
 
     monkeypatch.setitem(sys.modules, "stable_ssl.tools.summary", None)  # deleted
+    monkeypatch.delattr("stable_ssl.tools.summary", raising=False)
     monkeypatch.setitem(toolbox.MODES, "export", f"{__name__}.fails")
     keys = ["log.export.types=[torchscript]", "optim.epochs=1"]
     with pytest.warns(UserWarning) as caught:

@@ -62,7 +62,7 @@ def train(kind, folder, *overrides):
         text = (trainer.run_dir / "metrics.jsonl").read_text()
         rows = [json.loads(line) for line in text.splitlines()]
     weights = {k: v.clone() for k, v in trainer.state_dict().items()}
-    probe = trainer.online.probe.state_dict() if trainer.online.probe else {}
+    probe = getattr(trainer.evaluation.probe, "state_dict", dict)()
     return {"seen": seen, "rows": rows, "weights": weights, "probe": probe}
 
 
@@ -249,7 +249,7 @@ def finished(folder):
 
 def same(a, b):
     assert a[1] == b[1]
-    for part in ("modules", "optimizers", "probe", "ranks"):
+    for part in ("modules", "optimizers", "evaluators", "ranks"):
         assert checkpoint.equal(a[0][part], b[0][part]), part
 
 

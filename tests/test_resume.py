@@ -509,6 +509,7 @@ def test_a_checkpoint_of_the_first_format_goes_on(tiny, config):
     state = load(folder / "e001_s000009.ckpt")
     for name in ("format", "unsaved", "attributes", "stopped", "patience"):
         state.pop(name, None)
+    state["probe"] = state.pop("evaluators")["probe"]
     state["optimizer"] = state.pop("optimizers")["main"]
     state["scheduler"] = state.pop("schedulers")["main"]
     for path in folder.iterdir():

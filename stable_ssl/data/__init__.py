@@ -5,8 +5,11 @@ from stable_ssl.data.combined import Combined
 from stable_ssl.data.datasets import build_dataset, register_dataset
 from stable_ssl.data.folder import Unreadable
 from stable_ssl.data.loader import Loader
-from stable_ssl.data.presets import center_crop_transforms, train_transforms
-from stable_ssl.data.rotation import RotationCollate
+from stable_ssl.data.presets import (
+    RotationCollate,
+    center_crop_transforms,
+    train_transforms,
+)
 
 __all__ = [
     "Combined",

@@ -1,4 +1,4 @@
-"""What is asked of a batch, whatever a loader yields: how many, which labels, where.
+"""What is asked of any loader and of its batches: how many, which labels, where.
 
 Of a tuple or list the first entry is the images, a view or a list of views, and the
 second the labels; what follows is the user's own. Of several train loaders a batch is a
@@ -7,11 +7,51 @@ dict of such batches by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """A loader whose batches are on the device, and that begins where it is told.
+
+    `Loader` and `Combined` are, and so may be a loader of one's own.
+    """
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch, and the batch in it that the next iteration starts with."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+def batches_from(
+    loader: Iterable[Any], epoch: int, start: int, end: int, device: torch.device
+) -> Iterator[Any]:
+    """Return the batches `start` to `end` of an epoch, on the device.
+
+    Args:
+        loader: of one that is no `BatchSource`, what comes before is read and dropped.
+        epoch: counted from 0, and so are the batches.
+        start: the first batch.
+        end: one past the last.
+        device: where they go.
+    """
+    if isinstance(loader, BatchSource):
+        loader.set_epoch(epoch, start)
+        return islice(loader, end - start)
+    return (to_device(batch, device) for batch in islice(loader, start, end))
+
+
+def known_length(loader: Any) -> int | None:
+    """Return the batches of an epoch, None where the data does not know."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
 
 
 def first_view(x: Tensor | list[Tensor]) -> Tensor:

@@ -15,9 +15,10 @@ from stable_ssl import distributed, seeding
 from stable_ssl.config import TRAINING
 from stable_ssl.data.augment import build_ops
 from stable_ssl.data.check import check_alike
-from stable_ssl.data.combined import Combined
+from stable_ssl.data.combined import Combined, named_parts, split_name
 from stable_ssl.data.datasets import Images, build_dataset, held_in_memory
 from stable_ssl.data.loader import Loader
+from stable_ssl.objects import accepted_by, build_object, find_object
 from stable_ssl.schema import ConfigError, nearest
 
 LOADER_KEYS = sorted(
@@ -25,6 +26,7 @@ LOADER_KEYS = sorted(
     - {"self", "batch_sampler", "generator", "worker_init_fn"}
 )
 SPLITS = ("train", "val", "test", "bank")
+Nodes = dict[str, dict[str | None, Any]]  # loader nodes by split and name
 
 
 def named_nodes(data: Any) -> Iterator[tuple[str, str | None, Any]]:
@@ -37,28 +39,31 @@ def named_nodes(data: Any) -> Iterator[tuple[str, str | None, Any]]:
         ConfigError: a split that is neither.
     """
     for split in SPLITS:
-        node = data[split]
-        if not node:
+        nodes = data[split]
+        if not nodes:
             continue
-        if not isinstance(node, (Mapping, DictConfig)):
+        if not isinstance(nodes, Mapping):
             raise ConfigError(
-                f"data.{split}={node} is no loader; write data.{split}.dataset.name=..."
+                f"data.{split}={nodes} is no loader; write"
+                f" data.{split}.dataset.name=..."
             )
-        if "dataset" in node:
-            yield split, None, node
+        if "dataset" in nodes:
+            yield split, None, nodes
             continue
-        for name, one in node.items():
-            if one is None:
+        for name, node in nodes.items():
+            if node is None:
                 continue
-            if not isinstance(one, (Mapping, DictConfig)) or "dataset" not in one:
+            if not isinstance(node, Mapping) or "dataset" not in node:
                 raise ConfigError(
-                    f"data.{split}.{name}={one}: a loader node needs dataset: {{name:"
+                    f"data.{split}.{name}={node}: a loader node needs dataset: {{name:"
                     f" ...}}{nearest(str(name), LOADER_KEYS)}"
                 )
-            yield split, str(name), one
+            yield split, str(name), node
 
 
-def build_loaders(config: DictConfig, device: torch.device) -> dict[str, Any]:
+def build_loaders(
+    config: DictConfig, device: torch.device
+) -> dict[str, Loader | Combined]:
     """Build the loaders that a config names: train (to fit), val, test and bank.
 
     Several train loaders become one `Combined`; several of val are the splits
@@ -70,67 +75,60 @@ def build_loaders(config: DictConfig, device: torch.device) -> dict[str, Any]:
         ConfigError: no train data to fit, or what `build_loader` refuses.
     """
     data = config.data
-    nodes: dict[str, dict[str | None, Any]] = {}
+    nodes: Nodes = {}
     for split, name, node in named_nodes(data):
         nodes.setdefault(split, {})[name] = node
     if config.mode in TRAINING and "train" not in nodes:
         raise ConfigError(f"mode={config.mode} needs data.train; e.g. data=digits")
-    train = nodes.get("train", {})
-    if train:
-        main = labelled_name(data, list(train))
+    main = None
+    if "train" in nodes:
+        main = labelled_name(data, list(nodes["train"]))
         if "bank" not in nodes:
-            seen = [n for s in ("val", "test") for n in nodes.get(s, {}).values()]
-            seen = seen[0].dataset.get("image_transform") if seen else None
-            bank = {**train[main].dataset, "image_transform": seen}
-            nodes["bank"] = {None: {"dataset": bank}}
+            seen = [*nodes.get("val", {}).values(), *nodes.get("test", {}).values()]
+            transform = seen[0].dataset.get("image_transform") if seen else None
+            dataset = {**nodes["train"][main].dataset, "image_transform": transform}
+            nodes["bank"] = {None: {"dataset": dataset}}
         if config.mode not in TRAINING:
             del nodes["train"]
     if config.mode == "predict":
         nodes = _to_predict(data, nodes)
 
-    images: dict[str, Images] = {}  # the bank's are often those of the train split
-
-    def build(split: str, name: str | None, node: Any) -> Loader:
-        seed = config.hardware.seed
-        if split == "train" and name is not None:  # views differ between the loaders
-            seed = int(seeding.fold_in(seed, zlib.crc32(name.encode())))
-        return build_loader(
-            node,
-            data,
-            train=split == "train",
-            seed=seed,
-            device=device,
-            channels_last=config.hardware.channels_last,
-            held=images,
-        )
-
-    loaders: dict[str, Any] = {}
-    for split, some in nodes.items():
-        built = {name: build(split, name, node) for name, node in some.items()}
-        if split == "train":
-            loaders[split] = Combined(built) if None not in built else built[None]
+    held: dict[str, Images] = {}  # the bank's are often those of the train split
+    loaders: dict[str, Loader | Combined] = {}
+    for split, named in nodes.items():
+        parts = {}
+        for name, node in named.items():
+            seed = config.hardware.seed
+            if split == "train" and name is not None:  # views differ between them
+                seed = int(seeding.fold_in(seed, zlib.crc32(name.encode())))
+            parts[name] = build_loader(
+                node,
+                data,
+                train=split == "train",
+                seed=seed,
+                device=device,
+                channels_last=config.hardware.channels_last,
+                held=held,
+            )
+        if split == "train" and None not in parts:
+            loaders[split] = Combined(parts)
         else:
-            for name, loader in built.items():
-                loaders[split if name is None else f"{split}_{name}"] = loader
+            loaders |= {split_name(split, name): part for name, part in parts.items()}
     if not loaders:
         raise ConfigError("the group data names no dataset; e.g. data=digits")
-    some = next(iter(loaders.values()))
-    if isinstance(some, Combined):
-        some = some.loaders[labelled_name(data, list(train))]
-    stated = [some, *(loaders[s] for s in loaders if s != "train")]
-    stated = [loader.num_classes for loader in stated if loader.num_classes]
-    data.num_classes = data.num_classes or next(iter(stated), None)
+    first = named_parts(next(iter(loaders.values())), main)[main]
+    others = [loader for split, loader in loaders.items() if split != "train"]
+    stated = [data.num_classes, *(loader.num_classes for loader in (first, *others))]
+    data.num_classes = next(filter(None, stated), None)
     backbone = config.model.get("backbone")
     backbone = {"name": backbone} if isinstance(backbone, str) else backbone
     if backbone and "in_channels" not in backbone:
-        config.model.backbone = {**backbone, "in_channels": some.channels}
-    check_alike(loaders, labelled_name(data, list(train)) if train else None)
+        config.model.backbone = {**backbone, "in_channels": first.channels}
+    check_alike(loaders, main)
     return loaders
 
 
-def _to_predict(
-    data: Any, nodes: Mapping[str, Mapping[str | None, Any]]
-) -> dict[str, dict[str | None, Any]]:
+def _to_predict(data: Any, nodes: Nodes) -> Nodes:
     """Return the node that `data.predict` asks for, and one that states the classes.
 
     The bank does, which is the train split unless named, and nothing where
@@ -139,21 +137,19 @@ def _to_predict(
     Raises:
         ConfigError: no such split, or no loader node.
     """
-    asked = data.predict
-    if isinstance(asked, (Mapping, DictConfig)) and "dataset" in asked:
-        node = asked
-    else:
-        named = {"train": nodes["bank"][None]} if "bank" in nodes else {}
-        for split, some in nodes.items():
-            for name, one in some.items():
-                named[split if name is None else f"{split}_{name}"] = one
-        if asked not in list(named):
+    node = data.predict
+    if not isinstance(node, Mapping) or "dataset" not in node:
+        splits = {"train": nodes["bank"][None]} if "bank" in nodes else {}
+        for split, named in nodes.items():
+            splits |= {split_name(split, name): node for name, node in named.items()}
+        if data.predict not in list(splits):
             raise ConfigError(
-                f"data.predict={asked} is not a split{nearest(str(asked), list(named))}"
-                f" (there are: {', '.join(named)}); or give a loader node, {{dataset:"
+                f"data.predict={data.predict} is not a split"
+                f"{nearest(str(data.predict), list(splits))}"
+                f" (there are: {', '.join(splits)}); or give a loader node, {{dataset:"
                 " {name: image_folder, root: ..., labelled: false}}"
             )
-        node = named[asked]
+        node = splits[data.predict]
     states = {} if data.num_classes or "bank" not in nodes else {"bank": nodes["bank"]}
     return {**states, "predict": {None: node}}
 
@@ -201,8 +197,9 @@ def build_loader(
         ConfigError: unknown keys, wrong values, fewer samples than a batch, missing
             data.
     """
-    options = dict(node)
-    if unknown := [k for k in options if k not in LOADER_KEYS]:
+    options = {"num_workers": data.num_workers, "shuffle": train, "drop_last": train}
+    options |= node
+    if unknown := [key for key in options if key not in LOADER_KEYS]:
         raise ConfigError(
             f"a loader node takes no {unknown[0]}{nearest(unknown[0], LOADER_KEYS)};"
             " several loaders beside the one of a recipe below need `override data:"
@@ -212,14 +209,13 @@ def build_loader(
     if not spec:
         raise ConfigError("a loader node needs dataset: {name: ...}; it has none")
     ranks = distributed.world_size()
-    batch_size = data.batch_size or (data.batch_size_per_gpu or 0) * ranks or None
-    if not train and data.eval_batch_size:
-        batch_size = data.eval_batch_size
-    options = {"batch_size": batch_size, "num_workers": data.num_workers, **options}
-    batch_size = options.pop("batch_size")
-    if batch_size is None:
+    if "batch_size" not in options:
+        per_gpu = (data.batch_size_per_gpu or 0) * ranks or None
+        of_eval = None if train else data.eval_batch_size
+        options["batch_size"] = of_eval or data.batch_size or per_gpu
+    if options["batch_size"] is None:
         raise ConfigError("set data.batch_size (all processes) or batch_size_per_gpu")
-    _check_options(batch_size, options)
+    _check_options(options)
     views = build_views(spec.get("image_transform"))
     held = {} if held is None else held
     source = repr({k: v for k, v in spec.items() if k != "image_transform"})
@@ -230,27 +226,20 @@ def build_loader(
         if isinstance(dataset, Images):
             held[source] = dataset
     for key in ("sampler", "collate_fn"):
-        if options.get(key) is not None:
-            options[key] = _built(key, options[key], dataset)
-    drop_last = options.get("drop_last", train)
-    if train and not drop_last and isinstance(dataset, IterableDataset):
+        options[key] = _build_option(key, options.get(key), dataset)
+    if train and not options["drop_last"] and isinstance(dataset, IterableDataset):
         raise ConfigError(
             "an iterable dataset goes on from pass to pass in training, where no batch"
             " is incomplete; remove drop_last: false"
         )
-    chosen = dataset if options.get("sampler") is None else options["sampler"]
-    if hasattr(chosen, "__len__"):
-        _check_size(len(chosen), batch_size, train)
-        if ranks > 1:
-            _check_shares(node, len(chosen), batch_size, ranks, train)
+    samples = dataset if options["sampler"] is None else options["sampler"]
+    if hasattr(samples, "__len__"):
+        _check_size(len(samples), options, train, ranks)
     return Loader(
         dataset,
         views,
-        batch_size=batch_size,
         seed=seed,
         device=device,
-        shuffle=options.pop("shuffle", train),
-        drop_last=options.pop("drop_last", train),
         channels_last=channels_last,
         on_error="replace" if train and data.on_error == "skip" else data.on_error,
         compile=data.compile,
@@ -260,14 +249,12 @@ def build_loader(
     )
 
 
-def _check_options(batch_size: Any, options: Mapping[str, Any]) -> None:
+def _check_options(options: Mapping[str, Any]) -> None:
     """Refuse values that torch's DataLoader would refuse late or not at all."""
-    numbers = {"batch_size": (batch_size, 1), "num_workers": (None, 0)}
-    numbers |= {"prefetch_factor": (None, 1), "timeout": (None, 0)}
-    for key, (value, low) in numbers.items():
-        value = options.get(key) if value is None else value
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and not (whole and value >= low):
+    least = {"batch_size": 1, "num_workers": 0, "prefetch_factor": 1, "timeout": 0}
+    for key, low in least.items():
+        value = options.get(key)
+        if value is not None and not (type(value) is int and value >= low):
             raise ConfigError(
                 f"{key}={value} of a loader node: use an integer from {low} on"
             )
@@ -284,8 +271,11 @@ def _check_options(batch_size: Any, options: Mapping[str, Any]) -> None:
         )
 
 
-def _check_size(samples: int, batch_size: int, train: bool) -> None:
-    """Refuse data without a sample, or to train on without a whole batch."""
+def _check_size(
+    samples: int, options: Mapping[str, Any], train: bool, ranks: int
+) -> None:
+    """Refuse too few samples, and what processes cannot share to be together as one."""
+    batch_size = options["batch_size"]
     if not samples:
         raise ConfigError(
             "a loader node's dataset has no samples; mend it, or set the split to null"
@@ -295,12 +285,6 @@ def _check_size(samples: int, batch_size: int, train: bool) -> None:
             f"data.batch_size={batch_size}, but the train split has {samples} samples;"
             " use a smaller batch"
         )
-
-
-def _check_shares(
-    node: Mapping[str, Any], samples: int, batch_size: int, ranks: int, train: bool
-) -> None:
-    """Refuse what several processes cannot share so that together they are as one."""
     if samples < ranks:
         raise ConfigError(f"{samples} samples for {ranks} processes; use fewer of them")
     if train and batch_size % ranks:
@@ -314,28 +298,23 @@ def _check_shares(
             f" sample; set data.eval_batch_size to {ranks} or more"
         )
     rest = samples % batch_size
-    if train and rest % ranks and not node.get("drop_last", True):
+    if train and rest % ranks and not options["drop_last"]:
         raise ConfigError(
             f"drop_last=false leaves a last batch of {rest}, which is not divisible by"
             f" {ranks} processes; set it to true"
         )
 
 
-def _built(key: str, spec: Any, dataset: Dataset) -> Any:
+def _build_option(key: str, node: Any, dataset: Dataset) -> Any:
     """Build a sampler or collate_fn from {_target_: ...}; an object stays as it is."""
-    if not isinstance(spec, (Mapping, DictConfig)):
-        if isinstance(spec, str):
-            raise ConfigError(f"{key}={spec} of a loader node: write {{_target_: ...}}")
-        return spec
-    from hydra.errors import HydraException
-    from hydra.utils import get_object, instantiate
-
-    try:
-        own = inspect.signature(get_object(spec["_target_"])).parameters
-        takes = [name for name in ("data_source", "dataset") if name in own]
-        return instantiate(dict(spec), **{name: dataset for name in takes})
-    except (HydraException, ImportError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{key} of a loader node: {error}") from error
+    at = f"{key} of a loader node"
+    if isinstance(node, str):
+        raise ConfigError(f"{key}={node} of a loader node: write {{_target_: ...}}")
+    if not isinstance(node, Mapping):
+        return node
+    accepted = accepted_by(find_object(node.get("_target_"), at))
+    names = {"data_source", "dataset"} & accepted.keys()
+    return build_object(node, at, **dict.fromkeys(names, dataset))
 
 
 def build_views(transform: Any) -> list[list[Any]]:
@@ -348,7 +327,7 @@ def build_views(transform: Any) -> list[list[Any]]:
     """
     if OmegaConf.is_config(transform):
         transform = OmegaConf.to_container(transform, resolve=True)
-    transform = _expanded(transform or [])
+    transform = _with_targets_built(transform or [])
     if not isinstance(transform, list):
         transform = [transform]
     several = any(isinstance(op, list) for op in transform)
@@ -358,16 +337,11 @@ def build_views(transform: Any) -> list[list[Any]]:
         raise ConfigError(f"image_transform: {error}") from error
 
 
-def _expanded(transform: Any) -> Any:
-    """Replace {_target_: ...} by the list of ops it returns, where it does."""
+def _with_targets_built(transform: Any) -> Any:
+    """Replace each {_target_: ...} by the op or the list of ops that it returns."""
     if isinstance(transform, Sequence) and not isinstance(transform, str):
-        return [_expanded(op) for op in transform]
+        return [_with_targets_built(op) for op in transform]
     if isinstance(transform, Mapping) and "_target_" in transform:
-        from stable_ssl.data.augment.foreign import instantiated
-
-        try:
-            made = instantiated(transform)
-        except ValueError as error:
-            raise ConfigError(f"image_transform: {error}") from error
-        return list(made) if isinstance(made, (list, tuple)) else made
+        built = build_object(transform, "image_transform")
+        return list(built) if isinstance(built, (list, tuple)) else built
     return transform

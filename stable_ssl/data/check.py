@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DistributedSampler
 
+from stable_ssl.data.combined import named_parts, split_datasets
 from stable_ssl.data.facts import source
 from stable_ssl.data.folder import ImageFolder
+from stable_ssl.data.loader import Loader
 from stable_ssl.schema import ConfigError
 
 
@@ -28,19 +31,20 @@ def check_views(
     Raises:
         ConfigError: says how many there are and how many are needed.
     """
+    parts = named_parts(loader).items()
+    counts = {name: len(getattr(part, "views", ())) for name, part in parts}
     if isinstance(exact, dict):
-        parts = getattr(loader, "loaders", {})
-        views = {name: len(part.views) for name, part in parts.items()}
-        if loader is not None and views != exact:
+        counts.pop("", None)  # of a single loader, which has no name
+        if loader is not None and counts != exact:
             raise ConfigError(
-                f"data.train makes the views {views}, and {method} needs {exact}; write"
-                " it as data=digits_few does"
+                f"data.train makes the views {counts}, and {method} needs {exact};"
+                " write it as data=digits_few does"
             )
         return
-    found = len(getattr(loader, "views", ()))
-    if found and (found < least or exact not in (None, found)):
+    views = counts.get("", 0)
+    if views and (views < least or exact not in (None, views)):
         raise ConfigError(
-            f"data.train.dataset.image_transform makes views: {found}, and"
+            f"data.train.dataset.image_transform makes views: {views}, and"
             f" {method} needs {exact or f'{least} or more'}; one list of ops is one"
             " view, a list of lists several, global ones first"
         )
@@ -53,7 +57,7 @@ def check_alike(loaders: Mapping[str, Any], main: str | None = None) -> None:
     measure of what is new.
 
     Args:
-        loaders: by split; what another library's loaders read is not known.
+        loaders: `Loader` or `Combined` by split.
         main: of several train loaders, the one with labels.
 
     Raises:
@@ -61,58 +65,47 @@ def check_alike(loaders: Mapping[str, Any], main: str | None = None) -> None:
     """
     channels: dict[str, int] = {}
     numbers: dict[str, Mapping[str, int]] = {}
-    for split, loader in _parts(loaders, main):
-        if not loader.streams and not loader.foreign:  # which may change the channels
+    for split, several in loaders.items():
+        loader = named_parts(several, main)[main]
+        if not loader.streams and not loader.external:  # which may change the channels
             channels[split] = loader.channels
-        known = getattr(source(loader.dataset), "class_to_idx", None)
-        if known and split != "predict":
-            numbers[split] = known
-    for split, found in channels.items():
+        class_to_idx = getattr(source(loader.dataset), "class_to_idx", None)
+        if class_to_idx and split != "predict":
+            numbers[split] = class_to_idx
+    for split, count in channels.items():
         first, expected = next(iter(channels.items()))
-        if found != expected:
+        if count != expected:
             raise ConfigError(
-                f"data.{split} has images of {found} channels, data.{first} of"
+                f"data.{split} has images of {count} channels, data.{first} of"
                 f" {expected}; is one of them a recipe's below? set data.{split}=null,"
                 " or to images like the others"
             )
-    for split, known in numbers.items():
+    for split, class_to_idx in numbers.items():
         first, expected = next(iter(numbers.items()))
-        for name in known.keys() & expected.keys():
-            if known[name] != expected[name]:
+        for name in class_to_idx.keys() & expected.keys():
+            if class_to_idx[name] != expected[name]:
                 raise ConfigError(
-                    f"the class {name} is number {known[name]} in data.{split} and"
-                    f" {expected[name]} in data.{first}; give both datasets one"
+                    f"the class {name} is number {class_to_idx[name]} in data.{split}"
+                    f" and {expected[name]} in data.{first}; give both datasets one"
                     " class_to_idx, or one root and a subset"
                 )
     _warn_of_seen(loaders)
 
 
-def _parts(loaders: Mapping[str, Any], main: str | None) -> Iterator[tuple[str, Any]]:
-    """Yield this library's loaders by split; of several, the one with labels."""
-    for split, loader in loaders.items():
-        loader = getattr(loader, "loaders", {main: loader})[main]
-        if hasattr(loader, "streams"):
-            yield split, loader
-
-
 def _warn_of_seen(loaders: Mapping[str, Any]) -> None:
     """Warn of files of train that are in val or test, too."""
-    files: dict[str, set[Any]] = {}
-    for split, loader in loaders.items():
-        if split in ("bank", "predict"):
+    trained: set[Path] = set()
+    for split, dataset in split_datasets(loaders).items():  # train comes first
+        folder, rows = source(dataset), getattr(dataset, "rows", None)
+        if not isinstance(folder, ImageFolder):
             continue
-        for part in getattr(loader, "loaders", {split: loader}).values():
-            folder, rows = source(part.dataset), getattr(part.dataset, "rows", None)
-            if not isinstance(folder, ImageFolder):
-                continue
-            rows = range(len(folder.samples)) if rows is None else rows.tolist()
-            found = files.setdefault(split, set())
-            found.update(folder.samples[row][0] for row in rows)
-    trained = files.pop("train", set())
-    for split, found in files.items():
-        if both := trained & found:
+        rows = range(len(folder)) if rows is None else rows.tolist()
+        files = {folder.samples[row][0] for row in rows}
+        if split.partition("_")[0] == "train":
+            trained |= files
+        elif both := trained & files:
             warnings.warn(
-                f"{len(both)} of the {len(found)} images of data.{split} are in"
+                f"{len(both)} of the {len(files)} images of data.{split} are in"
                 f" data.train, too, {min(both)} among them; give both the same shares"
                 " (val_size, test_size, seed) and their own subset",
                 stacklevel=3,
@@ -130,9 +123,9 @@ def check_train(loader: Any, accumulate: int, ranks: int) -> None:
     Raises:
         ConfigError: the last micro-batch would weigh as much as a whole one.
     """
-    for part in getattr(loader, "loaders", {"": loader}).values():
+    for part in named_parts(loader).values():
         sampler = getattr(part, "sampler", None)
-        if not hasattr(part, "streams"):
+        if not isinstance(part, Loader):
             if ranks > 1 and not isinstance(sampler, DistributedSampler):
                 warnings.warn(
                     f"the train loader, a {type(part).__name__}, has no"

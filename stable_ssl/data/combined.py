@@ -1,4 +1,4 @@
-"""Several train loaders at once, by name."""
+"""Several train loaders at once, by name, and what they are one by one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from stable_ssl.data.loader import Loader, known_length
+from stable_ssl.data.batch import known_length
+from stable_ssl.data.loader import Loader
 
 
 class Combined:
@@ -28,30 +29,15 @@ class Combined:
         """Samples of a step, over all loaders and processes."""
         return sum(loader.batch_size for loader in self.loaders.values())
 
-    @property
-    def skipped(self) -> int:
-        """Samples so far that could not be read."""
-        return sum(loader.skipped for loader in self.loaders.values())
-
-    @property
-    def left_out(self) -> int:
-        """Samples that could not be read into memory."""
-        return sum(loader.left_out for loader in self.loaders.values())
-
     def __len__(self) -> int:
-        known = [known_length(loader) for loader in self.loaders.values()]
-        if not any(known):
+        lengths = [known_length(loader) for loader in self.loaders.values()]
+        if not any(lengths):
             raise TypeError("none of the loaders knows its length")
-        return max(filter(None, known))
+        return max(filter(None, lengths))
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch, and the batch in it that the next iteration starts with."""
         self.epoch, self.start = epoch, start
-
-    def close(self) -> None:
-        """End the workers of all loaders."""
-        for loader in self.loaders.values():
-            loader.close()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         parts = {name: self._repeated(loader) for name, loader in self.loaders.items()}
@@ -71,3 +57,49 @@ class Combined:
             loader.set_epoch(self.epoch * passes + number, start)
             yield from islice(loader, length - start)
             number, start = number + 1, 0
+
+
+def named_parts(loader: Any, name: str = "") -> dict[str, Any]:
+    """Return the loaders that a `Combined` is made of, by name.
+
+    Args:
+        loader: any; one that is no `Combined` is its own single part ...
+        name: ... of this name.
+    """
+    return loader.loaders if isinstance(loader, Combined) else {name: loader}
+
+
+def split_name(split: str, name: str | None) -> str:
+    """Return how a part of a split is called: `val`, or `val_<name>` of several."""
+    return f"{split}_{name}" if name else split
+
+
+def split_datasets(loaders: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the datasets of train, val and test by the `split_name` of each part."""
+    return {
+        split_name(split, name): part.dataset
+        for split, loader in loaders.items()
+        if split not in ("bank", "predict")  # which are seen in other splits, or new
+        for name, part in named_parts(loader).items()
+    }
+
+
+class Skips:
+    """Count the samples that a loader skipped since the last call.
+
+    Args:
+        loader: one of another library skips none.
+    """
+
+    def __init__(self, loader: Any):
+        parts = named_parts(loader).values()
+        self.parts = [part for part in parts if isinstance(part, Loader)]
+        self.before = self._total()
+
+    def _total(self) -> int:
+        return sum(part.skipped for part in self.parts)
+
+    def __call__(self) -> int:
+        """Return how many there were since the last call."""
+        before, self.before = self.before, self._total()
+        return self.before - before

@@ -7,26 +7,24 @@ are one `Images`.
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import numpy
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_ssl import seeding
 from stable_ssl.data.few import choose_few
 from stable_ssl.data.folder import ImageFolder, Unreadable
+from stable_ssl.objects import accepted_by, build_object, find_object
 from stable_ssl.schema import ConfigError, nearest
 
 BUILDERS: dict[str, Callable[..., Dataset]] = {"image_folder": ImageFolder}
@@ -51,29 +49,16 @@ def register_dataset(name: str) -> Callable:
     return register
 
 
+@dataclass(eq=False, repr=False)
 class Images(Dataset):
-    """Images in memory as one tensor.
+    """Images in memory as one tensor."""
 
-    Args:
-        images: (N, C, H, W) uint8.
-        labels: (N,) int64.
-        num_classes: of the labels, never guessed from those present; None without.
-        source: the dataset that was read into memory, where there is one ...
-        rows: ... and which of its samples, (N,) int64.
-        classes: names of the labels, where known.
-    """
-
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        num_classes: int | None,
-        source: Dataset | None = None,
-        rows: Tensor | None = None,
-        classes: Sequence[str] = (),
-    ):
-        self.images, self.labels, self.num_classes = images, labels, num_classes
-        self.source, self.rows, self.classes = source, rows, classes
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64
+    num_classes: int | None  # never guessed from the labels present; None without
+    source: Dataset | None = None  # what was read into memory, where there is one ...
+    rows: Tensor | None = None  # ... and which of its samples, (N,) int64
+    classes: Sequence[str] = ()  # names of the labels, where known
 
     @property
     def left_out(self) -> int:
@@ -88,8 +73,8 @@ class Images(Dataset):
 
     def subset(self, index: Tensor) -> Images:
         """Return the images at `index`, (M,) int64."""
-        kept = self.images[index], self.labels[index], self.num_classes
-        return Images(*kept, classes=self.classes)
+        images, labels = self.images[index], self.labels[index]
+        return Images(images, labels, self.num_classes, classes=self.classes)
 
 
 def build_dataset(node: Any, root: str, download: bool) -> Dataset:
@@ -106,40 +91,36 @@ def build_dataset(node: Any, root: str, download: bool) -> Dataset:
     Raises:
         ConfigError: unknown name, subset or argument; missing files.
     """
-    kwargs = {k: v for k, v in node.items() if k != "image_transform"}
-    few, seed = kwargs.pop("labels_per_class", None), kwargs.pop("labels_seed", 0)
-    if few is not None:
-        return take_labelled(build_dataset(kwargs, root, download), few, seed)
-    own_root = kwargs.get("root")
-    kwargs["root"] = str(Path(root) / (own_root or ""))
-    if "_target_" in kwargs:
-        from hydra.errors import HydraException
-        from hydra.utils import instantiate
-
+    arguments = {k: v for k, v in node.items() if k != "image_transform"}
+    per_class = arguments.pop("labels_per_class", None)
+    labels_seed = arguments.pop("labels_seed", 0)
+    if per_class is not None:
+        dataset = build_dataset(arguments, root, download)
+        return take_labelled(dataset, per_class, labels_seed)
+    own_root = arguments.get("root")
+    arguments["root"] = str(Path(root) / (own_root or ""))
+    if "_target_" in arguments:
         if own_root is None:  # it may take none
-            del kwargs["root"]
-        if callable(target := locate(str(kwargs["_target_"]))):
-            takes = inspect.signature(target).parameters
-            free = any(p.kind is p.VAR_KEYWORD for p in takes.values())
-            for key in () if free else {"name", "subset"} - takes.keys():
-                kwargs.pop(key, None)
-        try:
-            return instantiate(kwargs)
-        except HydraException as error:
-            raise ConfigError(f"dataset: {' '.join(str(error).split())}") from error
-    check_name(kwargs)
-    name = kwargs.pop("name")
-    subset = kwargs.pop("subset", None)
+            del arguments["root"]
+        accepted = accepted_by(find_object(arguments["_target_"], "dataset"))
+        if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+            for key in {"name", "subset"} - accepted.keys():
+                arguments.pop(key, None)
+        return build_object(arguments, "dataset")
+    check_name(arguments)
+    name, subset = arguments.pop("name"), arguments.pop("subset", None)
     if name in BUILDERS:
-        builder = BUILDERS[name]
-        accepted = list(inspect.signature(builder).parameters)
-        if unknown := [k for k in kwargs if k not in accepted]:
-            raise ConfigError(
-                f"the dataset {name} takes no {unknown[0]}"
-                f"{nearest(unknown[0], accepted)}"
-            )
-        return builder(subset=subset, **kwargs)
-    return _torchvision(name, subset, download, **kwargs)
+        _refuse_unknown(name, arguments, BUILDERS[name])
+        return BUILDERS[name](subset=subset, **arguments)
+    return _torchvision(name, subset, download, arguments)
+
+
+def _refuse_unknown(name: str, arguments: Mapping[str, Any], builder: Callable) -> None:
+    accepted = list(accepted_by(builder))
+    if unknown := [key for key in arguments if key not in accepted]:
+        raise ConfigError(
+            f"the dataset {name} takes no {unknown[0]}{nearest(unknown[0], accepted)}"
+        )
 
 
 def take_labelled(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
@@ -157,27 +138,18 @@ def take_labelled(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
         raise ConfigError(f"labels_per_class={per_class}: use an integer from 1 on")
     if type(seed) is not int:
         raise ConfigError(f"labels_seed={seed}: use an integer")
-    if isinstance(dataset, Images):
-        labels = dataset.labels
-    elif isinstance(dataset, ImageFolder):
-        labels = torch.tensor([label for _, label in dataset.samples])
-    else:
+    if not isinstance(dataset, (Images, ImageFolder)):
         raise ConfigError(
             f"labels_per_class={per_class}: {type(dataset).__name__} does not list its"
             " labels; use an image folder or a dataset held in memory"
         )
-    classes, counts = labels.unique(return_counts=True)
+    classes, counts = dataset.labels.unique(return_counts=True)
     if (least := int(counts.min())) < per_class:
         raise ConfigError(
             f"labels_per_class={per_class}, but class {classes[counts.argmin()]} has"
             f" {least}; use at most that"
         )
-    index = choose_few(labels, str(per_class), seed)
-    if isinstance(dataset, Images):
-        return dataset.subset(index)
-    part = copy(dataset)
-    part.samples = [dataset.samples[i] for i in index.tolist()]
-    return part
+    return dataset.subset(choose_few(dataset.labels, str(per_class), seed))
 
 
 def held_in_memory(dataset: Dataset, limit: float, skip: bool) -> Dataset:
@@ -196,39 +168,40 @@ def held_in_memory(dataset: Dataset, limit: float, skip: bool) -> Dataset:
     """
     if not isinstance(dataset, ImageFolder) or not limit:
         return dataset
-    size, readable = None, []
-    for i in range(len(dataset)):
+
+    def read(part: Callable[[int], Any], row: int) -> Any:
         try:
-            found = dataset.size(i)
+            return part(row)
         except Unreadable as error:
             if not skip:
                 raise
             warnings.warn(f"skipped: {error}", stacklevel=2)
+            return None
+
+    size, rows = None, []
+    for row in range(len(dataset)):
+        this_size = read(dataset.size, row)
+        if this_size is None:
             continue
-        size = size or found
-        if found != size or 3 * math.prod(size) * len(dataset) > limit * 2**30:
+        size = size or this_size
+        if this_size != size or 3 * math.prod(size) * len(dataset) > limit * 2**30:
             return dataset
-        readable.append(i)
+        rows.append(row)
     if size is None:
         raise Unreadable(f"no image below {dataset.root} can be read")
-    images = torch.empty(len(readable), 3, *size, dtype=torch.uint8)
-    good = torch.ones(len(readable), dtype=torch.bool)
+    images = torch.empty(len(rows), 3, *size, dtype=torch.uint8)
 
-    def decode(place: int) -> None:
-        try:
-            pixels = numpy.array(dataset[readable[place]][0])
-            images[place] = torch.from_numpy(pixels).permute(2, 0, 1)
-        except Unreadable as error:
-            if not skip:
-                raise
-            warnings.warn(f"skipped: {error}", stacklevel=2)
-            good[place] = False
+    def decode(i: int) -> bool:
+        sample = read(dataset.__getitem__, rows[i])
+        if sample is not None:
+            images[i] = torch.from_numpy(numpy.array(sample[0])).permute(2, 0, 1)
+        return sample is not None
 
     with ThreadPoolExecutor() as pool:  # PIL decodes without Python's lock
-        list(pool.map(decode, range(len(readable))))
-    labels = torch.tensor([dataset.samples[i][1] for i in readable])
-    rows = torch.tensor(readable)[good]
-    return Images(images[good], labels[good], dataset.num_classes, dataset, rows)
+        decoded = torch.tensor(list(pool.map(decode, range(len(rows)))))
+    rows = torch.tensor(rows)[decoded]
+    labels, num_classes = dataset.labels[rows], dataset.num_classes
+    return Images(images[decoded], labels, num_classes, dataset, rows)
 
 
 # --- the embedded default -------------------------------------------------------------
@@ -284,7 +257,7 @@ def check_name(node: Any) -> None:
     Raises:
         ConfigError: with the nearest name.
     """
-    if not isinstance(node, (Mapping, DictConfig)):
+    if not isinstance(node, Mapping):
         raise ConfigError(f"dataset={node}: write dataset.name={node}")
     if "_target_" in node or node.get("name") in BUILDERS:
         return
@@ -305,43 +278,35 @@ def check_name(node: Any) -> None:
 
 
 def _torchvision(
-    name: str, subset: str | None, download: bool, **kwargs: Any
+    name: str, subset: str | None, download: bool, arguments: dict[str, Any]
 ) -> Dataset:
-    """Build a torchvision classification dataset by the name of its class."""
+    """Build a torchvision dataset; subset and download are said in its own words."""
     from torchvision import datasets
 
-    classes = {n: getattr(datasets, n) for n in datasets.__all__ if n[0].isupper()}
-    accepted = inspect.signature(classes[name]).parameters
-    if subset is not None:
-        kwargs |= _torchvision_subset(name, subset, accepted)
-    root = kwargs["root"] if "root" in accepted else kwargs.pop("root")
+    cls = getattr(datasets, name)
+    accepted = accepted_by(cls)
+    root = arguments["root"] if "root" in accepted else arguments.pop("root")
     if "download" in accepted:
-        kwargs["download"] = download
-    if unknown := [k for k in kwargs if k not in accepted]:
-        raise ConfigError(
-            f"the dataset {name} takes no {unknown[0]}"
-            f"{nearest(unknown[0], list(accepted))}"
-        )
+        arguments["download"] = download
+    if subset is not None:
+        if not isinstance(subset, str):
+            raise ConfigError(f"{name} takes one subset, not {list(subset)}")
+        keys = [key for key in ("train", "split", "image_set") if key in accepted]
+        if not keys:
+            raise ConfigError(f"{name} has no subsets; set subset: null")
+        if keys[0] == "train":
+            arguments["train"] = _subsets(subset, ["train", "test"]) == ["train"]
+        else:
+            arguments[keys[0]] = subset
+    _refuse_unknown(name, arguments, cls)
     try:
-        dataset = classes[name](**kwargs)
+        dataset = cls(**arguments)
     except (RuntimeError, OSError, ValueError) as error:
         raise ConfigError(
             f"{name} in {root}: {error}"
             + ("" if download else "; data.download=true fetches a missing dataset")
         ) from error
     return _in_memory(dataset)
-
-
-def _torchvision_subset(name: str, subset: str, accepted: Any) -> dict[str, Any]:
-    """Say `subset` in the dataset's own word: train=True, split="train", ..."""
-    if not isinstance(subset, str):
-        raise ConfigError(f"{name} takes one subset, not {list(subset)}")
-    if "train" in accepted:
-        return {"train": _subsets(subset, ["train", "test"]) == ["train"]}
-    for word in ("split", "image_set"):
-        if word in accepted:
-            return {word: subset}
-    raise ConfigError(f"{name} has no subsets; set subset: null")
 
 
 def _in_memory(dataset: Dataset) -> Dataset:
@@ -358,5 +323,5 @@ def _in_memory(dataset: Dataset) -> Dataset:
     elif pixels.shape[-1] in (1, 3):  # (N, H, W, C)
         pixels = pixels.permute(0, 3, 1, 2).contiguous()
     classes = getattr(dataset, "classes", None)
-    known = len(classes) if classes else int(labels.max()) + 1
-    return Images(pixels, labels.long(), known, classes=classes or ())
+    num_classes = len(classes) if classes else int(labels.max()) + 1
+    return Images(pixels, labels.long(), num_classes, classes=classes or ())

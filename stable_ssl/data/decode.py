@@ -9,20 +9,21 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, NamedTuple
 
+import numpy
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from stable_ssl import seeding
-from stable_ssl.data.augment import View
-from stable_ssl.data.augment.foreign import Foreign
-from stable_ssl.data.batch import mapped
+from stable_ssl.data.augment import External, View
 from stable_ssl.data.datasets import Images
 from stable_ssl.data.folder import UNLABELLED, ImageFolder, Unreadable
+from stable_ssl.data.sampler import BatchSampler
 from stable_ssl.schema import ConfigError
 
 READING = -1  # the view whose key a dataset's own draws come from
@@ -36,16 +37,16 @@ class Head:
     """
 
     def __init__(self, ops: Sequence[Any]):
-        foreign = [i for i, op in enumerate(ops) if isinstance(op, Foreign)]
+        external = [i for i, op in enumerate(ops) if isinstance(op, External)]
         fixing = [i for i, op in enumerate(ops) if getattr(op, "fixes_size", False)]
-        self.foreign = list(ops[: len(foreign)])
-        if foreign and foreign[-1] != len(foreign) - 1:
+        self.external = list(ops[: len(external)])
+        if external and external[-1] != len(external) - 1:
             raise ConfigError(
                 "image_transform: ops by _target_ run one image at a time and come"
                 " before those by name, which run on whole batches; move them first"
             )
-        cut = fixing[0] + 1 if fixing else len(foreign)
-        self.own = View(ops[len(foreign) : cut], first=len(foreign))
+        cut = fixing[0] + 1 if fixing else len(external)
+        self.view = View(ops[len(external) : cut], first=len(external))
         self.tail = View(ops[cut:], first=cut)
 
     def __call__(self, image: Any, key: Tensor) -> Tensor:
@@ -55,25 +56,19 @@ class Head:
             image: as the dataset returns it.
             key: of the view, ().
         """
-        if self.foreign:
-            image = _to_pil(image)
-        for i, op in enumerate(self.foreign):
+        if self.external and isinstance(image, Tensor):
+            from torchvision.transforms.functional import to_pil_image
+
+            image = to_pil_image(image)
+        for i, op in enumerate(self.external):
             image = op(image, seeding.fold_in(key, i))
         pixels = to_tensor(image)
-        if not self.own.ops:
+        if not self.view.ops:
             return pixels
-        view = self.own(pixels[None], key[None])[0]
+        view = self.view(pixels[None], key[None])[0]
         if pixels.dtype == torch.uint8:
             view = view.mul_(255).round_().to(torch.uint8)
         return view
-
-
-def _to_pil(image: Any) -> Any:
-    if isinstance(image, Tensor):
-        from torchvision.transforms.functional import to_pil_image
-
-        return to_pil_image(image)
-    return image
 
 
 def entries(dataset: Dataset, sample: Any, index: int) -> tuple[Any, Any, tuple]:
@@ -84,10 +79,10 @@ def entries(dataset: Dataset, sample: Any, index: int) -> tuple[Any, Any, tuple]
     """
     if isinstance(sample, (tuple, list)) and len(sample) >= 2:
         return sample[0], sample[1], tuple(sample[2:])
-    what = type(sample).__name__
-    what += f" of {len(sample)}" if isinstance(sample, (tuple, list)) else ""
+    kind = type(sample).__name__
+    kind += f" of {len(sample)}" if isinstance(sample, (tuple, list)) else ""
     raise ConfigError(
-        f"{type(dataset).__name__}[{index}] is a {what}; a dataset returns (image,"
+        f"{type(dataset).__name__}[{index}] is a {kind}; a dataset returns (image,"
         " label), with None for a label that is not known, and may add more entries"
     )
 
@@ -98,27 +93,23 @@ def to_tensor(image: Any) -> Tensor:
     Raises:
         ConfigError: it is none of them.
     """
-    import numpy
-
-    is_tensor = isinstance(image, Tensor)
-    pixels = image.as_subclass(Tensor) if is_tensor else numpy.array(image)
-    shape = tuple(pixels.shape)
-    if not is_tensor and pixels.ndim == 2:
-        pixels = pixels[..., None]
+    if isinstance(image, Tensor):
+        kind, pixels = "tensor", image.as_subclass(Tensor)
+    else:
+        kind, pixels = type(image).__name__, numpy.array(image)
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3 or pixels.dtype == object:
-        kind = "tensor" if is_tensor else type(image).__name__
         raise ConfigError(
-            f"a dataset returned a {kind} of shape {shape} for an image; expected a PIL"
-            " image, an array (H, W, C) or a tensor (C, H, W)"
+            f"a dataset returned a {kind} of shape {tuple(pixels.shape)} for an image;"
+            " expected a PIL image, an array (H, W, C) or a tensor (C, H, W)"
         )
-    if is_tensor:
+    if isinstance(pixels, Tensor):
         return pixels
     pixels = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
     return pixels if pixels.is_floating_point() else pixels.to(torch.uint8)
 
 
-@dataclass
-class Sample:
+class Sample(NamedTuple):
     """One sample as a worker returns it."""
 
     views: list[Tensor] | None  # None: it could not be read
@@ -128,94 +119,69 @@ class Sample:
     failures: list[str]  # what could not be read
 
 
+@dataclass(eq=False)
 class Samples(Dataset):
-    """Read samples by (epoch, index) and begin their views.
+    """Read samples by (epoch, index) and begin their views."""
 
-    Args:
-        dataset: map-style, of (image, label).
-        heads: one a view.
-        seed: of the views.
-        replace: whether the next readable sample takes the place of one that cannot be
-            read, so that batches keep their size.
-    """
+    dataset: Dataset  # map-style, of (image, label)
+    heads: Sequence[Head]  # one a view
+    seed: int  # of the views
+    replace: bool  # what cannot be read by the next, so that batches keep their size
 
-    def __init__(
-        self, dataset: Dataset, heads: Sequence[Head], seed: int, replace: bool
-    ):
-        self.dataset, self.heads, self.seed = dataset, list(heads), seed
-        self.replace = replace
-        self.draws = not isinstance(dataset, (Images, ImageFolder))  # perhaps
-
-    def __getitem__(self, place: tuple[int, int]) -> Sample:
-        epoch, index = place
+    def __getitem__(self, position: tuple[int, int]) -> Sample:
+        epoch, index = position
         failures: list[str] = []
-        for tried in range(len(self.dataset) if self.replace else 1):
-            at = (index + tried) % len(self.dataset) if tried else index
+        for tries in range(len(self.dataset) if self.replace else 1):
+            row = (index + tries) % len(self.dataset) if tries else index
             try:
-                image, label, more = self._read(epoch, at)
-                views = begin(self.heads, image, self.seed, epoch, at)
-                return Sample(views, label, more, at, failures)
+                image, label, more = self._read(epoch, row)
+                views = begin(self.heads, image, self.seed, epoch, row)
+                return Sample(views, label, more, row, failures)
             except (Unreadable, OSError, SyntaxError) as error:  # as PIL raises
-                failures.append(_in_words(error, self.dataset, at))
+                failures.append(_in_words(error, self.dataset, row))
         return Sample(None, None, (), index, failures)
 
     def _read(self, epoch: int, index: int) -> tuple[Any, Any, tuple]:
-        if not self.draws:
+        if isinstance(self.dataset, (Images, ImageFolder)):  # they draw nothing
             return entries(self.dataset, self.dataset[index], index)
         key = seeding.sample_keys(self.seed, epoch, torch.tensor(index), READING)
         with seeding.keyed(key):
             return entries(self.dataset, self.dataset[index], index)
 
 
+@dataclass(eq=False)
 class Stream(IterableDataset):
     """Read an iterable dataset in order, from a batch on; sample i is its i-th.
 
     Its own draws come from global generators that are seeded by (seed, epoch, pass).
-
-    Args:
-        dataset: iterable, of (image, label).
-        heads: one a view.
-        sampler: says epoch and first batch; its batch_size, rank and world_size say
-            which samples of a batch this process takes.
-        endless: whether to start again where the data ends.
     """
 
-    def __init__(
-        self,
-        dataset: IterableDataset,
-        heads: Sequence[Head],
-        sampler: Any,
-        endless: bool,
-    ):
-        self.dataset, self.heads, self.sampler = dataset, list(heads), sampler
-        self.endless = endless
+    dataset: IterableDataset  # of (image, label)
+    heads: Sequence[Head]  # one a view
+    sampler: BatchSampler  # says epoch, first batch, and this process's share of one
+    endless: bool  # whether to start again where the data ends
 
     def __iter__(self) -> Iterator[Sample]:
-        part = self.sampler
-        first = part.start * part.batch_size
-        own = torch.arange(part.batch_size).tensor_split(part.world_size)[part.rank]
-        own = set(own.tolist())
+        sampler, batch_size = self.sampler, self.sampler.batch_size
+        first = sampler.start * batch_size
+        share = set(sampler.share(torch.arange(batch_size)).tolist())
         for index, sample in enumerate(self._passes()):
-            if index >= first and index % part.batch_size in own:
+            if index >= first and index % batch_size in share:
                 image, label, more = entries(self.dataset, sample, index)
                 with seeding.preserve_rng():  # the dataset's own draws go on after it
-                    views = begin(self.heads, image, part.seed, part.epoch, index)
+                    views = begin(self.heads, image, sampler.seed, sampler.epoch, index)
                 yield Sample(views, label, more, index, [])
 
     def _passes(self) -> Iterator[Any]:
-        number = read = 0
-        while number == 0 or self.endless:
-            before = read
-            key = seeding.sample_keys(
-                self.sampler.seed, self.sampler.epoch, torch.tensor(number), READING
-            )
+        seed, epoch = self.sampler.seed, self.sampler.epoch
+        for number in count() if self.endless else [0]:
+            key = seeding.sample_keys(seed, epoch, torch.tensor(number), READING)
+            sample = None
             with seeding.keyed(key):
                 for sample in self.dataset:
-                    read += 1
                     yield sample
-            if read == before:
+            if sample is None:
                 raise ConfigError("the iterable dataset of a train loader is empty")
-            number += 1
 
 
 def begin(
@@ -228,8 +194,7 @@ def begin(
     ]
 
 
-@dataclass
-class Batch:
+class Batch(NamedTuple):
     """What a worker hands over; no views where nothing could be read."""
 
     views: list[Tensor]  # one a view, (N, C, H, W)
@@ -239,45 +204,29 @@ class Batch:
     failures: list[str]
     error: str | None = None  # that ends the run, whatever data.on_error says
 
-    def pin_memory(self) -> Batch:
-        """Move the tensors to pinned memory; torch's loader calls this."""
-        return self.mapped(Tensor.pin_memory)
-
-    def to(self, device: torch.device) -> Batch:
-        """Move the tensors to a device, without waiting."""
-        if device.type == "cpu":
-            return self
-        return self.mapped(lambda x: x.to(device, non_blocking=True))
-
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """Return a batch with each tensor changed."""
-        whole = self.views, self.labels, self.more, self.index
-        views, labels, more, index = mapped(whole, change)
-        return replace(self, views=views, labels=labels, more=more, index=index)
-
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples, leaving out what could not be read."""
-    failures = [f for s in samples for f in s.failures]
+    failures = [failure for s in samples for failure in s.failures]
+    empty = Batch([], None, (), None, failures)
     read = [s for s in samples if s.views is not None]
     if not read:
-        return Batch([], None, (), None, failures)
+        return empty
     views = list(zip(*(s.views for s in read), strict=True))
-    for several in views:
-        sizes = sorted({tuple(view.shape) for view in several})
-        if len(sizes) > 1:
-            return Batch([], None, (), None, failures, _SIZES.format(*sizes[:2]))
+    for images in views:
+        shapes = sorted({tuple(image.shape) for image in images})
+        if len(shapes) > 1:
+            error = (
+                f"images of shapes {shapes[0]} and {shapes[1]} do not stack; begin the"
+                " image_transform with an op that fixes the size: random_resized_crop,"
+                " or resize and center_crop"
+            )
+            return empty._replace(error=error)
     labels = [UNLABELLED if s.label is None else s.label for s in read]
     index = torch.tensor([s.index for s in read])
-    views = [torch.stack(several) for several in views]
+    views = [torch.stack(images) for images in views]
     more = tuple(default_collate([s.more for s in read])) if read[0].more else ()
     return Batch(views, default_collate(labels), more, index, failures)
-
-
-_SIZES = (
-    "images of shapes {} and {} do not stack; begin the image_transform with an op that"
-    " fixes the size: random_resized_crop, or resize and center_crop"
-)
 
 
 def leave_signals(worker: int) -> None:
@@ -302,8 +251,8 @@ def _obey_parent() -> None:
 
 def _in_words(error: Exception, dataset: Dataset, index: int) -> str:
     """Say which sample could not be read: by its path, where the dataset lists them."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Unreadable):
-        return text
-    listed = getattr(dataset, "samples", None)
-    return f"{listed[index][0] if listed else f'sample {index}'}: {text}"
+        return reason
+    paths = getattr(dataset, "samples", None)
+    return f"{paths[index][0] if paths else f'sample {index}'}: {reason}"

@@ -12,7 +12,7 @@ def source(dataset: Any) -> Any:
 
 def class_names(dataset: Any) -> dict[int, str]:
     """Return a dataset's names of its classes, by number; none where it has none."""
-    known = source(dataset)
-    if numbers := getattr(known, "class_to_idx", None):
-        return {number: str(name) for name, number in numbers.items()}
-    return dict(enumerate(map(str, getattr(known, "classes", None) or ())))
+    dataset = source(dataset)
+    if class_to_idx := getattr(dataset, "class_to_idx", None):
+        return {number: str(name) for name, number in class_to_idx.items()}
+    return dict(enumerate(map(str, getattr(dataset, "classes", None) or ())))

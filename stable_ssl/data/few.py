@@ -19,9 +19,11 @@ def choose_few(y: Tensor, amount: str, seed: int, draw: int = 0) -> Tensor:
     """
     order = seeding.permutation(len(y), seed, draw)
     few = []
-    for c in y.unique():
-        own = order[y[order] == c]
-        share = amount.endswith("%")
-        k = round(float(amount[:-1]) / 100 * len(own)) if share else int(amount)
-        few.append(own[: max(1, k)])
+    for label in y.unique():
+        rows = order[y[order] == label]
+        if amount.endswith("%"):
+            k = round(float(amount[:-1]) / 100 * len(rows))
+        else:
+            k = int(amount)
+        few.append(rows[: max(1, k)])
     return torch.cat(few)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_ssl import seeding
@@ -70,19 +72,18 @@ class ImageFolder(Dataset):
             raise ConfigError(
                 f"no image folder at {self.root}; set data.root or dataset.root"
             )
-        asked = _texts("subset", subset)
-        filters = {"include_filter": include_filter, "exclude_filter": exclude_filter}
-        include, exclude = (_texts(name, value) for name, value in filters.items())
-        self.filters = include or ["*"], exclude
-        _check(seed, {"val_size": val_size, "test_size": test_size}, class_to_idx)
-        if split_file is not None:
-            found = splits.load(Path(split_file), asked, self.root)
-            self.samples, self.class_to_idx = found
-            self._count_classes(labelled and bool(self.class_to_idx))
-            return
+        subsets, shares = _texts("subset", subset), {"val": val_size, "test": test_size}
+        self.include = _texts("include_filter", include_filter) or ["*"]
+        self.exclude = _texts("exclude_filter", exclude_filter)
+        _check(seed, shares, class_to_idx)
         self.labelled = labelled
-        parts = [name for name in _folders(self.root) if name in {*SUBSETS, *asked}]
-        tops = [self.root / name for name in parts] or [self.root]
+        if split_file is not None:
+            recorded = splits.load(Path(split_file), subsets, self.root)
+            self.samples, self.class_to_idx = recorded
+            self.labelled = labelled and bool(self.class_to_idx)
+            return
+        present = [n for n in _folders(self.root) if n in {*SUBSETS, *subsets}]
+        tops = [self.root / name for name in present] or [self.root]
         names = sorted({name for top in tops for name in _folders(top)})
         self.class_to_idx = dict(class_to_idx or {n: i for i, n in enumerate(names)})
         if absent := [name for name in self.class_to_idx if name not in names]:
@@ -95,28 +96,42 @@ class ImageFolder(Dataset):
                 f"{tops[0]} has no class folders; set labelled: false for images"
                 " without classes"
             )
-        self._count_classes(labelled)
-        lists = {n: self.root / f"{n}.txt" for n in asked}
-        if parts:
-            if missing := [n for n in asked if n not in parts]:
+        lists = [self.root / f"{name}.txt" for name in subsets]
+        if present:
+            if missing := [name for name in subsets if name not in present]:
                 raise ConfigError(
                     f"no subset folder {self.root / missing[0]}"
-                    f"{nearest(missing[0], parts)} (there are: {', '.join(parts)})"
+                    f"{nearest(missing[0], present)} (there are: {', '.join(present)})"
                 )
-            chosen = [self.root / name for name in asked or parts]
-            self.samples = [s for top in chosen for s in self._below(top)]
-        elif asked and all(path.is_file() for path in lists.values()):
-            self.samples = [s for path in lists.values() for s in self._listed(path)]
+            chosen = [self.root / name for name in subsets or present]
+            self.samples = [sample for top in chosen for sample in self._below(top)]
+        elif subsets and all(path.is_file() for path in lists):
+            self.samples = [sample for path in lists for sample in self._listed(path)]
         else:
-            shares = {"val": val_size, "test": test_size}
-            self.samples = self._shares(asked, shares, seed)
+            self.samples = self._shares(subsets, shares, seed)
         if not self.samples:
             raise ConfigError(f"no images in {', '.join(map(str, tops))}: {subset=}")
 
-    def _count_classes(self, labelled: bool) -> None:
-        self.classes = sorted(self.class_to_idx, key=self.class_to_idx.get)
-        last = max(self.class_to_idx.values(), default=-1)
-        self.num_classes = last + 1 if labelled else None
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes in the order of their numbers."""
+        return sorted(self.class_to_idx, key=self.class_to_idx.get)
+
+    @property
+    def num_classes(self) -> int | None:
+        """One more than the largest number of a class, None without labels."""
+        return max(self.class_to_idx.values()) + 1 if self.labelled else None
+
+    @property
+    def labels(self) -> Tensor:
+        """Numbers of the images' classes, (N,) int64; -1 without."""
+        return torch.tensor([label for _, label in self.samples])
+
+    def subset(self, index: Tensor) -> ImageFolder:
+        """Return the folder with the images at `index` alone, (M,) int64."""
+        part = copy(self)
+        part.samples = [self.samples[i] for i in index.tolist()]
+        return part
 
     def _below(self, top: Path) -> list[Sample]:
         """Return the images below a folder that passes the filters, in order."""
@@ -128,18 +143,15 @@ class ImageFolder(Dataset):
             for path in self._images(top / name)
         ]
 
-    def _images(self, folder: Path) -> list[Path]:
-        include, exclude = self.filters
-        found = []
+    def _images(self, folder: Path) -> Iterator[Path]:
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(self.root).as_posix()
             if (
                 path.suffix.lower() in EXTENSIONS
-                and any(fnmatch(name, pattern) for pattern in include)
-                and not any(fnmatch(name, pattern) for pattern in exclude)
+                and any(fnmatch(name, pattern) for pattern in self.include)
+                and not any(fnmatch(name, pattern) for pattern in self.exclude)
             ):
-                found.append(path)
-        return found
+                yield path
 
     def _listed(self, file: Path) -> list[Sample]:
         """Return the images that the lines of a text file name."""
@@ -147,33 +159,33 @@ class ImageFolder(Dataset):
         for number, line in enumerate(file.read_text().splitlines(), 1):
             if not line.strip():
                 continue
-            name, _, label = (part.strip() for part in line.partition(","))
+            name, _, class_name = (part.strip() for part in line.partition(","))
             path = self.root / name
             if not path.is_file():
                 raise ConfigError(f"{file}, line {number}: no image at {path}")
-            label = label or Path(name).parts[0]
-            if self.labelled and label not in self.class_to_idx:
+            class_name = class_name or Path(name).parts[0]
+            if self.labelled and class_name not in self.class_to_idx:
                 raise ConfigError(
-                    f"{file}, line {number}: no class {label}"
-                    f"{nearest(label, self.classes)}"
+                    f"{file}, line {number}: no class {class_name}"
+                    f"{nearest(class_name, self.classes)}"
                 )
-            number_of = self.class_to_idx.get(label, UNLABELLED)
-            samples.append((path, number_of if self.labelled else UNLABELLED))
+            label = self.class_to_idx[class_name] if self.labelled else UNLABELLED
+            samples.append((path, label))
         return samples
 
     def _shares(
-        self, asked: Sequence[str], shares: Mapping[str, float], seed: int
+        self, subsets: Sequence[str], shares: Mapping[str, float], seed: int
     ) -> list[Sample]:
-        """Return the asked subsets of a split by shares, the same in every class."""
+        """Return some subsets of a split by shares, the same in every class."""
         samples = self._below(self.root)
-        if not asked:
+        if not subsets:
             return samples
-        if unknown := [name for name in asked if name not in SUBSETS]:
+        if unknown := [name for name in subsets if name not in SUBSETS]:
             raise ConfigError(
                 f"subset={unknown[0]}: {self.root} has no such folder, no"
                 f" {unknown[0]}.txt, and shares make {', '.join(SUBSETS)} only"
             )
-        if wrong := [n for n in asked if n != "train" and not shares[n]]:
+        if wrong := [n for n in subsets if n != "train" and not shares[n]]:
             raise ConfigError(
                 f"subset={wrong[0]}: {self.root} has no folder {wrong[0]}, no"
                 f" {wrong[0]}.txt, and {wrong[0]}_size is 0; set one of them"
@@ -188,7 +200,7 @@ class ImageFolder(Dataset):
             val, test = (round(shares[n] * len(index)) for n in ("val", "test"))
             parts = index.split([len(index) - val - test, val, test])
             split = dict(zip(SUBSETS, parts, strict=True))
-            kept += [split[name] for name in asked]
+            kept += [split[name] for name in subsets]
         return [samples[i] for i in torch.cat(kept).sort().values.tolist()]
 
     def __len__(self) -> int:
@@ -217,11 +229,10 @@ class ImageFolder(Dataset):
 
 def _texts(name: str, value: Any) -> list[str]:
     """Return an argument that is a text, several, or None, as a list."""
-    found = [value] if isinstance(value, str) else value
-    several = found is None or isinstance(found, Sequence)
-    if not several or not all(isinstance(text, str) for text in found or ()):
+    texts = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts):
         raise ConfigError(f"{name}={value} of an image folder: use a text or a list")
-    return list(found or [])
+    return list(texts)
 
 
 def _check(seed: Any, shares: Mapping[str, Any], class_to_idx: Any) -> None:
@@ -231,7 +242,8 @@ def _check(seed: Any, shares: Mapping[str, Any], class_to_idx: Any) -> None:
     for name, share in shares.items():
         if not isinstance(share, (int, float)) or not 0 <= share < 1:
             raise ConfigError(
-                f"{name}={share} of an image folder: use a number from 0 to below 1"
+                f"{name}_size={share} of an image folder: use a number from 0 to"
+                " below 1"
             )
     if class_to_idx is not None and not (
         isinstance(class_to_idx, Mapping)

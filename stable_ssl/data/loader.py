@@ -8,8 +8,7 @@ fixes the size (a crop, a resize), so that images of any size become one batch.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from stable_ssl import seeding
 from stable_ssl.data.augment import Replay, View
-from stable_ssl.data.batch import to_device
+from stable_ssl.data.batch import mapped, to_device
 from stable_ssl.data.datasets import Images
 from stable_ssl.data.decode import (
     Batch,
@@ -100,17 +99,18 @@ class Loader:
             world_size,
         )
         self.format = torch.channels_last if channels_last else torch.contiguous_format
-        self.skipped = 0  # samples so far that could not be read ...
-        self.left_out = 0 if rank else getattr(dataset, "left_out", 0)  # ... and before
+        self.skipped = 0  # samples so far that could not be read
         self.index: Tensor | None = None  # of the last batch's samples in the dataset
         self._warned: set[str] = set()
         heads = [Head(ops) for ops in views]
-        self.foreign = any(head.foreign for head in heads)  # ops of other libraries
-        if isinstance(dataset, Images) and not self.foreign:
+        self.external = any(head.external for head in heads)  # ops of other libraries
+        if isinstance(dataset, Images) and not self.external:
             self.views = [View(ops) for ops in views]
             self.images, self.labels = dataset.images, dataset.labels
-            if _fits(self.images, self.device):
-                self.images = self.images.to(self.device)
+            if self.device.type == "cuda":
+                free, _ = torch.cuda.mem_get_info(self.device)
+                if self.images.nbytes <= ON_DEVICE * free:
+                    self.images = self.images.to(self.device)
             self.workers = None
         else:
             self.views = [head.tail for head in heads]
@@ -143,8 +143,7 @@ class Loader:
         options["persistent_workers"] = False  # it would stay in the first epoch
         drop_last = self.sampler.drop_last
         stream = Stream(self.dataset, heads, self.sampler, endless=drop_last)
-        part = torch.arange(self.batch_size).tensor_split(self.sampler.world_size)
-        size = len(part[self.sampler.rank])
+        size = len(self.sampler.share(torch.arange(self.batch_size)))
         return DataLoader(stream, batch_size=size, drop_last=drop_last, **options)
 
     @property
@@ -199,14 +198,17 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[Tensor | list[Tensor], Tensor]]:
         epoch = self.sampler.epoch
+        if self.sampler.start == 0 and self.sampler.rank == 0:  # once an epoch
+            self.skipped += getattr(self.dataset, "left_out", 0)
         for batch in self.unfinished():
             self.skipped += len(batch.failures)
             if not batch.views:
                 continue
             self.index = batch.index
             x = self.finish(batch, epoch)
-            if self.collate_fn is not None:
-                yield self._collated(x, batch.labels)
+            if self.collate_fn is not None:  # which gets samples, as in torch's loader
+                images = x[0] if len(x) == 1 else map(list, zip(*x, strict=True))
+                yield self.collate_fn(list(zip(images, batch.labels, strict=True)))
                 continue
             if x[0].shape[1] > 1:
                 x = [view.to(memory_format=self.format) for view in x]
@@ -219,19 +221,14 @@ class Loader:
             for v, (view, image) in enumerate(zip(self.views, batch.views, strict=True))
         ]
 
-    def _collated(self, views: list[Tensor], labels: Tensor) -> Any:
-        """Let `collate_fn` make the batch, as it would in torch's DataLoader."""
-        images = views[0] if len(views) == 1 else map(list, zip(*views, strict=True))
-        return self.collate_fn(list(zip(images, labels, strict=True)))
-
     def unfinished(self) -> Iterator[Batch]:
         """Yield batches on the device whose views are not finished."""
         if self.workers is None:
             for index in self.sampler.batches():
-                held = index.to(self.images.device, non_blocking=True)
-                views = [self.images[held]] * len(self.views)
+                rows = index.to(self.images.device, non_blocking=True)
+                views = [self.images[rows]] * len(self.views)
                 batch = Batch(views, self.labels[index], (), index, [])
-                yield batch.to(self.device)
+                yield to_device(batch, self.device)
         elif self.device.type == "cuda":
             yield from self._prefetched()
         else:
@@ -259,63 +256,13 @@ class Loader:
         stream, ahead = torch.cuda.Stream(self.device), None
         for batch in self._read():
             with torch.cuda.stream(stream):
-                copied = batch.to(self.device)
+                copied = to_device(batch, self.device)
                 done = stream.record_event()
             if ahead is not None:
                 yield _arrived(*ahead)
             ahead = copied, done
         if ahead is not None:
             yield _arrived(*ahead)
-
-
-class Skips:
-    """Count the samples that a loader skipped since the last call.
-
-    The first call counts those, too, that were left out when the data were read into
-    memory.
-
-    Args:
-        loader: one that does not count skips none.
-        fresh: false in the middle of an epoch, whose first call was before.
-    """
-
-    def __init__(self, loader: Any, fresh: bool = True):
-        self.loader = loader
-        self.before = getattr(loader, "skipped", 0)
-        if fresh:
-            self.before -= getattr(loader, "left_out", 0)
-
-    def __call__(self) -> int:
-        """Return how many there were since the last call."""
-        before, self.before = self.before, getattr(self.loader, "skipped", 0)
-        return self.before - before
-
-
-def known_length(loader: Any) -> int | None:
-    """Return the batches of an epoch, None where the data does not know."""
-    try:
-        return len(loader)
-    except TypeError:
-        return None
-
-
-def batches_from(
-    loader: Iterable[Any], epoch: int, start: int, end: int, device: torch.device
-) -> Iterator[Any]:
-    """Return the batches `start` to `end` of an epoch, on the device.
-
-    Args:
-        loader: with `set_epoch(epoch, start)` it begins where it is told, otherwise
-            what comes before is read and dropped.
-        epoch: counted from 0, and so are the batches.
-        start: the first batch.
-        end: one past the last.
-        device: where they go.
-    """
-    if hasattr(loader, "set_epoch"):
-        loader.set_epoch(epoch, start)
-        return islice(loader, end - start)
-    return (to_device(batch, device) for batch in islice(loader, start, end))
 
 
 def _arrived(batch: Batch, done: torch.cuda.Event) -> Batch:
@@ -327,12 +274,4 @@ def _arrived(batch: Batch, done: torch.cuda.Event) -> Batch:
         tensor.record_stream(current)
         return tensor
 
-    return batch.mapped(kept)
-
-
-def _fits(images: Tensor, device: torch.device) -> bool:
-    """Return whether a GPU has room for the images beside a training."""
-    if device.type != "cuda":
-        return False
-    free, _ = torch.cuda.mem_get_info(device)
-    return images.nbytes <= ON_DEVICE * free
+    return mapped(batch, kept)

@@ -1,4 +1,4 @@
-"""The usual image_transforms by name: `image_transform: {_target_: ..., size: 224}`.
+"""The usual image_transforms, and a collate_fn, by `{_target_: stable_ssl.data.NAME}`.
 
 Statistics are ImageNet's, as torchvision documents them.
 """
@@ -6,6 +6,9 @@ Statistics are ImageNet's, as torchvision documents them.
 from __future__ import annotations
 
 from typing import Any
+
+import torch
+from torch import Tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -40,3 +43,31 @@ def center_crop_transforms(
         {"name": "center_crop", "size": size},
         {"name": "normalize", "mean": MEAN, "std": STD},
     ]
+
+
+class RotationCollate:
+    """Replace each image by its four rotations, and its label by their number.
+
+    Rotation prediction, Gidaris et al. 2018, https://arxiv.org/abs/1803.07728. A batch
+    of N images becomes one of 4 N, the rotations of an image side by side.
+    """
+
+    def __call__(self, samples: list[tuple[Tensor, Any]]) -> tuple[Tensor, Tensor]:
+        """Return images (4 N, C, S, S) and labels (4 N,): quarter turns, 0 to 3.
+
+        Args:
+            samples: (image (C, S, S), label) each; the label is dropped.
+
+        Raises:
+            ValueError: several views, or images that are not square.
+        """
+        images = [image for image, _ in samples]
+        shape = getattr(images[0], "shape", "several views")
+        if isinstance(shape, str) or shape[-1] != shape[-2]:
+            raise ValueError(
+                f"RotationCollate found {shape}; it needs one view of square images"
+            )
+        x = torch.stack(images)
+        turned = torch.stack([x.rot90(turns, (2, 3)) for turns in range(4)], 1)
+        labels = torch.arange(4, device=x.device).repeat(len(x))
+        return turned.flatten(0, 1), labels

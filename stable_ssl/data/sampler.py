@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,41 +12,30 @@ from torch.utils.data import Sampler
 from stable_ssl import seeding
 
 
+@dataclass(eq=False)
 class BatchSampler:
     """Yield the samples of each batch of an epoch, from any batch on.
 
     Several processes share a batch: each takes its consecutive part, so that together
     they see what one process would, no sample twice and none left out. Parts differ by
     one sample at most; those of a last batch may be empty.
-
-    Args:
-        size: samples in the dataset.
-        batch_size: samples a batch, over all processes.
-        seed: with the epoch, decides the order.
-        shuffle: a new order every epoch, or that of the dataset.
-        drop_last: leave an incomplete last batch out.
-        sampler: chooses and orders the samples instead; iterated under global
-            generators that are seeded by (seed, epoch).
-        rank: number of this process ...
-        world_size: ... among how many.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        seed: int,
-        shuffle: bool,
-        drop_last: bool,
-        sampler: Sampler | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ):
-        self.size = size if sampler is None else len(sampler)
-        self.batch_size, self.seed = batch_size, seed
-        self.shuffle, self.drop_last, self.sampler = shuffle, drop_last, sampler
-        self.rank, self.world_size = rank, world_size
-        self.epoch, self.start = 0, 0
+    size: int  # samples in the dataset
+    batch_size: int  # samples a batch, over all processes
+    seed: int  # with the epoch, decides the order
+    shuffle: bool  # a new order every epoch, or that of the dataset
+    drop_last: bool  # leave an incomplete last batch out
+    # chooses and orders the samples instead, under generators seeded by (seed, epoch)
+    sampler: Sampler | None = None
+    rank: int = 0  # number of this process ...
+    world_size: int = 1  # ... among how many
+    epoch: int = 0
+    start: int = 0  # batch that the next iteration starts with
+
+    def __post_init__(self):
+        if self.sampler is not None:
+            self.size = len(self.sampler)
 
     def __len__(self) -> int:
         whole, rest = divmod(self.size, self.batch_size)
@@ -63,7 +53,11 @@ class BatchSampler:
     def batches(self) -> list[Tensor]:
         """Return this process's part of every batch still to come in this epoch."""
         whole = self.order().split(self.batch_size)[self.start : len(self)]
-        return [batch.tensor_split(self.world_size)[self.rank] for batch in whole]
+        return [self.share(batch) for batch in whole]
+
+    def share(self, batch: Tensor) -> Tensor:
+        """Return this process's part of a batch, (samples,)."""
+        return batch.tensor_split(self.world_size)[self.rank]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Yield lists of (epoch, index), all that a sample's views depend on."""

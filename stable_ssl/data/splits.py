@@ -9,40 +9,48 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from stable_ssl.data.facts import source
+from stable_ssl.data.facts import class_names, source
 from stable_ssl.files import write_atomically
 from stable_ssl.schema import ConfigError, nearest, unwritable
 
 FILE = "splits.csv"
 FIELDS = ("path", "class", "label", "split")
 
-Row = tuple[str, str, str, str]
+
+class Row(NamedTuple):
+    """One image: its `FIELDS`, as texts."""
+
+    path: str
+    class_name: str
+    label: str
+    split: str
 
 
-def record(folder: Path, loaders: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+def record(folder: Path, datasets: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Write the splits of a run's image folders, and its group `data`, once.
 
     Args:
         folder: `data` in the run folder.
-        loaders: by split; those that read no image folder have nothing to record.
+        datasets: by split; what is no image folder has nothing to record.
         data: resolved group `data`.
 
     Raises:
         ConfigError: a split differs from the one recorded by an earlier launch.
     """
-    path, now = folder / FILE, _rows(loaders)
+    path, now = folder / FILE, _rows(datasets)
     if not now:
         return
     before = _read(path) if path.exists() else []
-    for split in sorted({row[3] for row in now} & {row[3] for row in before}):
-        old = {row for row in before if row[3] == split}
-        new = {row for row in now if row[3] == split}
+    recorded = {row.split for row in before}
+    for split in sorted(recorded & {row.split for row in now}):
+        old = {row for row in before if row.split == split}
+        new = {row for row in now if row.split == split}
         if old != new:
-            example = min(old ^ new)[0]
+            example = min(old ^ new).path
             raise ConfigError(
                 f"the split {split} is not the one this run was made on: {len(new)}"
                 f" images instead of {len(old)}, {example} among those that differ; if"
@@ -50,8 +58,7 @@ def record(folder: Path, loaders: Mapping[str, Any], data: Mapping[str, Any]) ->
                 " otherwise keep its split by dataset.split_file=, or choose another"
                 " log.run"
             )
-    known = {row[3] for row in before}
-    rows = [*before, *(row for row in now if row[3] not in known)]
+    rows = [*before, *(row for row in now if row.split not in recorded)]
     table = io.StringIO()
     csv.writer(table).writerows([FIELDS, *rows])
     params = yaml.safe_dump(dict(data), sort_keys=False)
@@ -62,22 +69,15 @@ def record(folder: Path, loaders: Mapping[str, Any], data: Mapping[str, Any]) ->
             raise unwritable(file, error) from error
 
 
-def _rows(loaders: Mapping[str, Any]) -> list[Row]:
-    """Return the rows of all splits; bank and predict are none of the run's own."""
-    rows: dict[Row, None] = {}
-    for split, loader in loaders.items():
-        if split in ("bank", "predict"):
-            continue
-        parts = getattr(loader, "loaders", {split: loader})  # of a Combined
-        for name, part in parts.items():
-            folder = source(part.dataset)
-            if not hasattr(folder, "class_to_idx") or not hasattr(folder, "root"):
-                continue
-            names = {number: name for name, number in folder.class_to_idx.items()}
-            own = split if name == split else f"{split}_{name}"
-            for image, label in folder.samples:
-                place = Path(image).relative_to(folder.root).as_posix()
-                rows[place, names.get(label, ""), str(label), own] = None
+def _rows(datasets: Mapping[str, Any]) -> list[Row]:
+    rows: dict[Row, None] = {}  # each once, in order
+    for split, dataset in datasets.items():
+        folder = source(dataset)
+        if hasattr(folder, "class_to_idx") and hasattr(folder, "root"):
+            classes = class_names(folder)
+            for path, label in folder.samples:
+                path = Path(path).relative_to(folder.root).as_posix()
+                rows[Row(path, classes.get(label, ""), str(label), split)] = None
     return list(rows)
 
 
@@ -85,13 +85,12 @@ def _read(path: Path) -> list[Row]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             table = csv.DictReader(file, restval="", strict=True)
-            rows = [tuple(row[field] for field in FIELDS) for row in table]
+            return [Row(*(line[field] for field in FIELDS)) for line in table]
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise ConfigError(
             f"{path} is no split file of a run: {error!r}; give a whole one, or move it"
             " away if it is of this very run, which then writes it anew"
         ) from error
-    return rows
 
 
 def load(
@@ -108,18 +107,19 @@ def load(
         ConfigError: no such file, subset or image.
     """
     rows = _read(path)
-    known = sorted({row[3] for row in rows})
+    recorded = sorted({row.split for row in rows})
     for name in subsets:
-        if name not in known:
+        if name not in recorded:
             raise ConfigError(
-                f"{path} has no subset {name}{nearest(name, known)}"
-                f" (it has: {', '.join(known)})"
+                f"{path} has no subset {name}{nearest(name, recorded)}"
+                f" (it has: {', '.join(recorded)})"
             )
     samples = []
-    for place, _, label, split in rows:
-        if not subsets or split in subsets:
-            if not (root / place).is_file():
-                raise ConfigError(f"{path} names {place}, and it is not below {root}")
-            samples.append((root / place, int(label)))
-    classes = {row[1]: int(row[2]) for row in rows if row[1]}
-    return samples, classes
+    for row in rows:
+        if not subsets or row.split in subsets:
+            if not (root / row.path).is_file():
+                raise ConfigError(
+                    f"{path} names {row.path}, and it is not below {root}"
+                )
+            samples.append((root / row.path, int(row.label)))
+    return samples, {row.class_name: int(row.label) for row in rows if row.class_name}

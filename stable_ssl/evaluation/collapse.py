@@ -8,8 +8,6 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stable_ssl.evaluation.spectrum import float64
-
 COLLAPSED = 0.05  # feature_std below it; see `collapse_warning`
 
 
@@ -76,3 +74,8 @@ def collapse_warning(x: Tensor) -> str | None:
 
 def _unit(x: Tensor) -> Tensor:
     return normalize(float64(x), dim=1)
+
+
+def float64(x: Tensor) -> Tensor:
+    """Return x in float64, on the CPU where its device has none."""
+    return (x.cpu() if x.device.type == "mps" else x).double()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -11,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stable_ssl.evaluation.metrics import TASKS, Metric
-from stable_ssl.schema import ConfigError, nearest
+from stable_ssl.evaluation.predictions import TASKS, Score
+from stable_ssl.objects import find_object
+from stable_ssl.schema import ConfigError
 
 LIKE = "{callable: torchmetrics.functional.accuracy, kwargs: {task: multiclass}}"
 
 
 def custom_metrics(
     nodes: Mapping[str, Any], task: str, num_classes: int | None
-) -> dict[str, Metric]:
+) -> dict[str, Score]:
     """Return functions of (predictions, labels), each tried on one sample a class.
 
     Args:
@@ -45,7 +45,7 @@ def custom_metrics(
     }
 
 
-def _metric(name: str, node: Any, task: str, num_classes: int) -> Metric:
+def _metric(name: str, node: Any, task: str, num_classes: int) -> Score:
     """Build one metric and try it."""
     at = f"log.metrics.{name}"
     keys = set(node) if isinstance(node, Mapping) else set()
@@ -53,7 +53,8 @@ def _metric(name: str, node: Any, task: str, num_classes: int) -> Metric:
         raise ConfigError(f"{at}={node}: write {LIKE}")
     if name in {"acc1", "acc5", "loss", *TASKS[task]}:
         raise ConfigError(f"{at}: {name} is measured anyway; choose another name")
-    found, kwargs = find(node["callable"], at), dict(node.get("kwargs") or {})
+    found = find_object(node["callable"], f"{at}.callable")
+    kwargs = dict(node.get("kwargs") or {})
     if isinstance(found, type):
         metric = partial(_of_instance, partial(found, **kwargs))
     else:
@@ -86,41 +87,6 @@ def _one_sample_a_class(task: str, num_classes: int) -> tuple[Tensor, Tensor]:
     logits = 2 * torch.eye(num_classes) - 1
     labels = torch.arange(num_classes) if task == "multiclass" else (logits > 0).long()
     return logits, labels
-
-
-def find(path: str, at: str) -> Callable:
-    """Return what a dotted path names, importing the modules on its way.
-
-    Args:
-        path: "torchmetrics.functional.accuracy".
-        at: the key that holds it, for errors.
-
-    Raises:
-        ConfigError: there is no such thing, or it cannot be called.
-    """
-    first, *rest = str(path).split(".")
-    found, so_far = _imported(first), first
-    if found is None:
-        raise ConfigError(f"{at}.callable={path}: no module {first}; install it")
-    for part in rest:
-        inner = getattr(found, part, None)
-        inner = _imported(f"{so_far}.{part}") if inner is None else inner
-        if inner is None:
-            known = [name for name in dir(found) if not name.startswith("_")]
-            raise ConfigError(
-                f"{at}.callable={path}: {so_far} has no {part}{nearest(part, known)}"
-            )
-        found, so_far = inner, f"{so_far}.{part}"
-    if not callable(found):
-        raise ConfigError(f"{at}.callable={path} cannot be called; name a function")
-    return found
-
-
-def _imported(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
 
 
 def _in_a_line(error: Exception) -> str:

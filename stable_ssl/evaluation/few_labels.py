@@ -2,8 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from stable_ssl.data.few import choose_few
-from stable_ssl.evaluation.linear import Labelled, logistic_accuracy, standardiser
+from stable_ssl.evaluation.evaluator import Evaluator, Labelled, Split
+from stable_ssl.evaluation.linear import standardiser
+from stable_ssl.evaluation.logistic import logistic_accuracy
+from stable_ssl.loggers.names import Metric
+
+
+class FewLabels(Evaluator):
+    """Fit logistic regression on a few labels of each class, several times.
+
+    Args:
+        few: numbers of labels, "10" a class or "1%" of each.
+    """
+
+    key = "few_labels"
+    names = ("few*_acc1",)
+    splits = ("test",)
+    needs_bank = needs_labels = True
+
+    def __init__(self, few: Sequence[str]):
+        self.few = {f"few{n.replace('%', 'pct')}_acc1": n for n in few}
+        self.metrics = {name: _metric(n) for name, n in self.few.items()}
+
+    def __call__(self, split: Split) -> Iterator[tuple[str, float]]:
+        """Yield an accuracy for each number of labels, of finite features."""
+        queries = split.features, split.labels
+        for name, few in self.few.items() if split.finite else ():
+            yield name, few_label_accuracy(split.bank, queries, few, seed=split.seed)
+
+
+def _metric(few: str) -> Metric:
+    """Return the words for "10" labels a class, or for "1%" of the labels."""
+    number = float(few.rstrip("%"))
+    if few.endswith("%"):
+        labels = f"{number:g} % of the labels"
+        order = 30 + number / 100
+    else:
+        labels = f"{few} label{'s' * (few != '1')} a class"
+        order = 20 + number / 1000
+    return Metric(
+        f"accuracy, {labels}",
+        f"linear, {labels}",
+        f"logistic regression, {labels} of {{bank}}, mean of 5 draws",
+        order,
+    )
 
 
 def few_label_accuracy(
@@ -28,8 +73,3 @@ def few_label_accuracy(
         few = choose_few(bank[1].cpu(), labels, seed, draw).to(x.device)
         scores.append(logistic_accuracy((x[few], bank[1][few]), test))
     return sum(scores) / draws
-
-
-def few_label_name(labels: str) -> str:
-    """Return the metric's name: few10_acc1, few1pct_acc1."""
-    return f"few{labels.replace('%', 'pct')}_acc1"

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from stable_ssl.data.batch import first_view
 from stable_ssl.evaluation.album import Album
+from stable_ssl.evaluation.evaluator import Encode, Evaluator
 from stable_ssl.evaluation.pictures import (
     NEIGHBOURS,
     draw_features,
@@ -26,7 +25,7 @@ STYLE = {"font.size": 8, "font.family": ["DejaVu Sans"]}
 DPI = 160
 
 
-class Gallery:
+class Gallery(Evaluator):
     """Collect what is to be drawn while a split is evaluated, then draw it.
 
     What fails is a warning: a picture is no reason to lose a run.
@@ -35,11 +34,14 @@ class Gallery:
         config: group `log.pictures`; None draws nothing.
     """
 
+    needs_features = False
+    each_rank = True  # and yields nothing
+
     def __init__(self, config: Any):
         self.config = config
         self.album: Album | None = None
 
-    def due(self, epoch: int, last: bool) -> bool:
+    def draws(self, epoch: int, last: bool) -> bool:
         """Return whether pictures are drawn after so many epochs; at the last, too."""
         every = self.config and self.config.every_n_epochs
         return self.config is not None and bool(last or (every and epoch % every == 0))
@@ -48,7 +50,7 @@ class Gallery:
         """Keep images of this loader when it is evaluated; None keeps nothing."""
         self.album = None if loader is None else Album(loader)
 
-    def collect(self, batch: tuple[Any, Tensor], loader: Any, encode: Callable) -> None:
+    def see(self, batch: Any, loader: Any, encode: Encode) -> None:
         """Keep some of a batch if its split is the one."""
         if self.album is None or self.album.loader is not loader:
             return

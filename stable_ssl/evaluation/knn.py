@@ -2,11 +2,52 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stable_ssl.evaluation.metrics import Accuracy
+from stable_ssl.config import Knn as KnnConfig
+from stable_ssl.evaluation.evaluator import Evaluator, Labelled, Split
+from stable_ssl.evaluation.predictions import Accuracy
+from stable_ssl.loggers.names import Metric
+
+
+class Knn(Evaluator):
+    """Let the nearest images of the bank vote on each image of a split."""
+
+    key = "knn"
+    names = ("knn_acc1", "knn_acc5")
+    needs_bank = needs_labels = each_rank = True
+
+    def __init__(self, config: KnnConfig):
+        self.config = config
+        title = f"kNN (k={config.k})"
+        protocol = f"kNN, k={config.k}, temperature {config.temperature:g}, on {{bank}}"
+        self.metrics = {
+            "knn_acc1": Metric("kNN accuracy", title, protocol, 0),
+            "knn_acc5": Metric(
+                "kNN accuracy, top 5", f"{title}, top 5", f"{protocol}, top 5", 0
+            ),
+        }
+
+    def __call__(self, split: Split) -> Iterator[tuple[str, float]]:
+        """Yield top 1 and, of more than five classes, top 5; nan of a diverged run."""
+        if not split.finite:
+            yield "knn_acc1", math.nan
+            return
+        queries = split.features, split.labels
+        scores = knn_accuracy(
+            split.bank,
+            queries,
+            split.num_classes,
+            self.config.k,
+            self.config.temperature,
+        )
+        for name, value in scores.items():
+            yield f"knn_{name}", value
 
 
 def knn_scores(
@@ -41,8 +82,8 @@ def knn_scores(
 
 
 def knn_accuracy(
-    bank: tuple[Tensor, Tensor],
-    queries: tuple[Tensor, Tensor],
+    bank: Labelled,
+    queries: Labelled,
     num_classes: int,
     k: int = 20,
     temperature: float = 0.07,

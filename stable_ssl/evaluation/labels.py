@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from stable_ssl.evaluation.evaluator import Evaluator, OnlineEvaluator
 from stable_ssl.schema import ConfigError
 
 
@@ -53,47 +54,48 @@ def require_labels(loader: Any, num_classes: int | None, method: str) -> None:
 
 
 def check_labels(
-    loaders: Mapping[str, Any], num_classes: int | None, config: Any
+    loaders: Mapping[str, Any],
+    num_classes: int | None,
+    evaluators: Mapping[str, Evaluator],
 ) -> None:
     """Refuse labels that `num_classes` leaves out, and none where they are needed.
 
     Args:
         loaders: by split.
         num_classes: of the dataset; None evaluates nothing on labels.
-        config: group `log.eval`: linear, knn, few_labels and offline are read.
+        evaluators: by name.
 
     Raises:
         ConfigError: in words; nothing is said of labels that only reading would show.
     """
-    probe = config.linear is not None
-    bank = bool(config.knn or config.few_labels or config.offline)
-    needed = {"train": probe, "bank": bank}
-    off = (
-        " set log.eval.linear=null, log.eval.knn=null, log.eval.few_labels=[] and"
-        " log.eval.offline=null"
-    )
+    readers = {n: e for n, e in evaluators.items() if e.needs_labels}
+    online = any(isinstance(e, OnlineEvaluator) for e in readers.values())
+    bank = any(e.needs_bank for e in readers.values())
+    needed = {"train": online, "bank": bank}
+    nodes = dict.fromkeys(e.key or name for name, e in readers.items())
+    off = f" set {' and '.join(f'log.eval.{node}=null' for node in nodes)}"
     for split, loader in loaders.items() if num_classes else ():
         if split == "predict":
             continue  # its labels are copied, not read
-        reads = needed.get(split, probe or bank)
-        held = held_labels(loader)
-        if reads and held is not None and held.ndim > 1:
+        reads = needed.get(split, online or bank)
+        labels = held_labels(loader)
+        if reads and labels is not None and labels.ndim > 1:
             raise ConfigError(
-                f"{split} has labels of shape {tuple(held.shape)}, and probe, kNN and"
-                f" classifiers need one an image;{off}"
+                f"{split} has labels of shape {tuple(labels.shape)}, and"
+                f" {', '.join(readers)} need one an image;{off}"
             )
-        found = label_range(loader)
-        if found is None:
+        least_and_most = label_range(loader)
+        if least_and_most is None:
             continue
-        if found[1] >= num_classes:
+        least, most = least_and_most
+        if most >= num_classes:
             raise ConfigError(
                 f"data.num_classes={num_classes}, but {split} has labels up to"
-                f" {found[1]}; set it to {found[1] + 1} or more, or to null to ask the"
-                " dataset"
+                f" {most}; set it to {most + 1} or more, or to null to ask the dataset"
             )
-        if found[0] < 0 and reads:
+        if least < 0 and reads:
             raise ConfigError(
-                f"{split} has images without labels, which probe, kNN and classifiers"
-                f" need;{off}"
+                f"{split} has images without labels, which {', '.join(readers)} need;"
+                + off
                 + (", or a labelled data.bank" if split == "bank" else "")
             )

@@ -3,20 +3,59 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from stable_ssl import seeding
-from stable_ssl.evaluation.metrics import topk_correct
+from stable_ssl.config import Offline as OfflineConfig
+from stable_ssl.evaluation.evaluator import Evaluator, Labelled, Split
+from stable_ssl.evaluation.predictions import topk_correct
+from stable_ssl.loggers.names import Metric
 
-Labelled = tuple[Tensor, Tensor]  # features (N, D) and labels (N,)
+
+class Linear(Evaluator):
+    """Fit a linear classifier on the bank, by SGD."""
+
+    key = "offline"
+    names = ("linear_acc1", "linear_acc5", "linear_lr")
+    splits = ("test",)
+    needs_bank = needs_labels = True
+
+    def __init__(self, config: OfflineConfig):
+        self.config, self.in_fit = config, config.in_fit
+        title = "linear (offline)"
+        protocol = f"linear, SGD, {config.epochs} epochs on {{bank}}"
+        chosen = (
+            f"learning rate of it, best of {len(config.lrs)} on {config.held_out:.0%}"
+            " of the bank"
+        )
+        self.metrics = {
+            "linear_acc1": Metric("linear accuracy", title, protocol, 40),
+            "linear_acc5": Metric(
+                "linear accuracy, top 5", f"{title}, top 5", f"{protocol}, top 5", 40
+            ),
+            "linear_lr": Metric("linear lr", "linear_lr", chosen, 90),
+        }
+
+    def __call__(self, split: Split) -> Iterator[tuple[str, float]]:
+        """Yield accuracies and the learning rate chosen, of finite features."""
+        if split.finite:
+            queries = split.features, split.labels
+            scores = linear_accuracy(
+                split.bank, queries, split.num_classes, self.config, split.seed
+            )
+            for name, value in scores.items():
+                yield f"linear_{name}", value
 
 
 def linear_accuracy(
-    bank: Labelled, queries: Labelled, num_classes: int, config: Any, seed: int = 0
+    bank: Labelled,
+    queries: Labelled,
+    num_classes: int,
+    config: OfflineConfig,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Fit a linear classifier on the bank; return its accuracies on the queries.
 
@@ -57,7 +96,7 @@ def classifiers(
     epochs: int,
     batch_size: int,
     seed: int,
-) -> Any:
+) -> Callable[[Tensor], Tensor]:
     """Fit L linear classifiers that differ in nothing but the learning rate.
 
     Cross-entropy on features standardised as the data's; SGD with momentum 0.9 and a
@@ -97,29 +136,7 @@ def classifiers(
     return lambda features: scaled(features) @ weight + bias
 
 
-def logistic_accuracy(bank: Labelled, queries: Labelled) -> float:
-    """Return the top-1 accuracy of logistic regression fitted on the bank.
-
-    scikit-learn's, to its optimum, with its default penalty (C = 1) and in float64. A
-    bank of one class predicts it.
-
-    Args:
-        bank: standardised features (M, D) and labels (M,).
-        queries: features (N, D), standardised as the bank's, and labels (N,).
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    classes = bank[1].unique()
-    if len(classes) == 1:
-        return (queries[1] == classes).float().mean().item()
-    (x, y), (test, truth) = (
-        (features.double().cpu().numpy(), labels.cpu().numpy())
-        for features, labels in (bank, queries)
-    )
-    return float(LogisticRegression(max_iter=1000).fit(x, y).score(test, truth))
-
-
-def standardiser(features: Tensor) -> Any:
+def standardiser(features: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the function that standardises features as these (M, D) are."""
     mean = features.mean(0)
     deviation = features.std(0, correction=0).clamp_min(1e-6)

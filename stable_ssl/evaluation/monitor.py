@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from fnmatch import fnmatch
 from typing import Any
 
+from stable_ssl.evaluation.evaluator import Evaluator
+from stable_ssl.evaluation.predictions import Predictions
+from stable_ssl.evaluation.suite import BUILT_IN
 from stable_ssl.schema import ConfigError, nearest
-
-SPECTRUM = ("rankme", "alpha_req", "feature_std", "uniformity")
-AT_TEST = ("linear_", "logistic_", "few")  # classifiers fitted for a test split
 
 
 class Patience:
@@ -110,34 +111,39 @@ def _check_one(
         )
     if split == "train" or metric in log.metrics:
         return
-    measured = ["acc1", "acc5", "knn_acc1", "knn_acc5", *SPECTRUM]
-    if metric in measured and split:
-        _check_switched_on(f"{at}={monitor}", metric, log.eval, num_classes)
-    elif metric.startswith(AT_TEST) and metric.endswith("acc1"):
-        raise ConfigError(
-            f"{at}={monitor} is never reported: its classifiers are fitted for"
-            f" test splits only; monitor val/knn_acc1, or set {at}=null"
-        )
-    elif close := get_close_matches(metric, measured, n=1, cutoff=0.8):
+    for evaluator in (Predictions, *BUILT_IN):
+        named = any(fnmatch(metric, name) for name in evaluator.names)
+        if named and (split or "val" not in evaluator.splits):
+            _check_reported(f"{at}={monitor}", metric, evaluator, log.eval, num_classes)
+            return
+    of_val = [e for e in (Predictions, *BUILT_IN) if "val" in e.splits]
+    measured = [name for evaluator in of_val for name in evaluator.names]
+    if close := get_close_matches(metric, measured, n=1, cutoff=0.8):
         raise ConfigError(
             f"{at}={monitor} is never reported; did you mean 'val/{close[0]}'?"
             " A metric that a hook logs needs a name less like it"
         )
 
 
-def _check_switched_on(
-    asked: str, metric: str, config: Any, num_classes: int | None
+def _check_reported(
+    asked: str,
+    metric: str,
+    evaluator: type[Evaluator],
+    config: Any,
+    num_classes: int | None,
 ) -> None:
     """Refuse a metric that the config or the data turns off."""
-    if metric in SPECTRUM:
-        if config.spectrum:
-            return
-        reason = "log.eval.spectrum=false turns it off; set it to true"
-    elif not num_classes:
+    key, node = evaluator.key, getattr(config, evaluator.key, True)
+    if "val" not in evaluator.splits:
+        reason = "its classifiers are fitted for test splits only; monitor val/knn_acc1"
+    elif not node:
+        off = "null turns it off; remove that"
+        if node is False:
+            off = "false turns it off; set it to true"
+        reason = f"log.eval.{key}={off}"
+    elif evaluator.needs_labels and not num_classes:
         reason = "the data states no classes; set data.num_classes"
-    elif metric.startswith("knn") and config.knn is None:
-        reason = "log.eval.knn=null turns it off; remove that"
-    elif metric.endswith("5") and num_classes <= 5:
+    elif metric.endswith("acc5") and num_classes <= 5:
         reason = f"top 5 of {num_classes} classes is no measure; use top 1"
     else:
         return

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from stable_ssl.data.combined import named_parts
 from stable_ssl.data.facts import class_names
 from stable_ssl.evaluation.album import IMAGES, Album, thumbnails
-from stable_ssl.evaluation.spectrum import float64
+from stable_ssl.evaluation.collapse import float64
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,13 +44,13 @@ def draw_views(batch: Any, loader: Any) -> Figure | None:
 
     Args:
         batch: (views, labels), or {name: such a batch} of several loaders.
-        loader: that made it, or with several in its `loaders`.
+        loader: that made it, a `Combined` of several.
 
     Returns:
         None where the batch holds no images.
     """
     named = batch if isinstance(batch, Mapping) else {"": batch}
-    loaders = getattr(loader, "loaders", {"": loader})
+    loaders = named_parts(loader)
     rows, names = [], []
     for name, (x, labels, *_) in named.items():
         views = x if isinstance(x, list) else [x]

@@ -9,59 +9,78 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from stable_ssl import distributed, seeding
+from stable_ssl.config import Linear as ProbeConfig
+from stable_ssl.evaluation.evaluator import OnlineEvaluator
 from stable_ssl.models.norm import SyncBatchNorm
 from stable_ssl.optim import build_optimizer
 
 
-class LinearProbe(nn.Module):
-    """A linear classifier on detached features, with an optimizer of its own.
+class Probe(OnlineEvaluator):
+    """Train a linear classifier with an optimizer of its own.
 
-    Features are standardised by a batch norm without parameters, so that one learning
-    rate suits features of any scale. Nothing of it enters the method's gradient,
-    optimizer, clip norm or random numbers.
-
-    Args:
-        dim: of the features.
-        num_classes: of the labels.
-        config: group `log.eval.linear`: optimizer, lr, weight_decay.
-        seed: of the initial weights.
+    Nothing of it enters the method's gradient, optimizer, clip norm or random numbers.
+    `predict` returns its logits, whose accuracies are acc1 and acc5 (`Predictions`).
     """
 
-    def __init__(self, dim: int, num_classes: int, config: Any, seed: int = 0):
-        super().__init__()
+    key = "linear"
+    needs_labels = True
+    needs_features = draws = False
+
+    def __init__(self, config: ProbeConfig):
+        self.config = config
+
+    def build(self, dim: int, num_classes: int, seed: int, device: Any) -> None:
+        """Build the classifier for features (N, dim), its weights drawn from a seed."""
         with seeding.preserve_rng():
             torch.manual_seed(seed)
-            self.norm = SyncBatchNorm(dim, affine=False)
-            self.classifier = nn.Linear(dim, num_classes)
+            self.module = LinearProbe(dim, num_classes).to(device)
         self.optimizer = build_optimizer(
-            self.named_parameters(), config, at="log.eval.linear"
+            self.module.named_parameters(), self.config, at="log.eval.linear"
         )
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map features (N, dim) to logits (N, num_classes) in float32."""
-        return self.classifier(self.norm(features.float()))
-
-    def fit_batch(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Take one optimizer step on detached features; return the loss, a scalar.
+    def fit(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Take one optimizer step on features (N, dim); return the loss, ().
 
         Synchronises ranks: gradient and statistics are those of the whole batch; one
         sample alone has none, and is standardised as in evaluation.
         """
-        self.norm.train(len(features) * distributed.world_size() > 1)
-        with torch.enable_grad(), torch.autocast(features.device.type, enabled=False):
-            loss = cross_entropy(self(features.detach()), labels)
-            loss.backward()
-        for parameter in self.parameters():
+        self.module.norm.train(len(features) * distributed.world_size() > 1)
+        loss = cross_entropy(self.module(features), labels)
+        loss.backward()
+        for parameter in self.module.parameters():
             parameter.grad = distributed.all_mean(parameter.grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.detach()
 
-    def state(self) -> dict[str, Any]:
-        """Return all that a resumed probe needs."""
-        return {"module": self.state_dict(), "optimizer": self.optimizer.state_dict()}
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights, statistics and the optimizer's state."""
+        return {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned."""
-        self.load_state_dict(state["module"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+class LinearProbe(nn.Module):
+    """A linear classifier of features standardised by a batch norm without parameters.
+
+    So one learning rate suits features of any scale.
+
+    Args:
+        dim: of the features.
+        num_classes: of the labels.
+    """
+
+    def __init__(self, dim: int, num_classes: int):
+        super().__init__()
+        self.norm = SyncBatchNorm(dim, affine=False)
+        self.classifier = nn.Linear(dim, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (N, dim) to logits (N, num_classes) in float32."""
+        return self.classifier(self.norm(features.float()))

@@ -1,4 +1,4 @@
-"""What the spectrum of features says of them without labels: ranks and decay.
+"""What the features of a split say of themselves without labels: ranks and spread.
 
 All in float64, of the features of all ranks. Features from an accelerator without
 float64 are moved to the CPU.
@@ -6,10 +6,60 @@ float64 are moved to the CPU.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor
 
+from stable_ssl.evaluation.collapse import alignment, feature_std, float64, uniformity
+from stable_ssl.evaluation.evaluator import Evaluator, Split
+from stable_ssl.loggers.names import Metric
+
 EPS = 1e-7  # added to each share of a spectrum, as in both papers on ranks
+
+
+class Spectrum(Evaluator):
+    """Measure ranks and spread; of a split with several views also what views share."""
+
+    key = "spectrum"
+    names = ("rankme", "alpha_req", "feature_std", "uniformity")
+    all_views = True
+    metrics = {
+        "rankme": Metric("RankMe", protocol="effective rank of the features"),
+        "alpha_req": Metric("alpha-ReQ", protocol="exponent of their spectrum"),
+        "feature_std": Metric(
+            "feature std", protocol="spread on the sphere, 1 isotropic, 0 collapsed"
+        ),
+        "uniformity": Metric(
+            "uniformity", protocol="on the sphere, t=2; 0 is collapse"
+        ),
+        "alignment": Metric(
+            "alignment", protocol="squared distance of the first two views"
+        ),
+        "lidar": Metric("LiDAR", protocol="effective rank of what tells images apart"),
+    }
+
+    def __init__(self, on: bool = True):
+        self.eigenvalues: list[float] = []  # of the last split, largest first
+
+    def __call__(self, split: Split) -> Iterator[tuple[str, float]]:
+        """Yield each metric, nan of a diverging model's features."""
+        x = split.features
+        spectrum = covariance_spectrum(x) if x.isfinite().all() else None
+        self.eigenvalues = [] if spectrum is None else spectrum.tolist()
+        yield "rankme", _of_finite(rankme, x)
+        yield "alpha_req", math.nan if spectrum is None else decay(spectrum)
+        yield "feature_std", _of_finite(feature_std, x)
+        yield "uniformity", _of_finite(uniformity, x)
+        if split.views is not None:
+            yield "alignment", _of_finite(alignment, *split.views[:, :2].unbind(1))
+            yield "lidar", _of_finite(lidar, split.views)
+
+
+def _of_finite(metric: Callable[..., float], *features: Tensor) -> float:
+    """Measure; nan where decompositions would refuse the features."""
+    return metric(*features) if all(x.isfinite().all() for x in features) else math.nan
 
 
 def rankme(features: Tensor) -> float:
@@ -103,8 +153,3 @@ def effective_rank(spectrum: Tensor) -> float:
     """Return exp of the entropy of a spectrum (K,), as shares of its sum."""
     share = spectrum / spectrum.sum().clamp_min(torch.finfo(spectrum.dtype).tiny) + EPS
     return (-(share * share.log()).sum()).exp().item()
-
-
-def float64(x: Tensor) -> Tensor:
-    """Return x in float64, on the CPU where its device has none."""
-    return (x.cpu() if x.device.type == "mps" else x).double()

@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-FEW = re.compile(r"few([\d.]+)(pct)?_")
+
+@dataclass(frozen=True)
+class Metric:
+    """What a reader is told of a figure: stated by its evaluator, kept in run folders.
+
+    Figures whose names end in acc or acc<k> are shares, and shown in per cent.
+
+    Args:
+        label: of an axis or a column: "kNN accuracy".
+        title: of a row in a summary: "kNN (k=20)"; its name where empty.
+        protocol: how it is measured, for a reader who wants to repeat it; in it {bank}
+            becomes what features are compared with.
+        order: its place in a table; equals are sorted by their names.
+    """
+
+    label: str
+    title: str = ""
+    protocol: str = ""
+    order: float = 90
+
+
+def stated_metrics(folder: Path) -> dict[str, Metric]:
+    """Return what a run folder states of its metrics, by name; nothing unreadable."""
+    try:
+        stated = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return {name: Metric(**facts) for name, facts in stated.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+STATED: dict[str, Metric] = {}  # by name, of the run folders read so far
+
 ACCURACY = re.compile(r"acc\d*$")
 NONE = "-"  # a cell without a value
 SHORT = {  # what a last name alone would not tell
@@ -14,12 +48,6 @@ SHORT = {  # what a last name alone would not tell
     "data.train.dataset.name": "dataset",
     "optim.lr": "learning rate",
     "lr": "learning rate",
-    "rankme": "RankMe",
-    "alpha_req": "alpha-ReQ",
-    "lidar": "LiDAR",
-    "auroc": "AUROC",
-    "ap": "average precision",
-    "map": "mean average precision",
     "grad_norm": "gradient norm",
 }
 SPELLED = {  # names in a config as their papers write them
@@ -57,16 +85,21 @@ def axis_label(name: str) -> str:
     "model.backbone.name" is "backbone".
     """
     split, slash, metric = name.partition("/")
-    if slash and is_accuracy(metric):
-        stem, _, top = metric.rpartition("acc")
-        few = FEW.fullmatch(stem)
-        kind = {"knn_": "kNN "}.get(stem, stem.replace("_", " "))
-        text = f"accuracy, {_labels(few)}" if few else f"{kind}accuracy"
-        return f"{split} {text}{f', top {top}' if top not in ('', '1') else ''} (%)"
     if slash:
-        return f"{split} {SHORT.get(metric, metric.replace('_', ' '))}"
+        stated = STATED.get(metric)
+        label = stated.label if stated else SHORT.get(metric) or _plain(metric)
+        return f"{split} {label}{' (%)' * is_accuracy(metric)}"
     parts = name.removesuffix(".name").split(".")
     return SHORT.get(name, parts[-1].replace("_", " "))
+
+
+def _plain(metric: str) -> str:
+    """Return words for the name of a metric that nothing is stated of."""
+    stem, accuracy, top = metric.rpartition("acc")
+    if not is_accuracy(metric):
+        return metric.replace("_", " ")
+    top = f", top {top}" if top not in ("", "1") else ""
+    return f"{stem.replace('_', ' ')}accuracy{top}"
 
 
 def spelled(key: str, text: str) -> str:
@@ -111,38 +144,16 @@ def as_text(metric: str, value: Any, digits: int = 2) -> str:
     return f"{100 * value:.{digits}f} %" if is_accuracy(metric) else f"{value:.4g}"
 
 
-def describe(metric: str, run: Any) -> str:
+def describe(metric: str, stated: Mapping[str, Metric]) -> str:
     """Return a metric of a split in words: "kNN (k=20)", "linear probe (online)".
 
     Args:
         metric: "<split>/<name>".
-        run: whose `get` returns the value of a dotted key of its config.
+        stated: what its run states of metrics, by name.
     """
     name = metric.partition("/")[2]
-    stem, _, end = name.rpartition("acc")
-    if not is_accuracy(metric):
-        return name
-    protocols = {
-        "": "linear probe (online)" if probed(run) else "accuracy",
-        "knn_": f"kNN (k={run.get('log.eval.knn.k', '?')})",
-        "linear_": "linear (offline)",
-        "logistic_": "logistic regression (offline)",
-    }
-    few = FEW.fullmatch(stem)
-    text = f"linear, {_labels(few)}" if few else protocols.get(stem, stem.strip("_"))
-    return text if end in ("", "1") else f"{text}, top {end}"
-
-
-def _labels(few: re.Match[str]) -> str:
-    """Return "10 % of the labels", "1 label a class"."""
-    if few[2]:
-        return f"{few[1]} % of the labels"
-    return f"{few[1]} label{'s' * (few[1] != '1')} a class"
-
-
-def probed(run: Any) -> bool:
-    """Return whether the accuracy of a split is the online probe's."""
-    return run.get("log.eval.linear") is not None
+    title = stated[name].title if name in stated else ""
+    return title or (_plain(name) if is_accuracy(name) else name)
 
 
 def in_order(metrics: Iterable[str], splits: Sequence[str]) -> list[str]:
@@ -156,10 +167,7 @@ def in_order(metrics: Iterable[str], splits: Sequence[str]) -> list[str]:
     return sorted(metrics, key=rank)
 
 
-def order(metric: str) -> tuple:
-    """Return a key to sort metrics by: kNN, accuracy, few labels, others."""
+def order(metric: str) -> tuple[float, str]:
+    """Return a key to sort metrics by: as their evaluators state, then by name."""
     name = metric.rpartition("/")[2]
-    few = FEW.match(name)
-    starts = ("knn_acc", "acc", "few", "linear_acc", "logistic_acc")
-    rank = next((i for i, start in enumerate(starts) if name.startswith(start)), 9)
-    return rank, (few[2] or "", float(few[1])) if few else (), name
+    return STATED[name].order if name in STATED else 90, name

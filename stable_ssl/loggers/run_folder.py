@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from stable_ssl.config import masked, to_yaml
 from stable_ssl.files import write_atomically
 from stable_ssl.loggers.arguments import masked_arguments
 from stable_ssl.loggers.jsonl import JsonLines, read_rows
+from stable_ssl.loggers.names import Metric, stated_metrics
 from stable_ssl.loggers.trackers import Row, Trackers
 from stable_ssl.schema import ConfigError, unwritable
 
@@ -106,6 +108,12 @@ class RunFolder:
             )
         launches = [*_launches(self.path / "environment.json"), environment]
         self.write_file("environment.json", json.dumps(launches, indent=1))
+
+    def describe_metrics(self, metrics: Mapping[str, Metric]) -> None:
+        """Keep what evaluators state of their metrics beside what others stated."""
+        stated = stated_metrics(self.path) | dict(metrics)
+        lines = {name: asdict(metric) for name, metric in stated.items()}
+        self.write_file("metrics.json", json.dumps(lines, indent=1))
 
     def open_rows(self, kept: Mapping[str, int] | None) -> list[Row]:
         """Open metrics.jsonl, and spectra.jsonl where there is one, to append to.
@@ -244,7 +252,9 @@ class Bystander:
     def ignore(self, *args: Any) -> None:
         """Do nothing, as every method here."""
 
-    describe = open_rows = track = own = status = say = close = ignore
+    describe = describe_metrics = open_rows = track = own = status = say = close = (
+        ignore
+    )
     write = write_spectrum = write_file = sync = ignore
 
 

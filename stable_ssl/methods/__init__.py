@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
+from stable_ssl.objects import find_object
 from stable_ssl.schema import ConfigError, nearest
 
 METHODS = {  # file: class
@@ -38,13 +38,9 @@ def method_class(name: str | None) -> type:
         raise ConfigError(f"model.name is not set (methods: {', '.join(METHODS)})")
     file = name.lower()
     if file in METHODS:
-        return getattr(importlib.import_module(f"{__name__}.{file}"), METHODS[file])
-    module, _, cls = name.rpartition(".")
-    if module:
-        try:
-            return getattr(importlib.import_module(module), cls)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"model.name={name}: {error}") from error
+        return find_object(f"{__name__}.{file}.{METHODS[file]}", "model.name")
+    if "." in name:
+        return find_object(name, "model.name")
     raise ConfigError(
         f"model.name={name} is not a method{nearest(name, METHODS)}"
         f" (methods: {', '.join(METHODS)}; or the dotted path of a trainer class)"

@@ -26,7 +26,8 @@ class BYOLConfig(Model):
 
     projector: list[int] = key([4096, 256], low=1, shortest=1)  # widths of g
     predictor: int = key(4096, low=1)  # hidden width of q
-    momentum: float = key(0.996, low=0, high=1)  # tau at first, climbs to 1 on a cosine
+    momentum: float = key(0.996, low=0, high=1)  # tau at first, climbs to 1 on a curve
+    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))
 
 
 class BYOL(BaseTrainer):
@@ -45,7 +46,7 @@ class BYOL(BaseTrainer):
         self.projector = mlp(self.backbone.dim, *model.projector, bias=False)
         width = model.projector[-1]
         self.predictor = mlp(width, model.predictor, width)
-        self.teacher = EMA(self.student, model.momentum)
+        self.teacher = EMA(self.student, model.momentum, 1.0, model.momentum_schedule)
 
     @property
     def student(self) -> nn.Sequential:

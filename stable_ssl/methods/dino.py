@@ -37,7 +37,8 @@ class DINOConfig(Model):
     warmup_temperature: float = key(0.04, above=0)  # tau_t of the first epoch
     warmup_epochs: int = key(30, low=0)  # in which tau_t climbs by as much each
     freeze_epochs: int = key(1, low=0)  # first ones, without the head's last layer
-    momentum: float = key(0.996, low=0, high=1)  # lambda, climbs to 1 on a cosine
+    momentum: float = key(0.996, low=0, high=1)  # lambda, climbs to 1 on a curve
+    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))
     center_momentum: float = key(0.9, low=0, high=1)  # m of eq. 4
 
 
@@ -46,7 +47,6 @@ class DINO(BaseTrainer):
 
     model_config = DINOConfig
     least_views = 2
-    not_compiled = (*BaseTrainer.not_compiled, "teacher_temperature")
 
     def initialize_modules(self) -> None:
         """Build the student, backbone and head, its teacher and the centre."""
@@ -54,7 +54,7 @@ class DINO(BaseTrainer):
         self.backbone = backbone(model.backbone)
         sizes = (self.backbone.dim, model.hidden, model.bottleneck, model.prototypes)
         self.head = DINOHead(*sizes, norm=model.head_norm)
-        self.teacher = EMA(self.student, model.momentum)
+        self.teacher = EMA(self.student, model.momentum, 1.0, model.momentum_schedule)
         self.register_buffer("center", torch.zeros(model.prototypes))
         self.said: list[Tensor] = []  # mean logits of the teacher, by micro-batch
 
@@ -79,6 +79,7 @@ class DINO(BaseTrainer):
         loss = dino(student, teacher, self.center, *temperatures)
         return {"loss": loss, "features": features}
 
+    @torch.compiler.disable
     def teacher_temperature(self) -> float:
         """Return tau_t of this epoch."""
         model = self.config.model

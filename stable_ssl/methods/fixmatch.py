@@ -63,7 +63,7 @@ class FixMatch(BaseTrainer):
 
     def predict(self, x: Tensor) -> Tensor:
         """Return the logits of the averaged weights; the probe's where one is on."""
-        probed = self.online.probe is not None
+        probed = self.evaluation.probe is not None
         return super().predict(x) if probed else self.average(x)
 
     def compute_loss(self) -> dict[str, Tensor]:

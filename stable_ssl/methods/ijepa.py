@@ -5,8 +5,8 @@ Assran et al. 2023, https://arxiv.org/abs/2301.08243
 From the patches of a context a predictor tells what a target encoder, the moving
 average of the context's, makes of blocks of patches elsewhere in the image. Targets
 without gradient, and their slow change, prevent collapse.
-Differs from the paper: how contexts are cut to one size, see `block_masks`; momentum
-climbs on half a cosine; the context encoder is evaluated, not the target encoder.
+Differs from the paper: how contexts are cut to one size, see `block_masks`; the context
+encoder is evaluated, not the target encoder.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class IJEPAConfig(Model):
     predictor_heads: int = key(12, low=1)
     momentum: float = key(0.996, low=0, high=1)  # of the target encoder, climbs ...
     final_momentum: float = key(1.0, low=0, high=1)  # ... to this
+    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))
 
 
 class IJEPA(BaseTrainer):
@@ -47,7 +48,6 @@ class IJEPA(BaseTrainer):
 
     model_config = IJEPAConfig
     views = 1
-    not_compiled = (*BaseTrainer.not_compiled, "masks")
 
     def initialize_modules(self) -> None:
         """Build the context encoder, the target encoder and the predictor.
@@ -58,29 +58,29 @@ class IJEPA(BaseTrainer):
         model = self.config.model
         self.backbone = models.backbone(model.backbone)
         models.check_maskable(self.backbone, only_patches=True)
-        self.teacher = models.EMA(self.backbone, model.momentum, model.final_momentum)
+        ends = model.momentum, model.final_momentum
+        self.teacher = models.EMA(self.backbone, *ends, model.momentum_schedule)
         dim, width = self.backbone.dim, model.predictor_dim
         self.narrow, self.widen = nn.Linear(dim, width), nn.Linear(width, dim)
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.predictor = models.transformer_blocks(
             width, model.predictor_depth, model.predictor_heads
         )
-        grid = self.backbone.patch_embed.grid_size
-        positions = models.sincos_positions(grid, width)
+        positions = models.sincos_positions(self.backbone.patch_embed.grid_size, width)
         self.register_buffer("positions", positions, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W), nothing hidden, to features (N, D)."""
         return self.backbone(x)
 
+    @torch.compiler.disable
     def masks(self, rows: int) -> tuple[Tensor, Tensor]:
         """Draw contexts (N, k) and target blocks (N, M, a) for this rank's images."""
         model = self.config.model
         scales = (model.target_scale, model.target_aspect, model.context_scale)
-        keys, (grid, _) = self.row_keys(rows), self.backbone.patch_embed.grid_size
-        return models.block_masks(
-            keys, self.step_key(), grid, model.targets, *map(tuple, scales)
-        )
+        grid, _ = self.backbone.patch_embed.grid_size
+        keys = self.row_keys(rows), self.step_key()
+        return models.block_masks(*keys, grid, model.targets, *map(tuple, scales))
 
     def predict_targets(self, view: Tensor, context: Tensor, blocks: Tensor) -> Tensor:
         """Predict each block from the context by itself, (N, M, a, D)."""

@@ -4,7 +4,7 @@ Tarvainen and Valpola 2017, https://arxiv.org/abs/1703.01780
 
 The student is to agree on an image without a label with its teacher, the student's
 moving average, which sees another view; a few labels prevent collapse. Differs from the
-paper: the teacher's momentum climbs on half a cosine, not at once as the ramp ends.
+paper: the teacher's momentum climbs on a curve, not at once as the ramp ends.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class MeanTeacherConfig(Model):
     ramp_epochs: float = key(80.0, low=0)  # in which that weight climbs from e^-5 of it
     momentum: float = key(0.99, low=0, high=1)  # alpha at the first step
     final_momentum: float = key(0.999, low=0, high=1)  # alpha at the last
+    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))
 
 
 def ramp(step: int, steps: float) -> float:
@@ -55,7 +56,8 @@ class MeanTeacher(BaseTrainer):
         model = self.config.model
         self.backbone = backbone(model.backbone)
         self.classifier = nn.Linear(self.backbone.dim, self.num_classes)
-        self.teacher = EMA(self.student, model.momentum, model.final_momentum)
+        ends = model.momentum, model.final_momentum
+        self.teacher = EMA(self.student, *ends, model.momentum_schedule)
         self.weight: float | Tensor = model.weight  # of the consistency in this step
 
     @property
@@ -73,7 +75,7 @@ class MeanTeacher(BaseTrainer):
 
     def predict(self, x: Tensor) -> Tensor:
         """Return the teacher's logits; the probe's where one is on."""
-        probed = self.online.probe is not None
+        probed = self.evaluation.probe is not None
         return super().predict(x) if probed else self.teacher(x)
 
     def train_step(self, batch: Any) -> None:

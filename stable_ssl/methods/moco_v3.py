@@ -29,7 +29,8 @@ class MoCoV3Config(Model):
     temperature: float = key(1.0, above=0)  # tau of eq. 1
     projector: list[int] = key([4096, 256], low=1, shortest=1)  # widths
     predictor: int = key(4096, low=1)  # hidden width
-    momentum: float = key(0.99, low=0, high=1)  # m at first, climbs to 1 on a cosine
+    momentum: float = key(0.99, low=0, high=1)  # m at first, climbs to 1 on a curve
+    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))
 
 
 class MoCoV3(BaseTrainer):
@@ -49,7 +50,7 @@ class MoCoV3(BaseTrainer):
         self.projector = mlp(self.backbone.dim, *model.projector, bias=False)
         self.projector.append(nn.BatchNorm1d(width, affine=False))
         self.predictor = mlp(width, model.predictor, width, bias=False)
-        self.teacher = EMA(self.student, model.momentum)
+        self.teacher = EMA(self.student, model.momentum, 1.0, model.momentum_schedule)
 
     @property
     def student(self) -> nn.Sequential:

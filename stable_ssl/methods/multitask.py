@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from stable_ssl.config import ConfigError, Model, Schedule, nearest
-from stable_ssl.data.augment.foreign import instantiated
 from stable_ssl.data.batch import first_view
 from stable_ssl.data.build import labelled_name, named_nodes
 from stable_ssl.models import backbone
+from stable_ssl.objects import build_object
 from stable_ssl.optim import build_schedule
 from stable_ssl.trainer import BaseTrainer
 
@@ -73,13 +73,13 @@ class MultiTask(BaseTrainer):
         self.sources[name] = source
         self.scales[name] = scale = node.pop("scale", 1.0)
         loss = self.config.model.loss or {"_target_": "torch.nn.CrossEntropyLoss"}
-        self.losses[name] = instantiated(node.pop("loss", loss))
+        self.losses[name] = build_object(node.pop("loss", loss), "loss")
         if schedule := node.pop("schedule", None):
             lengths = self.steps_per_epoch, self.total_steps
             factor = build_schedule(Schedule(**schedule), scale, *lengths)
             self.schedules[name] = lambda step: scale * factor(step)
         arguments = {"_target_": "torch.nn.Linear", "_args_": [self.backbone.dim]}
-        self.heads[name] = instantiated({**arguments, **node})
+        self.heads[name] = build_object({**arguments, **node}, "head")
 
     def encode(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to features (N, D)."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from stable_ssl.config import Model, key
@@ -41,7 +42,6 @@ class SwAV(BaseTrainer):
 
     model_config = SwAVConfig
     least_views = 2
-    not_compiled = (*BaseTrainer.not_compiled, "queue_scores")
 
     def initialize_modules(self) -> None:
         """Build the backbone f, the projector g, the prototypes and the queues."""
@@ -77,6 +77,7 @@ class SwAV(BaseTrainer):
                 queue.enqueue(view)
         return {"loss": loss, "features": features}
 
+    @torch.compiler.disable
     def queue_scores(self) -> list[Tensor] | None:
         """Compare this rank's share of the queues with the prototypes of today."""
         if not self.queues or self.epoch < self.config.model.queue_epoch:

@@ -7,17 +7,21 @@ Valpola 2017, https://arxiv.org/abs/1703.01780.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
+from stable_ssl.curves import cosine, polynomial
 from stable_ssl.schema import ConfigError
 
+CURVES = {"cosine": cosine, "polynomial": polynomial}
 
-def momentum(step: int, total: int, base: float, final: float = 1.0) -> float:
+
+def momentum(
+    step: int, total: int, base: float, final: float = 1.0, schedule: str = "cosine"
+) -> float:
     """Return tau(step) = final - (final - base) (cos(pi step / total) + 1) / 2.
 
     Args:
@@ -25,9 +29,10 @@ def momentum(step: int, total: int, base: float, final: float = 1.0) -> float:
         total: optimizer steps of the whole training; 0 is its end.
         base: tau at step 0.
         final: tau at step `total` and after it.
+        schedule: cosine, or polynomial, a straight line between the two.
     """
-    done = min(step / total, 1.0) if total else 1.0
-    return final - (final - base) * (math.cos(math.pi * done) + 1) / 2
+    left = CURVES[schedule](step, total) if total else 0.0
+    return final - (final - base) * left
 
 
 class EMA(nn.Module):
@@ -40,19 +45,26 @@ class EMA(nn.Module):
         student: copied as it is; build the teacher in `initialize_modules`.
         base: tau at the first step.
         final: tau at the last; equal to base, tau is constant.
+        schedule: see `momentum`.
 
     Raises:
         ConfigError: not 0 <= base <= final <= 1.
     """
 
-    def __init__(self, student: nn.Module, base: float = 0.996, final: float = 1.0):
+    def __init__(
+        self,
+        student: nn.Module,
+        base: float = 0.996,
+        final: float = 1.0,
+        schedule: str = "cosine",
+    ):
         super().__init__()
         if not 0 <= base <= final <= 1:
             raise ConfigError(
                 f"the teacher's momentum goes from {base} to {final}; use values from"
                 " 0 to 1, the first not above the last"
             )
-        self.base, self.final = base, final
+        self.base, self.final, self.schedule = base, final, schedule
         self.module = copy.deepcopy(student).requires_grad_(False)
         self.updated = False  # at least once
         self._student = (student,)  # in a tuple: it is no part of the teacher
@@ -82,7 +94,7 @@ class EMA(nn.Module):
             total_steps: `self.total_steps` of the trainer.
         """
         self.updated = True
-        tau = momentum(step, total_steps, self.base, self.final)
+        tau = momentum(step, total_steps, self.base, self.final, self.schedule)
         averaged: tuple[list, list] = ([], [])
         for own, other in self._pairs(student):
             if own.is_floating_point():

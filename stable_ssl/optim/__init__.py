@@ -1,4 +1,4 @@
-"""Optimization: parameter groups from a config, LARS, learning-rate schedules."""
+"""Optimization: parameter groups from a config, LARS, schedules."""
 
 from stable_ssl.optim.build import (
     base_lr,
@@ -11,6 +11,7 @@ from stable_ssl.optim.schedules import (
     build_schedule,
     build_scheduler,
     count_steps,
+    decay_scheduler,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "build_scheduler",
     "check_optimizer",
     "count_steps",
+    "decay_scheduler",
 ]

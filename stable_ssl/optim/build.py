@@ -1,6 +1,5 @@
 """From the words of the config to an optimizer with its parameter groups."""
 
-import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from stable_ssl.config import Optim
+from stable_ssl.objects import find_object
 from stable_ssl.optim.depth import layer_scales
 from stable_ssl.optim.lars import LARS
 from stable_ssl.schema import ConfigError, nearest
@@ -147,19 +147,7 @@ def _resolve(
             raise ConfigError(
                 f"{at}.optimizer sets {key}={options[key]}; set {at}.{key} instead"
             )
-    module, _, attribute = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"{at}.optimizer._target_={path} cannot be imported: {error}"
-        ) from error
-    if not callable(found):
-        raise ConfigError(
-            f"{at}.optimizer._target_={path} is a {type(found).__name__}; expected an"
-            " optimizer's class, or a function that returns one"
-        )
-    return path, found, options
+    return path, find_object(path, f"{at}.optimizer._target_"), options
 
 
 def _by_name() -> dict[str, type[Optimizer]]:

@@ -1,14 +1,9 @@
-"""Learning-rate schedules: pure functions, optimizer step -> factor of the base rate.
+"""Schedules of learning rate and weight decay, from a config to what moves them."""
 
-All of them climb linearly from `start` at step 0 to exactly 1 at step `warmup_steps`.
-The first update uses factor(0) and the last one factor(total_steps - 1); what decays
-to `end` is there at step `total_steps` and stays.
-"""
+from __future__ import annotations
 
-import inspect
 import math
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import MISSING, fields
 from functools import partial
 from inspect import Parameter
@@ -18,66 +13,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from stable_ssl.config import Schedule, is_foreign
+from stable_ssl.curves import constant, cosine, multistep, polynomial
+from stable_ssl.objects import accepted_by, find_object
 from stable_ssl.schema import ConfigError, nearest
 
 Factor = Callable[[int], float]
-
-
-def cosine(
-    step: int,
-    total_steps: int,
-    warmup_steps: int = 0,
-    start: float = 0.0,
-    end: float = 0.0,
-) -> float:
-    """Decay along half a cosine, Loshchilov and Hutter 2017, arXiv:1608.03983, (5)."""
-    if step < warmup_steps:
-        return _warmup(step, warmup_steps, start)
-    weight = (1 + math.cos(math.pi * _progress(step, total_steps, warmup_steps))) / 2
-    return weight + (1 - weight) * end
-
-
-def polynomial(
-    step: int,
-    total_steps: int,
-    warmup_steps: int = 0,
-    start: float = 0.0,
-    end: float = 0.0,
-    power: float = 1.0,
-) -> float:
-    """Decay as (1 - progress) ** power; a straight line by default."""
-    if step < warmup_steps:
-        return _warmup(step, warmup_steps, start)
-    weight = (1 - _progress(step, total_steps, warmup_steps)) ** power
-    return weight + (1 - weight) * end
-
-
-def multistep(
-    step: int,
-    milestones: Sequence[int],
-    gamma: float = 0.1,
-    warmup_steps: int = 0,
-    start: float = 0.0,
-    end: float = 0.0,
-) -> float:
-    """Multiply by gamma at each milestone, a step counted from 0; not below `end`."""
-    if step < warmup_steps:
-        return _warmup(step, warmup_steps, start)
-    return max(gamma ** bisect_right(milestones, step), end)
-
-
-def constant(step: int, warmup_steps: int = 0, start: float = 0.0) -> float:
-    """Stay at 1 once warm."""
-    return _warmup(step, warmup_steps, start) if step < warmup_steps else 1.0
-
-
-def _warmup(step: int, warmup_steps: int, start: float) -> float:
-    return start + (1 - start) * step / warmup_steps
-
-
-def _progress(step: int, total_steps: int, warmup_steps: int) -> float:
-    """Return the share of the decay that is over, in [0, 1]."""
-    return min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
 
 
 def count_steps(config: Any, batches: int | None) -> tuple[int, int]:
@@ -206,13 +146,8 @@ def build_scheduler(
     name = arguments.pop("name", None)
     path = arguments.pop("_target_", f"torch.optim.lr_scheduler.{name}")
     at = f"optim.scheduler={path}"
-    from hydra.utils import get_object
-
-    try:
-        found = get_object(path)
-        takes = inspect.signature(found).parameters
-    except (ImportError, ValueError, TypeError) as error:
-        raise ConfigError(f"{at}: {' '.join(str(error).split())}") from error
+    found = find_object(path, "optim.scheduler")
+    takes = accepted_by(found)
     for field in fields(Schedule):  # keys of ours are there, whoever set them
         default = field.default if field.default is not MISSING else []
         needed = field.name in takes and takes[field.name].default is Parameter.empty
@@ -244,32 +179,35 @@ class Scheduler:
     """Set each group's `lr` to `base_lr * factor(step)`, with torch's protocol.
 
     The rate of step 0 is set at once; `step()` follows each `optimizer.step()`. A group
-    decays from its own `base_lr`, by default the `lr` it was built with; one with
+    goes from its own `base_lr`, by default the `lr` it was built with; one with
     `schedule: False` stays there.
 
     Args:
         optimizer: its groups receive `base_lr` where they lack it.
         factor: optimizer steps taken -> factor.
+        key: what is set instead, from `base_<key>`; groups that lack it are left alone.
     """
 
-    def __init__(self, optimizer: Optimizer, factor: Factor):
-        self.optimizer = optimizer
-        self.factor = factor
+    def __init__(self, optimizer: Optimizer, factor: Factor, key: str = "lr"):
+        self.optimizer, self.factor, self.key = optimizer, factor, key
         self.steps = 0
-        for group in optimizer.param_groups:
-            group.setdefault("base_lr", group["lr"])
+        for group in self._groups():
+            group.setdefault(f"base_{key}", group[key])
         self._set()
 
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for group in self.optimizer.param_groups if self.key in group]
+
     def step(self) -> None:
-        """Set the rates of the next optimizer step."""
+        """Set the values of the next optimizer step."""
         self.steps += 1
         self._set()
 
     def _set(self) -> None:
         factor = self.factor(self.steps)
-        for group in self.optimizer.param_groups:
-            scheduled = group.get("schedule", True)
-            group["lr"] = group["base_lr"] * factor if scheduled else group["base_lr"]
+        for group in self._groups():
+            base = group[f"base_{self.key}"]
+            group[self.key] = base * factor if group.get("schedule", True) else base
 
     def get_last_lr(self) -> list[float]:
         """Return the rate of each group."""
@@ -283,3 +221,34 @@ class Scheduler:
         """Continue where the state was saved, once the optimizer has loaded its own."""
         self.steps = state["steps"]
         self._set()
+
+
+def decay_scheduler(
+    config: Any, optimizer: Optimizer, total_steps: int
+) -> Scheduler | None:
+    """Return what moves the weight decay of an optimizer once a step, None: nothing.
+
+    Half a cosine from `weight_decay` to `weight_decay_end` at step `total_steps`: DINO,
+    Caron et al. 2021, https://arxiv.org/abs/2104.14294, section 3.2. Groups with a
+    weight decay of their own keep its ratio to the others', so 0 stays 0.
+
+    Args:
+        config: `config.Optim` or its like.
+        optimizer: whose weight decay moves.
+        total_steps: optimizer steps of the whole training.
+
+    Raises:
+        ConfigError: an end, but no start above 0.
+    """
+    if config.weight_decay_end is None:
+        return None
+    if not config.weight_decay:
+        raise ConfigError(
+            f"optim.weight_decay_end={config.weight_decay_end} has no start; set"
+            " optim.weight_decay above 0, of which the parameters without one keep 0"
+        )
+    if not any(group.get("weight_decay") for group in optimizer.param_groups):
+        return None
+    end = config.weight_decay_end / config.weight_decay
+    factor = partial(cosine, total_steps=total_steps, end=end)
+    return Scheduler(optimizer, factor, "weight_decay")

@@ -31,7 +31,8 @@ class Stepper:
 
     Args:
         optimizers: by name; a parameter belongs to one of them.
-        schedulers: of some of them; each moves once a round in which its own stepped.
+        schedulers: of some of them, by the same names, or `<name>/weight_decay`; each
+            moves once a round in which its own stepped.
         parameters: that get gradients, those of no optimizer too.
         scaler: of the loss; does nothing unless it is enabled, for float16.
         accumulates: whether a step has several micro-batches.
@@ -58,6 +59,7 @@ class Stepper:
         self.left_out = [p for p in self.parameters if id(p) not in own]
         self.others: weakref.WeakSet = weakref.WeakSet()  # optimizers of other models
         self.inside = False  # `step`
+        self.scheduled = dict(_scheduled(optimizers, schedulers))
         self.begin(measures=False)
         self.hooks = [
             register_optimizer_step_pre_hook(weakly(self, "before_step")),
@@ -78,6 +80,10 @@ class Stepper:
             measures: whether the norm of the gradient is logged.
         """
         self.measures = measures
+        self.rates = {
+            figure: optimizer.param_groups[group][key]
+            for figure, (optimizer, group, key) in self.scheduled.items()
+        }
         self.stepped: set[str] = set()
         self.chosen: set[str] = set()  # of these, by name or by hand
         self.divided = self.scaled = False
@@ -103,8 +109,9 @@ class Stepper:
             )
         if self.scales:
             self.scaler.update()
-        for name in self.stepped & self.schedulers.keys():
-            self.schedulers[name].step()
+        for name, scheduler in self.schedulers.items():
+            if name.partition("/")[0] in self.stepped:
+                scheduler.step()
         clear(self.left_out if self.cleared else self.parameters)
 
     # --- a step -----------------------------------------------------------------------
@@ -242,6 +249,18 @@ def clear(parameters: Sequence[nn.Parameter]) -> None:
     """Drop gradients."""
     for parameter in parameters:
         parameter.grad = None
+
+
+def _scheduled(
+    optimizers: Mapping[str, Optimizer], schedulers: Mapping[str, Any]
+) -> Iterator[tuple[str, tuple[Optimizer, int, str]]]:
+    """Yield the name in the rows of what moves, its optimizer, group and key."""
+    for name, optimizer in optimizers.items():
+        yield "train/lr" + suffix(name), (optimizer, 0, "lr")
+        if f"{name}/weight_decay" in schedulers:
+            decays = [bool(g.get("weight_decay")) for g in optimizer.param_groups]
+            figure = "train/weight_decay" + suffix(name)  # of a group that has one
+            yield figure, (optimizer, decays.index(True), "weight_decay")
 
 
 def suffix(name: str) -> str:

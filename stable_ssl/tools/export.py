@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from stable_ssl.data.batch import first_view
 from stable_ssl.data.facts import class_names
-from stable_ssl.evaluation.online import undisturbed
+from stable_ssl.evaluation.suite import undisturbed
 from stable_ssl.files import replacing_folder
 from stable_ssl.schema import ConfigError, unwritable
 
@@ -65,13 +65,17 @@ def export_run(run: Any) -> None:
     if run.rank > 0:
         return
     functions = {"encoder": run.encode}
-    if run._classifies:
+    if (predictions := run.evaluation.predictions) is not None:
         functions["classifier"] = run.predict
     types = run.settings.export.types or ["torchscript"]
-    facts = {"epoch": run.epoch, "step": run.step, "task": run._task}
+    facts = {
+        "epoch": run.epoch,
+        "step": run.step,
+        "task": predictions.task if predictions else run.task,
+    }
     folder = run.run_dir / "deployment"
     try:
-        export(functions, run.online.modules, run.loaders, types, folder, facts)
+        export(functions, run.evaluation.modules, run.loaders, types, folder, facts)
     except OSError as error:
         raise unwritable(folder, error) from error
     run.say(f"exported: {folder}")

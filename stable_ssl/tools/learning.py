@@ -74,7 +74,7 @@ def _draw_accuracy(axes: Axes, run: Run, names: Sequence[str]) -> None:
     """Draw each accuracy of val as a line and of test as diamonds."""
     colours = COLOURS * len(names)
     for name, colour in zip(names, colours, strict=False):
-        label = describe(f"val/{name}", run)
+        label = describe(f"val/{name}", run.metrics)
         val, test = (
             [(x, 100 * y) for x, y in _points(run, f"{split}/{name}")]
             for split in ("val", "test")

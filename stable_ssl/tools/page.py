@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_ssl.files import write_atomically
-from stable_ssl.loggers.names import better, describe, in_order, is_accuracy, order
+from stable_ssl.loggers.names import better, describe, in_order, is_accuracy
 from stable_ssl.tools.keys import FIRST, NAMES, differing
 from stable_ssl.tools.pictures import embedded
 from stable_ssl.tools.runs import Run, distinct_names, read_runs
@@ -111,7 +111,7 @@ class _Facts:
         self.monitor: str | None = run.get("log.monitor")
         self.mode: str = run.get("log.monitor_mode", "max")
         self.curves = Curves(run.rows, POINTS)
-        self.words = {name: describe(name, run) for name in self.curves.of}
+        self.words = {name: describe(name, run.metrics) for name in self.curves.of}
         self.start = run.rows[0].get("time") if run.rows else None
         self.seconds = self.curves.clocks["time"][-1] if self.curves.of else None
         self.step = run.rows[-1]["step"] if run.rows else None
@@ -207,9 +207,9 @@ def _table(runs: Sequence[_Facts], main: str | None) -> dict[str, Any]:
 def _main(runs: Sequence[_Facts]) -> tuple[str | None, str]:
     """Return the metric that ranks the runs, and whether `max` or `min` is best."""
     found = {name for run in runs for name in run.last}
-    accuracies = sorted(filter(is_accuracy, found), key=order)
+    accuracies = in_order(filter(is_accuracy, found), ["val", "test"])
     wanted = [(run.monitor, run.mode) for run in runs]
-    wanted += [(n, "max") for n in ("val/knn_acc1", "val/acc1", *accuracies)]
+    wanted += [(n, "max") for n in accuracies]
     wanted += [(n, "min") for n in ("val/loss", "train/loss")]
     return next((some for some in wanted if some[0] in found), (None, "max"))
 

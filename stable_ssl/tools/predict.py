@@ -17,7 +17,7 @@ from torch import Tensor
 from stable_ssl import distributed
 from stable_ssl.data.batch import first_view
 from stable_ssl.data.facts import class_names, source
-from stable_ssl.evaluation.online import undisturbed
+from stable_ssl.evaluation.suite import undisturbed
 from stable_ssl.files import replacing
 from stable_ssl.schema import ConfigError, unwritable
 
@@ -45,19 +45,20 @@ def predict(run: Any) -> None:
 
     Synchronises host and ranks.
     """
-    if not run._classifies:
+    if run.evaluation.predictions is None:
         raise ConfigError(
             "mode=predict needs a classifier: a method that predicts, or"
             " log.eval.linear as in training; and data.num_classes, or train data that"
             " state it"
         )
     loader = run.loaders["predict"]
-    with undisturbed(*run.online.modules), run.autocast():
+    with undisturbed(*run.evaluation.modules), run.autocast():
         samples = _gathered(_predicted(run.predict, loader, run._limit))
     if run.rank == 0:
         bank = getattr(run.loaders.get("bank"), "dataset", None)
         dataset = getattr(loader, "dataset", None)
-        _write_all(samples, dataset, class_names(bank), run._task, run.run_dir)
+        task = run.evaluation.predictions.task
+        _write_all(samples, dataset, class_names(bank), task, run.run_dir)
         run.say(f"predictions: {run.run_dir / 'predictions.csv'}")
 
 

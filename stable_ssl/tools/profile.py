@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from stable_ssl import distributed, seeding
 from stable_ssl.data import build_loaders
-from stable_ssl.data.batch import count, first_view
+from stable_ssl.data.batch import BatchSource, batches_from, count, first_view
+from stable_ssl.data.combined import named_parts
 from stable_ssl.data.decode import begin
-from stable_ssl.data.loader import Loader, batches_from
-from stable_ssl.evaluation.online import undisturbed
+from stable_ssl.data.loader import Loader
+from stable_ssl.evaluation.suite import undisturbed
 from stable_ssl.loggers.records import peak_memory
 from stable_ssl.loggers.table import Table
 
@@ -141,8 +142,8 @@ def measure_data(
     with seeding.preserve_rng(), clock.part("build"):
         train = build()["train"]
     seconds = clock.take()["build"]
-    loaders = getattr(train, "loaders", {"train": train})
-    measured = {name: _loader(one, clock, limit) for name, one in loaders.items()}
+    loaders = named_parts(train, "train").items()
+    measured = {name: _loader(loader, clock, limit) for name, loader in loaders}
     return {"build_s": seconds, "loaders": measured}
 
 
@@ -166,7 +167,7 @@ def _loader(loader: Any, clock: Clock, limit: int | None) -> dict[str, Any]:
 
 def _pass(loader: Any, epoch: int, clock: Clock, limit: int | None) -> float:
     """Return the images a second of a part of an epoch."""
-    if hasattr(loader, "set_epoch"):
+    if isinstance(loader, BatchSource):
         loader.set_epoch(epoch)
     start, images = clock.now(), 0
     for batch in islice(loader, limit or BATCHES):
@@ -334,8 +335,8 @@ def _endless(run: Any) -> Iterator[Any]:
 def _step(run: Any, batch: Any) -> None:
     """Take a whole training step, the probe's included."""
     run.train_micro_batch(batch)
-    if run.online.probe is not None:
-        run.online.fit_probe(run.labelled(batch), run.probe_features)
+    if run.evaluation.online:
+        run.evaluation.fit(run.labelled(batch), run.probe_features)
 
 
 def _steps(
@@ -374,7 +375,7 @@ def _watching(run: Any, clock: Clock) -> Iterator[None]:
             (run, "train_step", "train_step"),
             (run, "loss", "forward"),
             (run, "optimizer_step", "optimizer"),
-            (run.online, "fit_probe", "probe"),
+            (run.evaluation, "fit", "probe"),
         ):
             timed = clock.watched(part, getattr(owner, method))
             stack.enter_context(patch.object(owner, method, timed))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stable_ssl.loggers.jsonl import read_rows
+from stable_ssl.loggers.names import STATED, Metric, stated_metrics
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -33,6 +34,7 @@ class Run:
         status: running, finished, preempted, diverged, failed or unknown.
         reason: of the status; may be empty.
         rows: of metrics.jsonl, in order.
+        metrics: what evaluators stated of theirs, by name without the split.
     """
 
     folder: Path
@@ -41,6 +43,7 @@ class Run:
     status: str
     reason: str
     rows: list[dict[str, Any]]
+    metrics: Mapping[str, Metric]
 
     def values(self, at: At = "last") -> dict[str, Any]:
         """Return a value of everything the rows hold after the first step.
@@ -106,7 +109,9 @@ def read_run(run_dir: str | Path) -> Run:
     if not isinstance(overrides, list):
         raise ValueError(f"{folder}/overrides.yaml holds no list")
     status, reason = _read_status(folder / "status.json")
-    return Run(folder, config, overrides, status, reason, read_rows(folder))
+    metrics = stated_metrics(folder)
+    STATED.update(metrics)
+    return Run(folder, config, overrides, status, reason, read_rows(folder), metrics)
 
 
 def load(*roots: str | Path, at: At = "last") -> tuple[DataFrame, DataFrame]:

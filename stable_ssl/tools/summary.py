@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stable_ssl.loggers.names import as_text, describe, is_accuracy, order, probed
+from stable_ssl.loggers.names import as_text, describe, in_order, is_accuracy, order
 from stable_ssl.loggers.table import Table
 from stable_ssl.tools import learning
 from stable_ssl.tools.keys import cell, differing
@@ -63,7 +63,7 @@ def summary(run_dir: str | Path) -> Table:
     names = [n for n in before | after if n.startswith(f"{split}/") and _shown(n, run)]
     rows = [
         (
-            describe(name, run),
+            describe(name, run.metrics),
             as_text(name, before.get(name)),
             as_text(name, after.get(name)),
         )
@@ -112,7 +112,9 @@ def overview(run_dirs: Iterable[str | Path]) -> Table:
 
 def _protocol(names: Sequence[str], run: Run) -> str:
     """Return what was measured on what, in which epoch, with which seed."""
-    predicted = any(re.search(r"/acc\d*$", n) for n in names) and not probed(run)
+    predicted = any(re.search(r"/acc\d*$", n) for n in names) and not run.get(
+        "log.eval.linear"
+    )
     facts = []
     if any(is_accuracy(name) for name in names):
         facts.append("top-1 accuracy" + " on frozen features" * (not predicted))
@@ -169,7 +171,7 @@ def _differing(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
 def _watched(runs: Sequence[Run], values: Sequence[dict[str, Any]]) -> list[str]:
     """Return the metrics of a sweep's columns: the monitored, then val, then test."""
     known = {name for last in values for name in last}
-    wanted = [run.get("log.monitor") for run in runs] + ["val/knn_acc1", "val/acc1"]
-    tested = [n for n in known if n.startswith("test/") and n.endswith("acc1")]
-    wanted += sorted(tested, key=order)
+    accuracies = [n for n in known if n.endswith("acc1")]
+    wanted = [run.get("log.monitor") for run in runs]
+    wanted += in_order(accuracies, ["val", "test"])
     return [name for name in dict.fromkeys(wanted) if name in known]

@@ -1,7 +1,6 @@
 """Data that would make a silent wrong number: refused, or warned of."""
 
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ from stable_ssl.config import ConfigError, load_config
 from stable_ssl.data.augment import build_ops
 from stable_ssl.data.build import build_loaders
 from stable_ssl.data.check import check_train
-from stable_ssl.data.datasets import BUILDERS, build_dataset
-from stable_ssl.data.loader import Loader, Skips
+from stable_ssl.data.combined import Combined, Skips
+from stable_ssl.data.datasets import BUILDERS, Images, build_dataset
+from stable_ssl.data.loader import Loader
 
 FOLDER = "{name: image_folder, root: %s, subset: null, image_transform: %s}"
 SMALL = "[{name: random_resized_crop, size: 8}]"
@@ -130,7 +130,7 @@ def test_a_last_micro_batch_of_few_images_is_refused():
     )
     check_train(uneven, 1, 1)
     check_train(even, 4, 1)
-    check_train(SimpleNamespace(loaders={"a": even, "b": even}), 4, 1)
+    check_train(Combined({"a": even, "b": even}), 4, 1)
     with pytest.raises(ConfigError, match="accumulate=4 .*micro-batch, of 2 images"):
         check_train(uneven, 4, 1)
 
@@ -172,6 +172,11 @@ def test_a_samplers_index_beyond_the_data_is_an_error():
 
 
 def test_what_was_left_out_counts_once_an_epoch():
-    loader = SimpleNamespace(skipped=3, left_out=3)
-    assert Skips(loader)() == 3
-    assert Skips(loader, fresh=False)() == 0
+    held = Images(IMAGE[None].repeat(4, 1, 1, 1), torch.zeros(4).long(), 1)
+    held.source, held.rows = Samples((IMAGE, 0)), torch.arange(4)
+    loader = Loader(held, [build_ops([])], batch_size=2)
+    skips = Skips(loader)
+    for epoch, start, expected in ((0, 0, 4), (0, 1, 0), (1, 0, 4), (1, 1, 0)):
+        loader.set_epoch(epoch, start)
+        list(loader)
+        assert skips() == expected

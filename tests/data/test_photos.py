@@ -17,8 +17,8 @@ from stable_ssl.config import ConfigError
 from stable_ssl.data import Loader, Unreadable, build_dataset
 from stable_ssl.data.augment import build_ops
 from stable_ssl.data.build import build_loaders
+from stable_ssl.data.combined import Skips
 from stable_ssl.data.datasets import Images, held_in_memory
-from stable_ssl.data.loader import Skips
 from stable_ssl.methods import SimCLR
 
 CROP = {"name": "random_resized_crop", "size": 64, "scale": [0.2, 1.0]}

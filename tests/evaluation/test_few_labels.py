@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from stable_ssl.data.few import choose_few
-from stable_ssl.evaluation.few_labels import few_label_accuracy, few_label_name
-from stable_ssl.evaluation.linear import logistic_accuracy, standardiser
+from stable_ssl.evaluation.few_labels import FewLabels, few_label_accuracy
+from stable_ssl.evaluation.linear import standardiser
+from stable_ssl.evaluation.logistic import logistic_accuracy
 
 
 def blobs(spread):
@@ -63,5 +64,5 @@ def test_all_labels_are_logistic_regression_on_the_bank():
 
 
 def test_a_name_stands_for_one_number_of_labels():
-    names = [few_label_name(labels) for labels in ("2", "10", "1%", "0.5%")]
+    names = list(FewLabels(["2", "10", "1%", "0.5%"]).metrics)
     assert names == ["few2_acc1", "few10_acc1", "few1pct_acc1", "few0.5pct_acc1"]

@@ -7,6 +7,7 @@ import torch
 
 from stable_ssl.config import ConfigError, Eval
 from stable_ssl.evaluation.labels import check_labels, label_range
+from stable_ssl.evaluation.suite import asked_for
 
 
 def loader(**held):
@@ -30,12 +31,16 @@ def test_the_range_of_the_labels_held(held, found):
     assert label_range(None) is None
 
 
+def asked(**nodes):
+    return dict(asked_for(Eval(**nodes)))
+
+
 def test_what_is_right_or_not_known_is_accepted():
     labelled, plain = loader(targets=[0, 9]), loader(targets=[-1])
-    check_labels({"train": labelled, "val": labelled, "bank": loader()}, 10, Eval())
-    check_labels({"train": plain, "val": plain}, None, Eval())
-    check_labels({"train": plain}, 10, Eval(linear=None))
-    off = Eval(linear=None, knn=None, offline=None)
+    check_labels({"train": labelled, "val": labelled, "bank": loader()}, 10, asked())
+    check_labels({"train": plain, "val": plain}, None, asked())
+    check_labels({"train": plain}, 10, asked(linear=None))
+    off = asked(linear=None, knn=None, offline=None)
     check_labels({"train": plain, "bank": plain, "val": plain}, 10, off)
 
 
@@ -50,4 +55,4 @@ def test_what_is_right_or_not_known_is_accepted():
 )
 def test_what_would_be_an_index_out_of_range_is_refused(split, labels, words):
     with pytest.raises(ConfigError, match=words):
-        check_labels({split: loader(targets=labels)}, 5, Eval())
+        check_labels({split: loader(targets=labels)}, 5, asked())

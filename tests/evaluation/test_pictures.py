@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity
 
 from stable_ssl.config import Pictures
 from stable_ssl.data.augment import build_ops
+from stable_ssl.data.combined import Combined
 from stable_ssl.evaluation.album import IMAGES, Album, thumbnails
 from stable_ssl.evaluation.gallery import Gallery
 from stable_ssl.evaluation.pictures import (
@@ -224,7 +225,7 @@ def test_views_of_one_of_several_and_of_several_loaders():
     assert len(one.axes[0].images) == 3 * SHOWN
     crops = [uniform(30, 3, 12, 12)] * 2 + [uniform(30, 3, 6, 6)] * 4
     assert len(draw_views((crops, y), loader(6)).axes[0].images) == 6 * SHOWN
-    two = SimpleNamespace(loaders={"labelled": loader(), "unlabelled": loader(2)})
+    two = Combined({"labelled": loader(), "unlabelled": loader(2)})
     batch = {"labelled": (crops[0][:4], y), "unlabelled": (crops[:2], y)}
     figure = draw_views(batch, two)
     assert len(figure.axes[0].images) == 4 + 2 * SHOWN
@@ -259,14 +260,14 @@ def test_a_failing_picture_is_a_warning_and_the_others_are_drawn(tmp_path):
     gallery.open(loader())
     with pytest.warns(UserWarning, match="no picture of neighbours and features"):
         batch = uniform(9, 3, 8, 8), {"no": "tensor"}
-        gallery.collect(batch, gallery.album.loader, lambda x: x.flatten(1))
+        gallery.see(batch, gallery.album.loader, lambda x: x.flatten(1))
     assert gallery.album is None
 
 
 def test_pictures_are_due_every_few_epochs_and_at_the_end():
     def due(config, epochs=6):
         gallery = Gallery(config)
-        return [e for e in range(1, epochs + 1) if gallery.due(e, e == epochs)]
+        return [e for e in range(1, epochs + 1) if gallery.draws(e, e == epochs)]
 
     assert due(None) == []
     assert due(Pictures()) == [6]

@@ -1,43 +1,50 @@
-"""Every figure of an evaluation is said with its protocol, split, epoch and seed."""
+"""Every figure says its protocol: in words beside it, and in its run folder."""
 
 import pytest
 
-from stable_ssl.config import Eval, Knn, Log, Offline
-from stable_ssl.evaluation.protocol import protocol, protocol_table
+from stable_ssl.config import Eval, Knn, Offline
+from stable_ssl.evaluation.predictions import Predictions
+from stable_ssl.evaluation.protocol import protocol_table
+from stable_ssl.evaluation.suite import asked_for
+from stable_ssl.loggers.names import Metric
 
-LOG = Log(
-    eval=Eval(knn=Knn(k=7), offline=Offline(epochs=9, held_out=0.2, lrs=[0.1, 1.0])),
-    metrics={"f1": {"callable": "torchmetrics.functional.f1_score"}},
+CONFIG = Eval(
+    knn=Knn(k=7),
+    offline=Offline(epochs=9, held_out=0.2, lrs=[0.1, 1.0]),
+    few_labels=["10", "0.5%"],
 )
+PREDICTIONS = Predictions("multiclass", True, {}, {"f1": "torchmetrics.F1Score"})
+METRICS = {
+    name: metric
+    for evaluator in (PREDICTIONS, *dict(asked_for(CONFIG)).values())
+    for name, metric in evaluator.metrics.items()
+}
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "protocol"),
     [
-        (
-            "val/knn_acc1",
-            "kNN, k=7, temperature 0.07, on the bank of 1,197",
-        ),
-        ("test/acc5", "online linear probe, top 5"),
-        ("test/few10_acc1", "10 labels a class of the bank of 1,197 plain images"),
-        ("test/few0.5pct_acc1", "0.5 % of the bank"),
-        ("test/linear_acc1", "linear, SGD, 9 epochs on the bank"),
-        ("test/linear_acc5", "1,197 plain images, top 5"),
-        ("test/linear_lr", "best of 2 on 20% of the bank"),
-        ("test_hard/f1", "torchmetrics.functional.f1_score"),
+        ("knn_acc1", "kNN, k=7, temperature 0.07, on {bank}"),
+        ("acc5", "online linear probe, top 5"),
+        ("few10_acc1", "10 labels a class of {bank}"),
+        ("few0.5pct_acc1", "0.5 % of the labels of {bank}"),
+        ("linear_acc1", "linear, SGD, 9 epochs on {bank}"),
+        ("linear_acc5", "{bank}, top 5"),
+        ("linear_lr", "best of 2 on 20% of the bank"),
+        ("f1", "torchmetrics.F1Score"),
     ],
 )
-def test_a_name_says_its_protocol(name, words):
-    assert words in protocol(name, LOG, 1197, probed=True)
+def test_a_metric_states_its_protocol(name, protocol):
+    assert protocol in METRICS[name].protocol
 
 
-def test_the_table_has_a_row_for_each_figure_and_words_for_each_known_one():
-    found = {"val/acc1": 0.5, "val/rankme": 3.0, "val/a_hooks_own": 1.0}
-    off = Log(eval=Eval(knn=None, offline=None))
-    table = protocol_table(found, off, "val split, epoch 3", 0, probed=False)
+def test_the_table_has_a_row_for_each_figure_and_a_protocol_for_each_stated_one():
+    values = {"val/acc1": 0.5, "val/rankme": 3.0, "val/a_hooks_own": 1.0}
+    metrics = {"acc1": Metric("accuracy", "", "the model's prediction, top 1")}
+    table = protocol_table(values, metrics, "val split, epoch 3")
     assert table.title == "val split, epoch 3"
     assert table.rows == [
         ("val/acc1", "50.00 %", "the model's prediction, top 1"),
-        ("val/rankme", "3", "effective rank of the features"),
+        ("val/rankme", "3", ""),
         ("val/a_hooks_own", "1", ""),
     ]

@@ -6,8 +6,9 @@ import numpy
 import pytest
 import torch
 
-from stable_ssl.evaluation.features import spectrum_metrics
+from stable_ssl.evaluation.evaluator import Split
 from stable_ssl.evaluation.spectrum import (
+    Spectrum,
     alpha_req,
     covariance_spectrum,
     lidar,
@@ -71,10 +72,17 @@ def test_alpha_req_ignores_directions_that_are_not_there():
     assert alpha_req(padded) < 4
 
 
+def measured(features, views=None):
+    """Return what the evaluator yields, and its eigenvalues."""
+    evaluator = Spectrum()
+    split = Split("val", features, None, views, None, True, None, 0)
+    return dict(evaluator(split)), evaluator.eigenvalues
+
+
 def test_the_spectrum_is_that_of_the_covariance():
     x = normal(60, 5) * torch.arange(1, 6) + 7
     expected = numpy.linalg.eigvalsh(numpy.cov(x.T.numpy(), bias=True))[::-1]
-    found, eigenvalues = spectrum_metrics([x[:25], x[25:]], [])
+    found, eigenvalues = measured(x)
     assert eigenvalues == pytest.approx(expected.tolist(), rel=1e-10)
     assert found["alpha_req"] == alpha_req(x)
     assert covariance_spectrum(torch.full((9, 3), 0.1)).tolist() == [0, 0, 0]
@@ -124,6 +132,6 @@ def test_all_are_computed_in_float64():
 def test_features_that_are_not_finite_end_no_run():
     """Decompositions raise on them; that the loss diverges is said elsewhere."""
     x = torch.full((10, 4), math.nan)
-    found, eigenvalues = spectrum_metrics([x], [x[:, None].repeat(1, 3, 1)])
+    found, eigenvalues = measured(x, x[:, None].repeat(1, 3, 1))
     assert eigenvalues == [] and len(found) == 6
     assert all(math.isnan(value) for value in found.values())

@@ -2,35 +2,35 @@
 
 import pytest
 
-from stable_ssl.loggers.names import describe, order
+from stable_ssl.loggers import names
+from stable_ssl.loggers.names import Metric, axis_label, describe, in_order
 
-
-class Config:
-    """A run whose config holds no key."""
-
-    def get(self, key, default=None):
-        return default
+STATED = {
+    "knn_acc1": Metric("kNN accuracy", "kNN (k=7)", "", 0),
+    "few2_acc1": Metric("accuracy, 2 labels a class", "linear, 2 labels", "", 20.002),
+    "few10_acc1": Metric("accuracy, 10 labels a class", "", "", 20.01),
+    "rankme": Metric("RankMe"),
+}
 
 
 @pytest.mark.parametrize(
-    ("metric", "text"),
+    ("metric", "title", "label"),
     [
-        ("test/few1_acc1", "linear, 1 label a class"),
-        ("test/few2.5pct_acc1", "linear, 2.5 % of the labels"),
-        ("test/linear_acc5", "linear (offline), top 5"),
-        ("test/logistic_acc1", "logistic regression (offline)"),
-        ("test/knn_acc1", "kNN (k=?)"),
-        ("test/acc1", "accuracy"),
-        ("test/auroc", "auroc"),
+        ("test/knn_acc1", "kNN (k=7)", "test kNN accuracy (%)"),
+        ("test/rankme", "rankme", "test RankMe"),
+        ("test/mine_acc5", "mine accuracy, top 5", "test mine accuracy, top 5 (%)"),
+        ("val/acc1", "accuracy", "val accuracy (%)"),
+        ("train/grad_norm", "grad_norm", "train gradient norm"),
     ],
 )
-def test_a_metric_in_words(metric, text):
-    assert describe(metric, Config()) == text
+def test_a_metric_in_words(monkeypatch, metric, title, label):
+    monkeypatch.setattr(names, "STATED", STATED)
+    assert describe(metric, STATED) == title
+    assert axis_label(metric) == label
 
 
-def test_metrics_are_ordered():
-    names = ["few1pct_acc1", "few10_acc1", "rankme", "acc1", "few2_acc1", "knn_acc1"]
-    ordered = sorted((f"test/{name}" for name in names), key=order)
-    assert [name.removeprefix("test/") for name in ordered] == [
-        *("knn_acc1", "acc1", "few2_acc1", "few10_acc1", "few1pct_acc1", "rankme")
-    ]
+def test_metrics_are_ordered_as_stated_and_by_name(monkeypatch):
+    monkeypatch.setattr(names, "STATED", STATED)
+    stated = ["knn_acc1", "few2_acc1", "few10_acc1", "mine", "rankme"]
+    metrics = [f"{split}/{name}" for split in ("test", "val") for name in stated]
+    assert in_order(reversed(metrics), ["test", "val"]) == metrics

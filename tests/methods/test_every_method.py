@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from stable_ssl import load_config
+from stable_ssl import BaseTrainer, load_config, seeding
 from stable_ssl.checkpoint import equal, load
 from stable_ssl.methods import METHODS, method_class
 from stable_ssl.models import EMA
@@ -157,6 +157,58 @@ def test_compiled_once(method, tmp_path, monkeypatch):
     options += ["optim.lr=1e-3"]
     make(method, tmp_path, *options, *BARE, base=lambda method: Counting).run()
     assert graphs[5] == graphs[11] > 0
+
+
+class Drawing(BaseTrainer):
+    """A method of a user's, with keys of its own; it keeps what it draws."""
+
+    def initialize_modules(self):
+        self.layer = torch.nn.Linear(64, 8)
+        self.draws = torch.zeros(17)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+    def step_key(self):
+        return seeding.fold_in(super().step_key(), 7)
+
+    def compute_loss(self):
+        x = self.data[0][0].flatten(1)
+        each = seeding.uniform(self.row_keys(len(x)), (16,))
+        self.draws = torch.cat([seeding.uniform(self.step_key()[None]), each[-1]])
+        return (self(x) * each[:, :8]).square().mean() * (1 + self.draws[0])
+
+    def optimizer_step(self):
+        self.drawn = [*getattr(self, "drawn", []), self.draws.clone()]
+        super().optimizer_step()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", [method_class, lambda _: Drawing], ids=["mae", "own"])
+def test_a_compiled_loss_draws_what_an_eager_one_does(base, tmp_path, rows):
+    """By torch's real compiler, and anew in every micro-batch."""
+    from torch._dynamo.utils import counters
+
+    torch.compiler.reset()
+    counters.clear()
+    options = ["optim.steps=6", "optim.accumulate=2", "log.every_n_steps=1", *BARE]
+    options += ["model.backbone.depth=1"] if base is method_class else []
+    eager = make("mae", tmp_path, *options, "log.run=eager", base=base)
+    graphs = []
+
+    class Counting(base("mae")):
+        def after_train_step(self):
+            graphs.append(counters["stats"]["unique_graphs"])
+
+    options.append("hardware.compile=true")
+    compiled = make("mae", tmp_path, *options, base=lambda _: Counting)
+    for trainer in (eager, compiled):
+        trainer.run()
+    assert graphs[0] == graphs[-1] > 0
+    for a, b in zip(rows(eager.run_dir), rows(compiled.run_dir), strict=True):
+        assert b == pytest.approx(a, rel=1e-4)
+    for a, b in zip(*(getattr(t, "drawn", []) for t in (eager, compiled)), strict=True):
+        assert torch.equal(a, b)
 
 
 # --- ranks ----------------------------------------------------------------------------

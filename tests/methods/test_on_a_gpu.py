@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from stable_ssl.data.augment import OPS, View, build_ops
-from stable_ssl.evaluation import online
+from stable_ssl.evaluation import suite
 from stable_ssl.methods import METHODS, method_class
 from stable_ssl.seeding import sample_keys
 
@@ -81,7 +81,7 @@ def test_a_step(name, overrides, config, valueless, monkeypatch):
     run = method_class(name)(config(name, "data.batch_size=8", *overrides))
 
     def backward(loss):
-        trained = [p for m in run.online.modules for p in m.parameters()]
+        trained = [p for m in run.evaluation.modules for p in m.parameters()]
         for p in trained:
             p.grad = torch.empty_like(p) if p.requires_grad else None
 
@@ -94,7 +94,7 @@ def test_a_step(name, overrides, config, valueless, monkeypatch):
     with valueless:
         batch = tree_map_only(torch.Tensor, on_gpu, real)
         x, labels = run.labelled(batch)
-        monkeypatch.setattr(online, "check_labels", lambda *_: None)
+        monkeypatch.setattr(suite, "check_labels", lambda *_: None)
         monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_, **__: module)
         monkeypatch.setattr(torch.Tensor, "backward", backward)
         run.device, run.loaders = GPU, {}

@@ -33,6 +33,8 @@ def test_the_momentum_is_in_optimizer_steps_from_base_to_final():  # fault 26
     assert momentum(0, 0, base, 0.99) == 0.99
     assert momentum(7, total, 0.99, 0.99) == 0.99
     assert momentum(total, total, 0.9, 0.95) == 0.95
+    line = [momentum(step, total, 0.9, 1.0, "polynomial") for step in (0, 10, 40, 41)]
+    assert line == pytest.approx([0.9, 0.925, 1.0, 1.0], rel=1e-15)
 
 
 def test_micro_batches_are_no_steps(tiny, config):  # fault 26
@@ -53,14 +55,16 @@ def test_micro_batches_are_no_steps(tiny, config):  # fault 26
     assert 0 < (weight - trainer.layer.weight).norm() < 0.5 * weight.norm()
 
 
-def test_the_teacher_moves_by_the_formula_of_the_paper():
+@pytest.mark.parametrize("schedule", ["cosine", "polynomial"])
+def test_the_teacher_moves_by_the_formula_of_the_paper(schedule):
     student = network().double()
-    teacher = EMA(student, base=0.6, final=0.9)
+    teacher = EMA(student, 0.6, 0.9, schedule)
     expected = copy.deepcopy(student.state_dict())
     for step in (1, 2, 3):
         moved = {k: v + 1 for k, v in student.state_dict().items()}
         student.load_state_dict(moved)
-        tau = 0.9 - 0.3 * (math.cos(math.pi * step / 3) + 1) / 2
+        left = (math.cos(math.pi * step / 3) + 1) / 2
+        tau = 0.9 - 0.3 * (left if schedule == "cosine" else 1 - step / 3)
         teacher.update(student, step, 3)
         for name, new in moved.items():
             if new.is_floating_point():

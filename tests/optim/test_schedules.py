@@ -4,8 +4,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from stable_ssl.config import ConfigError, Schedule
-from stable_ssl.optim import Scheduler, build_schedule
+from stable_ssl.config import ConfigError, Optim, Schedule
+from stable_ssl.optim import Scheduler, build_schedule, decay_scheduler
 
 
 def rates(steps, base_lr=0.4, steps_per_epoch=10, total_steps=100, **words):
@@ -148,3 +148,46 @@ def test_a_second_scheduler_starts_from_the_same_base():
     optimizer = sgd()
     Scheduler(optimizer, lambda step: 0.5)
     assert Scheduler(optimizer, lambda step: 0.5).get_last_lr() == [0.5, 1.0, 3.0]
+
+
+def test_weight_decay_climbs_on_the_cosine_of_dinos_recipe():
+    config = Optim(weight_decay=0.04, weight_decay_end=0.4)
+    matrix, bias, head = (torch.nn.Parameter(torch.ones(2, 2)) for _ in range(3))
+    groups = [
+        {"params": [bias], "weight_decay": 0.0},
+        {"params": [matrix]},
+        {"params": [head], "weight_decay": 0.02},
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.04)
+    scheduler, found = decay_scheduler(config, optimizer, 20), []
+    for _ in range(22):
+        found.append([group["weight_decay"] for group in optimizer.param_groups])
+        scheduler.step()
+    for step, decays in enumerate(found):
+        done = min(step / 20, 1)
+        decay = 0.4 + 0.5 * (0.04 - 0.4) * (1 + math.cos(math.pi * done))
+        assert decays == pytest.approx([0, decay, decay / 2], rel=1e-12)
+    with pytest.raises(ConfigError, match="set optim.weight_decay above 0"):
+        decay_scheduler(Optim(weight_decay_end=0.4), optimizer, 20)
+
+
+def test_a_scheduled_weight_decay_is_logged_and_resumed_exactly(tiny, config, rows):
+    class Cut(tiny):
+        def after_train_step(self):
+            if self.step == 5:
+                raise KeyboardInterrupt
+
+    keys = ["optim.optimizer=adamw", "optim.lr=1e-3", "optim.weight_decay=0.1"]
+    keys += ["++optim.weight_decay_end=1", "optim.epochs=null", "optim.steps=8"]
+    keys += ["log.every_n_steps=1", "log.checkpoint.every_n_steps=3"]
+    whole = tiny(config("base", *keys, "log.run=whole"))
+    whole.run()
+    with pytest.raises(KeyboardInterrupt):
+        Cut(config("base", *keys)).run()
+    resumed = tiny(config("base", *keys))
+    resumed.run()
+    assert rows(whole.run_dir) == rows(resumed.run_dir)
+    assert torch.equal(whole.layer.weight, resumed.layer.weight)
+    decays = [r["train/weight_decay"] for r in rows(whole.run_dir) if "train/lr" in r]
+    cosines = [math.cos(math.pi * step / 8) for step in range(8)]
+    assert decays == pytest.approx([1 - 0.9 * (1 + c) / 2 for c in cosines])

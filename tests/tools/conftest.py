@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import asdict
 from functools import cache
 
 import pytest
@@ -39,9 +40,25 @@ def make_run(tmp_path):
         rows = usual_rows() if rows is None else rows
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / "metrics.jsonl").write_text(text)
+        probed = config["log"]["eval"]["linear"] is not None
+        (folder / "metrics.json").write_text(stated(probed))
         return folder
 
     return make
+
+
+@cache
+def stated(probed=True):
+    """Return what evaluators state of the metrics in the rows, as metrics.json."""
+    from stable_ssl.config import Knn as Config
+    from stable_ssl.evaluation.few_labels import FewLabels
+    from stable_ssl.evaluation.knn import Knn
+    from stable_ssl.evaluation.predictions import Predictions
+
+    evaluators = Knn(Config(k=7)), FewLabels(["2", "10"])
+    evaluators += (Predictions("multiclass", probed, {}, {}),)
+    metrics = {n: asdict(m) for e in evaluators for n, m in e.metrics.items()}
+    return json.dumps(metrics)
 
 
 def usual_rows():
@@ -85,6 +102,7 @@ def make_study(tmp_path):
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text(to_yaml(config))
         (folder / "status.json").write_text('{"status": "finished", "reason": ""}')
+        (folder / "metrics.json").write_text(stated())
         rows = JsonLines(folder / "metrics.jsonl", 0)
         for epoch, accuracy in enumerate(accuracies, 1):
             place = {"step": 10 * epoch, "epoch": float(epoch), "time": 1e9 + epoch}

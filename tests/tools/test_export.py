@@ -38,7 +38,7 @@ def test_a_run_ends_with_files_that_do_what_it_does(config):
     assert facts["output"] == {"encoder": [128], "classifier": [10]}
     assert max(facts["difference"].values()) <= 1e-4 and not leftovers(folder)
     x = torch.rand(5, 1, 8, 8)
-    trainer.eval(), trainer.online.probe.eval()
+    trainer.eval(), trainer.evaluation.probe.eval()
     with torch.no_grad():
         features, logits = trainer(x), trainer.predict(x)
     for name, expected in (("encoder", features), ("classifier", logits)):

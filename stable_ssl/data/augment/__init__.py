@@ -7,6 +7,12 @@ threads run. On the CPU, booleans and per-pixel selections are slow in torch: he
 clamps and signs where one expects `where`. On a GPU nothing here waits for the device.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stable_ssl.config import nearest
 from stable_ssl.data.augment.blur import GaussianBlur
 from stable_ssl.data.augment.colour import (
     Brightness,
@@ -19,31 +25,71 @@ from stable_ssl.data.augment.colour import (
     Solarize,
 )
 from stable_ssl.data.augment.crop import CenterCrop, RandomResizedCrop, Resize
+from stable_ssl.data.augment.external import External
 from stable_ssl.data.augment.geometry import HorizontalFlip, Rotation, Shear
 from stable_ssl.data.augment.noise import Erasing, Noise
+from stable_ssl.data.augment.op import Op, check
 from stable_ssl.data.augment.replay import Replay
-from stable_ssl.data.augment.view import OPS, View, build_ops
+from stable_ssl.data.augment.view import View
+from stable_ssl.objects import accepted_by
 
-__all__ = [
-    "OPS",
-    "Brightness",
-    "CenterCrop",
-    "ColorJitter",
-    "Contrast",
-    "Erasing",
-    "GaussianBlur",
-    "Grayscale",
-    "HorizontalFlip",
-    "Hue",
-    "Noise",
-    "Normalize",
-    "RandomResizedCrop",
-    "Replay",
-    "Resize",
-    "Rotation",
-    "Saturation",
-    "Shear",
-    "Solarize",
-    "View",
-    "build_ops",
-]
+OPS: dict[str, type[Op]] = {
+    "random_resized_crop": RandomResizedCrop,
+    "resize": Resize,
+    "center_crop": CenterCrop,
+    "horizontal_flip": HorizontalFlip,
+    "rotation": Rotation,
+    "shear": Shear,
+    "brightness": Brightness,
+    "contrast": Contrast,
+    "saturation": Saturation,
+    "hue": Hue,
+    "color_jitter": ColorJitter,
+    "grayscale": Grayscale,
+    "gaussian_blur": GaussianBlur,
+    "solarize": Solarize,
+    "noise": Noise,
+    "erasing": Erasing,
+    "normalize": Normalize,
+}
+
+__all__ = ["OPS", "External", "Replay", "View", "build_ops"]
+__all__ += [op.__name__ for op in OPS.values()]
+
+
+def build_ops(nodes: Sequence[Any]) -> list[Op | External]:
+    """Build the ops of a view.
+
+    Args:
+        nodes: {name, any of the op's arguments}, or a callable of another library,
+            run one image at a time; None is skipped.
+
+    Raises:
+        ValueError: an unknown name (with the nearest), argument, or value.
+    """
+    return [_build(node) for node in nodes if node is not None]
+
+
+def _build(node: Any) -> Op | External:
+    if callable(node):
+        return node if isinstance(node, Op) else External(node)
+    check(
+        isinstance(node, Mapping) and "name" in node,
+        f"augmentation {node!r}",
+        "expected a mapping with a name; e.g. {name: horizontal_flip, p: 0.5}",
+    )
+    name, arguments = node["name"], {k: v for k, v in node.items() if k != "name"}
+    if name not in OPS:
+        raise ValueError(
+            f"no augmentation {name!r}{nearest(name, OPS)}; known: {', '.join(OPS)}"
+        )
+    accepted = accepted_by(OPS[name])
+    takes = f"it takes {', '.join(accepted)}"
+    for argument in arguments:
+        check(argument in accepted, f"{name} takes no {argument!r}", takes)
+    try:
+        return OPS[name](**arguments)
+    except TypeError as error:  # an argument is missing, or is no number
+        raise ValueError(f"{name}: {error}; {takes}") from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error

@@ -11,16 +11,14 @@ from torch import Tensor
 
 from stable_ssl import seeding
 from stable_ssl.data.augment.op import (
-    Op,
     Pair,
     Params,
     Size,
+    Sometimes,
     check,
-    check_chance,
     check_range,
     check_sides,
     total,
-    where,
 )
 
 BLOCK = 32  # pixels that one product makes: more multiply zeros, fewer cost calls
@@ -47,31 +45,25 @@ def _blocks(size: int, radius: int) -> Iterator[tuple[slice, slice]]:
 
 
 @dataclass(eq=False)
-class GaussianBlur(Op):
-    """Blur with a Gaussian of random width, reflected at the borders.
+class GaussianBlur(Sometimes):
+    """Blur with a Gaussian of random width, reflected at the borders."""
 
-    Args:
-        kernel_size: (x, y) or a number for both, in pixels; odd.
-        sigma: range of the standard deviation, in pixels.
-        p: probability.
-    """
-
-    kernel_size: Size
-    sigma: Pair = (0.1, 2.0)
-    p: float = 1.0
+    kernel_size: Size  # (x, y) or a number for both, in pixels; odd
+    sigma: Pair = (0.1, 2.0)  # range of the standard deviation, in pixels
+    p: float = 1.0  # probability
 
     def __post_init__(self):
         self.kernel_size = check_sides("kernel_size", self.kernel_size)
         odd = all(k % 2 for k in self.kernel_size)
         check(odd, f"kernel_size={self.kernel_size}", "use odd numbers")
         self.sigma = check_range("sigma", self.sigma, 1e-3)
-        check_chance(self.p)
+        super().__post_init__()
 
     def draw(self, keys: Tensor, height: int, width: int) -> Params:
         """Draw `on` (N,) and `sigma` (N,), in pixels."""
-        coin, sigma = seeding.uniform(keys, (2,)).unbind(1)
+        chance, sigma = seeding.uniform(keys, (2,)).unbind(1)
         low, high = self.sigma
-        return {"on": coin < self.p, "sigma": sigma * (high - low) + low}
+        return {"on": chance < self.p, "sigma": sigma * (high - low) + low}
 
     def apply(self, x: Tensor, on: Tensor, sigma: Tensor) -> Tensor:
         for side, kernel in zip(x.shape[:1:-1], self.kernel_size, strict=True):
@@ -80,9 +72,9 @@ class GaussianBlur(Op):
                 f"kernel_size={kernel} on images of {side} pixels",
                 f"use at most {2 * side - 1}",
             )
-        return where(on, self._blur, x, sigma)
+        return super().apply(x, on, sigma=sigma)
 
-    def _blur(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def change(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Multiply by the matrices' bands: at 224 pixels whole ones cost twice that."""
         n, c, h, w = x.shape
         columns, rows = (

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -16,20 +15,19 @@ from stable_ssl.data.augment.op import (
     Op,
     Pair,
     Params,
+    Sometimes,
     check,
-    check_chance,
     check_range,
-    coin,
     column,
     constant,
     grey_of,
     numbers,
     total,
-    where,
 )
 
 HAS_TRITON = find_spec("triton") is not None
-BRIGHTNESS, CONTRAST, SATURATION, HUE = COLOURS = range(4)  # torchvision's numbers
+NAMES = ("brightness", "contrast", "saturation", "hue")
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # torchvision's numbers of them
 
 
 def _turn_hue(x: Tensor, turn: Tensor) -> Tensor:
@@ -55,20 +53,21 @@ def _turn_hue(x: Tensor, turn: Tensor) -> Tensor:
     return out
 
 
-class _Colour(Op):
+class _Colour(Sometimes):
     """The four colour ops, in an order drawn for each image."""
 
-    p: float
-    ranges: dict[int, tuple[float, float]]  # of each op in use
+    def __post_init__(self):
+        super().__post_init__()
+        self.ranges: dict[int, tuple[float, float]] = {}  # of each op in use
+        for number, name in enumerate(NAMES):
+            low, high, neutral = (-0.5, 0.5, 0) if number == HUE else (0, math.inf, 1)
+            factors = check_range(name, self.amount_of(name), low, high, neutral)
+            if factors != (neutral, neutral):
+                self.ranges[number] = factors
 
-    def _read(self, amounts: Mapping[str, Pair]) -> None:
-        check_chance(self.p)
-        self.ranges = {}
-        for colour, (name, amount) in zip(COLOURS, amounts.items(), strict=False):
-            bounds = (-0.5, 0.5, 0) if name == "hue" else (0, math.inf, 1)
-            low_high = check_range(name, amount, *bounds)
-            if low_high != (bounds[2], bounds[2]):
-                self.ranges[colour] = low_high
+    def amount_of(self, name: str) -> Pair:
+        """Return how much to change, by one of `NAMES`; 0 leaves it alone."""
+        return getattr(self, name)
 
     def draw(self, keys: Tensor, height: int, width: int) -> Params:
         """Draw `on` (N,), `order` and `factor` (N, ops).
@@ -78,7 +77,7 @@ class _Colour(Op):
         """
         k = len(self.ranges)
         u = seeding.uniform(keys, (1 + 2 * k,))
-        coin, place, factor = u[:, 0], u[:, 1 : 1 + k], u[:, 1 + k :]
+        chance, place, factor = u[:, 0], u[:, 1 : 1 + k], u[:, 1 + k :]
         low = tuple(low for low, _ in self.ranges.values())
         span = tuple(high - low for low, high in self.ranges.values())
         factor = factor * constant(span, u.device) + constant(low, u.device)
@@ -86,7 +85,7 @@ class _Colour(Op):
         if k > 1:
             place = place.argsort(stable=True)
             order, factor = order.gather(1, place), factor.gather(1, place)
-        return {"on": coin < self.p, "order": order, "factor": factor}
+        return {"on": chance < self.p, "order": order, "factor": factor}
 
     def apply(self, x: Tensor, on: Tensor, order: Tensor, factor: Tensor) -> Tensor:
         check(x.shape[1] in (1, 3), f"{x.shape[1]} channels", "colour has 1 or 3")
@@ -96,9 +95,9 @@ class _Colour(Op):
             from stable_ssl.data.augment.triton_colour import jitter
 
             return jitter(x.contiguous(), on, order, factor)
-        return where(on, self._jitter, x, order, factor)
+        return super().apply(x, on, order=order, factor=factor)
 
-    def _jitter(self, x: Tensor, order: Tensor, factor: Tensor) -> Tensor:
+    def change(self, x: Tensor, order: Tensor, factor: Tensor) -> Tensor:
         """Blend in the places before hue, turn the hue, blend in those after it.
 
         With images sorted by hue's place, those that blend in a place are a slice.
@@ -146,25 +145,15 @@ class _Colour(Op):
 
 @dataclass(eq=False)
 class ColorJitter(_Colour):
-    """Jitter brightness, contrast, saturation and hue, in a random order.
+    """Jitter brightness, contrast, saturation and hue, in a random order."""
 
-    Args:
-        brightness, contrast, saturation: range of the factor; a number a stands for
-            [max(0, 1 - a), 1 + a], and 0 for leaving it alone.
-        hue: range of the turn as a fraction of the circle, within [-.5, .5]; a number
-            a stands for [-a, a].
-        p: probability of jittering an image at all.
-    """
-
+    # range of a factor; a number a stands for [max(0, 1 - a), 1 + a], 0 for none
     brightness: Pair = 0.0
     contrast: Pair = 0.0
     saturation: Pair = 0.0
+    # range of the turn, within [-.5, .5] of the circle; a number a stands for [-a, a]
     hue: Pair = 0.0
-    p: float = 1.0
-
-    def __post_init__(self):
-        names = ("brightness", "contrast", "saturation", "hue")
-        self._read({name: getattr(self, name) for name in names})
+    p: float = 1.0  # probability of jittering an image at all
 
 
 @dataclass(eq=False)
@@ -172,9 +161,8 @@ class _Single(_Colour):
     amount: Pair
     p: float = 1.0
 
-    def __post_init__(self):
-        names = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)
-        self._read({**names, type(self).__name__.lower(): self.amount})
+    def amount_of(self, name: str) -> Pair:
+        return self.amount if name == type(self).__name__.lower() else 0.0
 
 
 class Brightness(_Single):
@@ -194,46 +182,27 @@ class Hue(_Single):
 
 
 @dataclass(eq=False)
-class Grayscale(Op):
+class Grayscale(Sometimes):
     """Replace the channels by their luma with probability p."""
 
     p: float = 0.1
 
-    def __post_init__(self):
-        check_chance(self.p)
-
-    def draw(self, keys: Tensor, height: int, width: int) -> Params:
-        """Draw `on` (N,): whether to drop the colours."""
-        return {"on": coin(keys, self.p)}
-
-    def apply(self, x: Tensor, on: Tensor) -> Tensor:
-        return where(on, lambda x: grey_of(x)[:, None].repeat(1, x.shape[1], 1, 1), x)
+    def change(self, x: Tensor) -> Tensor:
+        return grey_of(x)[:, None].repeat(1, x.shape[1], 1, 1)
 
 
 @dataclass(eq=False)
-class Solarize(Op):
-    """Invert the pixels at or above a threshold with probability p.
+class Solarize(Sometimes):
+    """Invert the pixels at or above a threshold with probability p."""
 
-    Args:
-        threshold: within [0, 1].
-        p: probability.
-    """
-
-    threshold: float = 0.5
+    threshold: float = 0.5  # within [0, 1]
     p: float = 0.5
 
     def __post_init__(self):
         check_range("threshold", self.threshold, 0, 1)
-        check_chance(self.p)
+        super().__post_init__()
 
-    def draw(self, keys: Tensor, height: int, width: int) -> Params:
-        """Draw `on` (N,): whether to solarize."""
-        return {"on": coin(keys, self.p)}
-
-    def apply(self, x: Tensor, on: Tensor) -> Tensor:
-        return where(on, self._solarize, x)
-
-    def _solarize(self, x: Tensor) -> Tensor:
+    def change(self, x: Tensor) -> Tensor:
         above = x.clone().ge_(self.threshold)  # 0 or 1, as a float
         return (1 - 2 * above).mul_(x).add_(above)
 

@@ -111,18 +111,12 @@ class RandomResizedCrop(Op):
     """Crop a box of random area and aspect, and resize it with antialias.
 
     Takes uint8 too: of a large photograph, only the box is made float.
-
-    Args:
-        size: of the output, in pixels; (height, width) or a number for both.
-        scale: range of the box's area over the image's.
-        ratio: range of the box's width over its height.
-        interpolation: `bilinear`, or `bicubic` (clamped to [0, 1]).
     """
 
-    size: Size
-    scale: Pair = (0.08, 1.0)
-    ratio: Pair = (3 / 4, 4 / 3)
-    interpolation: str = "bilinear"
+    size: Size  # of the output, in pixels; (height, width) or a number for both
+    scale: Pair = (0.08, 1.0)  # range of the box's area over the image's
+    ratio: Pair = (3 / 4, 4 / 3)  # range of the box's width over its height
+    interpolation: str = "bilinear"  # or bicubic, clamped to [0, 1]
     fixes_size: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -130,9 +124,6 @@ class RandomResizedCrop(Op):
         self.scale = check_range("scale", self.scale, 0, 1)
         self.ratio = check_range("ratio", self.ratio, 1e-3)
         _check_interpolation(self.interpolation)
-
-    def out_size(self, height: int, width: int) -> tuple[int, int]:
-        return self.size
 
     def draw(self, keys: Tensor, height: int, width: int) -> Params:
         """Draw boxes: top, left, box_height, box_width (N,), in pixels."""
@@ -178,15 +169,10 @@ def _check_interpolation(name: str) -> None:
 
 @dataclass(eq=False)
 class Resize(Op):
-    """Resize with antialias.
+    """Resize with antialias."""
 
-    Args:
-        size: of the shorter side, in pixels, keeping the aspect; or (height, width).
-        interpolation: `bilinear`, or `bicubic` (clamped to [0, 1]).
-    """
-
-    size: Size
-    interpolation: str = "bilinear"
+    size: Size  # of the shorter side, in pixels, keeping the aspect; or (height, width)
+    interpolation: str = "bilinear"  # or bicubic, clamped to [0, 1]
 
     def __post_init__(self):
         self.fixes_size = isinstance(self.size, Sequence)
@@ -216,9 +202,6 @@ class CenterCrop(Op):
 
     def __post_init__(self):
         self.size = check_sides("size", self.size)
-
-    def out_size(self, height: int, width: int) -> tuple[int, int]:
-        return self.size
 
     def apply(self, x: Tensor) -> Tensor:
         for axis, out in zip((-2, -1), self.size, strict=True):

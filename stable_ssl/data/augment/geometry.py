@@ -11,32 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stable_ssl import seeding
-from stable_ssl.data.augment.op import (
-    Op,
-    Pair,
-    Params,
-    check_chance,
-    check_range,
-    coin,
-    where,
-)
+from stable_ssl.data.augment.op import Op, Pair, Params, Sometimes, check_range
 
 
 @dataclass(eq=False)
-class HorizontalFlip(Op):
+class HorizontalFlip(Sometimes):
     """Mirror left and right with probability p."""
 
     p: float = 0.5
 
-    def __post_init__(self):
-        check_chance(self.p)
-
-    def draw(self, keys: Tensor, height: int, width: int) -> Params:
-        """Draw `on` (N,): whether to flip."""
-        return {"on": coin(keys, self.p)}
-
-    def apply(self, x: Tensor, on: Tensor) -> Tensor:
-        return where(on, lambda x: x.flip(-1), x)
+    def change(self, x: Tensor) -> Tensor:
+        return x.flip(-1)
 
 
 def _warp(x: Tensor, matrix: tuple[tuple[Tensor | float, ...], ...]) -> Tensor:
@@ -58,13 +43,9 @@ def _warp(x: Tensor, matrix: tuple[tuple[Tensor | float, ...], ...]) -> Tensor:
 
 @dataclass(eq=False)
 class Rotation(Op):
-    """Rotate about the centre, bilinear, with zeros outside.
+    """Rotate about the centre, bilinear, with zeros outside."""
 
-    Args:
-        degrees: range of the angle, counter-clockwise; a number stands for (-it, it).
-    """
-
-    degrees: Pair
+    degrees: Pair  # range of the angle, counter-clockwise; d stands for (-d, d)
 
     def __post_init__(self):
         self.degrees = check_range("degrees", self.degrees, -math.inf, centre=0)
@@ -81,11 +62,7 @@ class Rotation(Op):
 
 @dataclass(eq=False)
 class Shear(Rotation):
-    """Shear along the rows, bilinear, with zeros outside.
-
-    Args:
-        degrees: range of the angle; a number stands for (-it, it).
-    """
+    """Shear along the rows by an angle, bilinear, with zeros outside."""
 
     def apply(self, x: Tensor, angle: Tensor) -> Tensor:
         return _warp(x, ((1, (angle * (math.pi / 180)).tan()), (0, 1)))

@@ -15,27 +15,20 @@ from stable_ssl.data.augment.op import (
     Op,
     Pair,
     Params,
+    Sometimes,
     check,
-    check_chance,
     check_range,
-    coin,
     constant,
     numbers,
-    where,
 )
 
 
 @dataclass(eq=False)
 class Noise(Op):
-    """Add Gaussian noise.
+    """Add Gaussian noise."""
 
-    Args:
-        std: of the noise, where images are within [0, 1].
-        clamp: whether to clamp the result to [0, 1].
-    """
-
-    std: float
-    clamp: bool = True
+    std: float  # of the noise, where images are within [0, 1]
+    clamp: bool = True  # the result to [0, 1]
     draws_late: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -51,24 +44,17 @@ class Noise(Op):
 
 
 @dataclass(eq=False)
-class Erasing(Op):
-    """Erase a random box (Zhong et al. 2017, https://arxiv.org/abs/1708.04896).
+class Erasing(Sometimes):
+    """Erase a random box (Zhong et al. 2017, https://arxiv.org/abs/1708.04896)."""
 
-    Args:
-        p: probability.
-        scale: range of the box's area over the image's.
-        ratio: range of the box's height over its width.
-        value: a number, one a channel, or `random` for standard normal noise.
-    """
-
-    p: float = 0.5
-    scale: Pair = (0.02, 0.33)
-    ratio: Pair = (0.3, 3.3)
-    value: Pair | str = 0.0
+    p: float = 0.5  # probability
+    scale: Pair = (0.02, 0.33)  # range of the box's area over the image's
+    ratio: Pair = (0.3, 3.3)  # range of the box's height over its width
+    value: Pair | str = 0.0  # a number, one a channel, `random`: standard normal noise
     draws_late: ClassVar[bool] = True
 
     def __post_init__(self):
-        check_chance(self.p)
+        super().__post_init__()
         self.scale = check_range("scale", self.scale, 0, 1)
         self.ratio = check_range("ratio", self.ratio, 1e-3)
         if isinstance(self.value, str):
@@ -85,22 +71,18 @@ class Erasing(Op):
         ratio = (1 / self.ratio[1], 1 / self.ratio[0])  # of width over height
         drawn = seeding.fold_in(keys, 1)
         fits, box = draw_boxes(drawn, height, width, self.scale, ratio, margin=1)
-        on = coin(keys, self.p) & fits
+        on = super().draw(keys, height, width)["on"] & fits
         return {"on": on, **box, "keys": seeding.fold_in(keys, 2)}
 
-    def apply(
+    def change(
         self,
         x: Tensor,
-        on: Tensor,
         top: Tensor,
         left: Tensor,
         box_height: Tensor,
         box_width: Tensor,
         keys: Tensor,
     ) -> Tensor:
-        return where(on, self._erase, x, top, left, box_height, box_width, keys)
-
-    def _erase(self, x, top, left, box_height, box_width, keys):
         inside = [
             (at >= start[:, None]) & (at < (start + length)[:, None])
             for side, start, length in zip(

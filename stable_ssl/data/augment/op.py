@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -20,12 +20,12 @@ Size = int | Sequence[int]
 class Op:
     """What the ops of this module share: an identity without parameters."""
 
-    fixes_size: bool = False  # whether images of any size leave with the same one
+    fixes_size: bool = False  # whether images of any size leave with `size`
     draws_late: bool = False  # whether `apply` draws more from keys among its params
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) that an image of this size leaves with."""
-        return height, width
+        return self.size if self.fixes_size else (height, width)
 
     def draw(self, keys: Tensor, height: int, width: int) -> Params:
         """Draw parameters (N, ...) from keys (N,) for images of this size."""
@@ -38,6 +38,33 @@ class Op:
     def __call__(self, x: Tensor, keys: Tensor) -> Tensor:
         """Draw and apply: x (N, C, H, W), keys (N,) int64 on the same device."""
         return self.apply(x, **self.draw(keys, *x.shape[-2:]))
+
+
+class Sometimes(Op):
+    """An op that changes each image with probability `p`, and leaves the others."""
+
+    p: float
+
+    def __post_init__(self):
+        check(0 <= self.p <= 1, f"p={self.p}", "a probability is between 0 and 1")
+
+    def draw(self, keys: Tensor, height: int, width: int) -> Params:
+        """Draw `on` (N,): whether to change an image."""
+        return {"on": seeding.uniform(keys) < self.p}
+
+    def apply(self, x: Tensor, on: Tensor, **params: Tensor) -> Tensor:
+        if on_gpu(x):  # to select images would wait for the device
+            return torch.where(column(on, x), self.change(x, **params), x)
+        index = on.nonzero().flatten()
+        if len(index) in (0, len(on)):
+            return self.change(x, **params) if len(index) else x
+        selected = {k: value.index_select(0, index) for k, value in params.items()}
+        changed = self.change(x.index_select(0, index), **selected)
+        return x.index_copy(0, index, changed)
+
+    def change(self, x: Tensor, **params: Tensor) -> Tensor:
+        """Transform images (N, C, H, W) that are `on`, by their parameters."""
+        raise NotImplementedError
 
 
 # --- shared arithmetic ----------------------------------------------------------------
@@ -68,22 +95,6 @@ def total(x: Tensor) -> Tensor:
     return x[..., 0]
 
 
-def where(on: Tensor, f: Callable[..., Tensor], x: Tensor, *params: Tensor) -> Tensor:
-    """Return f(x, *params) for the images that are `on` (N,), and x for the others."""
-    if on_gpu(x):  # to select them would wait for the device
-        return torch.where(column(on, x), f(x, *params), x)
-    index = on.nonzero().flatten()
-    if len(index) in (0, len(on)):
-        return f(x, *params) if len(index) else x
-    some = f(*(value.index_select(0, index) for value in (x, *params)))
-    return x.index_copy(0, index, some)
-
-
-def coin(keys: Tensor, p: float) -> Tensor:
-    """Draw True with probability p, (N,) bool."""
-    return seeding.uniform(keys) < p
-
-
 @lru_cache
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Keep small float32 tensors on the device: to copy them waits for the host."""
@@ -105,10 +116,10 @@ def separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return torch.matmul(rows[:, None], x)
 
 
-def check(ok: bool, found: str, expected: str) -> None:
-    """Raise a ValueError that says what was found and expected, unless ok."""
+def check(ok: bool, value: str, expected: str) -> None:
+    """Raise a ValueError that says which value was found and expected, unless ok."""
     if not ok:
-        raise ValueError(f"{found}: {expected}")
+        raise ValueError(f"{value}: {expected}")
 
 
 def check_range(
@@ -131,11 +142,6 @@ def check_range(
         f"use [low, high] with {low:g} <= low <= high <= {high:g}",
     )
     return float(pair[0]), float(pair[1])
-
-
-def check_chance(p: float) -> None:
-    """Refuse what is no probability."""
-    check(0 <= p <= 1, f"p={p}", "a probability is between 0 and 1")
 
 
 def numbers(value: Pair) -> tuple[float, ...]:

@@ -41,23 +41,23 @@ class Replay:
             self.graphs[kind] = self._record(images, keys)
         if (recorded := self.graphs[kind]) is None:
             return self.view(images, keys)
-        graph, own_images, own_keys, made = recorded
-        own_images.copy_(images)
-        own_keys.copy_(keys)
+        graph, graph_images, graph_keys, view = recorded
+        graph_images.copy_(images)
+        graph_keys.copy_(keys)
         graph.replay()
-        return made.clone()
+        return view.clone()
 
     def _record(self, images: Tensor, keys: Tensor) -> tuple | None:
         """Return the graph, what it reads and what it writes."""
-        graph, own = torch.cuda.CUDAGraph(), (images.clone(), keys.clone())
+        graph, inputs = torch.cuda.CUDAGraph(), (images.clone(), keys.clone())
         try:  # other threads, such as one that pins memory, may go on meanwhile
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                made = self.view(*own)
+                view = self.view(*inputs)
         except RuntimeError as error:
             first = str(error).partition("\n")[0]
             warnings.warn(f"a view is made without a graph: {first}", stacklevel=2)
             return None
-        return graph, *own, made
+        return graph, *inputs, view
 
     def close(self) -> None:
         """Give the memory of the graphs back."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stable_ssl import distributed
-from stable_ssl.evaluation.metrics import (
+from stable_ssl.evaluation.predictions import (
     Accuracy,
     Scores,
     auroc,

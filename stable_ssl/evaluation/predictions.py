@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,8 +10,62 @@ from torch import Tensor
 
 from stable_ssl import distributed
 from stable_ssl.distributed import gather_batches
+from stable_ssl.evaluation.evaluator import Evaluator, Split
+from stable_ssl.loggers.names import Metric
 
-Metric = Callable[[Tensor, Tensor], Any]  # of predictions and labels of a split
+Score = Callable[[Tensor, Tensor], Any]  # of predictions and labels of a split
+
+
+class Predictions(Evaluator):
+    """Score what `predict` returns, batch by batch, against the labels.
+
+    Args:
+        task: of `Scores`.
+        probed: whether predictions are the online probe's.
+        custom: `custom_metrics`.
+        paths: where those were found, by name.
+    """
+
+    names = ("acc1", "acc5")
+    needs_labels = each_rank = True
+    needs_features = False
+
+    def __init__(
+        self,
+        task: str,
+        probed: bool,
+        custom: Mapping[str, Score],
+        paths: Mapping[str, str],
+    ):
+        self.task, self.custom = task, custom
+        title = "linear probe (online)" if probed else "accuracy"
+        predictor = "online linear probe" if probed else "the model's prediction"
+        precision = f"{predictor}, average precision"
+        self.metrics = {
+            "acc1": Metric("accuracy", title, f"{predictor}, top 1", 10),
+            "acc5": Metric(
+                "accuracy, top 5", f"{title}, top 5", f"{predictor}, top 5", 10
+            ),
+            "ap": Metric("average precision", "", precision),
+            "auroc": Metric("AUROC", "", f"{predictor}, area under the ROC curve"),
+            "map": Metric(
+                "mean average precision", "", f"{precision}, mean over classes"
+            ),
+            **{name: Metric(name, "", path) for name, path in paths.items()},
+        }
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a split."""
+        self.scores = Scores(self.task, self.custom)
+
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
+        """Add a batch, shaped as the task has it."""
+        self.scores.update(predictions, labels)
+
+    def __call__(self, split: Split) -> Iterator[tuple[str, float]]:
+        """Yield the values over all ranks' samples."""
+        yield from self.scores.compute().items()
 
 
 def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -63,7 +117,7 @@ class WholeSplit:
         metrics: by name.
     """
 
-    def __init__(self, metrics: Mapping[str, Metric]):
+    def __init__(self, metrics: Mapping[str, Score]):
         self.metrics = metrics
         self.predictions: list[Tensor] = []
         self.labels: list[Tensor] = []
@@ -91,14 +145,14 @@ class Scores:
         task: multiclass: predictions (N, C) logits, labels (N,);
             binary: predictions (N,) logits, labels (N,), 0 or 1;
             multilabel: predictions (N, C) logits, labels (N, C), 0 or 1.
-        own: `custom_metrics`.
+        custom: `custom_metrics`.
     """
 
-    def __init__(self, task: str = "multiclass", own: Mapping[str, Metric] = {}):
+    def __init__(self, task: str = "multiclass", custom: Mapping[str, Score] = {}):
         self.parts: list[Accuracy | WholeSplit] = []
         if task == "multiclass":
             self.parts.append(Accuracy())
-        if whole := {**TASKS[task], **own}:
+        if whole := {**TASKS[task], **custom}:
             self.parts.append(WholeSplit(whole))
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
@@ -148,7 +202,7 @@ def mean_average_precision(scores: Tensor, labels: Tensor) -> float:
     return torch.tensor([average_precision(*pair) for pair in pairs]).nanmean().item()
 
 
-TASKS: dict[str, dict[str, Metric]] = {  # what needs the whole split
+TASKS: dict[str, dict[str, Score]] = {  # what needs the whole split
     "multiclass": {},
     "binary": {"acc1": binary_accuracy, "ap": average_precision, "auroc": auroc},
     "multilabel": {"map": mean_average_precision},

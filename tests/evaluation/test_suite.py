@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from stable_ssl.evaluation.metrics import Scores
-from stable_ssl.evaluation.online import undisturbed
+from stable_ssl.evaluation.suite import undisturbed
 
 
 def test_modes_are_restored_one_by_one():
@@ -74,10 +73,11 @@ def test_an_evaluation_encodes_a_view_once(config, linear):
     trainer.setup()
     for loader in trainer.loaders.values():  # views of one batch are one object
         calls.clear()
-        with trainer.online.evaluation():
+        evaluation = trainer.evaluation
+        with evaluation.collecting(evaluation.due("val", 0, False)):
             batch = trainer.data = next(iter(loader))
-            trainer.split, trainer._scores = "val", Scores()
+            trainer.split = "val"
             trainer.eval_step(batch)
-            trainer.online.collect(batch)
+            evaluation.see(batch, loader)
         assert len(calls) == 1
     trainer.cleanup()

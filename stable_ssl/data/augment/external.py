@@ -1,0 +1,39 @@
+"""Transforms of other libraries: one sample at a time, every generator keyed before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from stable_ssl import seeding
+
+
+class External:
+    """Call a transform of torchvision, albumentations or one's own, keyed.
+
+    The transform gets a PIL image, or what the one before it returned; albumentations'
+    get arrays (H, W, C). The last returns a PIL image, an array (H, W, C) or a tensor
+    (C, H, W), uint8 or float.
+
+    Args:
+        transform: called with the image alone.
+    """
+
+    def __init__(self, transform: Callable[[Any], Any]):
+        self.transform = transform
+        package = type(transform).__module__.partition(".")[0]
+        self.of_albumentations = package in ("albumentations", "albumentationsx")
+
+    def __call__(self, image: Any, key: Tensor) -> Any:
+        """Transform one image; key () int64."""
+        with seeding.keyed(key):
+            if not self.of_albumentations:
+                return self.transform(image)
+            import numpy
+
+            if hasattr(self.transform, "set_random_seed"):
+                # since version 1.4 it draws from generators that are its own
+                self.transform.set_random_seed(int(key) % 2**32)
+            return self.transform(image=numpy.asarray(image))["image"]

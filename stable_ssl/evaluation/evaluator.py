@@ -1,0 +1,103 @@
+"""What an evaluator is: built from its node of `log.eval`, it yields names and values.
+
+    class Margin(stable_ssl.Evaluator):
+        metrics = {"margin": Metric("margin", "distance to the nearest other class")}
+
+        def __call__(self, split):
+            yield "margin", margin(split.features, split.labels)
+
+    log: {eval: {mine: {_target_: my_lab.Margin, every_n_epochs: 5}}}
+
+The other keys of the node are arguments of its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from stable_ssl.loggers.names import Metric
+
+Labelled = tuple[Tensor, Tensor]  # features (N, D) and labels (N,)
+Encode = Callable[[Tensor], Tensor]  # of a view (N, C, H, W) to features (N, D)
+
+
+@dataclass(frozen=True)
+class Split:
+    """What an evaluator sees of a split once all of its batches were encoded.
+
+    Features are float32 and in the order of the split, on the device of the run.
+    """
+
+    name: str  # val, test, val_<name> or test_<name>
+    features: Tensor  # (N, D), of the first view of each image
+    labels: Any  # (N,), or as the dataset has them
+    views: Tensor | None  # (N, V, D), where the split's loader makes V > 1 views
+    bank: Labelled | None  # the train split, seen as in validation, of all ranks
+    finite: bool  # whether all features are, of the bank too, on every rank
+    num_classes: int | None
+    seed: int  # of what is random in fitting a classifier
+
+
+class Evaluator:
+    """Measure one thing of a split; a subclass yields (name, value) when called.
+
+    It is called within `torch.no_grad`, in float32, and the global random generators
+    are as before when it is done: nothing it does can disturb the training.
+    """
+
+    metrics: Mapping[str, Metric] = {}  # by name, what a reader is told of them
+    splits: tuple[str, ...] = ("val", "test")  # kinds of splits it is asked about
+    every_n_epochs: int | None = None  # None: at every evaluation
+    needs_bank = False  # labelled features to compare with
+    needs_features = True  # of every image; False: `see` is all it wants
+    all_views = False  # of a split whose loader makes several
+    needs_labels = False  # nothing is asked of data without classes
+    each_rank = False  # called on each rank with its share; else on rank 0 with all
+    in_fit = True  # False: not while a training evaluates
+    key = ""  # of the library's own: the node of `log.eval` that turns it on
+    names: tuple[str, ...] = ()  # and patterns of what it yields, for `log.monitor`
+
+    def __call__(self, split: Split) -> Iterable[tuple[str, float]]:
+        """Yield names and values.
+
+        With `each_rank` the values must be those of all ranks, on every rank.
+        """
+        return ()
+
+    def see(self, batch: Any, loader: Any, encode: Encode) -> None:
+        """Look at a batch of a split on its rank, while the split is evaluated.
+
+        Args:
+            batch: as the loader yields it, on the device.
+            loader: of the split.
+            encode: makes the features of a view, once for all who ask.
+        """
+
+
+class OnlineEvaluator(Evaluator):
+    """Train something on detached features, beside the method and never through it.
+
+    What it learns is in every checkpoint; its loss is logged as train/<name>_loss.
+    """
+
+    draws = True  # from the global generators, which are then restored after a step
+    each_rank = True
+
+    def build(self, dim: int, num_classes: int, seed: int, device: Any) -> None:
+        """Build what is trained, for features (N, dim) and labels (N,)."""
+
+    def fit(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Take a step on a batch of this rank; return the loss, () on the device."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        raise NotImplementedError

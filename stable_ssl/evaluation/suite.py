@@ -1,0 +1,423 @@
+"""All evaluators of a run, on features that are made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import fields, replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stable_ssl import distributed, seeding
+from stable_ssl.data.batch import first_view
+from stable_ssl.distributed import gather_batches
+from stable_ssl.evaluation.collapse import collapse_warning
+from stable_ssl.evaluation.custom import custom_metrics
+from stable_ssl.evaluation.evaluator import (
+    Encode,
+    Evaluator,
+    Labelled,
+    OnlineEvaluator,
+    Split,
+)
+from stable_ssl.evaluation.few_labels import FewLabels
+from stable_ssl.evaluation.knn import Knn
+from stable_ssl.evaluation.labels import check_labels
+from stable_ssl.evaluation.linear import Linear
+from stable_ssl.evaluation.logistic import Logistic
+from stable_ssl.evaluation.predictions import Predictions
+from stable_ssl.evaluation.probe import Probe
+from stable_ssl.evaluation.spectrum import Spectrum
+from stable_ssl.loggers.names import Metric
+from stable_ssl.objects import build_object, find_object
+from stable_ssl.schema import ConfigError
+
+BUILT_IN: tuple[type[Evaluator], ...] = (
+    Knn,
+    Probe,
+    FewLabels,
+    Linear,
+    Logistic,
+    Spectrum,
+)
+
+CADENCE = ("every_n_epochs", "splits", "in_fit")  # keys of every evaluator's node
+
+
+@contextmanager
+def undisturbed(*modules: nn.Module) -> Iterator[None]:
+    """Look without touching: eval mode, no gradient, all restored afterwards."""
+    modes = [(child, child.training) for m in modules for child in m.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        with torch.no_grad(), seeding.preserve_rng():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@torch.no_grad()
+def encode_split(encode: Encode, loader: Any, limit: int | None = None) -> Labelled:
+    """Encode every batch of a loader; the first view where it yields several.
+
+    Args:
+        encode: maps a view (N, C, H, W) to features (N, D).
+        loader: yields (views, labels, ...).
+        limit: batches to take; None takes all.
+
+    Returns:
+        Features (N, D) float32 and labels (N,) of all ranks, in the order of the
+        split, on the device of the batches. Synchronises ranks.
+    """
+    features, labels = [], []
+    for x, y, *_ in islice(loader, limit):
+        features.append(encode(first_view(x)).float())
+        labels.append(y)
+    return gather_batches(features), gather_batches(labels)
+
+
+def asked_for(config: Any) -> Iterator[tuple[str, Evaluator]]:
+    """Yield the evaluators of group `log.eval`, each with its name.
+
+    Raises:
+        ConfigError: one of the user's own cannot be built.
+    """
+    for cls in BUILT_IN:
+        if node := getattr(config, cls.key):
+            yield cls.__name__.lower(), cls(node)
+    known = {field.name for field in fields(config)}
+    for name, node in vars(config).items():
+        if name not in known and node is not None:
+            yield name, _own(node, f"log.eval.{name}")
+
+
+def _own(node: Mapping[str, Any], at: str) -> Evaluator:
+    """Build an evaluator of the user's own; its node says when it is asked, too."""
+    cls = find_object(node["_target_"], at)
+    if not (isinstance(cls, type) and issubclass(cls, Evaluator)):
+        raise ConfigError(f"{at}: {node['_target_']} is no stable_ssl.Evaluator")
+    when = {name: node[name] for name in CADENCE if name in node}
+    evaluator = build_object({k: v for k, v in node.items() if k not in when}, at)
+    for name, value in when.items():
+        setattr(evaluator, name, value)
+    every, splits = evaluator.every_n_epochs, evaluator.splits
+    if isinstance(splits, str) or not {*splits} <= {"val", "test"}:
+        raise ConfigError(f"{at}.splits={splits}: write a list of val, test or both")
+    if every is not None and not (isinstance(every, int) and every > 0):
+        raise ConfigError(f"{at}.every_n_epochs={every}: write a number of epochs")
+    return evaluator
+
+
+def _refuse_twins(evaluators: Mapping[str, Evaluator]) -> None:
+    """Refuse two evaluators that state a metric of one name."""
+    owners: dict[str, str] = {}
+    for name, evaluator in evaluators.items():
+        for metric in evaluator.metrics:
+            if owners.setdefault(metric, name) != name:
+                raise ConfigError(
+                    f"log.eval.{name}: {metric} is measured by {owners[metric]}"
+                    " already; yield it by another name"
+                )
+
+
+class Suite:
+    """What `log.eval` asks for, and what each evaluator needs, made once.
+
+    During an evaluation a view is encoded once a batch, whoever asks: `encode` keeps
+    what it encoded until the next one.
+
+    Args:
+        model: put in eval mode where features are encoded for their own sake.
+        encode: maps a view (N, C, H, W) to features (N, D).
+        autocast: returns the precision to encode in.
+        log: group `log`: eval and metrics are read.
+        fits: whether the run trains; some evaluators wait for a run that does not.
+        task: of what the model predicts where no probe does; None: it predicts nothing.
+        loaders: by split; evaluators that compare need `bank`, online ones any.
+        num_classes: of the labels; None turns off all that needs labels.
+        seed: of the probe's weights and of the classifiers of a test split.
+        say: is told, once, that features have collapsed.
+        limit: batches of the bank to see; None sees all.
+
+    Raises:
+        ConfigError: labels are missing or out of range; features are not (N, D); an
+            evaluator or a metric cannot be built.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        encode: Encode,
+        autocast: Callable[[], AbstractContextManager],
+        log: Any,
+        fits: bool,
+        task: str | None,
+        loaders: Mapping[str, Any],
+        num_classes: int | None,
+        seed: int,
+        say: Callable[[str], None],
+        limit: int | None = None,
+    ):
+        self.model, self.plain, self.autocast = model, encode, autocast
+        self.num_classes, self.seed, self.say, self.limit = (
+            num_classes,
+            seed,
+            say,
+            limit,
+        )
+        self.bank_loader = loaders.get("bank")
+        self.bank: tuple[int, Labelled | None] = -1, None  # the step it was encoded at
+        self.collapsed = self.evaluating = False
+        self.asked: Sequence[Evaluator] = ()  # those that measure the split
+        self.encoded: list[tuple[Tensor, Tensor]] = []  # views of a batch, features
+        self.metrics: dict[str, Metric] = {}  # of all that was yielded so far
+        asked = {
+            name: evaluator
+            for name, evaluator in asked_for(log.eval)
+            if (num_classes or not evaluator.needs_labels)
+            and (evaluator.in_fit or not fits)
+            and (self.bank_loader is not None or not evaluator.needs_bank)
+        }
+        check_labels(loaders, num_classes, asked)
+        self.online = {
+            n: e for n, e in asked.items() if isinstance(e, OnlineEvaluator) and loaders
+        }
+        if self.online:
+            self._build_online(loaders.get("bank", next(iter(loaders.values()))))
+        task = "multiclass" if self.probe is not None else task
+        classes = num_classes if task else None
+        custom = custom_metrics(log.metrics, task, classes)
+        self.predictions: Predictions | None = None
+        if classes:
+            paths = {name: str(node["callable"]) for name, node in log.metrics.items()}
+            probed = self.probe is not None
+            self.predictions = Predictions(task, probed, custom, paths)
+            asked = {"predictions": self.predictions, **asked}
+        _refuse_twins(asked)
+        self.evaluators = asked
+
+    def _build_online(self, loader: Any) -> None:
+        """Build what trains beside the method, for the features' measured dimension."""
+        with undisturbed(self.model), self.autocast():
+            features, _ = encode_split(self.plain, loader, limit=1)
+        if features.ndim != 2:
+            raise ConfigError(
+                f"encode returned features of shape {tuple(features.shape)}; the linear"
+                " probe needs (N, D): pool them in encode, or set log.eval.linear=null"
+            )
+        for evaluator in self.online.values():
+            evaluator.build(
+                features.shape[1], self.num_classes, self.seed, features.device
+            )
+
+    @property
+    def probe(self) -> nn.Module | None:
+        """The online linear probe, of features (N, D) to logits (N, num_classes)."""
+        probe = self.online.get("probe")
+        return None if probe is None else probe.module
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The model, and the probe if there is one."""
+        return [self.model, *filter(None, [self.probe])]
+
+    @property
+    def eigenvalues(self) -> list[float]:
+        """Those of the last split's features, largest first; on rank 0, if measured."""
+        spectrum = self.evaluators.get("spectrum")
+        return spectrum.eigenvalues if spectrum in self.asked else []
+
+    # --- features, once ---------------------------------------------------------------
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Encode a view (N, C, H, W); in an evaluation, once."""
+        if not self.evaluating:
+            return self.plain(x)
+        for view, features in self.encoded:
+            if view is x:
+                return features
+        self.encoded.append((x, self.plain(x)))
+        return self.encoded[-1][1]
+
+    def forget(self) -> None:
+        """Forget the batch before."""
+        self.encoded.clear()
+
+    # --- beside a training step -------------------------------------------------------
+
+    def fit(
+        self, batch: Any, features: Tensor | Sequence[Tensor] | None
+    ) -> dict[str, Tensor]:
+        """Train what trains beside the method on a batch.
+
+        Args:
+            batch: (views, labels, ...).
+            features: of the images as the loss handed them over, (N, D), or of several
+                views, (N, D) each, or all of one after all of another, (V N, D); None:
+                the first view is encoded in eval mode, one forward pass more.
+
+        Returns:
+            The losses, () on the device, by name: {"probe_loss": loss}.
+
+        Raises:
+            ConfigError: features that are not a whole number for each label.
+        """
+        x, labels, *_ = batch
+        if features is None:
+            with undisturbed(self.model), self.autocast():
+                features = self.plain(first_view(x))
+        if not isinstance(features, Tensor):
+            features = torch.cat(list(features))
+        if features.ndim != 2 or len(features) % len(labels):
+            raise ConfigError(
+                f"compute_loss returned features of shape {tuple(features.shape)} for"
+                f" {len(labels)} labels; return (N, D) of one view or a list of such"
+            )
+        features, views = features.detach(), len(features) // len(labels)
+        labels = labels.repeat(views)
+        losses = {}
+        with torch.enable_grad(), torch.autocast(features.device.type, enabled=False):
+            for name, evaluator in self.online.items():
+                with seeding.preserve_rng() if evaluator.draws else nullcontext():
+                    losses[f"{name}_loss"] = evaluator.fit(features, labels)
+        return losses
+
+    # --- during an evaluation ---------------------------------------------------------
+
+    def due(self, split: str, epoch: int, last: bool) -> list[Evaluator]:
+        """Return the evaluators that are asked about a split.
+
+        Args:
+            split: val, test, val_<name> or test_<name>.
+            epoch: epochs taken.
+            last: whether the training has ended; all of them are due then.
+        """
+        kind = split.partition("_")[0]
+        return [
+            evaluator
+            for evaluator in self.evaluators.values()
+            if kind in evaluator.splits
+            and (last or epoch % (evaluator.every_n_epochs or 1) == 0)
+        ]
+
+    @contextmanager
+    def collecting(self, due: Sequence[Evaluator]) -> Iterator[None]:
+        """Collect what evaluators need of a split, whose batches are seen meanwhile."""
+        self.asked = due
+        self.features: list[Tensor] = []
+        self.labels: list[Any] = []
+        self.views: list[Tensor] = []
+        if self.predictions is not None:
+            self.predictions.reset()
+        self.evaluating = True
+        try:
+            with undisturbed(*self.modules), self.autocast():
+                yield
+        finally:
+            self.evaluating = False
+            self.forget()
+
+    def see(self, batch: Any, loader: Any) -> None:
+        """Show a batch to the evaluators, and keep the features they will need."""
+        for evaluator in self.asked:
+            evaluator.see(batch, loader, self.encode)
+        if not any(evaluator.needs_features for evaluator in self.asked):
+            return
+        x, labels, *_ = batch
+        self.features.append(self.encode(first_view(x)).detach().float())
+        self.labels.append(labels)
+        if any(e.all_views for e in self.asked) and isinstance(x, list) and len(x) > 1:
+            self.views.append(torch.stack([self.encode(view) for view in x], 1))
+
+    def measure(self, name: str, step: int) -> dict[str, float]:
+        """Ask the evaluators; return their values by name, the same on every rank.
+
+        Args:
+            name: of the split, whose batches were seen.
+            step: optimizer steps taken; the bank is encoded once at each.
+        """
+        device = self.features[0].device.type if self.features else "cpu"
+        values: dict[str, float] = {}
+        share = self._share(name, step)
+        with torch.autocast(device, enabled=False):
+            whole = self._whole(share)
+            for evaluator in self.asked:
+                if evaluator.each_rank:
+                    measured = dict(evaluator(share))
+                else:
+                    measured = dict(evaluator(whole)) if distributed.is_main() else {}
+                    measured = distributed.broadcast_object(measured)
+                self._describe(evaluator, measured)
+                values |= {name: float(value) for name, value in measured.items()}
+            if self.features and step and not self.collapsed:
+                # untrained features have one direction, too
+                if warning := collapse_warning(torch.cat(self.features)):
+                    self.collapsed = True
+                    self.say(f"step {step}: {warning}")
+        return values
+
+    def _share(self, name: str, step: int) -> Split:
+        """Return what this rank saw of a split, beside the bank of all ranks."""
+        if any(e.needs_bank for e in self.asked) and self.bank[0] != step:
+            self.bank = step, encode_split(self.plain, self.bank_loader, self.limit)
+        bank, features, labels = self.bank[1], None, None
+        finite = bank is None or bool(bank[0].isfinite().all())
+        if self.features:
+            features = torch.cat(self.features)
+            finite = finite and bool(features.isfinite().all())
+        if self.labels and isinstance(self.labels[0], Tensor):
+            labels = torch.cat(self.labels)
+        finite = all(distributed.all_gather_object(finite))
+        views = torch.cat(self.views) if self.views else None
+        return Split(
+            name, features, labels, views, bank, finite, self.num_classes, self.seed
+        )
+
+    def _whole(self, share: Split) -> Split:
+        """Return what all ranks saw of a split, in its order; synchronises them."""
+        if share.features is None or all(e.each_rank for e in self.asked):
+            return share
+        return replace(
+            share,
+            features=gather_batches(self.features),
+            labels=share.labels
+            if share.labels is None
+            else gather_batches(self.labels),
+            views=gather_batches(self.views) if self.views else None,
+        )
+
+    def _describe(self, evaluator: Evaluator, names: Iterable[str]) -> None:
+        """Keep what a reader is told of the values that were yielded."""
+        bank = 0 if self.bank[1] is None else len(self.bank[1][1])
+        text = f"the bank of {bank:,} plain images"
+        for name in names:
+            metric = evaluator.metrics.get(name, Metric(name.replace("_", " ")))
+            protocol = metric.protocol.replace("{bank}", text)
+            self.metrics[name] = replace(metric, protocol=protocol)
+
+    # --- checkpoints ------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of what trains beside the method, by name."""
+        return {name: e.state_dict() for name, e in self.online.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ConfigError: there is one now that was not saved.
+        """
+        for name, evaluator in self.online.items():
+            if name not in state:
+                what = "linear probe" if name == "probe" else f"log.eval.{name}"
+                key = "linear" if name == "probe" else name
+                raise ConfigError(
+                    f"the checkpoint holds no {what}; set log.eval.{key}=null, or a"
+                    " probe that was never trained would be evaluated"
+                )
+            evaluator.load_state_dict(state[name])

@@ -1,0 +1,88 @@
+"""From the dotted path of a class or function in a config to the thing itself."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stable_ssl.schema import ConfigError, nearest
+
+
+def find_object(path: str, at: str) -> Callable[..., Any]:
+    """Return the class or function at a dotted path, importing modules on the way.
+
+    Args:
+        path: such as "torchmetrics.functional.accuracy".
+        at: the key that holds it, which begins the errors.
+
+    Raises:
+        ConfigError: there is no such thing, or it cannot be called.
+    """
+    if not isinstance(path, str):
+        raise ConfigError(f"{at}: found {path}; write a dotted path")
+    root, *names = path.split(".")
+    target, parent = _module(root, path, at), root
+    if target is None:
+        raise ConfigError(
+            f"{at}: {path} cannot be imported: no module {root}; install it"
+        )
+    for name in names:
+        inner = getattr(target, name, None)
+        if inner is None:
+            inner = _module(f"{parent}.{name}", path, at)
+        if inner is None:
+            public = [known for known in dir(target) if not known.startswith("_")]
+            raise ConfigError(
+                f"{at}: {path} cannot be imported: {parent} has no {name}"
+                f"{nearest(name, public)}"
+            )
+        target, parent = inner, f"{parent}.{name}"
+    if not callable(target):
+        kind = type(target).__name__
+        raise ConfigError(
+            f"{at}: {path} cannot be called: it is a {kind}; name a class or a function"
+        )
+    return target
+
+
+def accepted_by(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a class or function; of some builtins, none is known."""
+    try:
+        return inspect.signature(target).parameters
+    except ValueError:
+        return {}
+
+
+def build_object(node: Mapping[str, Any], at: str, **arguments: Any) -> Any:
+    """Call what {_target_: dotted path, its arguments} names, nested nodes first.
+
+    Args:
+        node: read by Hydra's `instantiate`; its lists and mappings arrive as Python's.
+        at: the key that holds it, which begins the errors.
+        arguments: further ones, which win.
+
+    Raises:
+        ConfigError: what `find_object` refuses, or the call itself does.
+    """
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate
+
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(f"{at}: found {node}; write {{_target_: dotted.path, ...}}")
+    find_object(node["_target_"], at)
+    try:
+        return instantiate(dict(node), _convert_="all", **arguments)
+    except HydraException as error:
+        raise ConfigError(f"{at}: {' '.join(str(error).split())}") from error
+
+
+def _module(name: str, path: str, at: str) -> Any:
+    """Import a module; None where there is none of that name."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            return None  # and not one that it imports
+        raise ConfigError(f"{at}: {path} cannot be imported: {error}") from error

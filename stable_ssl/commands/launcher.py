@@ -98,16 +98,13 @@ class Job:
 
         try:
             run = trainer_class(self.trainer, config)(config)
-            hydra = HydraConfig.get()
-            given = OmegaConf.to_container(hydra.overrides.task)  # not resolved
-            own = f"++log.run='{config.log.run}'"
-            run.overrides = [o if NUMBER not in o else own for o in given]
+            overrides = OmegaConf.to_container(HydraConfig.get().overrides.task)
+            naming = f"++log.run='{config.log.run}'"  # with the number of this job
+            run.overrides = [naming if NUMBER in o else o for o in overrides]
             return run.run()
-        except ConfigError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error
-        except Diverged as error:
-            print(f"diverged: {error}", file=sys.stderr)
+        except (ConfigError, Diverged) as error:
+            kind = "error" if isinstance(error, ConfigError) else "diverged"
+            print(f"{kind}: {error}", file=sys.stderr)
             return error
         except Exception as error:  # a sweep goes on, and ends with its table
             traceback.print_exc()
@@ -123,20 +120,20 @@ def option_parser() -> argparse.ArgumentParser:
     option("overrides", nargs="*", help="KEY=VALUE, what differs from the recipe")
     option("--help", "-h", action="store_true", help="this text")
     option("--hydra-help", action="store_true", help="the keys below `hydra`")
-    option(
-        "--version", action="version", version=f"Hydra {__version__}", help="Hydra's"
-    )
+    version = f"Hydra {__version__}"
+    option("--version", action="version", version=version, help="that of Hydra")
     option("--config-name", "-cn", help="the recipe")
     option("--config-path", "-cp", help="folder of recipes, from the script's folder")
     option("--config-dir", "-cd", help="folder of recipes, from the working folder")
     option("--run", "-r", action="store_true", help="start one run, the default")
     option("--multirun", "-m", action="store_true", help="one for each value of a,b,c")
-    kinds = ("job", "hydra", "all")
-    option("--cfg", "-c", choices=kinds, help=f"show the configuration: {kinds}")
+    parts = ("job", "hydra", "all")
+    explained = f"show the configuration, one of {', '.join(parts)}"
+    option("--cfg", "-c", choices=parts, help=explained)
     option("--package", "-p", help="the group that --cfg shows")
     option("--resolve", action="store_true", help="interpolations, for --cfg, --help")
     kinds = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-    explained = f"show what Hydra found: {kinds}"
+    explained = f"show what Hydra found, one of {', '.join(kinds)}"
     option("--info", "-i", nargs="?", const="all", choices=kinds, help=explained)
     explained = "of keys and values, by install=SHELL or uninstall=SHELL"
     option("--shell-completion", "-sc", action="store_true", help=explained)
@@ -201,10 +198,10 @@ class Command:
         if searches:
             jobs = jobs[:1]  # what the others are, each result decides
             overrides += self._direction(jobs[0])
-        names, naming = _run_names(jobs, several, searches)
-        overrides += naming
         if launcher.startswith("submitit"):
             overrides += self._submitit(jobs[0])
+        names, naming = _run_names(jobs, several, searches)
+        overrides += naming
         with hydra_session(self.folders) as hydra:
             if several:
                 overrides.append("hydra.mode=MULTIRUN")
@@ -323,15 +320,14 @@ def _run_names(
     Time and job number, or the name given and the job number where a sweep would write
     all its runs to one folder.
     """
-    given = jobs[0].log.run
-    if given is not None:
+    if jobs[0].log.run is not None:
         folders = {run_path(job.log) for job in jobs}
         if len(folders) == len(jobs) and not searches:
             return [str(job.log.run) for job in jobs], []
-        stem = str(given)
+        stem = str(jobs[0].log.run)
     else:
-        kept = [None if job.fast_dev_run else job.log for job in jobs]
-        stem = reserve(kept if distributed.place().rank == 0 else [])
+        logs = [None if job.fast_dev_run else job.log for job in jobs]
+        stem = reserve(logs if distributed.place().rank == 0 else [])
     names = [f"{stem}_{number}" for number in range(len(jobs))]
     return names, [f"++log.run='{stem}_{NUMBER if several else 0}'"]
 

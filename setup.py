@@ -35,8 +35,9 @@ setup(
         "torch>=2.5",
         "torchvision",
         "timm>=1.0",
-        "hydra-core>=1.3,<1.4",  # composition goes through its internals
+        "hydra-core>=1.3,<1.5",  # 1.5 is to drop the argument version_base
         "omegaconf>=2.3",
+        "python-dotenv",
         "submitit",
         "hydra-submitit-launcher",
         "wandb",

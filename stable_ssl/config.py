@@ -13,6 +13,7 @@ import difflib
 import functools
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,7 +37,6 @@ from stable_ssl.schema import (
     key,
     nearest,
     node,
-    refuse_both,
 )
 
 TRAINING = ("fit", "profile_data", "profile_model")  # modes that need train data
@@ -58,12 +58,14 @@ class Data:
     root: str = "${oc.env:DATA_ROOT,./data}"  # parent of relative dataset roots
     num_classes: int | None = key(None, low=1)  # null: ask the dataset
     batch_size: int | None = key(None, low=1)  # samples a step, over all processes
-    batch_size_per_gpu: int | None = key(None, low=1)  # or samples a process
+    batch_size_per_gpu: int | None = key(  # or samples a process
+        None, low=1, instead_of="batch_size"
+    )
     eval_batch_size: int | None = key(None, low=1)  # null: as in training
     num_workers: int = key(0, low=0)  # processes that decode; 0: in the main process
     download: bool = False  # fetch a missing torchvision dataset
     on_error: str = key("raise", choices=("raise", "skip"))  # an image not readable
-    in_memory: float = key(2.0, low=0)  # GiB; folders of images of one size are held
+    in_memory: float = key(2.0, low=0)  # GiB; hold image folders of one size up to this
     compile: bool = False  # torch.compile the batched augmentation
     labelled: str | None = None  # of several train loaders, whose labels probes use
     transforms: dict[str, Any] = field(default_factory=dict)  # free pool of op lists
@@ -74,13 +76,12 @@ class Data:
     predict: Any = "test"  # of mode=predict: a split by name, or a loader node
 
     def __post_init__(self) -> None:
-        """Refuse plain values where a mapping is needed, and two batch sizes."""
+        """Refuse plain values where a mapping is needed."""
         for split in ("train", "val", "test", "bank"):
             loader = getattr(self, split)
             _refuse_no_mapping(f"data.{split}", loader, "{dataset: {name: digits}}")
             dataset = (loader or {}).get("dataset")
             _refuse_no_mapping(f"data.{split}.dataset", dataset, "{name: digits}")
-        refuse_both(self, "data", "batch_size", "batch_size_per_gpu")
 
 
 def _refuse_no_mapping(path: str, value: Any, example: str) -> None:
@@ -112,24 +113,6 @@ class Schedule:
     milestones: list[float] = key([], above=0, of=("step",))  # in epochs
     gamma: float = key(0.1, above=0, of=("step",))  # factor at each milestone
 
-    def check_read(self, at: str) -> None:
-        """Refuse keys that the chosen schedule would not read; null reads none.
-
-        Args:
-            at: the schedule's place in the configuration.
-        """
-        defaults = Schedule()
-        for f in dataclasses.fields(self):
-            readers, value = f.metadata.get("of"), getattr(self, f.name)
-            if readers is None or self.name in (None, *readers):
-                continue
-            if value != getattr(defaults, f.name):
-                raise ConfigError(
-                    f"{at}.{f.name}={value} is set, and the schedule {self.name} does"
-                    f" not read it ({', '.join(readers)} would); remove it, or choose"
-                    " another schedule"
-                )
-
 
 def is_foreign(scheduler: Any) -> bool:
     """Return whether a node `optim.scheduler` names torch's or another schedule."""
@@ -156,23 +139,12 @@ class Optim:
     grad_max_norm: float | None = key(None, above=0)  # clip the gradient's 2-norm
     accumulate: int = key(1, low=1)  # micro-batches a step; batch_size is one of them
     epochs: int | None = key(None, low=1)  # passes over the train data ...
-    steps: int | None = key(None, low=1)  # ... or optimizer steps
+    steps: int | None = key(None, low=1, instead_of="epochs")  # ... or optimizer steps
     steps_per_epoch: int | None = key(None, low=1)  # null: the whole train data
     groups: list[Any] = field(default_factory=list)  # {pattern, lr, weight_decay, ...}
     layer_decay: float | None = key(None, above=0, high=1)  # lr's factor a layer down
     # a `Schedule`, a torch.optim.lr_scheduler name, {_target_: ...}; null: constant
     scheduler: Any = field(default_factory=lambda: dataclasses.asdict(Schedule()))
-
-    def __post_init__(self) -> None:
-        """Refuse two lengths of a training, and a schedule that is none."""
-        refuse_both(self, "optim", "epochs", "steps")
-        if isinstance(self.scheduler, Schedule):
-            self.scheduler.check_read("optim.scheduler")
-        elif not isinstance(self.scheduler, Mapping | None):
-            raise ConfigError(
-                f"optim.scheduler={self.scheduler}: write optim.scheduler.name="
-                f"{self.scheduler}"
-            )
 
 
 @dataclass
@@ -181,7 +153,7 @@ class Hardware:
 
     seed: int = key(0, low=0, high=2**63 - 1)
     accelerator: str = key("auto", choices=("auto", "cpu", "gpu", "mps"))
-    gpus: Any = None  # count, list or "0,1" of ids, -1: all, 0: CPU; null: as there are
+    gpus: Any = None  # count, ids (list, "0,1"), -1: all, 0: CPU; null: what there is
     processes: int | None = key(None, low=1)  # on the CPU of this machine; null: 1
     num_nodes: int = key(1, low=1)  # machines, which Slurm or torchrun must start
     sync_batchnorm: bool = True  # batch statistics of all processes, as of one
@@ -363,12 +335,14 @@ class Config:
 
 
 @functools.cache
-def _folders_plugin() -> Any:
-    """Return the class, known to Hydra, in whose `folders` it looks for recipes first.
+def _register_recipes() -> Any:
+    """Tell Hydra of our schema, and of folders to search before the shipped recipes.
 
-    A plugin may put folders before the shipped recipes; the key `hydra.searchpath` is a
-    user's own, and comes after them.
+    Returns:
+        The plugin that adds them, a class; its attribute `folders` says which. Hydra's
+        own key, `hydra.searchpath`, is the user's, and is searched after them.
     """
+    from hydra.core.config_store import ConfigStore
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
@@ -381,6 +355,10 @@ def _folders_plugin() -> Any:
                 search_path.prepend("stable-ssl", url, anchor="main")
 
     Plugins.instance().register(FoldersOfRecipes)
+    schema = OmegaConf.structured(Config, flags={"struct": False})
+    OmegaConf.set_struct(schema.log.eval, False)  # evaluators of one's own
+    for name, recipe in (("stable_ssl", schema), (experiments.ALONE, {})):
+        ConfigStore.instance().store(name, recipe, provider="stable_ssl")
     return FoldersOfRecipes
 
 
@@ -401,7 +379,6 @@ def hydra_session(folders: Sequence[str | Path] = ()) -> Iterator[Any]:
         ConfigError: an error of Hydra or OmegaConf in the block, in words.
     """
     from hydra import initialize_config_module
-    from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
 
     running = GlobalHydra.instance().hydra
@@ -409,13 +386,13 @@ def hydra_session(folders: Sequence[str | Path] = ()) -> Iterator[Any]:
     try:
         with errors_in_words():
             read_env()
-            store = ConfigStore.instance().store
-            config = OmegaConf.structured(Config, flags={"struct": False})
-            OmegaConf.set_struct(config.log.eval, False)  # evaluators of one's own
-            store("stable_ssl", config, provider="stable_ssl")
-            store(experiments.ALONE, {}, provider="stable_ssl")
-            _folders_plugin().folders = folders
-            with initialize_config_module(RECIPES, "stable-ssl", version_base="1.3"):
+            _register_recipes().folders = folders
+            with warnings.catch_warnings():  # Hydra 1.4 asks to leave out the version
+                warnings.filterwarnings("ignore", "The version_base parameter")
+                at_recipes = initialize_config_module(
+                    RECIPES, "stable-ssl", version_base="1.3"
+                )
+            with at_recipes:
                 yield GlobalHydra.instance().hydra
     finally:
         GlobalHydra.instance().hydra = running
@@ -489,6 +466,9 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
                 f"{path} has no value, and this recipe needs one: add {path}=..."
             )
         full = OmegaConf.structured(Config)
+        scheduler = OmegaConf.select(OmegaConf.create(given), "optim.scheduler")
+        ours = {} if is_foreign(scheduler) else OmegaConf.structured(Schedule)
+        full.optim.scheduler = ours
         evaluators = _own_evaluators(given.get("log"))
         own_groups = {n: value for n, value in given.items() if n not in full}
         for name, value in own_groups.items():
@@ -496,16 +476,13 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
             del given[name]
         if model is not None:
             full.model = OmegaConf.structured(model)
-        full.optim.scheduler = OmegaConf.structured(Schedule)
-        if is_foreign((given.get("optim") or {}).get("scheduler")):
-            full.optim.scheduler = {}
         full = OmegaConf.merge(full, given)  # refuses unknown keys and wrong types
         OmegaConf.set_struct(full, False)
         full.merge_with(own_groups)
         OmegaConf.set_struct(full.log.eval, False)
         full.log.eval.merge_with(evaluators)
         check_limits(full)
-        OmegaConf.to_object(full)  # calls each group's __post_init__
+        OmegaConf.to_object(full)  # makes each dataclass: its __post_init__ checks
     return full
 
 
@@ -559,10 +536,7 @@ def errors_in_words() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_sentence(error)) from error
     except (AttributeError, AssertionError) as error:  # as OmegaConf sets keys of null
-        raise ConfigError(
-            f"a key is set of a group that is null ({first_line(error)}); give the"
-            " group above it: log.eval={linear: {lr: 0.1}}"
-        ) from error
+        raise ConfigError(_key_of_null(error)) from error
 
 
 def _sentence(error: Exception) -> str:
@@ -588,8 +562,22 @@ def _sentence(error: Exception) -> str:
             f"{unreadable[1]} cannot be read; quote the value, for the shell too:"
             " \"key='value'\""
         )
+    if " is None" in text:
+        return _key_of_null(error)
+    if merged := re.search(r"\w+ is not a subclass of (\w+)\. value: (.*)", text):
+        return (
+            f"found {merged[2]} where the keys of {merged[1]} are expected; give a"
+            " mapping, {key: value}"
+        )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return "; ".join(lines[:4])
+
+
+def _key_of_null(error: Exception) -> str:
+    return (
+        f"a key is set of a group that is null ({first_line(error)}); give the group"
+        " above it: log.eval={linear: {lr: 0.1}}"
+    )
 
 
 def _unknown_key(path: str, group_type: Any) -> str:

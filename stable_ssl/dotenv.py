@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from pathlib import Path
-
-LINE = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*)")
 
 
 def read_env(path: str | Path = ".env") -> None:
     """Add the variables of a file to the environment, where they are not set yet.
 
-    A line is `NAME=value`, `export NAME="value"`, a comment (#) or empty; an empty
-    value sets nothing. `~/` is the home folder, unless in quotes.
+    Lines are those of python-dotenv, less its interpolation: `NAME=value`,
+    `export NAME="value"`, comments. An empty value sets nothing, and `~/` is the home
+    folder, unless in quotes.
 
     Args:
         path: a missing file has no variables.
@@ -28,22 +28,17 @@ def read_env(path: str | Path = ".env") -> None:
         return
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        match = LINE.fullmatch(line)
-        if match is None:
+    from dotenv.parser import parse_stream
+
+    for binding in parse_stream(io.StringIO(text)):
+        name, value = binding.key, binding.value
+        line = binding.original.string
+        if binding.error or (name and value is None):
+            blank = len(line) - len(line.lstrip("\n"))
+            number = binding.original.line + blank
             raise ValueError(f"{path}, line {number}: expected NAME=value")
-        name, value = match[1], _unquoted(match[2])
         if value == "???" and name not in os.environ:
             raise ValueError(f"{path}: {name}=??? is not filled in; give it a value")
         if value and value != "???":
-            os.environ.setdefault(name, value)
-
-
-def _unquoted(value: str) -> str:
-    """Return a value as a shell would read it, without the comment after it."""
-    if quoted := re.fullmatch(r"""(["'])(.*)\1(?:\s+#.*)?""", value):
-        return quoted[2]
-    return os.path.expanduser(re.split(r"(?:^|\s+)#", value)[0].strip())
+            quoted = re.match(r"[^=]*=\s*[\"']", line)
+            os.environ.setdefault(name, value if quoted else os.path.expanduser(value))

@@ -9,13 +9,15 @@ another in the same process.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from difflib import get_close_matches
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+
+from stable_ssl.schema import ConfigError, nearest
 
 NAMES = (
     "iterations_per_epoch",  # optimizer steps of an epoch; null unless mode=fit
@@ -36,32 +38,29 @@ def check(config: Mapping[str, Any]) -> None:
         config: a plain mapping, nothing of it resolved.
 
     Raises:
-        ValueError: in words.
+        ConfigError: in words.
     """
-    for path, text in _texts(config):
+    for path, text in _asking_texts(config):
         for name in VALUE.findall(text):
             if name not in NAMES:
-                close = get_close_matches(name, NAMES, n=1)
-                hint = f"; did you mean '{close[0]}'?" if close else ""
-                raise ValueError(
-                    f"{path}={text}: there is no stable_ssl:{name}{hint}"
-                    f" (there are: {', '.join(NAMES)})"
+                raise ConfigError(
+                    f"{path}={text}: there is no stable_ssl:{name}"
+                    f"{nearest(name, NAMES)} (there are: {', '.join(NAMES)})"
                 )
-            if any(path == key or path.startswith(f"{key}.") for key in EARLY):
-                raise ValueError(
-                    f"{path}={text} is known only when the data are there, and is"
-                    " needed before; give a number (other keys of optim, model and"
-                    " groups of your own may use it)"
-                )
+        if f"{path}.".startswith(tuple(f"{early}." for early in EARLY)):
+            raise ConfigError(
+                f"{path}={text} is known only when the data are there, and is needed"
+                " before; give a number (other keys of optim, model and groups of your"
+                " own may use it)"
+            )
 
 
-def asked(config: Any) -> bool:
+def asked(config: DictConfig) -> bool:
     """Return whether a config names one of them."""
-    texts = _texts(OmegaConf.to_container(config))
-    return any(VALUE.search(text) for _, text in texts)
+    return any(_asking_texts(OmegaConf.to_container(config)))
 
 
-def filled(config: Any, values: Mapping[str, int | None]) -> dict[str, Any]:
+def filled(config: DictConfig, values: Mapping[str, int | None]) -> dict[str, Any]:
     """Return a config as a plain mapping, each of `NAMES` replaced by its value.
 
     Where `max_iterations` is null, nothing is trained, and the keys of `optim` that
@@ -77,13 +76,12 @@ def filled(config: Any, values: Mapping[str, int | None]) -> dict[str, Any]:
             return value
         if whole := VALUE.fullmatch(value):
             return values[whole[1]]
-        return VALUE.sub(lambda found: str(values[found[1]]), value)
+        return VALUE.sub(lambda match: str(values[match[1]]), value)
 
     plain = OmegaConf.to_container(config)
     if values["max_iterations"] is None:
-        texts = list(_texts({"optim": plain["optim"]}))
-        named = {p.split(".")[1] for p, text in texts if VALUE.search(text)}
-        plain["optim"] = {k: v for k, v in plain["optim"].items() if k not in named}
+        for path, _ in list(_asking_texts(plain["optim"])):
+            plain["optim"].pop(path.split(".")[0], None)
     return fill(plain)
 
 
@@ -97,22 +95,25 @@ def stand_ins() -> Iterator[None]:
         _standing_in.reset(token)
 
 
-def _stand_in(name: str) -> int:
+def _resolver(name: str) -> int:
+    """Return what OmegaConf puts in the place of ${stable_ssl:name}."""
     if not _standing_in.get():
-        raise ValueError(f"stable_ssl:{name} is known only when the data are there")
+        raise ConfigError(f"stable_ssl:{name} is known only when the data are there")
     return 1
 
 
-OmegaConf.register_new_resolver("stable_ssl", _stand_in, replace=True)
+with warnings.catch_warnings():  # OmegaConf 2.4 renames it to a name that 2.3 has too
+    warnings.filterwarnings("ignore", "register_new_resolver")
+    OmegaConf.register_new_resolver("stable_ssl", _resolver, replace=True)
 
 
-def _texts(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (dotted path, text) of every text in nested mappings and lists."""
+def _asking_texts(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, text) of the texts in nested values that name one of them."""
     if isinstance(value, Mapping):
         for name, child in value.items():
-            yield from _texts(child, f"{at}.{name}" if at else str(name))
+            yield from _asking_texts(child, f"{at}.{name}" if at else str(name))
     elif isinstance(value, list):
         for number, child in enumerate(value):
-            yield from _texts(child, f"{at}.{number}")
-    elif isinstance(value, str):
+            yield from _asking_texts(child, f"{at}.{number}")
+    elif isinstance(value, str) and VALUE.search(value):
         yield at, value

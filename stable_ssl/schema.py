@@ -12,7 +12,7 @@ import errno
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import Field, field
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,8 @@ def key(default: Any, **limits: Any) -> Any:
     Args:
         default: of the field.
         limits: low, above, high, below (numbers), choices, length and shortest (of a
-            list), pattern (of a text; `like` is an example), and of a schedule's keys
+            list), pattern (of a text; `like` is an example); `instead_of`, a key of the
+            group that must be null where this one is not; and of a schedule's keys
             `of`, the names of those that read it.
     """
     if isinstance(default, list):
@@ -85,7 +86,9 @@ def check_limits(group: DictConfig, at: str = "") -> None:
         ConfigError: in words.
     """
     cls = OmegaConf.get_type(group)
-    for f in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+    if not dataclasses.is_dataclass(cls):
+        return
+    for f in dataclasses.fields(cls):
         path = f"{at}{f.name}"
         try:
             value = group[f.name]
@@ -95,6 +98,23 @@ def check_limits(group: DictConfig, at: str = "") -> None:
             check_limits(value, f"{path}.")
         if value is not None:
             _check_value(path, value, f.metadata)
+            _check_others(group, at, f, value)
+
+
+def _check_others(group: DictConfig, at: str, f: Field, value: Any) -> None:
+    """Refuse a value that contradicts another key of its group, or that none reads."""
+    other, readers = f.metadata.get("instead_of"), f.metadata.get("of")
+    if other and group[other] is not None:
+        raise ConfigError(
+            f"{at}{other}={group[other]} contradicts {at}{f.name}={value}; set one of"
+            " them to null"
+        )
+    default = [] if f.default is dataclasses.MISSING else f.default
+    if readers and value != default and group.name not in (None, *readers):
+        raise ConfigError(
+            f"{at}{f.name}={value} is set, and the schedule {group.name} does not read"
+            f" it ({', '.join(readers)} would); remove it, or choose another schedule"
+        )
 
 
 def _check_value(path: str, value: Any, limits: Mapping[str, Any]) -> None:
@@ -116,25 +136,6 @@ def _check_value(path: str, value: Any, limits: Mapping[str, Any]) -> None:
         for bound, words, fits in BOUNDS:
             if bound in limits and not fits(element, limits[bound]):
                 raise ConfigError(f"{path}={value} must be {words} {limits[bound]}")
-
-
-def refuse_both(group: Any, at: str, first: str, second: str) -> None:
-    """Refuse two keys of a group of which one at most may have a value.
-
-    Args:
-        group: a dataclass.
-        at: its place in the configuration, "optim".
-        first: name of one key.
-        second: name of the other.
-
-    Raises:
-        ConfigError: both are set.
-    """
-    x, y = getattr(group, first), getattr(group, second)
-    if x is not None and y is not None:
-        raise ConfigError(
-            f"{at}.{first}={x} contradicts {at}.{second}={y}; set one of them to null"
-        )
 
 
 def first_line(error: Exception) -> str:

@@ -58,6 +58,7 @@ def test_every_shipped_recipe_composes(recipe):
         (["data.train=digits"], ["data.train=digits is no mapping", "dataset: {name"]),
         (["data.val.dataset=digits"], ["data.val.dataset=digits", "{name: digits}"]),
         (["model=3"], ["model=3 is no mapping", "{name: simclr}"]),
+        (["optim.scheduler=cosine"], ["found cosine", "keys of Schedule", "mapping"]),
         (["optim.betas=[0.9]"], ["optim.betas=[0.9] must have 2 elements"]),
         (["optim.betas=[2,3]"], ["optim.betas=[2.0, 3.0] must be less than 1"]),
         (["optim.scheduler.gamma=0.2"], ["gamma=0.2", "cosine", "(step would)"]),

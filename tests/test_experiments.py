@@ -28,7 +28,7 @@ def write(tmp_path):
 
 def jobs(*arguments, script, trainer=None):
     """Return the composed jobs of a command line."""
-    return list(Command(trainer, None, None, script, arguments)._jobs())
+    return list(Command(arguments, trainer, None, None, script)._jobs())
 
 
 def test_an_experiment_wins_over_the_recipe_and_loses_to_the_command_line(write):

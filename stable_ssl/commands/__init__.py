@@ -39,26 +39,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: after the program's name; None reads them from the process.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
-    if given and given[0] in COMMANDS:
-        sys.exit(_command(given[0], given[1:]))
-    if given and given[0].isidentifier():  # neither an option nor key=value
-        print(f"error: {_no_command(given[0])}", file=sys.stderr)
+    first = given[0] if given else ""
+    if first in COMMANDS:
+        sys.exit(_command(first, given[1:]))
+    if first.isidentifier():  # neither an option nor key=value
+        hint = (
+            f"{first} is a recipe; start it by --config-name={first}"
+            if first in recipes()
+            else f"{first} is no command{nearest(first, list(COMMANDS))} (there are:"
+            f" {', '.join(COMMANDS)}); a run takes options and KEY=VALUE"
+        )
+        print(f"error: {hint}", file=sys.stderr)
         sys.exit(2)
     from stable_ssl.commands import launcher
 
-    if given and given[0] in ("-h", "--help"):
+    if first in ("-h", "--help"):
         print(HELP, flush=True)
-    launcher.main(given)
-
-
-def _no_command(word: str) -> str:
-    """Say what a first word might have meant."""
-    if word in recipes():
-        return f"{word} is a recipe; start it by --config-name={word}"
-    return (
-        f"{word} is no command{nearest(word, list(COMMANDS))} (there are:"
-        f" {', '.join(COMMANDS)}); a run takes options and KEY=VALUE"
-    )
+    launcher.start(given)
 
 
 def _command(name: str, arguments: Sequence[str]) -> int:

@@ -53,27 +53,27 @@ def launch(
     a run diverged or failed, with 128 + its number where a signal ended a run.
     """
     script = Path(inspect.stack()[1].filename).absolute().parent
-    _run(trainer, config_name, config_path, script, sys.argv[1:])
+    start(sys.argv[1:], trainer, config_name, config_path, script)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command line: the shipped recipes, and those given by `-cd`.
+def start(
+    argv: Sequence[str],
+    trainer: type | None = None,
+    config_name: str | None = None,
+    config_path: str | Path | None = None,
+    script: Path | None = None,
+) -> None:
+    """Run a command line, and exit as `launch` does where something is wrong.
 
     Args:
-        argv: arguments after the program's name; None: those of this process.
+        argv: arguments after the program's name.
+        trainer: as for `launch`, and so are config_name and config_path.
+        config_name: recipe where argv names none.
+        config_path: folder of recipes.
+        script: folder that relative config paths start from; None: the working folder.
     """
-    _run(None, None, None, Path.cwd(), sys.argv[1:] if argv is None else argv)
-
-
-def _run(
-    trainer: type | None,
-    config_name: str | None,
-    config_path: str | Path | None,
-    script: Path,
-    argv: Sequence[str],
-) -> None:
     try:
-        command = Command(trainer, config_name, config_path, script, argv)
+        command = Command(argv, trainer, config_name, config_path, script or Path.cwd())
         failures = command.execute()
     except ConfigError as error:
         failures = [error]
@@ -98,16 +98,13 @@ class Job:
 
         try:
             run = trainer_class(self.trainer, config)(config)
-            hydra = HydraConfig.get()
-            given = OmegaConf.to_container(hydra.overrides.task)  # not resolved
-            own = f"++log.run='{config.log.run}'"
-            run.overrides = [o if NUMBER not in o else own for o in given]
+            overrides = OmegaConf.to_container(HydraConfig.get().overrides.task)
+            naming = f"++log.run='{config.log.run}'"  # with the number of this job
+            run.overrides = [naming if NUMBER in o else o for o in overrides]
             return run.run()
-        except ConfigError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error
-        except Diverged as error:
-            print(f"diverged: {error}", file=sys.stderr)
+        except (ConfigError, Diverged) as error:
+            kind = "error" if isinstance(error, ConfigError) else "diverged"
+            print(f"{kind}: {error}", file=sys.stderr)
             return error
         except Exception as error:  # a sweep goes on, and ends with its table
             traceback.print_exc()
@@ -123,20 +120,20 @@ def option_parser() -> argparse.ArgumentParser:
     option("overrides", nargs="*", help="KEY=VALUE, what differs from the recipe")
     option("--help", "-h", action="store_true", help="this text")
     option("--hydra-help", action="store_true", help="the keys below `hydra`")
-    option(
-        "--version", action="version", version=f"Hydra {__version__}", help="Hydra's"
-    )
+    version = f"Hydra {__version__}"
+    option("--version", action="version", version=version, help="that of Hydra")
     option("--config-name", "-cn", help="the recipe")
     option("--config-path", "-cp", help="folder of recipes, from the script's folder")
     option("--config-dir", "-cd", help="folder of recipes, from the working folder")
     option("--run", "-r", action="store_true", help="start one run, the default")
     option("--multirun", "-m", action="store_true", help="one for each value of a,b,c")
-    kinds = ("job", "hydra", "all")
-    option("--cfg", "-c", choices=kinds, help=f"show the configuration: {kinds}")
+    parts = ("job", "hydra", "all")
+    explained = f"show the configuration, one of {', '.join(parts)}"
+    option("--cfg", "-c", choices=parts, help=explained)
     option("--package", "-p", help="the group that --cfg shows")
     option("--resolve", action="store_true", help="interpolations, for --cfg, --help")
     kinds = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-    explained = f"show what Hydra found: {kinds}"
+    explained = f"show what Hydra found, one of {', '.join(kinds)}"
     option("--info", "-i", nargs="?", const="all", choices=kinds, help=explained)
     explained = "of keys and values, by install=SHELL or uninstall=SHELL"
     option("--shell-completion", "-sc", action="store_true", help=explained)
@@ -144,23 +141,15 @@ def option_parser() -> argparse.ArgumentParser:
 
 
 class Command:
-    """One command line: which recipe, which jobs, and where they run.
-
-    Args:
-        trainer: as for `launch`, and so are config_name and config_path.
-        config_name: recipe where argv names none.
-        config_path: folder of recipes.
-        script: folder that relative config paths start from.
-        argv: arguments after the program's name.
-    """
+    """One command line: which recipe, which jobs, and where they run; see `start`."""
 
     def __init__(
         self,
+        argv: Sequence[str],
         trainer: type | None,
         config_name: str | None,
         config_path: str | Path | None,
         script: Path,
-        argv: Sequence[str],
     ):
         self.trainer = trainer
         self.parser = option_parser()
@@ -209,10 +198,10 @@ class Command:
         if searches:
             jobs = jobs[:1]  # what the others are, each result decides
             overrides += self._direction(jobs[0])
-        names, naming = _run_names(jobs, several, searches)
-        overrides += naming
         if launcher.startswith("submitit"):
             overrides += self._submitit(jobs[0])
+        names, naming = _run_names(jobs, several, searches)
+        overrides += naming
         with hydra_session(self.folders) as hydra:
             if several:
                 overrides.append("hydra.mode=MULTIRUN")
@@ -297,7 +286,13 @@ class Command:
             ConfigError: a time limit that a job would meet as it starts.
         """
         hardware, launcher = job.hardware, job.hydra.launcher
-        _check_time(launcher)
+        limit, delay = launcher.get("timeout_min"), launcher.get("signal_delay_s")
+        if None not in (limit, delay) and 60 * limit - delay < 60:
+            raise ConfigError(
+                f"hydra.launcher.timeout_min={limit} leaves no time to train: Slurm"
+                f" warns the job signal_delay_s={delay} s before the limit, and up to"
+                f" 30 s early; use timeout_min={math.ceil(delay / 60) + 1} or more"
+            )
         ids = None if hardware.gpus is None else distributed.named_ids(hardware.gpus)
         each = hardware.processes or len(ids or [0])  # of all, a task sees its own
         wanted = {
@@ -325,15 +320,14 @@ def _run_names(
     Time and job number, or the name given and the job number where a sweep would write
     all its runs to one folder.
     """
-    given = jobs[0].log.run
-    if given is not None:
+    if jobs[0].log.run is not None:
         folders = {run_path(job.log) for job in jobs}
         if len(folders) == len(jobs) and not searches:
             return [str(job.log.run) for job in jobs], []
-        stem = str(given)
+        stem = str(jobs[0].log.run)
     else:
-        kept = [None if job.fast_dev_run else job.log for job in jobs]
-        stem = reserve(kept if distributed.place().rank == 0 else [])
+        logs = [None if job.fast_dev_run else job.log for job in jobs]
+        stem = reserve(logs if distributed.place().rank == 0 else [])
     names = [f"{stem}_{number}" for number in range(len(jobs))]
     return names, [f"++log.run='{stem}_{NUMBER if several else 0}'"]
 
@@ -413,14 +407,3 @@ def check(job: DictConfig, trainer: type | None, here: bool) -> None:
     for node in nodes:
         check_name(node.dataset)
         build_views(node.dataset.get("image_transform"))
-
-
-def _check_time(launcher: DictConfig) -> None:
-    """Refuse a Slurm job that is warned of its time limit before it can train."""
-    limit, delay = launcher.get("timeout_min"), launcher.get("signal_delay_s")
-    if None not in (limit, delay) and 60 * limit - delay < 60:
-        raise ConfigError(
-            f"hydra.launcher.timeout_min={limit} leaves no time to train: Slurm warns"
-            f" the job signal_delay_s={delay} s before the limit, and up to 30 s early;"
-            f" use timeout_min={math.ceil(delay / 60) + 1} or more"
-        )

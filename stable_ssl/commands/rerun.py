@@ -16,7 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl.commands import launcher
-from stable_ssl.config import MASK, SECRET, complete
+from stable_ssl.config import MASK, SECRET, complete, compose
 from stable_ssl.distributed import choose_device
 from stable_ssl.distributed.placement import asked_of
 from stable_ssl.loggers.environment import environment
@@ -55,9 +55,9 @@ def run(args: Namespace) -> int:
     folder: Path = args.run_folder
     before = read_run(folder)
     overrides = list(args.overrides)
-    config = complete(_without(before.config, overrides))
-    _warn_of_defaults(folder, before.flat, config)
     changed = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    config = complete(compose("config", overrides, [folder]))
+    _warn_of_defaults(folder, {*before.flat, *changed}, config)
     for name in secrets(before.config):
         if name not in changed:
             raise ConfigError(
@@ -84,18 +84,8 @@ def run(args: Namespace) -> int:
         return 0
     if script is not None:
         return subprocess.run([*start, *arguments]).returncode
-    launcher.main(arguments)
+    launcher.start(arguments)
     return 0
-
-
-def _without(config: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """Return a config less the keys that overrides delete: ~log.a_key_of_old."""
-    less = OmegaConf.create(config)
-    for override in overrides:
-        group, _, name = override.partition("=")[0].rpartition(".")
-        if group.startswith("~") and (held := OmegaConf.select(less, group[1:])):
-            held.pop(name, None)
-    return less
 
 
 def secrets(config: Mapping[str, Any], at: str = "") -> Iterator[str]:
@@ -146,15 +136,12 @@ def differences(then: Mapping[str, Any], device: torch.device, folder: Path) -> 
     return Table(f"{title}{same}", ("", "then", "now"), rows, notes=notes)
 
 
-def _warn_of_defaults(
-    folder: Path, recorded: Mapping[str, Any], config: DictConfig
-) -> None:
+def _warn_of_defaults(folder: Path, set_keys: set[str], config: DictConfig) -> None:
     """Warn of keys that are newer than a run: they take the defaults of now."""
-    today = flat(OmegaConf.to_container(config))
     newer = [
         key
-        for key in today
-        if not any(key == k or key.startswith(f"{k}.") for k in recorded)
+        for key in flat(OmegaConf.to_container(config))
+        if not any(f"{key}.".startswith(f"{k}.") for k in set_keys)
     ]
     if newer:
         warnings.warn(

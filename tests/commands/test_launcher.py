@@ -204,7 +204,7 @@ def test_what_a_job_would_refuse_is_refused_before_it_is_submitted(
 
     for module in (export, trackers):
         monkeypatch.setattr(module, "find_spec", lambda _: None)
-    command = launcher.Command(None, None, None, tmp_path, overrides)
+    command = launcher.Command(overrides, None, None, None, tmp_path)
     (job,) = command._jobs()
     with pytest.raises(launcher.ConfigError, match=words):
         launcher.check(job, None, here=False)
@@ -216,7 +216,7 @@ def test_gpus_and_machines_become_tasks_and_nodes_of_slurm(tmp_path, gpus):
 
     line = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60"]
     line += [f"hardware.gpus={gpus}", "hardware.num_nodes=2"]
-    command = Command(None, None, None, tmp_path, line)
+    command = Command(line, None, None, None, tmp_path)
     (job,) = command._jobs()
     added = command._submitit(job)
     assert {"hydra.launcher.tasks_per_node=4", "hydra.launcher.nodes=2"} < set(added)

@@ -18,6 +18,7 @@ MODES = {  # what `mode` asks besides fit, validate and test
     "profile_data": "stable_ssl.tools.profile.profile_data",
     "profile_model": "stable_ssl.tools.profile.profile_model",
 }
+GALLERY = "stable_ssl.tools.gallery.Gallery"
 SUMMARY = "stable_ssl.tools.summary.end_of_run"
 CHECK_EXPORT = "stable_ssl.tools.export.check_types"
 

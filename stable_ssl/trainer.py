@@ -49,7 +49,6 @@ from stable_ssl.data.batch import (
 from stable_ssl.data.build import labelled_name
 from stable_ssl.data.check import check_split, check_train, check_views
 from stable_ssl.data.combined import Skips, named_parts, split_datasets
-from stable_ssl.evaluation.gallery import Gallery
 from stable_ssl.evaluation.labels import require_labels
 from stable_ssl.evaluation.monitor import Patience, check_monitor
 from stable_ssl.evaluation.protocol import protocol_table
@@ -69,7 +68,7 @@ from stable_ssl.optim.step import Stepper
 from stable_ssl.preemption import Preempted, Preemption
 from stable_ssl.schema import ConfigError, nearest
 from stable_ssl.state import begin, restore, take
-from stable_ssl.toolbox import MODES, SUMMARY, check_tools, run_tool
+from stable_ssl.toolbox import GALLERY, MODES, SUMMARY, check_tools, run_tool
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -523,9 +522,9 @@ class BaseTrainer(nn.Module):
         )
         if log.early_stopping.patience:
             self.early_stopping = Patience(log)
-        kept = not self.config.fast_dev_run
-        self.gallery = Gallery(log.pictures if kept else None)
-        self.evaluation.evaluators["pictures"] = self.gallery
+        if log.pictures is not None and not self.config.fast_dev_run:
+            self.gallery = find_object(GALLERY, "log.pictures")(log.pictures)
+            self.evaluation.evaluators["pictures"] = self.gallery
 
     def load_checkpoint(self) -> None:
         """Resume the full state, or load weights alone, or start afresh."""
@@ -591,7 +590,8 @@ class BaseTrainer(nn.Module):
         self.epoch += 1
         last = self.step == self.total_steps or bool(self.stopped)
         evaluation, save = self.settings.eval, self.settings.checkpoint
-        draws, before = self.gallery.draws(self.epoch, last), self.validated
+        draws = self.gallery is not None and self.gallery.draws(self.epoch, last)
+        before = self.validated
         if draws:
             val = self.splits("val")
             self.gallery.open(self.loaders[val[0]] if val else None)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stable_ssl.schema import ConfigError
 from stable_ssl.distributed.group import all_gather_object, world_size
+from stable_ssl.schema import ConfigError
 
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from stable_ssl.data.combined import named_parts
 from stable_ssl.data.facts import class_names
-from stable_ssl.evaluation.album import IMAGES, Album, thumbnails
 from stable_ssl.evaluation.collapse import float64
+from stable_ssl.tools.album import IMAGES, Album, thumbnails
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

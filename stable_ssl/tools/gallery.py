@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stable_ssl.config import Pictures
 from stable_ssl.data.batch import first_view
-from stable_ssl.evaluation.album import Album
 from stable_ssl.evaluation.evaluator import Encode, Evaluator
-from stable_ssl.evaluation.pictures import (
+from stable_ssl.files import replacing
+from stable_ssl.tools.album import Album
+from stable_ssl.tools.panels import (
     NEIGHBOURS,
     draw_features,
     draw_neighbours,
     draw_views,
 )
-from stable_ssl.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,20 +32,20 @@ class Gallery(Evaluator):
     What fails is a warning: a picture is no reason to lose a run.
 
     Args:
-        config: group `log.pictures`; None draws nothing.
+        config: group `log.pictures`.
     """
 
     needs_features = False
     each_rank = True  # and yields nothing
 
-    def __init__(self, config: Any):
+    def __init__(self, config: Pictures):
         self.config = config
         self.album: Album | None = None
 
     def draws(self, epoch: int, last: bool) -> bool:
         """Return whether pictures are drawn after so many epochs; at the last, too."""
-        every = self.config and self.config.every_n_epochs
-        return self.config is not None and bool(last or (every and epoch % every == 0))
+        every = self.config.every_n_epochs
+        return bool(last or (every and epoch % every == 0))
 
     def open(self, loader: Any) -> None:
         """Keep images of this loader when it is evaluated; None keeps nothing."""

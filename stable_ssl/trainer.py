@@ -24,6 +24,7 @@ import math
 import os
 import platform
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -92,11 +93,21 @@ class BaseTrainer(nn.Module):
 
     model_config: type | None = None  # dataclass of the keys under `model`; None: any
     views: int | dict[str, int] | None = None  # of an image, or by loader; None: any
-    least_views = 1  # or `model.global_views` where the method has that key
+    min_views = 1  # or `model.global_views` where the method has that key
     needs_labels = False  # of the train data
     predicts = False  # `forward` returns logits, which are scored where no probe is on
     task = "multiclass"  # of those logits: or binary, multilabel; see `Scores`
     not_saved: tuple[str, ...] = ()  # attributes that no checkpoint needs
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "least_views" in vars(cls):  # its name in earlier versions
+            warnings.warn(
+                f"{cls.__name__}.least_views is called min_views now",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            cls.min_views = cls.least_views
 
     def __init__(self, config: Mapping | None = None):
         super().__init__()
@@ -382,8 +393,8 @@ class BaseTrainer(nn.Module):
 
     def _check_data(self) -> None:
         """Refuse data that lack what the method, the mode or the monitor needs."""
-        least = max(self.least_views, getattr(self.config.model, "global_views", 1))
-        check_views(self.train_loader, self.views, least, type(self).__name__)
+        views = max(self.min_views, getattr(self.config.model, "global_views", 1))
+        check_views(self.train_loader, self.views, views, type(self).__name__)
         if self.needs_labels:
             require_labels(self.train_loader, self.num_classes, type(self).__name__)
         if self.config.mode == "fit":

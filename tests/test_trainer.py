@@ -681,3 +681,13 @@ class TestStop:
         said = "log.early_stopping.monitor=val/knn_acc9 is never.*'val/knn_acc"
         with pytest.raises(ConfigError, match=said):
             tiny(config("base", *words)).setup()
+
+
+def test_the_earlier_name_of_min_views_is_accepted_with_a_message(tiny, config):
+    with pytest.warns(DeprecationWarning, match="Pairs.least_views is called min_view"):
+
+        class Pairs(tiny):
+            least_views = 3
+
+    with pytest.raises(ConfigError, match="Pairs needs 3 or more"):
+        Pairs(config("base", "optim.epochs=1")).run()

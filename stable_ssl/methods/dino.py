@@ -46,7 +46,7 @@ class DINO(BaseTrainer):
     """Distil a teacher into its student; `data.train` yields the large views first."""
 
     model_config = DINOConfig
-    least_views = 2
+    min_views = 2
 
     def initialize_modules(self) -> None:
         """Build the student, backbone and head, its teacher and the centre."""

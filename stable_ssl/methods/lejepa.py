@@ -39,7 +39,7 @@ class LeJEPA(BaseTrainer):
     """Draw views together on a Gaussian; `data.train` yields the large views first."""
 
     model_config = LeJEPAConfig
-    least_views = 2
+    min_views = 2
 
     def initialize_modules(self) -> None:
         """Build the backbone and the projector."""

@@ -41,7 +41,7 @@ class SwAV(BaseTrainer):
     """Predict cluster assignments; `data.train` yields the large views first."""
 
     model_config = SwAVConfig
-    least_views = 2
+    min_views = 2
 
     def initialize_modules(self) -> None:
         """Build the backbone f, the projector g, the prototypes and the queues."""

@@ -34,9 +34,10 @@ def arranged(
     overrides = [o for o in overrides if o.partition("=")[0] not in GROUPS]
     defaults = _defaults(name)
     if not named and "experiment" in chosen:
-        experiments = [f"experiment/{e}" for e in chosen["experiment"].split(",")]
-        if all(any(map(_is_recipe, _defaults(e))) for e in experiments):
-            name, defaults = ALONE, {ALONE}
+        experiments = chosen["experiment"].split(",")
+        parts = [_defaults(f"experiment/{experiment}") for experiment in experiments]
+        if all({p.partition("/")[0] for p in each} - {*GROUPS} for each in parts):
+            name, defaults = ALONE, {ALONE}  # each builds on a recipe
     options = GlobalHydra.instance().config_loader().get_group_options("local")
     if defaults and "default" in options:
         chosen.setdefault("local", "default")
@@ -46,10 +47,6 @@ def arranged(
         elif chosen.get(group, "null") != "null":
             overrides.append(f"+{group}={chosen[group]}")
     return name, [_quoted(override) for override in overrides]
-
-
-def _is_recipe(part: str) -> bool:
-    return part.partition("/")[0] not in GROUPS
 
 
 def _defaults(name: str) -> set[str]:

@@ -53,12 +53,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Say what differs, then start the run; return its exit code."""
     folder: Path = args.run_folder
-    before = read_run(folder)
+    run = read_run(folder)
     overrides = list(args.overrides)
     changed = {override.lstrip("+~").partition("=")[0] for override in overrides}
     config = complete(compose("config", overrides, [folder]))
-    _warn_of_defaults(folder, {*before.flat, *changed}, config)
-    for name in secrets(before.config):
+    _warn_of_defaults(folder, {*run.flat, *changed}, config)
+    for name in secrets(run.config):
         if name not in changed:
             raise ConfigError(
                 f"{name} was a secret and is masked in {folder}/config.yaml; give it:"
@@ -66,19 +66,20 @@ def run(args: Namespace) -> int:
             )
     if "log.run" not in changed:
         overrides.append("log.run=null")  # a new one ...
-    beside = folder.absolute().parents
-    if "log.folder" not in changed and beside[1].name == "runs":
-        overrides.append(f"log.folder={json.dumps(str(beside[2]))}")  # ... beside it
-    then, counts = _recorded(folder), {"hardware.processes", "hardware.gpus"}
-    several = then.get("processes", 1)
-    if several > asked_of(config.hardware) and not changed & counts:
-        key = "processes" if then["device"] == "cpu" else "gpus"
-        overrides.append(f"hardware.{key}={several}")  # torchrun or Slurm started them
+    parents = folder.absolute().parents
+    if "log.folder" not in changed and parents[1].name == "runs":
+        overrides.append(f"log.folder={json.dumps(str(parents[2]))}")  # ... beside it
+    launched = _last_launch(folder)
+    processes = launched.get("processes", 1)  # torchrun or Slurm may have started them
+    chosen = changed & {"hardware.processes", "hardware.gpus"}
+    if processes > asked_of(config.hardware) and not chosen:
+        key = "processes" if launched["device"] == "cpu" else "gpus"
+        overrides.append(f"hardware.{key}={processes}")
+    script = _script(launched, config.model.get("name"), folder)
+    start = ["stable-ssl"] if script is None else [sys.executable, str(script)]
     arguments = ["--config-dir", str(folder.absolute()), "--config-name", "config"]
     arguments += overrides
-    script = _script(then, config.model.get("name"), folder)
-    start = ["stable-ssl"] if script is None else [sys.executable, str(script)]
-    print(differences(then, choose_device(config.hardware), folder), end="\n\n")
+    print(differences(launched, choose_device(config.hardware), folder), end="\n\n")
     print(shlex.join([*start, *arguments]), end="\n\n", flush=True)
     if args.dry_run:
         return 0
@@ -101,39 +102,40 @@ def secrets(config: Mapping[str, Any], at: str = "") -> Iterator[str]:
             yield f"{at}{name}"
 
 
-def differences(then: Mapping[str, Any], device: torch.device, folder: Path) -> Table:
+def differences(
+    launched: Mapping[str, Any], device: torch.device, folder: Path
+) -> Table:
     """Return what differs between the environment of a run and that of now.
 
     Args:
-        then: the last launch in environment.json; empty if there is none.
+        launched: the last launch in environment.json; empty if there is none.
         device: of now.
         folder: of the run, named above the table.
     """
-    title = f"environment of {folder.absolute().name}, and of now"
-    if not then:
+    header = ("", "then", "now")
+    if not launched:
         title = "environment.json is missing or broken: nothing to compare"
-        return Table(title, ("", "then", "now"), ())
-    now = environment(device, _started(then).parent)
-    rows = [(name, str(then.get(name)), str(now[name])) for name in MACHINE]
-    rows.append(("folder", str(then.get("cwd")), now["cwd"]))
+        return Table(title, header, ())
+    title = f"environment of {folder.absolute().name}, and of now"
+    now = environment(device, _program(launched).parent)
+    rows = [(name, str(launched.get(name)), str(now[name])) for name in MACHINE]
+    rows.append(("folder", str(launched.get("cwd")), now["cwd"]))
     old, new = (
         {name.lower().replace("_", "-"): v for name, v in e.get("packages", {}).items()}
-        for e in (then, now)
+        for e in (launched, now)
     )
     rows += [(name, old.get(name, "-"), new.get(name, "-")) for name in PACKAGES]
-    code, code_now = then.get("git") or {}, now["git"]
-    rows.append(("git commit", *(str(c.get("commit"))[:10] for c in (code, code_now))))
-    changes = [c.get("diff") or "" for c in (code, code_now)]
-    if changes[0] != changes[1]:
-        rows.append(
-            ("not committed", *(f"{len(c.splitlines())} lines" for c in changes))
-        )
+    code = [launched.get("git") or {}, now["git"]]
+    rows.append(("git commit", *(str(c.get("commit"))[:10] for c in code)))
+    diffs = [c.get("diff") or "" for c in code]
+    if diffs[0] != diffs[1]:
+        rows.append(("not committed", *(f"{len(d.splitlines())} lines" for d in diffs)))
     rows = [row for row in rows if row[1] != row[2]]
     others = {n for n in old.keys() | new.keys() if old.get(n) != new.get(n)}
     others -= set(PACKAGES)
     notes = [f"{len(others)} other packages differ"] * bool(others)
     same = "" if rows or others else ": the same"
-    return Table(f"{title}{same}", ("", "then", "now"), rows, notes=notes)
+    return Table(f"{title}{same}", header, rows, notes=notes)
 
 
 def _warn_of_defaults(folder: Path, set_keys: set[str], config: DictConfig) -> None:
@@ -151,7 +153,7 @@ def _warn_of_defaults(folder: Path, set_keys: set[str], config: DictConfig) -> N
         )
 
 
-def _recorded(folder: Path) -> dict[str, Any]:
+def _last_launch(folder: Path) -> dict[str, Any]:
     """Return what environment.json says of the last launch, nothing if it does not."""
     try:
         return json.loads((folder / "environment.json").read_text())[-1]
@@ -159,24 +161,27 @@ def _recorded(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _started(then: Mapping[str, Any]) -> Path:
+def _program(launched: Mapping[str, Any]) -> Path:
     """Return the program that had started a run, as far as it is on record."""
-    argv: Sequence[str] = then.get("argv") or [""]
-    return Path(then.get("cwd", "."), argv[0])
+    argv: Sequence[str] = launched.get("argv") or [""]
+    return Path(launched.get("cwd", "."), argv[0])
 
 
-def _script(then: Mapping[str, Any], method: str | None, folder: Path) -> Path | None:
+def _script(
+    launched: Mapping[str, Any], method: str | None, folder: Path
+) -> Path | None:
     """Return the script that had started a run; None where `stable-ssl` can.
 
     Raises:
         ConfigError: only a script knows the trainer, and it cannot be found.
     """
-    script = _started(then)
-    own = script.suffix == ".py" and "site-packages" not in script.parts
-    if own and script.is_file():
-        return script
+    program = _program(launched)
+    is_script = program.suffix == ".py" and "site-packages" not in program.parts
+    if is_script and program.is_file():
+        return program
     if method is None:
-        reason = f"{script} is no script any more" if own else "no script is on record"
+        none = "no script is on record"
+        reason = f"{program} is no script any more" if is_script else none
         raise ConfigError(
             f"{folder} names no method, and {reason}; start your own with these"
             f" options: python my_script.py --config-dir {folder.absolute()}"

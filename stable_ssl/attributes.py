@@ -174,15 +174,7 @@ def _way(value: Any) -> tuple[Callable, Callable] | None:
             return way
     if isinstance(value, (type, Tensor)) or not hasattr(value, "load_state_dict"):
         return None
-    return _state_dict, _load_state_dict
-
-
-def _state_dict(one: Any) -> Any:
-    return one.state_dict()
-
-
-def _load_state_dict(one: Any, state: Any) -> None:
-    one.load_state_dict(state)
+    return (lambda one: one.state_dict()), (lambda one, s: one.load_state_dict(s))
 
 
 def _copied(value: Any) -> Any:

@@ -561,10 +561,8 @@ class BaseTrainer(nn.Module):
             if self.resumed_state is not None:
                 restore(self, self.resumed_state)  # what the hook began anew
         self.resumed_state = None
-        first, accumulate = (
-            self.epoch * self.steps_per_epoch,
-            self.config.optim.accumulate,
-        )
+        accumulate = self.config.optim.accumulate
+        first = self.epoch * self.steps_per_epoch
         steps = min(self.steps_per_epoch, self.total_steps - first)
         end = min(self.batches_per_epoch, steps * accumulate)
         # the last step of an epoch may have had fewer micro-batches than the others
@@ -642,7 +640,8 @@ class BaseTrainer(nn.Module):
             self.stepper.begin(measures=self._row_is_due(step + 1))  # it costs 1 %
             self._share_buffers()
             self.before_train_step()
-        self.probe_features = None
+        if self.probe_features is not None:
+            self.probe_features = None
         self.train_step(self.data)
         if self.data is not batch:
             self.data = batch  # what probe and pictures see

@@ -219,12 +219,10 @@ class Scheduler:
     def __init__(self, optimizer: Optimizer, factor: Factor, key: str = "lr"):
         self.optimizer, self.factor, self.key = optimizer, factor, key
         self.steps = 0
-        for group in self._groups():
-            group.setdefault(f"base_{key}", group[key])
+        for group in optimizer.param_groups:
+            if key in group:
+                group.setdefault(f"base_{key}", group[key])
         self._set()
-
-    def _groups(self) -> list[dict[str, Any]]:
-        return [group for group in self.optimizer.param_groups if self.key in group]
 
     def step(self) -> None:
         """Set the values of the next optimizer step."""
@@ -232,10 +230,11 @@ class Scheduler:
         self._set()
 
     def _set(self) -> None:
-        factor = self.factor(self.steps)
-        for group in self._groups():
-            base = group[f"base_{self.key}"]
-            group[self.key] = base * factor if group.get("schedule", True) else base
+        factor, key = self.factor(self.steps), self.key
+        for group in self.optimizer.param_groups:
+            if key in group:
+                base = group[f"base_{key}"]
+                group[key] = base * factor if group.get("schedule", True) else base
 
     def get_last_lr(self) -> list[float]:
         """Return the rate of each group."""

@@ -370,10 +370,11 @@ def hydra_session(folders: Sequence[str | Path] = ()) -> Iterator[Any]:
     Hydra that runs already is the current one again afterwards.
 
     Yields:
-        The object behind `hydra.main`, as Hydra's `GlobalHydra` gives it. Those of its
-        methods that run jobs or print are all of Hydra that is used here without being
-        documented (by `stable_ssl.commands`): `hydra.main` itself returns no result of
-        a job, takes its arguments from `sys.argv` alone, and prints tracebacks.
+        The object behind `hydra.main`, as Hydra's `GlobalHydra` gives it. All that is
+        used of Hydra without being documented are its methods run, multirun, app_help,
+        hydra_help, show_cfg, show_info and shell_completion, by the command line:
+        `hydra.main` itself returns no result of a job, takes its arguments from
+        `sys.argv` alone, and prints tracebacks.
 
     Raises:
         ConfigError: an error of Hydra or OmegaConf in the block, in words.
@@ -562,7 +563,7 @@ def _sentence(error: Exception) -> str:
             f"{unreadable[1]} cannot be read; quote the value, for the shell too:"
             " \"key='value'\""
         )
-    if " is None" in text:
+    if re.search(r"because '.*' is None", text):
         return _key_of_null(error)
     if merged := re.search(r"\w+ is not a subclass of (\w+)\. value: (.*)", text):
         return (

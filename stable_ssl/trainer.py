@@ -483,15 +483,8 @@ class BaseTrainer(nn.Module):
 
     def _build_stepper(self) -> None:
         parameters = [p for p in self.parameters() if p.requires_grad]
-        self.stepper = Stepper(
-            self.optimizers,
-            self.schedulers,
-            parameters,
-            self.scaler,
-            self.config.optim.accumulate > 1,
-            self.config.optim.grad_max_norm,
-            self.log,
-        )
+        moved = self.optimizers, self.schedulers, parameters
+        self.stepper = Stepper(*moved, self.scaler, self.config.optim, self.log)
 
     @property
     def optimizer(self) -> Optimizer | None:

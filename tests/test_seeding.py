@@ -18,6 +18,17 @@ def correlation(a, b):
     return abs(numpy.corrcoef(a.double().numpy(), b.double().numpy())[0, 1])
 
 
+@pytest.mark.slow
+def test_compiled_draws_are_the_eager_ones():
+    def draw(keys):
+        own = seeding.fold_in(keys, torch.arange(64) + 3)
+        return seeding.bits(own, (16,)), seeding.uniform(seeding.fold_in(own, 1), (7,))
+
+    key = seeding.fold_in(5, 1)
+    for compiled, eager in zip(torch.compile(draw)(key), draw(key), strict=True):
+        assert torch.equal(compiled, eager)
+
+
 def test_the_finaliser_is_splitmix64():
     """The published first outputs of SplitMix64 from state 0, one counter step each."""
     words = [seeding.fold_in(0, i).item() % 2**64 for i in range(2)]

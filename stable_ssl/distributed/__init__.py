@@ -7,7 +7,7 @@ no-op for one process; several must call it, all of them and in the same order.
 """
 
 from stable_ssl.distributed.batches import gather_batches
-from stable_ssl.distributed.checksum import first_difference, refuse_differences
+from stable_ssl.distributed.checksum import refuse_differences
 from stable_ssl.distributed.gradients import average_gradients
 from stable_ssl.distributed.group import (
     all_gather_object,
@@ -29,7 +29,6 @@ from stable_ssl.distributed.local import RankFailed, spawn
 from stable_ssl.distributed.placement import (
     Place,
     choose_device,
-    gpu_ids,
     named_ids,
     place,
     processes_asked,
@@ -47,11 +46,9 @@ __all__ = [
     "barrier",
     "broadcast_object",
     "choose_device",
-    "first_difference",
     "gather",
     "gather_batches",
     "gather_uneven",
-    "gpu_ids",
     "is_main",
     "main_first",
     "named_ids",

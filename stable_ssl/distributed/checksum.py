@@ -14,18 +14,21 @@ from stable_ssl.schema import ConfigError
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
+@torch.no_grad()
 def refuse_differences(
     module: nn.Module, optimizers: Mapping[str, Optimizer], step: int
 ) -> None:
-    """Refuse to go on where ranks do not train one model any more; synchronises ranks.
+    """Refuse to go on where ranks do not train one model any more.
+
+    Synchronises ranks and, of GPUs, the host.
 
     Args:
         module: whose state is to be alike on all ranks.
-        optimizers: by name, of which the same is asked.
+        optimizers: by name, whose state is, too.
         step: of now.
 
     Raises:
-        ConfigError: names what differs.
+        ConfigError: names the first tensor whose bits differ.
     """
     if world_size() == 1:
         return
@@ -37,30 +40,17 @@ def refuse_differences(
             for key, value in optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
                     alike[f"optimizer {name}, {key} of parameter {i}"] = value
-    if different := first_difference(alike):
-        raise ConfigError(
-            f"the ranks do not train one model any more: {different} differs by step"
-            f" {step}; who changes weights by hand does it alike on every rank, who"
-            " reads gradients before the step calls self.average_gradients()"
-        )
-
-
-@torch.no_grad()
-def first_difference(tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the first tensor whose bits differ between ranks, or None.
-
-    Synchronises ranks and, of GPUs, the host.
-
-    Args:
-        tensors: by name, the same names on every rank.
-    """
-    sums = [_checksum(tensor) for tensor in tensors.values()]
-    own = torch.stack(sums).tolist() if sums else []
-    everyone = all_gather_object(own)
-    for name, values in zip(tensors, zip(*everyone, strict=True), strict=True):
-        if len(set(values)) > 1:
-            return name
-    return None
+    sums = [_checksum(tensor) for tensor in alike.values()]
+    # Adam counts steps on the CPU, whatever the device of the weights
+    own = torch.stack([one.to(sums[0].device) for one in sums]).tolist()
+    everyone = zip(*all_gather_object(own), strict=True)
+    for name, checksums in zip(alike, everyone, strict=True):
+        if len(set(checksums)) > 1:
+            raise ConfigError(
+                f"the ranks do not train one model any more: {name} differs by step"
+                f" {step}; who changes weights by hand does it alike on every rank, who"
+                " reads gradients before the step calls self.average_gradients()"
+            )
 
 
 def _checksum(tensor: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from stable_ssl.optim.lars import LARS
 from stable_ssl.optim.schedules import (
     Scheduler,
     build_schedule,
-    build_scheduler,
     build_schedulers,
     count_steps,
     decay_scheduler,
@@ -21,7 +20,6 @@ __all__ = [
     "base_lr",
     "build_optimizer",
     "build_schedule",
-    "build_scheduler",
     "build_schedulers",
     "check_optimizer",
     "count_steps",

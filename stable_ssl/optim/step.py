@@ -34,8 +34,8 @@ class Stepper:
             moves once a round in which its own stepped.
         parameters: that get gradients, those of no optimizer too.
         scaler: of the loss; does nothing unless it is enabled, for float16.
-        accumulates: whether a step has several micro-batches.
-        max_norm: 2-norm that each optimizer's gradient is clipped to; None: not.
+        config: `config.Optim`: `accumulate`, and `grad_max_norm`, the 2-norm that each
+            optimizer's gradient is clipped to.
         log: is told the norm of the gradient.
     """
 
@@ -45,13 +45,13 @@ class Stepper:
         schedulers: Mapping[str, Any],
         parameters: Sequence[nn.Parameter],
         scaler: torch.amp.GradScaler,
-        accumulates: bool,
-        max_norm: float | None,
+        config: Any,
         log: Callable[[Mapping[str, Tensor]], None],
     ):
         self.optimizers, self.schedulers = optimizers, schedulers
         self.parameters, self.scaler = list(parameters), scaler
-        self.accumulates, self.max_norm, self.log = accumulates, max_norm, log
+        self.accumulates, self.max_norm = config.accumulate > 1, config.grad_max_norm
+        self.log = log
         self.scales = scaler.is_enabled()  # asked for once: it costs 1 us
         self.owned = {id(p) for p in self.parameters}
         own = {id(p) for o in optimizers.values() for p in members(o)}

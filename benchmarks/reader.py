@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from stable_ssl import load_config, report
-from stable_ssl.config import to_yaml
+from stable_ssl.secrets import to_yaml
 
 
 def write(folder: Path, config: str, rows: int) -> None:

@@ -6,7 +6,6 @@ SHA-256 of its bytes in the comment of the ZIP archive; so `torch.load` opens it
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import math
@@ -14,6 +13,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,8 @@ import numpy
 import torch
 from torch import nn
 
-from stable_ssl.config import Config
 from stable_ssl.files import add_name, write_atomically
-from stable_ssl.schema import ConfigError, remedy
+from stable_ssl.schema import ConfigError, key, remedy
 
 SUFFIX = ".ckpt"
 SETTINGS = {  # what a resumed run must share with its start; None: every key
@@ -41,6 +40,17 @@ MOVABLE |= {"timeout", "multiprocessing_context"}  # of a loader or a dataset
 PLAIN = {int, float, bool, complex, str, bytes, type(None)}
 NO_COMMENT = b"\x00\x00"  # a ZIP archive ends with the length of its comment
 DIGEST = 64  # hexadecimal characters of SHA-256
+
+
+@dataclass
+class Checkpoint:
+    """When the state is saved, and how much of it is kept."""
+
+    every_n_epochs: int | None = key(1, low=1)
+    every_n_steps: int | None = key(None, low=1)
+    every_n_minutes: float | None = key(None, above=0)
+    top_k: int = key(1, low=0)  # best checkpoints by log.monitor to keep
+    last: bool = True  # keep the newest after the run too, as last.ckpt
 
 
 class CorruptCheckpoint(ConfigError):
@@ -162,7 +172,9 @@ def choose(resume: str | None, folder: Path) -> tuple[dict[str, Any] | None, boo
     return load(resume), False
 
 
-def refuse_other_settings(saved: dict[str, Any], now: dict[str, Any]) -> None:
+def refuse_other_settings(
+    saved: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any]
+) -> None:
     """Refuse to go on with a run under settings that it was not trained with.
 
     Args:
@@ -171,10 +183,11 @@ def refuse_other_settings(saved: dict[str, Any], now: dict[str, Any]) -> None:
         now: that of today; the length of the training, where data lies and what is
             evaluated or written may differ.
 
+        defaults: of all keys.
+
     Raises:
         ConfigError: another key of `SETTINGS` differs.
     """
-    defaults = dataclasses.asdict(Config())
     for group, names in SETTINGS.items():
         old = {**defaults[group], **(saved.get(group) or {})}
         new = now.get(group) or {}

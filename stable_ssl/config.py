@@ -1,9 +1,9 @@
 """The configuration: five groups as dataclasses, composed by Hydra, checked in words.
 
-Their keys, defaults and units stand here; a method's own keys stand in a dataclass
-beside the method and extend `Model`, a dataset's and an operation's beside those.
-Ranges and choices are part of the field, so that a value out of range is refused before
-anything is built.
+Keys, defaults and units stand in a dataclass beside what they configure, and are put
+together here; a method's dataclass stands beside the method and extends `Model`. Ranges
+and choices are part of a field, so that a value out of range is refused before anything
+is built.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +28,14 @@ from omegaconf.errors import (
 )
 
 from stable_ssl import experiments, runtime
+from stable_ssl.checkpoint import Checkpoint
+from stable_ssl.data.build import TRAINING, Data
+from stable_ssl.distributed.placement import Hardware
 from stable_ssl.dotenv import read_env
+from stable_ssl.evaluation.monitor import EarlyStopping
+from stable_ssl.evaluation.suite import Eval
+from stable_ssl.optim.build import Optim
+from stable_ssl.optim.schedules import Schedule, is_foreign
 from stable_ssl.schema import (
     ConfigError,
     check_limits,
@@ -37,56 +43,15 @@ from stable_ssl.schema import (
     key,
     nearest,
     node,
+    refuse_no_mapping,
 )
 
-TRAINING = ("fit", "profile_data", "profile_model")  # modes that need train data
 MODES = (*TRAINING, "validate", "test", "predict", "export")
 RECIPES = "stable_ssl.recipes"  # the package that holds the shipped YAML recipes
-ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")
-MASK = "***"  # in what is written, where a secret was
-SECRET = re.compile(r"(^|_)(key|token|secret|password|credentials?)$", re.IGNORECASE)
 MISTAKEN = ("optimizer", "scheduler")  # for groups, which other libraries have
 
 
 # --- the five groups ------------------------------------------------------------------
-
-
-@dataclass
-class Data:
-    """What is trained and evaluated on."""
-
-    root: str = "${oc.env:DATA_ROOT,./data}"  # parent of relative dataset roots
-    num_classes: int | None = key(None, low=1)  # null: ask the dataset
-    batch_size: int | None = key(None, low=1)  # samples a step, over all processes
-    batch_size_per_gpu: int | None = key(  # or samples a process
-        None, low=1, instead_of="batch_size"
-    )
-    eval_batch_size: int | None = key(None, low=1)  # null: as in training
-    num_workers: int = key(0, low=0)  # processes that decode; 0: in the main process
-    download: bool = False  # fetch a missing torchvision dataset
-    on_error: str = key("raise", choices=("raise", "skip"))  # an image not readable
-    in_memory: float = key(2.0, low=0)  # GiB; hold image folders of one size up to this
-    compile: bool = False  # torch.compile the batched augmentation
-    labelled: str | None = None  # of several train loaders, whose labels probes use
-    transforms: dict[str, Any] = field(default_factory=dict)  # free pool of op lists
-    train: Any = None  # loader node {dataset: {name, ...}, DataLoader keys}, or several
-    val: Any = None  # by name; null turns one off
-    test: Any = None
-    bank: Any = None  # kNN neighbours; null: the train split, seen as in val
-    predict: Any = "test"  # of mode=predict: a split by name, or a loader node
-
-    def __post_init__(self) -> None:
-        """Refuse plain values where a mapping is needed."""
-        for split in ("train", "val", "test", "bank"):
-            loader = getattr(self, split)
-            _refuse_no_mapping(f"data.{split}", loader, "{dataset: {name: digits}}")
-            dataset = (loader or {}).get("dataset")
-            _refuse_no_mapping(f"data.{split}.dataset", dataset, "{name: digits}")
-
-
-def _refuse_no_mapping(path: str, value: Any, example: str) -> None:
-    if value is not None and not isinstance(value, Mapping):
-        raise ConfigError(f"{path}={value} is no mapping; write {path}={example}")
 
 
 @dataclass
@@ -95,169 +60,6 @@ class Model:
 
     name: str | None = None  # a method's name or a trainer's dotted path
     backbone: Any = field(default_factory=dict)  # name or {name, provider, ...}
-
-
-@dataclass
-class Schedule:
-    """The learning rate as a function of the step; warm-up, then decay."""
-
-    name: str | None = key(
-        "cosine", choices=("cosine", "polynomial", "step", "constant")
-    )
-    warmup_epochs: float = key(0.0, low=0)  # epochs, fractions allowed
-    warmup_lr: float = key(0.0, low=0)  # learning rate of the first step
-    min_lr: float = key(  # learning rate after the last step
-        0.0, low=0, of=("cosine", "polynomial", "step")
-    )
-    power: float = key(1.0, above=0, of=("polynomial",))
-    milestones: list[float] = key([], above=0, of=("step",))  # in epochs
-    gamma: float = key(0.1, above=0, of=("step",))  # factor at each milestone
-
-
-def is_foreign(scheduler: Any) -> bool:
-    """Return whether a node `optim.scheduler` names torch's or another schedule."""
-    if not isinstance(scheduler, Mapping):
-        return False
-    return "_target_" in scheduler or str(scheduler.get("name")).endswith(
-        ("LR", "Restarts", "Plateau")  # as all of torch.optim.lr_scheduler
-    )
-
-
-@dataclass
-class Optim:
-    """How it is trained."""
-
-    optimizer: Any = "sgd"  # a torch.optim name, lars, or {_target_: ...}
-    lr: float = key(0.1, low=0)
-    scale_lr_by: int | None = key(None, low=1)  # lr * batch_size / this; null: lr
-    weight_decay: float = key(0.0, low=0)  # on matrices ...
-    weight_decay_end: float | None = key(None, low=0)  # ... to this on a cosine
-    decay_bias_and_norm: bool = False  # ... and biases and norms
-    momentum: float = key(0.9, low=0, high=1)
-    nesterov: bool = False
-    betas: list[float] = key([0.9, 0.999], low=0, below=1, length=2)
-    grad_max_norm: float | None = key(None, above=0)  # clip the gradient's 2-norm
-    accumulate: int = key(1, low=1)  # micro-batches a step; batch_size is one of them
-    epochs: int | None = key(None, low=1)  # passes over the train data ...
-    steps: int | None = key(None, low=1, instead_of="epochs")  # ... or optimizer steps
-    steps_per_epoch: int | None = key(None, low=1)  # null: the whole train data
-    groups: list[Any] = field(default_factory=list)  # {pattern, lr, weight_decay, ...}
-    layer_decay: float | None = key(None, above=0, high=1)  # lr's factor a layer down
-    # a `Schedule`, a torch.optim.lr_scheduler name, {_target_: ...}; null: constant
-    scheduler: Any = field(default_factory=lambda: dataclasses.asdict(Schedule()))
-
-
-@dataclass
-class Hardware:
-    """Where it is trained."""
-
-    seed: int = key(0, low=0, high=2**63 - 1)
-    accelerator: str = key("auto", choices=("auto", "cpu", "gpu", "mps"))
-    gpus: Any = None  # count, ids (list, "0,1"), -1: all, 0: CPU; null: what there is
-    processes: int | None = key(None, low=1)  # on the CPU of this machine; null: 1
-    num_nodes: int = key(1, low=1)  # machines, which Slurm or torchrun must start
-    sync_batchnorm: bool = True  # batch statistics of all processes, as of one
-    threads: int | None = key(None, low=1)  # of a process's CPU; null: torch's choice
-    precision: str = key("float32", choices=("float32", "bfloat16", "float16"))
-    channels_last: bool = True
-    compile: bool = False  # torch.compile the loss
-    deterministic: bool = False  # torch.use_deterministic_algorithms
-    detect_anomaly: bool = False  # find what makes a gradient NaN; slow
-
-    def __post_init__(self) -> None:
-        """Refuse what is no count and no ids, and GPUs that the accelerator denies."""
-        gpus, accelerator = self.gpus, self.accelerator
-        if gpus is None:
-            return
-        if isinstance(gpus, list):
-            valid = all(type(i) is int and i >= 0 for i in gpus)
-        else:
-            valid = re.fullmatch(r"-1|\d+|(\d+,)+\d*", str(gpus))
-        if not valid:
-            raise ConfigError(
-                f"hardware.gpus={gpus} is neither a count, a list of ids, '0,1', -1"
-                " (all) nor 0 (the CPU)"
-            )
-        none = str(gpus) in ("0", "[]")
-        if accelerator != "auto" and none == (accelerator == "gpu"):
-            raise ConfigError(
-                f"hardware.gpus={gpus} contradicts hardware.accelerator={accelerator};"
-                " set gpus to null, or accelerator to auto"
-            )
-
-
-@dataclass
-class Checkpoint:
-    """When the state is saved, and how much of it is kept."""
-
-    every_n_epochs: int | None = key(1, low=1)
-    every_n_steps: int | None = key(None, low=1)
-    every_n_minutes: float | None = key(None, above=0)
-    top_k: int = key(1, low=0)  # best checkpoints by log.monitor to keep
-    last: bool = True  # keep the newest after the run too, as last.ckpt
-
-
-@dataclass
-class EarlyStopping:
-    """End a training whose validations do not get better any more."""
-
-    patience: int | None = key(None, low=1)  # validations; null: off
-    monitor: str | None = None  # a metric; null: log.monitor
-    min_delta: float = key(0.0, low=0)  # by which a value must be better
-    mode: str | None = key(None, choices=("max", "min"))  # null: log.monitor_mode
-
-
-@dataclass
-class Knn:
-    """Weighted nearest neighbours, Wu et al. 2018, https://arxiv.org/abs/1805.01978."""
-
-    k: int = key(20, low=1)
-    temperature: float = key(0.07, above=0)
-
-
-@dataclass
-class Linear:
-    """The online linear probe: trained on detached features beside the method."""
-
-    optimizer: Any = "adamw"  # its own, never the method's
-    lr: float = key(1e-3, above=0)
-    weight_decay: float = key(0.0, low=0)
-
-
-@dataclass
-class Offline:
-    """Classifiers of the frozen features of the bank, in evaluations of test splits.
-
-    linear_acc1: SGD on standardised features, for all `lrs` at once, of which a part of
-    the bank chooses; logistic_acc1: scikit-learn's logistic regression.
-    """
-
-    in_fit: bool = False  # when a training evaluates test too, not in mode=test alone
-    lrs: list[float] = key(
-        [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0], above=0, shortest=1
-    )
-    epochs: int = key(100, low=1)  # passes over the bank's features
-    batch_size: int = key(256, low=1)
-    held_out: float = key(0.1, above=0, below=1)  # share of the bank that chooses
-    logistic: bool = True  # costly from some 100,000 images or 1,000 classes on
-
-
-@dataclass
-class Eval:
-    """What is evaluated, and when; {_target_: ...} adds an evaluator of one's own."""
-
-    every_n_epochs: int | None = key(1, low=1)
-    every_n_steps: float | None = key(None, above=0)  # below 1: a share of an epoch
-    sanity_steps: int = key(0, low=0)  # val batches seen before training, not recorded
-    untrained: bool = False  # evaluate val and test before the first step too
-    test_at_end: bool = True  # on the weights of the last step
-    knn: Knn | None = field(default_factory=Knn)  # null: off
-    linear: Linear | None = field(default_factory=Linear)  # null: off
-    few_labels: list[str] = key(  # 10 a class, or "1%" of each; test splits
-        [], pattern=r"[1-9]\d*|(?=.*[1-9])\d{1,2}(\.\d+)?%|100%", like="10 or 1%"
-    )
-    offline: Offline | None = field(default_factory=Offline)  # null: off
-    spectrum: bool = False  # rankme, alpha_req, feature_std, uniformity of the features
 
 
 @dataclass
@@ -303,15 +105,6 @@ class Log:
     pictures: Pictures | None = field(default_factory=Pictures)  # null: off
     export: Export = node(Export)
 
-    def __post_init__(self) -> None:
-        """Refuse evaluations every 2.5 steps."""
-        every = self.eval.every_n_steps
-        if every is not None and every > 1 and every % 1:
-            raise ConfigError(
-                f"log.eval.every_n_steps={every} must be a whole number of steps, or"
-                " below 1, a share of an epoch"
-            )
-
 
 @dataclass
 class Config:
@@ -328,7 +121,7 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse a method's name in the place of its mapping."""
         if not isinstance(self.model, Model):
-            _refuse_no_mapping("model", self.model, "{name: simclr}")
+            refuse_no_mapping("model", self.model, "{name: simclr}")
 
 
 # --- composition ----------------------------------------------------------------------
@@ -591,38 +384,3 @@ def _unknown_key(path: str, group_type: Any) -> str:
         keys = f"; a new key is added with ++{path}=..."
     hint = "" if group else f"; a new group is added with ++{path}.key=..."
     return f"{path} is not a key of the configuration{keys}{hint}"
-
-
-# --- what is written ------------------------------------------------------------------
-
-
-def to_yaml(config: DictConfig) -> str:
-    """Return the resolved config as YAML with the values of secret keys masked."""
-    return OmegaConf.to_yaml(OmegaConf.create(masked(config)))
-
-
-def masked(config: DictConfig) -> dict:
-    """Return the resolved config as a plain dict with the values of secrets masked.
-
-    A secret is the value of a key whose name says so, and what an interpolation takes
-    from a variable of the environment whose name says so, wherever it ends up.
-    """
-    variables = ENVIRONMENT.findall(str(OmegaConf.to_container(config)))
-    values = {os.environ.get(name) for name in variables if SECRET.search(name)}
-    secrets = sorted(filter(None, values), key=len, reverse=True)
-
-    def mask(value: Any, name: str = "") -> Any:
-        if isinstance(value, dict):
-            return {k: mask(v, str(k)) for k, v in value.items()}
-        if isinstance(value, list):
-            return [mask(v) for v in value]
-        if value and SECRET.search(name):
-            return MASK
-        for secret in secrets:
-            if str(value) == secret:  # a number, too
-                return MASK
-            if isinstance(value, str):
-                value = value.replace(secret, MASK)
-        return value
-
-    return mask(OmegaConf.to_container(config, resolve=True))

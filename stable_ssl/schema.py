@@ -138,6 +138,12 @@ def _check_value(path: str, value: Any, limits: Mapping[str, Any]) -> None:
                 raise ConfigError(f"{path}={value} must be {words} {limits[bound]}")
 
 
+def refuse_no_mapping(path: str, value: Any, example: str) -> None:
+    """Refuse a plain value where a mapping is needed."""
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigError(f"{path}={value} is no mapping; write {path}={example}")
+
+
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message."""
     return str(error).strip().splitlines()[0]

@@ -10,11 +10,12 @@ from typing import Any
 from torch import nn
 
 from stable_ssl import attributes, checkpoint, distributed, seeding
-from stable_ssl.config import TRAINING, masked
 from stable_ssl.data.batch import known_length, to_device
+from stable_ssl.data.build import TRAINING
 from stable_ssl.models import EMA
 from stable_ssl.optim.collect import MAIN
 from stable_ssl.schema import ConfigError
+from stable_ssl.secrets import masked
 
 FORMAT = 3  # 1 had one optimizer and no attributes, 2 one evaluator with a state
 
@@ -56,7 +57,7 @@ def take(run: Any) -> dict[str, Any]:
     }
 
 
-def begin(run: Any) -> dict[str, Any] | None:
+def begin(run: Any, defaults: dict[str, Any]) -> dict[str, Any] | None:
     """Resume the state that a run's config asks for, or load weights alone, or neither.
 
     Synchronises the ranks.
@@ -64,6 +65,7 @@ def begin(run: Any) -> dict[str, Any] | None:
     Args:
         run: a trainer of which all is built; with `mode=fit`, its `resumed_state` is
             the state that it goes on from.
+        defaults: of a config's keys; a state may be older than a key.
 
     Returns:
         The lengths of the run's files to go on from; None keeps all that is in them.
@@ -77,7 +79,7 @@ def begin(run: Any) -> dict[str, Any] | None:
     if not fit and log.load_from is not None:
         state, own = None, False  # it is these weights that are asked about
     if state is not None:
-        _resume(run, state, own)
+        _resume(run, state, own, defaults)
     elif log.load_from is not None:
         restore_weights(run, checkpoint.load(log.load_from), strict=not fit)
     elif run.config.mode not in TRAINING:
@@ -90,11 +92,13 @@ def begin(run: Any) -> dict[str, Any] | None:
     return state if own else {}
 
 
-def _resume(run: Any, state: dict[str, Any], own: bool) -> None:
+def _resume(
+    run: Any, state: dict[str, Any], own: bool, defaults: dict[str, Any]
+) -> None:
     """Restore a state, the run's own or another's, and say so."""
     fit = run.config.mode == "fit"
     if fit:
-        checkpoint.refuse_other_settings(state["config"], masked(run.config))
+        checkpoint.refuse_other_settings(state["config"], masked(run.config), defaults)
         lengths = known_length(run.train_loader), run.images_per_step
         longer = checkpoint.length_changed(
             state, run.config.optim, run.total_steps, lengths

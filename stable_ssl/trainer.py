@@ -27,6 +27,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from torch.optim import Optimizer
 
 from stable_ssl import checkpoint, distributed, runtime, seeding
 from stable_ssl.attributes import Attributes
-from stable_ssl.config import TRAINING, Eval, complete, load_config, masked
+from stable_ssl.config import TRAINING, Config, Eval, complete, load_config
 from stable_ssl.data import Loader, build_loaders, splits
 from stable_ssl.data.batch import (
     batches_from,
@@ -68,6 +69,7 @@ from stable_ssl.optim.collect import MAIN, collect_optimizers
 from stable_ssl.optim.step import Stepper
 from stable_ssl.preemption import Preempted, Preemption
 from stable_ssl.schema import ConfigError, nearest
+from stable_ssl.secrets import masked
 from stable_ssl.state import begin, restore, take
 from stable_ssl.toolbox import GALLERY, MODES, SUMMARY, check_tools, run_tool
 
@@ -532,7 +534,7 @@ class BaseTrainer(nn.Module):
 
     def load_checkpoint(self) -> None:
         """Resume the full state, or load weights alone, or start afresh."""
-        kept = begin(self)
+        kept = begin(self, asdict(Config()))
         if self.config.mode == "fit":
             self.records.folder.own()
         self.records.open_rows(kept, self.config, self.step)

@@ -14,17 +14,14 @@ from stable_ssl import BaseTrainer
 
 PACKAGE = Path(__file__).resolve().parents[1] / "stable_ssl"
 ROWS = [  # a file imports only from rooms above its own
-    {"schema"},
-    {"dotenv", "files", "runtime", "experiments"},
-    {"config", "curves", "objects", "seeding", "distributed", "preemption"},
+    {"schema", "secrets", "curves", "seeding", "dotenv", "experiments", "preemption"},
+    {"files", "objects", "distributed", "runtime"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers", "toolbox"},
-    {"evaluation"},
-    {"attributes", "lifecycle"},
-    {"state"},
-    {"trainer"},
-    {"methods"},
-    {"tools"},  # what is done with runs
-    {"report", "commands"},  # what a person calls: `report` in a notebook, a shell
+    {"evaluation", "attributes", "lifecycle"},
+    {"config", "state"},
+    {"trainer", "tools"},  # neither knows the other; a run finds tools by their names
+    {"methods", "report"},
+    {"commands"},
 ]
 TOOLS = {"tools", "report", "commands"}
 APART = TOOLS | {"methods", "models", "losses", "augment"}  # not of the core

@@ -3,8 +3,9 @@
 import pytest
 from omegaconf import OmegaConf
 
-from stable_ssl.config import ConfigError, complete, load_config, recipes, to_yaml
+from stable_ssl.config import ConfigError, complete, load_config, recipes
 from stable_ssl.methods.simclr import SimCLRConfig
+from stable_ssl.secrets import to_yaml
 
 
 def test_the_five_groups_have_their_defaults_and_no_effects(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -229,15 +230,16 @@ def test_a_run_does_not_go_on_under_other_settings(tiny, config):
 
 def test_a_key_that_is_newer_than_the_checkpoint_had_its_default(tiny, config):
     from stable_ssl.checkpoint import refuse_other_settings
-    from stable_ssl.config import ConfigError, masked
+    from stable_ssl.config import Config, ConfigError
+    from stable_ssl.secrets import masked
 
     now = masked(config())
     saved = {**now, "optim": dict(now["optim"])}
     assert saved["optim"].pop("nesterov") is False
-    refuse_other_settings(saved, now)
+    refuse_other_settings(saved, now, asdict(Config()))
     now["optim"]["nesterov"] = True
     with pytest.raises(ConfigError, match="with optim.nesterov=False, not True"):
-        refuse_other_settings(saved, now)
+        refuse_other_settings(saved, now, asdict(Config()))
 
 
 def test_a_refused_command_leaves_the_status_of_a_finished_run(tiny, config):
@@ -487,15 +489,16 @@ def test_a_stream_may_go_on_for_more_steps(tiny, config, monkeypatch):
 
 def test_data_may_move(tiny, config):
     from stable_ssl.checkpoint import refuse_other_settings
-    from stable_ssl.config import ConfigError, masked
+    from stable_ssl.config import Config, ConfigError
+    from stable_ssl.secrets import masked
 
     saved, now = masked(config()), masked(config())
     now["data"]["train"]["dataset"]["root"] = "/scratch/7"
     now["data"]["train"]["num_workers"] = 3
-    refuse_other_settings(saved, now)
+    refuse_other_settings(saved, now, asdict(Config()))
     now["data"]["train"]["dataset"]["subset"] = "val"
     with pytest.raises(ConfigError, match="data.train.dataset.subset=train, not val"):
-        refuse_other_settings(saved, now)
+        refuse_other_settings(saved, now, asdict(Config()))
 
 
 def test_a_checkpoint_of_the_first_format_goes_on(tiny, config):

@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from stable_ssl.config import recipes
 from stable_ssl.schema import nearest
 
 COMMANDS = {  # name: home, whose `add_arguments(parser)` and `run(args)` it is
@@ -43,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if first in COMMANDS:
         sys.exit(_command(first, given[1:]))
     if first.isidentifier():  # neither an option nor key=value
+        from stable_ssl.config import recipes
+
         hint = (
             f"{first} is a recipe; start it by --config-name={first}"
             if first in recipes()

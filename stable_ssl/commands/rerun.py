@@ -16,12 +16,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl.commands import launcher
-from stable_ssl.config import MASK, SECRET, complete, compose
+from stable_ssl.config import complete, compose
 from stable_ssl.distributed import choose_device
 from stable_ssl.distributed.placement import asked_of
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.table import Table
 from stable_ssl.schema import ConfigError
+from stable_ssl.secrets import MASK, SECRET
 from stable_ssl.tools.runs import flat, read_run
 
 MACHINE = ("python", "platform", "host", "device", "device_name", "cpus")

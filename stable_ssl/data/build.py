@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,21 +13,54 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from stable_ssl import distributed, seeding
-from stable_ssl.config import TRAINING
 from stable_ssl.data.augment import build_ops
 from stable_ssl.data.check import check_alike
 from stable_ssl.data.combined import Combined, named_parts, split_name
 from stable_ssl.data.datasets import Images, build_dataset, held_in_memory
 from stable_ssl.data.loader import Loader
 from stable_ssl.objects import accepted_by, build_object, find_object
-from stable_ssl.schema import ConfigError, nearest
+from stable_ssl.schema import ConfigError, key, nearest, refuse_no_mapping
 
+TRAINING = ("fit", "profile_data", "profile_model")  # modes that need train data
 LOADER_KEYS = sorted(
     {"dataset", *inspect.signature(DataLoader.__init__).parameters}
     - {"self", "batch_sampler", "generator", "worker_init_fn"}
 )
 SPLITS = ("train", "val", "test", "bank")
 Nodes = dict[str, dict[str | None, Any]]  # loader nodes by split and name
+
+
+@dataclass
+class Data:
+    """What is trained and evaluated on."""
+
+    root: str = "${oc.env:DATA_ROOT,./data}"  # parent of relative dataset roots
+    num_classes: int | None = key(None, low=1)  # null: ask the dataset
+    batch_size: int | None = key(None, low=1)  # samples a step, over all processes
+    batch_size_per_gpu: int | None = key(  # or samples a process
+        None, low=1, instead_of="batch_size"
+    )
+    eval_batch_size: int | None = key(None, low=1)  # null: as in training
+    num_workers: int = key(0, low=0)  # processes that decode; 0: in the main process
+    download: bool = False  # fetch a missing torchvision dataset
+    on_error: str = key("raise", choices=("raise", "skip"))  # an image not readable
+    in_memory: float = key(2.0, low=0)  # GiB; hold image folders of one size up to this
+    compile: bool = False  # torch.compile the batched augmentation
+    labelled: str | None = None  # of several train loaders, whose labels probes use
+    transforms: dict[str, Any] = field(default_factory=dict)  # free pool of op lists
+    train: Any = None  # loader node {dataset: {name, ...}, DataLoader keys}, or several
+    val: Any = None  # by name; null turns one off
+    test: Any = None
+    bank: Any = None  # kNN neighbours; null: the train split, seen as in val
+    predict: Any = "test"  # of mode=predict: a split by name, or a loader node
+
+    def __post_init__(self) -> None:
+        """Refuse plain values where a mapping is needed."""
+        for split in ("train", "val", "test", "bank"):
+            loader = getattr(self, split)
+            refuse_no_mapping(f"data.{split}", loader, "{dataset: {name: digits}}")
+            dataset = (loader or {}).get("dataset")
+            refuse_no_mapping(f"data.{split}.dataset", dataset, "{name: digits}")
 
 
 def named_nodes(data: Any) -> Iterator[tuple[str, str | None, Any]]:
@@ -225,8 +259,8 @@ def build_loader(
         dataset = held_in_memory(dataset, data.in_memory, data.on_error == "skip")
         if isinstance(dataset, Images):
             held[source] = dataset
-    for key in ("sampler", "collate_fn"):
-        options[key] = _build_option(key, options.get(key), dataset)
+    for name in ("sampler", "collate_fn"):
+        options[name] = _build_option(name, options.get(name), dataset)
     if train and not options["drop_last"] and isinstance(dataset, IterableDataset):
         raise ConfigError(
             "an iterable dataset goes on from pass to pass in training, where no batch"
@@ -252,17 +286,17 @@ def build_loader(
 def _check_options(options: Mapping[str, Any]) -> None:
     """Refuse values that torch's DataLoader would refuse late or not at all."""
     least = {"batch_size": 1, "num_workers": 0, "prefetch_factor": 1, "timeout": 0}
-    for key, low in least.items():
-        value = options.get(key)
+    for name, low in least.items():
+        value = options.get(name)
         if value is not None and not (type(value) is int and value >= low):
             raise ConfigError(
-                f"{key}={value} of a loader node: use an integer from {low} on"
+                f"{name}={value} of a loader node: use an integer from {low} on"
             )
     switches = ("shuffle", "drop_last", "pin_memory", "persistent_workers", "in_order")
-    for key in switches:
-        if not isinstance(options.get(key, False), bool):
+    for name in switches:
+        if not isinstance(options.get(name, False), bool):
             raise ConfigError(
-                f"{key}={options[key]} of a loader node: use true or false"
+                f"{name}={options[name]} of a loader node: use true or false"
             )
     if options.get("in_order") is False:
         raise ConfigError(
@@ -305,11 +339,11 @@ def _check_size(
         )
 
 
-def _build_option(key: str, node: Any, dataset: Dataset) -> Any:
+def _build_option(name: str, node: Any, dataset: Dataset) -> Any:
     """Build a sampler or collate_fn from {_target_: ...}; an object stays as it is."""
-    at = f"{key} of a loader node"
+    at = f"{name} of a loader node"
     if isinstance(node, str):
-        raise ConfigError(f"{key}={node} of a loader node: write {{_target_: ...}}")
+        raise ConfigError(f"{name}={node} of a loader node: write {{_target_: ...}}")
     if not isinstance(node, Mapping):
         return node
     accepted = accepted_by(find_object(node.get("_target_"), at))

@@ -12,7 +12,46 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from stable_ssl.schema import ConfigError
+from stable_ssl.schema import ConfigError, key
+
+
+@dataclass
+class Hardware:
+    """Where it is trained."""
+
+    seed: int = key(0, low=0, high=2**63 - 1)
+    accelerator: str = key("auto", choices=("auto", "cpu", "gpu", "mps"))
+    gpus: Any = None  # count, ids (list, "0,1"), -1: all, 0: CPU; null: what there is
+    processes: int | None = key(None, low=1)  # on the CPU of this machine; null: 1
+    num_nodes: int = key(1, low=1)  # machines, which Slurm or torchrun must start
+    sync_batchnorm: bool = True  # batch statistics of all processes, as of one
+    threads: int | None = key(None, low=1)  # of a process's CPU; null: torch's choice
+    precision: str = key("float32", choices=("float32", "bfloat16", "float16"))
+    channels_last: bool = True
+    compile: bool = False  # torch.compile the loss
+    deterministic: bool = False  # torch.use_deterministic_algorithms
+    detect_anomaly: bool = False  # find what makes a gradient NaN; slow
+
+    def __post_init__(self) -> None:
+        """Refuse what is no count and no ids, and GPUs that the accelerator denies."""
+        gpus, accelerator = self.gpus, self.accelerator
+        if gpus is None:
+            return
+        if isinstance(gpus, list):
+            valid = all(type(i) is int and i >= 0 for i in gpus)
+        else:
+            valid = re.fullmatch(r"-1|\d+|(\d+,)+\d*", str(gpus))
+        if not valid:
+            raise ConfigError(
+                f"hardware.gpus={gpus} is neither a count, a list of ids, '0,1', -1"
+                " (all) nor 0 (the CPU)"
+            )
+        none = str(gpus) in ("0", "[]")
+        if accelerator != "auto" and none == (accelerator == "gpu"):
+            raise ConfigError(
+                f"hardware.gpus={gpus} contradicts hardware.accelerator={accelerator};"
+                " set gpus to null, or accelerator to auto"
+            )
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stable_ssl.config import Knn as KnnConfig
 from stable_ssl.evaluation.evaluator import Evaluator, Labelled, Split
 from stable_ssl.evaluation.predictions import Accuracy
 from stable_ssl.loggers.names import Metric
+from stable_ssl.schema import key
+
+
+@dataclass
+class KnnConfig:
+    """Weighted nearest neighbours, Wu et al. 2018, https://arxiv.org/abs/1805.01978."""
+
+    k: int = key(20, low=1)
+    temperature: float = key(0.07, above=0)
 
 
 class Knn(Evaluator):

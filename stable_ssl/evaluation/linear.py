@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from stable_ssl import seeding
-from stable_ssl.config import Offline as OfflineConfig
 from stable_ssl.evaluation.evaluator import Evaluator, Labelled, Split
 from stable_ssl.evaluation.predictions import topk_correct
 from stable_ssl.loggers.names import Metric
+from stable_ssl.schema import key
+
+
+@dataclass
+class OfflineConfig:
+    """Classifiers of the frozen features of the bank, in evaluations of test splits.
+
+    linear_acc1: SGD on standardised features, for all `lrs` at once, of which a part of
+    the bank chooses; logistic_acc1: scikit-learn's logistic regression.
+    """
+
+    in_fit: bool = False  # when a training evaluates test too, not in mode=test alone
+    lrs: list[float] = key(
+        [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0], above=0, shortest=1
+    )
+    epochs: int = key(100, low=1)  # passes over the bank's features
+    batch_size: int = key(256, low=1)
+    held_out: float = key(0.1, above=0, below=1)  # share of the bank that chooses
+    logistic: bool = True  # costly from some 100,000 images or 1,000 classes on
 
 
 class Linear(Evaluator):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,10 +10,19 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from stable_ssl import distributed, seeding
-from stable_ssl.config import Linear as ProbeConfig
 from stable_ssl.evaluation.evaluator import OnlineEvaluator
 from stable_ssl.models.norm import SyncBatchNorm
 from stable_ssl.optim import build_optimizer
+from stable_ssl.schema import key
+
+
+@dataclass
+class ProbeConfig:
+    """The online linear probe: trained on detached features beside the method."""
+
+    optimizer: Any = "adamw"  # its own, never the method's
+    lr: float = key(1e-3, above=0)
+    weight_decay: float = key(0.0, low=0)
 
 
 class Probe(OnlineEvaluator):

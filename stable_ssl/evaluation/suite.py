@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from typing import Any
 
@@ -24,16 +24,16 @@ from stable_ssl.evaluation.evaluator import (
     Split,
 )
 from stable_ssl.evaluation.few_labels import FewLabels
-from stable_ssl.evaluation.knn import Knn
+from stable_ssl.evaluation.knn import Knn, KnnConfig
 from stable_ssl.evaluation.labels import check_labels
-from stable_ssl.evaluation.linear import Linear
+from stable_ssl.evaluation.linear import Linear, OfflineConfig
 from stable_ssl.evaluation.logistic import Logistic
 from stable_ssl.evaluation.predictions import Predictions
-from stable_ssl.evaluation.probe import Probe
+from stable_ssl.evaluation.probe import Probe, ProbeConfig
 from stable_ssl.evaluation.spectrum import Spectrum
 from stable_ssl.loggers.names import Metric
 from stable_ssl.objects import build_object, find_object
-from stable_ssl.schema import ConfigError
+from stable_ssl.schema import ConfigError, key
 
 BUILT_IN: tuple[type[Evaluator], ...] = (
     Knn,
@@ -45,6 +45,33 @@ BUILT_IN: tuple[type[Evaluator], ...] = (
 )
 
 CADENCE = ("every_n_epochs", "splits", "in_fit")  # keys of every evaluator's node
+
+
+@dataclass
+class Eval:
+    """What is evaluated, and when; {_target_: ...} adds an evaluator of one's own."""
+
+    every_n_epochs: int | None = key(1, low=1)
+    every_n_steps: float | None = key(None, above=0)  # below 1: a share of an epoch
+    sanity_steps: int = key(0, low=0)  # val batches seen before training, not recorded
+    untrained: bool = False  # evaluate val and test before the first step too
+    test_at_end: bool = True  # on the weights of the last step
+    knn: KnnConfig | None = field(default_factory=KnnConfig)  # null: off
+    linear: ProbeConfig | None = field(default_factory=ProbeConfig)  # null: off
+    few_labels: list[str] = key(  # 10 a class, or "1%" of each; test splits
+        [], pattern=r"[1-9]\d*|(?=.*[1-9])\d{1,2}(\.\d+)?%|100%", like="10 or 1%"
+    )
+    offline: OfflineConfig | None = field(default_factory=OfflineConfig)  # null: off
+    spectrum: bool = False  # rankme, alpha_req, feature_std, uniformity of the features
+
+    def __post_init__(self) -> None:
+        """Refuse evaluations every 2.5 steps."""
+        every = self.every_n_steps
+        if every is not None and every > 1 and every % 1:
+            raise ConfigError(
+                f"log.eval.every_n_steps={every} must be a whole number of steps, or"
+                " below 1, a share of an epoch"
+            )
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from stable_ssl.config import MASK, SECRET
+from stable_ssl.secrets import MASK, SECRET
 
 NAME = re.compile(r"""([\w-]+)['"]?\s*[:=]\s*""")  # of a nested {name: value}
 VALUE = re.compile(  # quoted, a list, a dict, or what comes before the next one

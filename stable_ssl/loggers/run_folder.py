@@ -15,13 +15,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import distributed
-from stable_ssl.config import masked, to_yaml
 from stable_ssl.files import write_atomically
 from stable_ssl.loggers.arguments import masked_arguments
 from stable_ssl.loggers.jsonl import FORMAT, JsonLines, read_rows
 from stable_ssl.loggers.names import Metric, stated_metrics
 from stable_ssl.loggers.trackers import Row, Trackers
 from stable_ssl.schema import ConfigError, unwritable
+from stable_ssl.secrets import masked, to_yaml
 
 
 def run_path(log: Any, run: str | None = None) -> Path:

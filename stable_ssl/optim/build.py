@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -10,13 +11,37 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
-from stable_ssl.config import Optim
 from stable_ssl.objects import find_object
 from stable_ssl.optim.depth import layer_scales
 from stable_ssl.optim.lars import LARS
-from stable_ssl.schema import ConfigError, nearest
+from stable_ssl.optim.schedules import Schedule
+from stable_ssl.schema import ConfigError, key, nearest
 
 GROUP_KEYS = ("pattern", "lr", "weight_decay", "schedule")
+
+
+@dataclass
+class Optim:
+    """How it is trained."""
+
+    optimizer: Any = "sgd"  # a torch.optim name, lars, or {_target_: ...}
+    lr: float = key(0.1, low=0)
+    scale_lr_by: int | None = key(None, low=1)  # lr * batch_size / this; null: lr
+    weight_decay: float = key(0.0, low=0)  # on matrices ...
+    weight_decay_end: float | None = key(None, low=0)  # ... to this on a cosine
+    decay_bias_and_norm: bool = False  # ... and biases and norms
+    momentum: float = key(0.9, low=0, high=1)
+    nesterov: bool = False
+    betas: list[float] = key([0.9, 0.999], low=0, below=1, length=2)
+    grad_max_norm: float | None = key(None, above=0)  # clip the gradient's 2-norm
+    accumulate: int = key(1, low=1)  # micro-batches a step; batch_size is one of them
+    epochs: int | None = key(None, low=1)  # passes over the train data ...
+    steps: int | None = key(None, low=1, instead_of="epochs")  # ... or optimizer steps
+    steps_per_epoch: int | None = key(None, low=1)  # null: the whole train data
+    groups: list[Any] = field(default_factory=list)  # {pattern, lr, weight_decay, ...}
+    layer_decay: float | None = key(None, above=0, high=1)  # lr's factor a layer down
+    # a `Schedule`, a torch.optim.lr_scheduler name, {_target_: ...}; null: constant
+    scheduler: Any = field(default_factory=lambda: asdict(Schedule()))
 
 
 def build_optimizer(
@@ -142,10 +167,10 @@ def _resolve(
         )
     options = dict(spec)
     path = options.pop("_target_")
-    for key in ("lr", "weight_decay"):
-        if key in options:
+    for name in ("lr", "weight_decay"):
+        if name in options:
             raise ConfigError(
-                f"{at}.optimizer sets {key}={options[key]}; set {at}.{key} instead"
+                f"{at}.optimizer sets {name}={options[name]}; set {at}.{name} instead"
             )
     return path, find_object(path, f"{at}.optimizer._target_"), options
 
@@ -170,18 +195,18 @@ def _hyperparameters(
     """Return the config's values that the optimizer takes; refuse those set in vain."""
     values = {}
     defaults = Optim()
-    for key in ("weight_decay", "momentum", "nesterov", "betas"):
-        value = getattr(config, key, None)
-        if value is None or key in own:
+    for option in ("weight_decay", "momentum", "nesterov", "betas"):
+        value = getattr(config, option, None)
+        if value is None or option in own:
             continue
-        if key == "betas":
+        if option == "betas":
             value = list(value)
-        if key in accepted:
-            values[key] = value
-        elif value != getattr(defaults, key):
+        if option in accepted:
+            values[option] = value
+        elif value != getattr(defaults, option):
             raise ConfigError(
-                f"{at}.{key}={value} is set and {name} does not take it; "
-                f"remove it, or choose an optimizer with {key}"
+                f"{at}.{option}={value} is set and {name} does not take it; "
+                f"remove it, or choose an optimizer with {option}"
             )
     return values
 
@@ -259,16 +284,19 @@ def _rule(rule: Mapping, name: str, accepted: Mapping) -> dict[str, Any]:
             f"optim.groups: found {rule}, expected {{pattern: ..., lr: ...}} (a group"
             f" knows {', '.join(GROUP_KEYS)})"
         )
-    for key in rule:
-        if key not in GROUP_KEYS:
+    for option in rule:
+        if option not in GROUP_KEYS:
             raise ConfigError(
-                f"optim.groups: {key} is not a key{nearest(str(key), GROUP_KEYS)} "
-                f"(a group knows {', '.join(GROUP_KEYS)})"
+                f"optim.groups: {option} is not a key"
+                f"{nearest(str(option), GROUP_KEYS)}"
+                f" (a group knows {', '.join(GROUP_KEYS)})"
             )
-    for key in ("lr", "weight_decay"):
-        value = rule.get(key)
+    for option in ("lr", "weight_decay"):
+        value = rule.get(option)
         if value is not None and (type(value) not in (int, float) or not value >= 0):
-            raise ConfigError(f"optim.groups: {key}={value}, expected a number from 0")
+            raise ConfigError(
+                f"optim.groups: {option}={value}, expected a number from 0"
+            )
     if not isinstance(rule.get("schedule", True), bool):
         raise ConfigError(
             f"optim.groups: schedule={rule['schedule']}, expected true or false"

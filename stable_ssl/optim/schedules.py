@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from inspect import Parameter
 from typing import Any
@@ -12,12 +12,37 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from stable_ssl.config import Schedule, is_foreign
 from stable_ssl.curves import constant, cosine, multistep, polynomial
 from stable_ssl.objects import accepted_by, find_object
-from stable_ssl.schema import ConfigError, nearest
+from stable_ssl.schema import ConfigError, key, nearest
 
 Factor = Callable[[int], float]
+
+
+@dataclass
+class Schedule:
+    """The learning rate as a function of the step; warm-up, then decay."""
+
+    name: str | None = key(
+        "cosine", choices=("cosine", "polynomial", "step", "constant")
+    )
+    warmup_epochs: float = key(0.0, low=0)  # epochs, fractions allowed
+    warmup_lr: float = key(0.0, low=0)  # learning rate of the first step
+    min_lr: float = key(  # learning rate after the last step
+        0.0, low=0, of=("cosine", "polynomial", "step")
+    )
+    power: float = key(1.0, above=0, of=("polynomial",))
+    milestones: list[float] = key([], above=0, of=("step",))  # in epochs
+    gamma: float = key(0.1, above=0, of=("step",))  # factor at each milestone
+
+
+def is_foreign(scheduler: Any) -> bool:
+    """Return whether a node `optim.scheduler` names torch's or another schedule."""
+    if not isinstance(scheduler, Mapping):
+        return False
+    return "_target_" in scheduler or str(scheduler.get("name")).endswith(
+        ("LR", "Restarts", "Plateau")  # as all of torch.optim.lr_scheduler
+    )
 
 
 def count_steps(config: Any, batches: int | None) -> tuple[int, int]:

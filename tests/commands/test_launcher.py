@@ -71,7 +71,10 @@ def rows(run):
         ("optim.optimizer=adamx", "optim.optimizer=adamx is neither.*did you mean"),
         ("++hardware.gpus=99", "hardware.gpus=99 asks for GPU 98"),
         ("++model.temperatur=1", "model.temperatur .*did you mean 'temperature'"),
-        ("++data.train.dataset.image_transform=[{name: blurr}]", "no augmentation .blurr.; known: crop|no augmentation"),
+        (
+            "++data.train.dataset.image_transform=[{name: blurr}]",
+            "no augmentation .blurr.; known: crop|no augmentation",
+        ),
         ("data.train.dataset.name=digit", "no dataset digit; did you mean 'digits'"),
         ("--config-path=nosuch", "no folder of recipes at .*nosuch"),
         (

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from stable_ssl.config import Eval, Offline
 from stable_ssl.evaluation.evaluator import Split
 from stable_ssl.evaluation.knn import knn_accuracy, knn_scores
-from stable_ssl.evaluation.suite import asked_for
+from stable_ssl.evaluation.linear import OfflineConfig
+from stable_ssl.evaluation.suite import Eval, asked_for
 
 
 def reference(bank, bank_labels, query, classes, k, temperature):
@@ -77,7 +77,7 @@ def test_a_class_without_a_vote_is_no_answer():
 
 def test_features_that_are_not_finite_have_no_accuracy():
     x, y = torch.eye(10), torch.arange(10)
-    config = Eval(few_labels=["1"], offline=Offline(), linear=None)
+    config = Eval(few_labels=["1"], offline=OfflineConfig(), linear=None)
     split = Split("test", x / 0, y, None, (x, y), False, 10, 0)
     values = dict(pair for _, e in asked_for(config) for pair in e(split))
     assert list(values) == ["knn_acc1"] and math.isnan(values["knn_acc1"])

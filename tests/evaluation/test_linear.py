@@ -5,10 +5,14 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from stable_ssl.config import Offline
-from stable_ssl.evaluation.linear import classifiers, linear_accuracy, standardiser
+from stable_ssl.evaluation.linear import (
+    OfflineConfig,
+    classifiers,
+    linear_accuracy,
+    standardiser,
+)
 
-QUICK = Offline(epochs=5, batch_size=64)
+QUICK = OfflineConfig(epochs=5, batch_size=64)
 
 
 def blobs(n=400, spread=1.0, classes=4, dim=8):
@@ -79,13 +83,15 @@ def test_the_rate_is_chosen_on_the_bank_alone():
 
 def test_a_rate_that_diverges_is_not_chosen():
     bank, queries = blobs()
-    found = linear_accuracy(bank, queries, 4, Offline(lrs=[1e30, 1e-2], epochs=5))
+    found = linear_accuracy(bank, queries, 4, OfflineConfig(lrs=[1e30, 1e-2], epochs=5))
     assert found["lr"] == 1e-2
 
 
 def test_of_rates_that_are_equally_good_the_smallest_is_chosen():
     bank, queries = blobs(spread=0.01)
-    found = linear_accuracy(bank, queries, 4, Offline(lrs=[0.3, 0.01, 0.1], epochs=20))
+    found = linear_accuracy(
+        bank, queries, 4, OfflineConfig(lrs=[0.3, 0.01, 0.1], epochs=20)
+    )
     assert found == {"acc1": 1.0, "lr": 0.01}
 
 
@@ -105,4 +111,4 @@ def test_a_bank_of_one_class_predicts_it(n):
     """A single batch, as fast_dev_run sees it, may hold one class or one image."""
     queries = torch.randn(8, 4), torch.tensor([3, 3, 0, 1, 2, 4, 1, 2])
     bank = torch.randn(n, 4), torch.full((n,), 3)
-    assert linear_accuracy(bank, queries, 5, Offline())["acc1"] == 0.25
+    assert linear_accuracy(bank, queries, 5, OfflineConfig())["acc1"] == 0.25

@@ -2,12 +2,11 @@
 
 import torch
 
-from stable_ssl.config import Linear
-from stable_ssl.evaluation.probe import Probe
+from stable_ssl.evaluation.probe import Probe, ProbeConfig
 
 
 def build(seed=0, **optimizer):
-    probe = Probe(Linear(**optimizer))
+    probe = Probe(ProbeConfig(**optimizer))
     probe.build(16, 4, seed, "cpu")
     return probe
 

@@ -2,15 +2,16 @@
 
 import pytest
 
-from stable_ssl.config import Eval, Knn, Offline
+from stable_ssl.evaluation.knn import KnnConfig
+from stable_ssl.evaluation.linear import OfflineConfig
 from stable_ssl.evaluation.predictions import Predictions
 from stable_ssl.evaluation.protocol import protocol_table
-from stable_ssl.evaluation.suite import asked_for
+from stable_ssl.evaluation.suite import Eval, asked_for
 from stable_ssl.loggers.names import Metric
 
 CONFIG = Eval(
-    knn=Knn(k=7),
-    offline=Offline(epochs=9, held_out=0.2, lrs=[0.1, 1.0]),
+    knn=KnnConfig(k=7),
+    offline=OfflineConfig(epochs=9, held_out=0.2, lrs=[0.1, 1.0]),
     few_labels=["10", "0.5%"],
 )
 PREDICTIONS = Predictions("multiclass", True, {}, {"f1": "torchmetrics.F1Score"})

@@ -11,9 +11,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from stable_ssl import ConfigError, load_config
-from stable_ssl.config import masked
 from stable_ssl.loggers.jsonl import JsonLines
 from stable_ssl.loggers.trackers import Trackers, check_installed
+from stable_ssl.secrets import masked
 
 from .conftest import from_csv, from_tensorboard, from_wandb, same, truth
 

@@ -50,12 +50,11 @@ def make_run(tmp_path):
 @cache
 def stated(probed=True):
     """Return what evaluators state of the metrics in the rows, as metrics.json."""
-    from stable_ssl.config import Knn as Config
     from stable_ssl.evaluation.few_labels import FewLabels
-    from stable_ssl.evaluation.knn import Knn
+    from stable_ssl.evaluation.knn import Knn, KnnConfig
     from stable_ssl.evaluation.predictions import Predictions
 
-    evaluators = Knn(Config(k=7)), FewLabels(["2", "10"])
+    evaluators = Knn(KnnConfig(k=7)), FewLabels(["2", "10"])
     evaluators += (Predictions("multiclass", probed, {}, {}),)
     metrics = {n: asdict(m) for e in evaluators for n, m in e.metrics.items()}
     return json.dumps(metrics)
@@ -89,8 +88,8 @@ def _recipe():
 @pytest.fixture
 def make_study(tmp_path):
     """Return a maker of runs of a study, written as the library writes them."""
-    from stable_ssl.config import to_yaml
     from stable_ssl.loggers.jsonl import JsonLines
+    from stable_ssl.secrets import to_yaml
 
     config = copy.deepcopy(_recipe())
 

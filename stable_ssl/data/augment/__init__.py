@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stable_ssl.config import nearest
 from stable_ssl.data.augment.blur import GaussianBlur
 from stable_ssl.data.augment.colour import (
     Brightness,
@@ -32,6 +31,7 @@ from stable_ssl.data.augment.op import Op, check
 from stable_ssl.data.augment.replay import Replay
 from stable_ssl.data.augment.view import View
 from stable_ssl.objects import accepted_by
+from stable_ssl.schema import nearest
 
 OPS: dict[str, type[Op]] = {
     "random_resized_crop": RandomResizedCrop,

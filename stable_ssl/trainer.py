@@ -589,8 +589,8 @@ class BaseTrainer(nn.Module):
             )
         self.after_train_epoch()
         if begin == 0:
-            for words in forgotten(self):
-                self.say(words)
+            for message in forgotten(self):
+                self.say(message)
         self.epoch += 1
         last = self.step == self.total_steps or bool(self.stopped)
         evaluation, save = self.settings.eval, self.settings.checkpoint
@@ -670,15 +670,14 @@ class BaseTrainer(nn.Module):
         if isinstance(loss, dict):
             if self.probe_features is None:
                 self.probe_features = loss.get("features")
-            own = {k: v for k, v in loss.items() if k not in ("loss", "features")}
-            self.log({f"train/{k}": v for k, v in own.items()})
+            others = [k for k in loss if k not in ("loss", "features")]
+            self.log({f"train/{k}": loss[k] for k in others})
             loss = loss.get("loss", "a dict without 'loss'")
         if not isinstance(loss, Tensor) or loss.ndim:
             kind = loss if isinstance(loss, str) else type(loss).__name__
-            found = getattr(loss, "shape", kind)
             raise ConfigError(
-                f"compute_loss returned {found}; it must return a scalar, or a dict"
-                " with one under 'loss'"
+                f"compute_loss returned {getattr(loss, 'shape', kind)}; it must return"
+                " a scalar, or a dict with one under 'loss'"
             )
         self.log({"train/loss": loss})
         return loss
@@ -754,8 +753,8 @@ class BaseTrainer(nn.Module):
         Returns:
             (N,) int64 on the device.
         """
-        own = torch.arange(rows, device=self.device) + rows * self.rank
-        return seeding.fold_in(self.step_key(), own)
+        index = torch.arange(rows, device=self.device) + rows * self.rank
+        return seeding.fold_in(self.step_key(), index)
 
     def step_key(self) -> Tensor:
         """Return a key of the micro-batch, () int64 on the CPU, the same on every rank.
@@ -909,8 +908,8 @@ class BaseTrainer(nn.Module):
             return
         self._check_ranks()
         state = take(self)
-        for own in state["ranks"]:
-            for loss in own["logged"].get("train/loss", [])[-1:]:
+        for rank_state in state["ranks"]:
+            for loss in rank_state["logged"].get("train/loss", [])[-1:]:
                 self._check_finite("train/loss", loss.item())
         weights = [p.detach().float() for p in self.parameters()]
         norm = nn.utils.get_total_norm(weights).item()

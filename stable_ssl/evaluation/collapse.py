@@ -38,9 +38,9 @@ def uniformity(x: Tensor, t: float = 2.0, chunk: int = 1024) -> float:
     """
     unit = _unit(x)
     total = sum((2 * t * (rows @ unit.T - 1)).exp().sum() for rows in unit.split(chunk))
-    own = (2 * t * (unit.square().sum(1) - 1)).exp().sum()  # each image with itself
+    itself = (2 * t * (unit.square().sum(1) - 1)).exp().sum()  # each image with itself
     pairs = len(x) * (len(x) - 1)
-    return ((total - own) / pairs).log().item() if pairs else float("nan")
+    return ((total - itself) / pairs).log().item() if pairs else float("nan")
 
 
 def feature_std(x: Tensor) -> float:

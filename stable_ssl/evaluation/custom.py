@@ -53,12 +53,12 @@ def _metric(name: str, node: Any, task: str, num_classes: int) -> Score:
         raise ConfigError(f"{at}={node}: write {LIKE}")
     if name in {"acc1", "acc5", "loss", *TASKS[task]}:
         raise ConfigError(f"{at}: {name} is measured anyway; choose another name")
-    found = find_object(node["callable"], f"{at}.callable")
+    target = find_object(node["callable"], f"{at}.callable")
     kwargs = dict(node.get("kwargs") or {})
-    if isinstance(found, type):
-        metric = partial(_of_instance, partial(found, **kwargs))
+    if isinstance(target, type):
+        metric = partial(_of_instance, partial(target, **kwargs))
     else:
-        metric = partial(found, **kwargs)
+        metric = partial(target, **kwargs)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

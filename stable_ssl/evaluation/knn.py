@@ -113,7 +113,7 @@ def knn_accuracy(
     accuracy = Accuracy()
     for features, labels in zip(*(t.split(chunk) for t in queries), strict=True):
         votes = knn_scores(*bank, features, num_classes, k, temperature)
-        own = labels.clamp(0, num_classes - 1)[:, None]
-        named = votes.gather(1, own)[:, 0] > 0
+        classes = labels.clamp(0, num_classes - 1)[:, None]
+        named = votes.gather(1, classes)[:, 0] > 0
         accuracy.update(votes, labels.where(named, -1))
     return accuracy.compute()

@@ -101,11 +101,11 @@ def linear_accuracy(
     ).tolist()
     _, lr = max(zip(scores, config.lrs, strict=True), key=lambda s: (s[0], -s[1]))
     logits = classifiers(bank, num_classes, [lr], *fit)(queries[0])[0]
-    found = {
+    accuracies = {
         f"acc{k}": topk_correct(logits, queries[1], k).item() / len(logits)
         for k in ((1, 5) if num_classes > 5 else (1,))
     }
-    return found | {"lr": lr}
+    return accuracies | {"lr": lr}
 
 
 def classifiers(

@@ -100,8 +100,8 @@ class Accuracy:
 
         Synchronises the host and the ranks.
         """
-        own = self.count, {name: int(hits) for name, hits in self.correct.items()}
-        everyone = distributed.all_gather_object(own)
+        share = self.count, {name: int(hits) for name, hits in self.correct.items()}
+        everyone = distributed.all_gather_object(share)
         count = sum(samples for samples, _ in everyone)
         names = dict.fromkeys(name for _, correct in everyone for name in correct)
         return {

@@ -75,6 +75,11 @@ from stable_ssl.toolbox import GALLERY, MODES, SUMMARY, check_tools, run_tool
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+EARLIER_NAMES = {  # of a subclass's attributes, accepted for one release
+    "least_views": "is called min_views now",
+    "not_compiled": "is not needed any more: all methods can be compiled",
+}
+
 
 class BaseTrainer(nn.Module):
     """Train and evaluate a model; a subclass says what is trained, seen and minimised.
@@ -103,13 +108,11 @@ class BaseTrainer(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "least_views" in vars(cls):  # its name in earlier versions
-            warnings.warn(
-                f"{cls.__name__}.least_views is called min_views now",
-                DeprecationWarning,
-                stacklevel=2,
-            )
-            cls.min_views = cls.least_views
+        for name, message in EARLIER_NAMES.items():
+            if name in vars(cls):
+                text = f"{cls.__name__}.{name} {message}"
+                warnings.warn(text, DeprecationWarning, stacklevel=2)
+        cls.min_views = vars(cls).get("least_views", cls.min_views)
 
     def __init__(self, config: Mapping | None = None):
         super().__init__()

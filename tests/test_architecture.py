@@ -142,7 +142,7 @@ def test_a_method_is_one_page():
 
 PRIVATE = {  # names of other libraries that have no public twin, and why
     "attributes.py": {"_version"},  # of a tensor: torch's notes on autograd name it
-    "data/decode.py": {"_exit", "_replace"},  # of os and named tuples, and public
+    "data/decode.py": {"_exit", "_replace"},  # of os and of named tuples, and public
     "loggers/means.py": {"_base"},  # of a view of a tensor
     "models/ema.py": {"_foreach_lerp_"},  # one kernel for all tensors
     "models/masked_vit.py": {"_pos_embed"},  # of timm's ViTs

@@ -52,7 +52,8 @@ class Stepper:
         self.parameters, self.scaler = list(parameters), scaler
         self.accumulates, self.max_norm = config.accumulate > 1, config.grad_max_norm
         self.log = log
-        self.scales = scaler.is_enabled()  # asked for once: it costs 1 us
+        self.scales = scaler.is_enabled()  # asked for once: it costs 1 us ...
+        self.ranks = distributed.world_size()  # ... and so does this
         self.owned = {id(p) for p in self.parameters}
         own = {id(p) for o in optimizers.values() for p in members(o)}
         self.left_out = [p for p in self.parameters if id(p) not in own]
@@ -164,7 +165,7 @@ class Stepper:
             self.divided = True
             own = [p.grad for p in self.parameters if p.grad is not None]
             torch._foreach_div_(own, micro_batches)
-        if distributed.world_size() == 1:
+        if self.ranks == 1:
             return
         if self.averaged.items() >= self._versions().items():
             return
@@ -200,7 +201,7 @@ class Stepper:
             ConfigError: accumulated or scaled gradients, which only `step` understands;
                 a closure, which each rank would call as often as it likes.
         """
-        if self.inside or (name := self._name_of(optimizer)) is None:
+        if (name := self._name_of(optimizer)) is None:
             return
         if self.accumulates or self.scales:
             what = "hardware.precision=float16" if self.scales else "optim.accumulate"
@@ -208,7 +209,7 @@ class Stepper:
                 f"an optimizer.step() by hand under {what} would use a gradient that is"
                 f" not whole; call self.optimizer_step({name!r})"
             )
-        if (args[1:] or kwargs.get("closure")) and distributed.world_size() > 1:
+        if (args[1:] or kwargs.get("closure")) and self.ranks > 1:
             raise ConfigError(
                 "optimizer.step(closure) on several processes: each would call its"
                 " closure by itself; compute the loss before, and call step()"
@@ -216,8 +217,8 @@ class Stepper:
         self._prepare(optimizer, name)
 
     def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Count the step of an optimizer, whoever called it."""
-        if not self.inside and (name := self._name_of(optimizer)) is not None:
+        """Count a step that a user called."""
+        if (name := self._name_of(optimizer)) is not None:
             self.stepped.add(name)
             self.chosen.add(name)
             self.cleared = False
@@ -262,12 +263,12 @@ def suffix(name: str) -> str:
     return "" if name == MAIN else f"_{name}"
 
 
-def weakly(owner: Any, method: str) -> Callable[..., None]:
-    """Return a hook that does not keep its owner alive."""
+def weakly(owner: Stepper, method: str) -> Callable[..., None]:
+    """Return a hook for steps by hand, which does not keep its owner alive."""
     reference = weakref.ref(owner)
 
     def hook(*args: Any) -> None:
-        if (alive := reference()) is not None:
+        if (alive := reference()) is not None and not alive.inside:
             getattr(alive, method)(*args)
 
     return hook

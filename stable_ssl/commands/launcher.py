@@ -380,6 +380,7 @@ def check(job: DictConfig, trainer: type | None, here: bool) -> None:
     """
     from stable_ssl.data.build import build_views, named_nodes
     from stable_ssl.data.datasets import check_name
+    from stable_ssl.evaluation.suite import asked_for
     from stable_ssl.loggers.trackers import check_installed
     from stable_ssl.optim import check_optimizer
     from stable_ssl.toolbox import check_tools
@@ -401,6 +402,7 @@ def check(job: DictConfig, trainer: type | None, here: bool) -> None:
                 )
     check_installed(full.log.api)
     check_tools(full.log)
+    list(asked_for(OmegaConf.to_object(full.log.eval)))  # each can be built
     nodes = [node for _, _, node in named_nodes(full.data)]
     if full.mode == "predict" and isinstance(full.data.predict, DictConfig):
         nodes.append(full.data.predict)

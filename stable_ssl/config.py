@@ -1,9 +1,15 @@
 """The configuration: five groups as dataclasses, composed by Hydra, checked in words.
 
-Keys, defaults and units stand in a dataclass beside what they configure, and are put
-together here; a method's dataclass stands beside the method and extends `Model`. Ranges
-and choices are part of a field, so that a value out of range is refused before anything
-is built.
+Keys, defaults, units and ranges stand in a dataclass beside what they configure:
+
+    data                data/build.py          log.eval             evaluation/suite.py
+    optim               optim/build.py         log.checkpoint       checkpoint.py
+    optim.scheduler     optim/schedules.py     log.early_stopping   evaluation/monitor.py
+    hardware            distributed/placement.py
+
+The groups that put them together, `Config` and `Log`, stand here, and `Model`, which a
+method's dataclass extends beside the method. A value out of range is refused before
+anything is built.
 """
 
 from __future__ import annotations

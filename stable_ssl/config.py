@@ -2,10 +2,10 @@
 
 Keys, defaults, units and ranges stand in a dataclass beside what they configure:
 
-    data                data/build.py          log.eval             evaluation/suite.py
-    optim               optim/build.py         log.checkpoint       checkpoint.py
-    optim.scheduler     optim/schedules.py     log.early_stopping   evaluation/monitor.py
-    hardware            distributed/placement.py
+    data              data/build.py        log.eval             evaluation/suite.py
+    optim             optim/build.py       log.checkpoint       checkpoint.py
+    optim.scheduler   optim/schedules.py   log.early_stopping   evaluation/monitor.py
+    hardware          distributed/placement.py
 
 The groups that put them together, `Config` and `Log`, stand here, and `Model`, which a
 method's dataclass extends beside the method. A value out of range is refused before

@@ -110,10 +110,16 @@ class RunFolder:
         self.write_file("environment.json", json.dumps(launches, indent=1))
 
     def describe_metrics(self, metrics: Mapping[str, Metric]) -> None:
-        """Keep what evaluators state of their metrics beside what others stated."""
+        """Keep what evaluators state of their metrics, beside what others stated.
+
+        Where it cannot be written, a warning says so: labels are no reason to fail.
+        """
         stated = stated_metrics(self.path) | dict(metrics)
-        lines = {name: asdict(metric) for name, metric in stated.items()}
-        self.write_file("metrics.json", json.dumps(lines, indent=1))
+        fields = {name: asdict(metric) for name, metric in stated.items()}
+        try:
+            self.write_file("metrics.json", json.dumps(fields, indent=1))
+        except ConfigError as error:
+            warnings.warn(str(error), stacklevel=2)
 
     def open_rows(self, kept: Mapping[str, int] | None) -> list[Row]:
         """Open metrics.jsonl, and spectra.jsonl where there is one, to append to.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
 
 import torch
 from omegaconf import DictConfig
@@ -14,6 +14,13 @@ from omegaconf import DictConfig
 from stable_ssl.loggers.console import Console
 from stable_ssl.loggers.means import Means
 from stable_ssl.loggers.run_folder import Bystander, RunFolder
+
+
+class Clock(Protocol):
+    """What times the parts of a training step."""
+
+    def part(self, name: str) -> AbstractContextManager:
+        """Add what happens inside to a part."""
 
 
 class Records:
@@ -30,6 +37,7 @@ class Records:
         self.last: dict[str, float] = {}  # the last value of everything reported
         self.before = time.perf_counter(), 0  # time and step of the row before
         self.waited = 0.0  # seconds since then
+        self.clock: Clock | None = None  # of mode=profile_model
 
     def open(self, folder: RunFolder | Bystander, quiet: bool = False) -> None:
         """Write to a run folder from now on.
@@ -118,6 +126,10 @@ class Records:
         yield
         then, step = self.before
         self.before = then + time.perf_counter() - start, step
+
+    def part(self, name: str) -> AbstractContextManager:
+        """Time what happens inside as a part of the step, where it is profiled."""
+        return nullcontext() if self.clock is None else self.clock.part(name)
 
     def close(self) -> None:
         """Release the terminal and the files."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from itertools import count as epochs
 from itertools import islice
@@ -18,7 +19,7 @@ from statistics import mean, median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stable_ssl import distributed, seeding
 from stable_ssl.data import build_loaders
@@ -38,8 +39,23 @@ WARM = 3  # steps before the clock runs
 STEPS = 20  # timed, at most
 STEP_SECONDS = 20.0  # of all timed steps, at most
 OPS = 10  # slowest, that are named
-PARTS = ("data", "forward", "backward", "optimizer", "hooks", "probe")
 MIB = 2**20
+
+STAGES = {  # of an image
+    "read": "reading and decoding",
+    "begin": "the workers' part of the views",
+    "copy": "copying to the GPU",
+    "augment": "augmentation",
+}
+FASTER = "hardware.compile=true or hardware.precision=bfloat16 may help"
+PARTS = {  # of a training step, and what makes each shorter
+    "data": "see mode=profile_data",
+    "forward": FASTER,
+    "backward": FASTER,
+    "optimizer": "a larger data.batch_size takes fewer of these",
+    "hooks": "see before_train_step and after_train_step of the method",
+    "probe": "log.eval.linear=null turns it off",
+}
 
 
 def profile_data(run: Any) -> None:
@@ -73,15 +89,11 @@ def _show(run: Any, profile: Any, tables: Callable[[Any], list[Table]]) -> None:
 
 
 class Clock:
-    """Adds up the seconds that parts of a program take, by name.
-
-    Args:
-        device: whose work is waited for at the beginning and end of each part.
-    """
+    """Adds up the seconds of parts by name, waiting for the device around each."""
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.seconds: dict[str, float] = {}
+        self.seconds: Counter[str] = Counter()
 
     def now(self) -> float:
         """Return the seconds of a clock, the device being idle; synchronises."""
@@ -95,24 +107,8 @@ class Clock:
     def part(self, name: str) -> Iterator[None]:
         """Add what happens inside to a part."""
         start = self.now()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - start
-
-    def take(self) -> dict[str, float]:
-        """Return the seconds so far, and start at nothing."""
-        taken, self.seconds = self.seconds, {}
-        return taken
-
-    def watched(self, name: str, function: Callable) -> Callable:
-        """Return a function whose calls are added to a part."""
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with self.part(name):
-                return function(*args, **kwargs)
-
-        return call
+        yield
+        self.seconds[name] += self.now() - start
 
 
 # --- the data -------------------------------------------------------------------------
@@ -141,27 +137,32 @@ def measure_data(
     clock = Clock(device)
     with seeding.preserve_rng(), clock.part("build"):
         train = build()["train"]
-    seconds = clock.take()["build"]
-    loaders = named_parts(train, "train").items()
-    measured = {name: _loader(loader, clock, limit) for name, loader in loaders}
-    return {"build_s": seconds, "loaders": measured}
+    return {
+        "build_s": clock.seconds["build"],
+        "loaders": {
+            name: _measure_loader(loader, device, limit)
+            for name, loader in named_parts(train, "train").items()
+        },
+    }
 
 
-def _loader(loader: Any, clock: Clock, limit: int | None) -> dict[str, Any]:
+def _measure_loader(
+    loader: Any, device: torch.device, limit: int | None
+) -> dict[str, Any]:
     """Time one loader."""
-    start = clock.now()
-    next(iter(loader))
+    clock = Clock(device)
+    with clock.part("first batch"):
+        next(iter(loader))
     profile: dict[str, Any] = {
         "batch_size": getattr(loader, "batch_size", None),
         "num_workers": getattr(getattr(loader, "workers", loader), "num_workers", 0),
-        "first_batch_s": clock.now() - start,
+        "first_batch_s": clock.seconds["first batch"],
         "images_per_s": [_pass(loader, n, clock, limit) for n in range(PASSES)],
     }
     if isinstance(loader, Loader):  # another one cannot be looked into
         with seeding.preserve_rng():
-            profile["stages_ms"] = _stages(loader, clock, limit)
-        stages, workers = profile["stages_ms"], profile["num_workers"]
-        profile["bottleneck"] = bottleneck(stages, workers)
+            stages = profile["stages_ms"] = _stages(loader, device, limit)
+        profile["bottleneck"] = bottleneck(stages, profile["num_workers"])
     return profile
 
 
@@ -177,35 +178,35 @@ def _pass(loader: Any, epoch: int, clock: Clock, limit: int | None) -> float:
     return images * distributed.world_size() / (clock.now() - start)
 
 
-def _stages(loader: Loader, clock: Clock, limit: int | None) -> dict[str, float]:
+def _stages(
+    loader: Loader, device: torch.device, limit: int | None
+) -> dict[str, float]:
     """Return the milliseconds that an image takes in each stage of a loader."""
     loader.set_epoch(0)
-    clock.take()
-    if loader.workers is None:  # in memory: reading is indexing
-        with clock.part("read"):
-            batches = list(islice(loader.unfinished(), limit or 5))
-        images = sum(len(batch.index) for batch in batches)
-        stages = {"read": clock.take()["read"] / images}
-    else:
-        stages = _one_by_one(loader, clock, 1 if limit else SAMPLES)
+    workers, main = Clock(device), Clock(device)
+    samples = _one_by_one(loader, workers, 1 if limit else SAMPLES)
+    with main.part("read"):
         batches = list(islice(loader.unfinished(), limit or 5))
-        images = sum(len(batch.index) for batch in batches)
+    if loader.workers is not None:  # they read; in memory, reading is indexing
+        del main.seconds["read"]
     if loader.device.type != "cpu":
-        held = [view.cpu() for batch in batches for view in batch.views]
-        with clock.part("copy"):
-            for view in held:
+        views = [view.cpu() for batch in batches for view in batch.views]
+        with main.part("copy"):
+            for view in views:
                 view.to(loader.device)
-        stages["copy"] = clock.take()["copy"] / images
     loader.finish(batches[0], epoch=0)  # the first call of an op costs more
-    with clock.part("augment"):
+    with main.part("augment"):
         for batch in batches:
             loader.finish(batch, epoch=0)
-    stages["augment"] = clock.take()["augment"] / images
-    return {name: 1000 * seconds for name, seconds in stages.items()}
+    images = sum(len(batch.index) for batch in batches)
+    of_workers = {name: 1e3 * s / samples for name, s in workers.seconds.items()}
+    return of_workers | {name: 1e3 * s / images for name, s in main.seconds.items()}
 
 
-def _one_by_one(loader: Loader, clock: Clock, samples: int) -> dict[str, float]:
-    """Return the seconds of a worker's two stages for a sample, taken here."""
+def _one_by_one(loader: Loader, clock: Clock, samples: int) -> int:
+    """Read and begin some samples here, as workers do if there are any; count them."""
+    if loader.workers is None:
+        return 0
     source = loader.workers.dataset  # `Samples` or `Stream`
     if loader.streams:
         stream = iter(source.dataset)
@@ -215,21 +216,13 @@ def _one_by_one(loader: Loader, clock: Clock, samples: int) -> dict[str, float]:
     done = 0
     for index in indices:
         with clock.part("read"):
-            item = next(stream, None) if loader.streams else source.dataset[index]
-        if item is None:
+            sample = next(stream, None) if loader.streams else source.dataset[index]
+        if sample is None:
             break
         with clock.part("begin"):
-            begin(source.heads, item[0], loader.seed, 0, index)
+            begin(source.heads, sample[0], loader.seed, 0, index)
         done += 1
-    return {name: seconds / done for name, seconds in clock.take().items()}
-
-
-STAGES = {
-    "read": "reading and decoding",
-    "begin": "the workers' part of the views",
-    "copy": "copying to the GPU",
-    "augment": "augmentation",
-}
+    return done
 
 
 def bottleneck(stages: Mapping[str, float], workers: int) -> str:
@@ -241,48 +234,52 @@ def bottleneck(stages: Mapping[str, float], workers: int) -> str:
     """
     in_workers = stages.get("read", 0) + stages.get("begin", 0)
     in_main = stages.get("copy", 0) + stages["augment"]
+    cores = f"({os.cpu_count()} cores here)"
     if workers and in_workers / workers > in_main:
         return (
             f"the workers limit: {workers} of them read"
             f" {1000 * workers / in_workers:,.0f} images/s, and"
             f" {1000 / in_main:,.0f} could be augmented; set data.num_workers higher"
-            f" ({os.cpu_count()} cores here), or store the images smaller"
+            f" {cores}, or store the images smaller"
         )
     candidates = ("copy", "augment") if workers else stages
     name = max(candidates, key=lambda stage: stages.get(stage, 0.0))
     share = stages[name] / (in_main if workers else in_workers + in_main)
-    helps = {
-        "read": "the images are in memory already: a larger batch may help",
+    decode = (
+        f"set data.num_workers {cores}, or data.in_memory for small images of one size"
+        if "begin" in stages
+        else "the images are in memory already: a larger batch may help"
+    )
+    remedies = {
+        "read": decode,
+        "begin": decode,
         "copy": "store the images smaller, or hold them on the GPU",
         "augment": "data.compile=true, fewer views or cheaper ops, or a GPU may help",
     }
-    if name in ("read", "begin") and "begin" in stages:  # not in memory
-        helps[name] = (
-            f"set data.num_workers ({os.cpu_count()} cores here), or data.in_memory for"
-            " small images of one size"
-        )
-    text = f"{STAGES[name]} takes {share:.0%} of the time of the main process"
-    return f"{text}; {helps[name]}"
+    return (
+        f"{STAGES[name]} takes {share:.0%} of the time of the main process;"
+        f" {remedies[name]}"
+    )
 
 
 def data_tables(profile: Mapping[str, Any]) -> list[Table]:
     """Return what `measure_data` returned, a table a loader."""
     tables = []
-    for name, one in profile["loaders"].items():
-        rates = one["images_per_s"]
+    for name, loader in profile["loaders"].items():
+        rates = loader["images_per_s"]
         rows = [
             ("building datasets and loaders", f"{profile['build_s']:.2f} s"),
-            ("first batch", f"{one['first_batch_s']:.2f} s"),
+            ("first batch", f"{loader['first_batch_s']:.2f} s"),
             ("images a second", f"{mean(rates):,.0f}"),
             ("  slowest and fastest pass", f"{min(rates):,.0f} to {max(rates):,.0f}"),
         ]
-        for stage, ms in one.get("stages_ms", {}).items():
+        for stage, ms in loader.get("stages_ms", {}).items():
             rows.append((f"{STAGES[stage]}, of an image", f"{ms:.3f} ms"))
         title = (
-            f"data, loader {name}: batch size {one['batch_size']},"
-            f" {one['num_workers']} workers, {os.cpu_count()} cores"
+            f"data, loader {name}: batch size {loader['batch_size']},"
+            f" {loader['num_workers']} workers, {os.cpu_count()} cores"
         )
-        notes = [one["bottleneck"]] if "bottleneck" in one else []
+        notes = [loader["bottleneck"]] if "bottleneck" in loader else []
         tables.append(Table(title, ("", "measured"), rows, notes=notes))
     return tables
 
@@ -302,20 +299,35 @@ def measure_model(run: Any) -> dict[str, Any]:
         count each); `activations_mib` held for the backward pass; `peak_gib`; `ops`.
         Synchronises the device around every part.
     """
-    clock, batches = Clock(run.device), _endless(run)
+    batches = (  # of epoch after epoch, on the device
+        batch
+        for epoch in epochs()
+        for batch in batches_from(
+            run.train_loader, epoch, 0, run.batches_per_epoch, run.device
+        )
+    )
     for _ in range(1 if run.batch_limit else WARM):
-        _step(run, next(batches))
-    rows, batch = _steps(run, clock, batches)
-    total = median(sum(row.values()) for row in rows)
+        _step(run, next(batches), Clock(run.device))
+    steps, began = [], time.perf_counter()
+    while len(steps) < (run.batch_limit or STEPS) and (
+        time.perf_counter() - began < STEP_SECONDS
+    ):
+        clock = run.records.clock = Clock(run.device)
+        with clock.part("data"):
+            batch = next(batches)
+        _step(run, batch, clock)
+        run.records.clock = None
+        steps.append(_parts(clock.seconds))
+    total = median(sum(step.values()) for step in steps)
     batch = next(iter(batch.values())) if isinstance(batch, dict) else batch
     x, ranks = first_view(batch[0]), distributed.world_size()
     profile = {
         "device": str(run.device),
-        "steps": len(rows),
+        "steps": len(steps),
         "batch_size": len(x) * ranks,
-        "ms": {part: 1000 * median(row[part] for row in rows) for part in PARTS},
+        "ms": {part: 1000 * median(step[part] for step in steps) for part in PARTS},
         "images_per_s": len(x) * ranks / total,
-        "encode_images_per_s": ranks * _encoding(run, clock, x),
+        "encode_images_per_s": ranks * _encoding(run, x),
         "modules": _modules(run),
         "peak_gib": peak_memory() / 2**30,
         "ops": _ops(run, next(batches)),
@@ -325,79 +337,43 @@ def measure_model(run: Any) -> dict[str, Any]:
     return profile | {"flops": flops, "activations_mib": saved / MIB}
 
 
-def _endless(run: Any) -> Iterator[Any]:
-    """Yield the train batches of epoch after epoch, on the device."""
-    for epoch in epochs():
-        loader, length = run.train_loader, run.batches_per_epoch
-        yield from batches_from(loader, epoch, 0, length, run.device)
-
-
-def _step(run: Any, batch: Any) -> None:
+def _step(run: Any, batch: Any, clock: Clock) -> None:
     """Take a whole training step, the probe's included."""
-    run.train_micro_batch(batch)
+    with clock.part("step"):
+        run.train_micro_batch(batch)
     if run.evaluation.online:
-        run.evaluation.fit(run.labelled(batch), run.probe_features)
+        with clock.part("probe"):
+            run.evaluation.fit(run.labelled(batch), run.probe_features)
 
 
-def _steps(
-    run: Any, clock: Clock, batches: Iterator[Any]
-) -> tuple[list[dict[str, float]], Any]:
-    """Return the seconds of the parts of each step, and the last batch.
+def _parts(seconds: Counter[str]) -> dict[str, float]:
+    """Return the seconds of each of PARTS, of what was timed in one another.
 
-    The backward pass is what `train_step` takes beside the loss and the optimizer's
-    step; the hooks are what the whole step takes beside all else.
+    The optimizer's is what `train_step` takes beside its losses and their gradients;
+    the hooks' is what a step takes beside `train_step`.
     """
-    rows, spent, batch = [], 0.0, None
-    with _watching(run, clock):
-        while len(rows) < (run.batch_limit or STEPS) and spent < STEP_SECONDS:
-            start = clock.now()
-            with clock.part("data"):
-                batch = next(batches)
-            _step(run, batch)
-            whole = clock.now() - start
-            spent += whole
-            row = clock.take()
-            train = row.pop("train_step")
-            backward = train - row["forward"] - row["optimizer"]
-            hooks = max(whole - backward - sum(row.values()), 0.0)
-            row |= {"backward": backward, "hooks": hooks}
-            rows.append({part: row.get(part, 0.0) for part in PARTS})
-    return rows, batch
+    of_step, of_train_step = seconds["step"], seconds["train_step"]
+    optimizer = of_train_step - seconds["forward"] - seconds["backward"]
+    hooks = of_step - of_train_step
+    return {n: seconds[n] for n in PARTS} | {"optimizer": optimizer, "hooks": hooks}
 
 
-@contextmanager
-def _watching(run: Any, clock: Clock) -> Iterator[None]:
-    """Time the methods that a step calls, while inside."""
-    from unittest.mock import patch
-
-    with ExitStack() as stack:
-        for owner, method, part in (
-            (run, "train_step", "train_step"),
-            (run, "loss", "forward"),
-            (run, "optimizer_step", "optimizer"),
-            (run.evaluation, "fit", "probe"),
-        ):
-            timed = clock.watched(part, getattr(owner, method))
-            stack.enter_context(patch.object(owner, method, timed))
-        yield
-
-
-def _encoding(run: Any, clock: Clock, x: Tensor) -> float:
+def _encoding(run: Any, x: Tensor) -> float:
     """Return the images a second that this rank encodes in evaluation mode."""
+    clock = Clock(run.device)
     with undisturbed(run), run.autocast():
         run.encode(x)
-        clock.take()
         with clock.part("encode"):
             for _ in range(WARM):
                 run.encode(x)
-    return WARM * len(x) / clock.take()["encode"]
+    return WARM * len(x) / clock.seconds["encode"]
 
 
-def _modules(model: nn.Module) -> list[dict[str, Any]]:
+def _modules(run: Any) -> list[dict[str, Any]]:
     """Return what each child of the model holds, the model's own tensors last."""
-    held = [(n, [*m.parameters()], [*m.buffers()]) for n, m in model.named_children()]
-    if own := list(model.parameters(recurse=False)):
-        held.append(("(own)", own, list(model.buffers(recurse=False))))
+    tensors = {n: ([*m.parameters()], [*m.buffers()]) for n, m in run.named_children()}
+    if of_none := list(run.parameters(recurse=False)):
+        tensors["(own)"] = of_none, list(run.buffers(recurse=False))
     return [
         {
             "module": name,
@@ -405,7 +381,7 @@ def _modules(model: nn.Module) -> list[dict[str, Any]]:
             "trained": sum(p.numel() for p in parameters if p.requires_grad),
             "mib": sum(t.nbytes for t in [*parameters, *buffers]) / MIB,
         }
-        for name, parameters, buffers in held
+        for name, (parameters, buffers) in tensors.items()
     ]
 
 
@@ -413,13 +389,13 @@ def _cost(run: Any, x: Tensor) -> tuple[dict[str, int], int]:
     """Count the operations of a step, and the bytes it keeps for its backward pass."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    fixed = {p.untyped_storage().data_ptr() for p in run.parameters()}
-    held: dict[int, int] = {}
+    weights = {p.untyped_storage().data_ptr() for p in run.parameters()}
+    saved: dict[int, int] = {}  # bytes by address
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in fixed:
-            held[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
@@ -428,14 +404,14 @@ def _cost(run: Any, x: Tensor) -> tuple[dict[str, int], int]:
     with FlopCounterMode(display=False) as backward:
         (loss["loss"] if isinstance(loss, Mapping) else loss).backward()
     run.zero_grad()
-    with undisturbed(run), FlopCounterMode(display=False) as one, run.autocast():
+    with undisturbed(run), FlopCounterMode(display=False) as encode, run.autocast():
         run.encode(x[:1])
     flops = {
-        "encode_image": one.get_total_flops(),
+        "encode_image": encode.get_total_flops(),
         "forward": forward.get_total_flops(),
         "backward": backward.get_total_flops(),
     }
-    return flops, sum(held.values())
+    return flops, sum(saved.values())
 
 
 def _ops(run: Any, batch: Any) -> list[dict[str, Any]]:
@@ -445,20 +421,20 @@ def _ops(run: Any, batch: Any) -> list[dict[str, Any]]:
     on_gpu = run.device.type == "cuda"
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=kinds) as profiled:
-        _step(run, batch)
-    key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    rows = [(getattr(e, key), e.key, e.count) for e in profiled.key_averages()]
-    total = sum(time for time, *_ in rows) or 1
+        _step(run, batch, Clock(run.device))
+    time_of = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    rows = [(getattr(e, time_of), e.key, e.count) for e in profiled.key_averages()]
+    total = sum(us for us, *_ in rows) or 1
     return [
-        {"op": name, "calls": calls, "ms": time / 1000, "share": time / total}
-        for time, name, calls in sorted(rows, reverse=True)[:OPS]
+        {"op": name, "calls": calls, "ms": us / 1000, "share": us / total}
+        for us, name, calls in sorted(rows, reverse=True)[:OPS]
     ]
 
 
 def model_tables(profile: Mapping[str, Any]) -> list[Table]:
     """Return what `measure_model` returned: times, parameters and slowest ops."""
     ms, flops = profile["ms"], profile["flops"]
-    whole = sum(ms.values())
+    whole, slowest = sum(ms.values()), max(ms, key=ms.get)
     parts = [(name, f"{t:.2f}", f"{t / whole:.0%}") for name, t in ms.items()]
     notes = [
         f"{profile['images_per_s']:,.0f} images/s trained,"
@@ -468,7 +444,7 @@ def model_tables(profile: Mapping[str, Any]) -> list[Table]:
         " GFLOP to encode an image",
         f"{profile['activations_mib']:,.1f} MiB of activations held for the backward"
         f" pass, {profile['peak_gib']:.2f} GiB of memory at the peak",
-        _advice(ms),
+        f"{slowest} takes {ms[slowest] / whole:.0%} of a step; {PARTS[slowest]}",
     ]
     modules = [
         (m["module"], f"{m['parameters']:,}", f"{m['trained']:,}", f"{m['mib']:.2f}")
@@ -488,18 +464,3 @@ def model_tables(profile: Mapping[str, Any]) -> list[Table]:
         Table("parameters", ("", "all", "trained", "MiB"), modules),
         Table("slowest ops of a step", ("", "calls", "ms", "share"), ops),
     ]
-
-
-def _advice(ms: Mapping[str, float]) -> str:
-    """Say what most of a step is spent on, and what helps; milliseconds by part."""
-    faster = "hardware.compile=true or hardware.precision=bfloat16 may help"
-    helps = {
-        "data": "see mode=profile_data",
-        "forward": faster,
-        "backward": faster,
-        "optimizer": "a larger data.batch_size takes fewer of these",
-        "probe": "log.eval.linear=null turns it off",
-        "hooks": "see before_train_step and after_train_step of the method",
-    }
-    name = max(ms, key=ms.get)
-    return f"{name} takes {ms[name] / sum(ms.values()):.0%} of a step; {helps[name]}"

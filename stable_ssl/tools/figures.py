@@ -3,13 +3,23 @@
 Each function takes frames of `load` and returns a matplotlib figure as wide as a
 column of a conference; `save` writes it. Groups of runs are told apart by keys of the
 config, and what is drawn of a group is the mean over its seeds, and their spread.
+
+Their arguments:
+
+    runs      of `load`, all of its rows or some; rows is the other frame of `load`
+    value     metric; None: the monitored one
+    by        keys that make the groups; None: those that tell the runs apart
+    interval  std or ci95: half the height of a band or an error bar
+    style     neurips, icml or cvpr: whose column is as wide
+
+They raise ConfigError of no runs, an unknown key or metric, and too many groups.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stable_ssl.loggers.jsonl import read_rows
 from stable_ssl.loggers.names import axis_label, is_accuracy, spelled
@@ -32,6 +42,7 @@ from stable_ssl.tools.style import WIDTHS, column, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy import ndarray
     from pandas import DataFrame
 
 FLOOR = 1e-7  # of the largest eigenvalue: what float32 cannot tell from 0
@@ -48,18 +59,7 @@ def curves(
     """Draw a metric against the epoch: a line a group, with a band over its seeds.
 
     A mean ends where the first run of its group does; between its rows a run counts as
-    the line that joins them.
-
-    Args:
-        runs: of `load`, all of its rows or some.
-        rows: the other frame of `load`.
-        value: metric; None: the monitored one.
-        by: keys that make the groups; None: those that tell the runs apart.
-        interval: std or ci95, half the height of the band.
-        style: neurips, icml or cvpr.
-
-    Raises:
-        ConfigError: no runs, an unknown key or metric, too many groups.
+    the line that joins them. Arguments are those of this module.
     """
     import numpy as np
 
@@ -67,7 +67,7 @@ def curves(
     lines = rows[["run", "step", "epoch", value]].dropna()
     lines = lines.sort_values("epoch", kind="stable")
     lines = lines.drop_duplicates(["run", "epoch"], keep="last")
-    line_of = {run: line for run, line in lines.groupby("run", sort=False)}
+    line_of = dict(list(lines.groupby("run", sort=False)))
     trained = runs["run"].isin(lines["run"][lines["step"] > 0])
     valued = trained if trained.any() else runs["run"].isin(line_of)
     groups = grouped(keys.with_values(runs, valued), by)
@@ -77,11 +77,11 @@ def curves(
         figure, axes = column(style)
         for group in groups:
             seeds = [line_of[run] for run in group.runs["run"]]
-            _warn_of_ends(group, [line["epoch"].max() for line in seeds])
+            ends = [line["epoch"].max() for line in seeds]
+            _warn_of_ends(group, ends)
             grid = np.unique(np.concatenate([line["epoch"] for line in seeds]))
             start = max(line["epoch"].min() for line in seeds)
-            end = min(line["epoch"].max() for line in seeds)
-            grid = grid[(grid >= start) & (grid <= end)]
+            grid = grid[(grid >= start) & (grid <= min(ends))]
             joined = [np.interp(grid, line["epoch"], line[value]) for line in seeds]
             band(axes, grid, scale * np.stack(joined), interval, group)
         axes.set_xlabel("epoch")
@@ -99,21 +99,11 @@ def sweep(
     interval: str = "std",
     style: str = "neurips",
 ) -> Figure:
-    """Draw a metric against a key: means with error bars, seeds as small points.
+    """Draw a metric against the key x: means with error bars, seeds as small points.
 
     The key's scale is logarithmic where its values are spaced geometrically, and even
-    where they are words. Arguments and errors are those of `curves`, and:
-
-    Args:
-        runs: of `load`.
-        x: key; None: the one that differs and holds numbers.
-        value: metric.
-        by: keys that make the lines; None: those that tell the runs apart, beside x.
-        interval: std or ci95, half the height of an error bar.
-        style: of the column.
-
-    Raises:
-        ConfigError: x is needed.
+    where they are words; None is the one key that differs and holds numbers. Other
+    arguments are those of this module.
     """
     value = metric(runs, value)
     x = x or numbers(runs, 1)[0]
@@ -127,10 +117,8 @@ def sweep(
         figure, axes = column(style)
         for number, group in enumerate(groups):
             shift = 0.0 if scale.joined else dodge(number, len(groups))
-            cells = keys.groups(group.runs, [x])
-            at = [scale.positions[text] + shift for (text,) in cells]
-            samples = [sample_of(cell, value) for cell in cells.values()]
-            bars(axes, at, samples, interval, group, scale.joined)
+            at = {text: position + shift for text, position in scale.positions.items()}
+            bars(axes, group, x, value, interval, at, scale.joined)
         scale.apply(axes, x)
         axes.set_xlabel(axis_label(x))
         finish(figure, axes, value, groups)
@@ -146,24 +134,16 @@ def compare(
 ) -> Figure:
     """Draw means below one another, with error bars and the seeds.
 
-    The best is on top, but numbers stay in order. Arguments and errors are those of
-    `curves`, but:
-
-    Args:
-        runs: of `load`.
-        value: metric; None: the first accuracy of test, or of val.
-        by: keys; the first makes the rows, the others colours.
-        interval: std or ci95, half the length of an error bar.
-        style: of the column.
+    The first key of `by` makes the rows, the others colours; the best is on top, but
+    numbers stay in order. Without a value it is the first accuracy of test, or of val.
+    Other arguments are those of this module.
     """
     keys.require_runs(runs)
     value = metric(runs, value or keys.usual(runs)[0])
     runs = keys.with_values(runs, runs[value].notna())
     first, *others = grouping(runs, by) or ["run"]
-    means = {
-        text: sample_of(group, value).mean
-        for (text,), group in keys.groups(runs, [first]).items()
-    }
+    rows = keys.groups(runs, [first])
+    means = {text: sample_of(group, value).mean for (text,), group in rows.items()}
     order = list(means)[::-1]  # the last is on top
     numeric = keys.numeric(order)
     if not numeric:
@@ -174,11 +154,9 @@ def compare(
         height = 0.5 + 0.16 * len(order) * max(len(groups), 1.6)
         figure, axes = column(style, min(height, 8.0))
         for number, group in enumerate(groups):
-            shift, below = -dodge(number, len(groups)), 0.2 / len(groups)
-            cells = keys.groups(group.runs, [first])
-            at = [order.index(text) + shift for (text,) in cells]
-            samples = [sample_of(cell, value) for cell in cells.values()]
-            bars(axes, at, samples, interval, group, below=below)
+            shift, below = dodge(number, len(groups)), 0.2 / len(groups)
+            at = {text: row - shift for row, text in enumerate(order)}
+            bars(axes, group, first, value, interval, at, below=below)
         axes.set_yticks(range(len(order)), [spelled(first, text) for text in order])
         axes.set_ylim(-0.6, len(order) - 0.4)
         axes.tick_params(axis="y", length=0)
@@ -196,21 +174,11 @@ def heatmap(
     value: str | None = None,
     style: str = "neurips",
 ) -> Figure:
-    """Draw a metric against two keys: a cell for each pair, its mean written in it.
+    """Draw a metric against the keys x and y: a cell a pair, its mean written in it.
 
     Cells are as wide as one another, which is a logarithmic scale for values that are
-    spaced geometrically; grey is a pair without runs. Arguments and errors are those of
-    `curves`, and:
-
-    Args:
-        runs: of `load`.
-        x: key; None: the first of two that differ and hold numbers.
-        y: key; None: the second.
-        value: metric.
-        style: of the column.
-
-    Raises:
-        ConfigError: x and y are needed.
+    spaced geometrically; grey is a pair without runs. None are the two keys that differ
+    and hold numbers. Other arguments are those of this module.
     """
     import numpy as np
 
@@ -225,9 +193,9 @@ def heatmap(
     cells = keys.groups(runs, [x, y])
     keys.warn_of_cells(cells.values(), [value])
     means = np.full((len(lines), len(columns)), np.nan)
-    for (text, other), cell in cells.items():
+    for (across, upwards), cell in cells.items():
         mean = sample_of(cell, value).mean
-        means[lines.index(other), columns.index(text)] = mean
+        means[lines.index(upwards), columns.index(across)] = mean
     with styled():
         side = min((WIDTHS[style] - 1.2) / len(columns), 0.6)  # inches of a cell
         figure, axes = column(style, min(0.9 + min(side, 0.35) * len(lines), 8.0))
@@ -262,17 +230,8 @@ def spectrum(
     """Draw the eigenvalues of the features' covariance by rank, the largest being 1.
 
     A line is the geometric mean over the seeds of a group, its band their extremes;
-    what float32 cannot tell from 0 is left out. Arguments and errors are those of
-    `curves`, and:
-
-    Args:
-        runs: of `load`; spectra are those of their steps.
-        split: whose features.
-        by: keys that make the groups.
-        style: of the column.
-
-    Raises:
-        ConfigError: no run has spectra.
+    what float32 cannot tell from 0 is left out. Spectra are those of the runs' steps,
+    of the features of a split. Other arguments are those of this module.
     """
     import numpy as np
 
@@ -308,7 +267,7 @@ def spectrum(
     return figure
 
 
-def _eigenvalues(folder: str, split: str, step: float) -> Any:
+def _eigenvalues(folder: str, split: str, step: float) -> ndarray | None:
     """Return the last spectrum up to a step, (D,) with 1 first, or None."""
     import numpy as np
 
@@ -326,10 +285,8 @@ def _eigenvalues(folder: str, split: str, step: float) -> Any:
 
 def _warn_of_ends(group: Group, ends: Sequence[float]) -> None:
     """Warn of runs that end before the others of their group, and cut its mean."""
-    short = [
-        run for run, end in zip(group.runs["run"], ends, strict=True) if end < max(ends)
-    ]
-    if short:
+    ended = zip(group.runs["run"], ends, strict=True)
+    if short := [run for run, end in ended if end < max(ends)]:
         warnings.warn(
             f"the mean of {group.label or 'the runs'} ends at epoch {min(ends):g} of"
             f" {max(ends):g}, as these do: {', '.join(short)}",

@@ -20,20 +20,12 @@ LOOKS = [(colour, dash) for dash in DASHES for colour in COLOURS]
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that share their values of some keys.
+    """Runs that share their values of some keys."""
 
-    Args:
-        label: in the legend.
-        title: of the legend: the key whose values the labels are; empty for words.
-        runs: rows of the frame of runs.
-        colour: of its lines and points.
-        dash: of its lines.
-    """
-
-    label: str
-    title: str
+    label: str  # in the legend
+    title: str  # of the legend: the key whose values the labels are; empty for words
     runs: DataFrame
-    colour: Any
+    colour: Any  # of its lines and points
     dash: str = "-"
 
 
@@ -106,11 +98,7 @@ def numbers(runs: DataFrame, n: int, known: Sequence[str | None] = ()) -> list[s
     Raises:
         ConfigError: there are more or fewer.
     """
-    differ = [
-        key
-        for key in keys.telling(runs)
-        if keys.numeric(keys.cell(value) for value in runs[key])
-    ]
+    differ = [k for k in keys.telling(runs) if keys.numeric(runs[k].map(keys.cell))]
     names = list(dict.fromkeys([*filter(None, known), *differ]))
     if len(names) != n:
         raise ConfigError(

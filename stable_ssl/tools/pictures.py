@@ -19,15 +19,11 @@ DRAWN = "learning_curves"  # a picture of the curves, which the page draws itsel
 
 @dataclass
 class Embedded:
-    """Pictures of many runs, and what to say of those that are not as they were.
+    """Pictures of many runs, and what to say of those that are not as they were."""
 
-    Args:
-        of: pictures of each run: {name, epoch, source}, the source a data URL.
-        notes: sentences.
-    """
-
-    of: list[list[dict[str, Any]]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    of: list[list[dict[str, Any]]] = field(default_factory=list)  # of each run:
+    # {name, epoch, source}, the source a data URL
+    notes: list[str] = field(default_factory=list)  # sentences
 
 
 def embedded(folders: Sequence[Path]) -> Embedded:
@@ -36,34 +32,34 @@ def embedded(folders: Sequence[Path]) -> Embedded:
     Args:
         folders: of runs, the most important first.
     """
-    made, room, without, smaller = Embedded(), ALL, 0, 0
+    pictures, room, left_out, smaller = Embedded(), ALL, 0, 0
     for folder in folders:
-        newest, some = _newest(folder / "figures"), []
+        newest, of_run = _newest(folder / "figures"), []
         if newest and room <= 0:
-            newest, without = {}, without + 1
+            newest, left_out = {}, left_out + 1
         for name, (epoch, path) in newest.items():
             try:
                 kind, data = _small(path)
             except ValueError as error:
-                made.notes.append(f"{error}.")
+                pictures.notes.append(f"{error}.")
                 continue
             smaller += kind != "png"
             room -= len(data)
             source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-            some.append({"name": name, "epoch": epoch, "source": source})
-        made.of.append(some)
-    if without:
-        made.notes.append(
-            f"The pictures of {without} runs, not the first ones, are left out: those"
+            of_run.append({"name": name, "epoch": epoch, "source": source})
+        pictures.of.append(of_run)
+    if left_out:
+        pictures.notes.append(
+            f"The pictures of {left_out} runs, not the first ones, are left out: those"
             f" of a page take at most {ALL / 1e6:g} MB. They are in figures/ of the run"
             " folders."
         )
     if smaller:
-        made.notes.append(
+        pictures.notes.append(
             f"{smaller} pictures above {LARGE / 1e3:g} kB are downscaled to {SIDE}"
             " pixels."
         )
-    return made
+    return pictures
 
 
 def _newest(folder: Path) -> dict[str, tuple[int | None, Path]]:

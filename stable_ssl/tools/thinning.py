@@ -10,27 +10,22 @@ CLOCK = {"step", "epoch", "time"}
 
 
 class Curves:
-    """The metrics of a run against step, epoch and time.
-
-    Args:
-        rows: of metrics.jsonl.
-        most: points of a curve.
-    """
+    """The metrics of a run against step, epoch and time, some `most` points each."""
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], most: int):
-        known = [row["time"] for row in rows if _finite(row.get("time"))]
-        start = known[0] if known else 0.0
+        times = [row["time"] for row in rows if _finite(row.get("time"))]
+        start = times[0] if times else 0.0
         self.clocks = {  # seconds from the first row
             "step": [row["step"] for row in rows],
             "epoch": [_rounded(row.get("epoch"), 0.0, 4) for row in rows],
             "time": [_rounded(row.get("time"), start, 1) for row in rows],
         }
         self.of: dict[str, tuple[list[int], list[float]]] = {}  # rows, values
-        for place, row in enumerate(rows):
+        for number, row in enumerate(rows):
             for name, value in row.items():
                 if is_number(value) and name not in CLOCK:
-                    places, values = self.of.setdefault(name, ([], []))
-                    places.append(place)
+                    numbers, values = self.of.setdefault(name, ([], []))
+                    numbers.append(number)
                     values.append(value if math.isfinite(value) else math.nan)
         self.longest = max((len(values) for _, values in self.of.values()), default=0)
         self.thin(most)
@@ -40,21 +35,20 @@ class Curves:
 
     def thin(self, most: int) -> None:
         """Keep some `most` points of each curve, and the rows that these need."""
-        for name, (places, values) in self.of.items():
+        for name, (numbers, values) in self.of.items():
             kept = thinned(values, most)
-            self.of[name] = [places[i] for i in kept], [values[i] for i in kept]
-        used = sorted({place for places, _ in self.of.values() for place in places})
-        new = {old: place for place, old in enumerate(used)}
-        self.clocks = {k: [at[i] for i in used] for k, at in self.clocks.items()}
-        self.of = {
-            k: ([new[i] for i in at], values) for k, (at, values) in self.of.items()
-        }
+            self.of[name] = [numbers[i] for i in kept], [values[i] for i in kept]
+        used = sorted({number for numbers, _ in self.of.values() for number in numbers})
+        new = {old: number for number, old in enumerate(used)}
+        self.clocks = {n: [clock[i] for i in used] for n, clock in self.clocks.items()}
+        for name, (numbers, values) in self.of.items():
+            self.of[name] = [new[number] for number in numbers], values
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON types: the clocks, and of each metric (rows, values)."""
         of = {
-            name: (places, [_short(value) for value in values])
-            for name, (places, values) in self.of.items()
+            name: (numbers, [_short(value) for value in values])
+            for name, (numbers, values) in self.of.items()
         }
         return self.clocks | {"of": of}
 
@@ -76,12 +70,10 @@ def thinned(values: Sequence[float], most: int) -> list[int]:
     kept = {0, n - 1, *(i for i in range(1, n) if gaps[i] and not gaps[i - 1])}
     parts = max(1, (most - 2) // 2)
     for part in range(parts):
-        start = part * n // parts
-        some = values[start : (part + 1) * n // parts]
-        finite = [value for value in some if not math.isnan(value)]
-        if finite:
-            kept.add(start + some.index(min(finite)))
-            kept.add(start + some.index(max(finite)))
+        indices = range(part * n // parts, (part + 1) * n // parts)
+        if finite := [i for i in indices if not gaps[i]]:
+            kept |= {min(finite, key=values.__getitem__)}
+            kept |= {max(finite, key=values.__getitem__)}
     return sorted(kept)
 
 

@@ -61,10 +61,8 @@ def packages() -> dict[str, str]:
     is left out: it is on the path only from the moment something imports setuptools.
     """
     path = [folder for folder in sys.path if Path(folder).name != "_vendor"]
-    found: dict[str, str] = {}
-    for distribution in distributions(path=path):
-        found.setdefault(distribution.name, distribution.version)
-    return found
+    installed = [*distributions(path=path)]
+    return {package.name: package.version for package in installed[::-1]}
 
 
 def _git(folder: Path, *command: str) -> str | None:

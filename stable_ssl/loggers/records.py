@@ -24,14 +24,10 @@ class Clock(Protocol):
 
 
 class Records:
-    """The one place where a run's figures are written and shown.
+    """The one place where a run's figures are written and shown."""
 
-    Args:
-        console: what a person sees; None is the standard output of now.
-    """
-
-    def __init__(self, console: Console | None = None):
-        self.console = Console() if console is None else console
+    def __init__(self) -> None:
+        self.console = Console()
         self.folder: RunFolder | Bystander | None = None
         self.training, self.evaluation = Means(), Means()  # logged, not yet written
         self.last: dict[str, float] = {}  # the last value of everything reported
@@ -40,12 +36,7 @@ class Records:
         self.clock: Clock | None = None  # of mode=profile_model
 
     def open(self, folder: RunFolder | Bystander, quiet: bool = False) -> None:
-        """Write to a run folder from now on.
-
-        Args:
-            folder: of the run.
-            quiet: show nothing: another process does.
-        """
+        """Write to a run folder from now on; if quiet, show nothing: rank 0 does."""
         self.folder = folder
         if quiet:
             self.console.silence()

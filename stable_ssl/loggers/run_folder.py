@@ -25,12 +25,7 @@ from stable_ssl.schema import ConfigError, unwritable
 
 
 def run_path(log: Any, run: str | None = None) -> Path:
-    """Return the folder of a run, `<log.folder>/runs/<experiment>/<run>`.
-
-    Args:
-        log: group `log`.
-        run: name of the run; None is that of `log`.
-    """
+    """Return `<log.folder>/runs/<experiment>/<run>`; log is the config's group."""
     return Path(log.folder) / "runs" / log.experiment / str(run or log.run)
 
 
@@ -51,6 +46,9 @@ def reserve(logs: Sequence[Any]) -> str:
             time.sleep(1)
         except OSError:
             return stamp  # the run says it in words
+
+
+LINES = {"rows": "metrics.jsonl", "spectra": "spectra.jsonl"}  # files of lines
 
 
 class RunFolder:
@@ -85,8 +83,7 @@ class RunFolder:
             ) from error
         # a command that is refused leaves the status of an old run alone
         self.owned = not (self.path / "status.json").exists()
-        self.rows: JsonLines | None = None
-        self.spectra: JsonLines | None = None  # opened by the first
+        self.lines: dict[str, JsonLines] = {}  # as LINES, those that are open
         self.trackers = Trackers([], self.path, {}, [])
         self.ended = "finished"  # or what `status` said last
 
@@ -125,13 +122,11 @@ class RunFolder:
         Returns:
             The rows so far; a warning names the lines that are none any more.
         """
-        spectra = self.path / "spectra.jsonl"
-        position = (None, None)
-        if kept is not None:
-            position = kept.get("rows", 0), kept.get("spectra", 0)
-        self.rows = JsonLines(self.path / "metrics.jsonl", position[0])
-        if spectra.exists() or position[1]:
-            self.spectra = JsonLines(spectra, position[1])
+        positions = {n: None if kept is None else kept.get(n, 0) for n in LINES}
+        self.lines["rows"] = JsonLines(self.path / LINES["rows"], positions["rows"])
+        spectra = self.path / LINES["spectra"]
+        if spectra.exists() or positions["spectra"]:
+            self.lines["spectra"] = JsonLines(spectra, positions["spectra"])
             read_rows(self.path, spectra.name)
         return read_rows(self.path)
 
@@ -142,26 +137,24 @@ class RunFolder:
 
     def write(self, row: Row) -> None:
         """Write a row to metrics.jsonl and to its mirrors."""
-        self.rows.write(row)
+        self.lines["rows"].write(row)
         self.trackers.write(row)
 
     def write_spectrum(self, line: Mapping[str, Any]) -> None:
         """Append a line to spectra.jsonl."""
-        if self.spectra is None:
-            self.spectra = JsonLines(self.path / "spectra.jsonl")
-        self.spectra.write(line)
+        if "spectra" not in self.lines:
+            self.lines["spectra"] = JsonLines(self.path / LINES["spectra"])
+        self.lines["spectra"].write(line)
 
     @property
     def positions(self) -> dict[str, int]:
         """The lengths in bytes of what `open_rows` opened."""
-        spectra = 0 if self.spectra is None else self.spectra.position
-        return {"rows": self.rows.position, "spectra": spectra}
+        return {n: self.lines[n].position if n in self.lines else 0 for n in LINES}
 
     def sync(self) -> None:
         """Wait until rows and spectra are on the disk."""
-        self.rows.sync()
-        if self.spectra is not None:
-            self.spectra.sync()
+        for lines in self.lines.values():
+            lines.sync()
 
     def own(self) -> None:
         """Let the status be of this launch, which goes on with the run: running."""
@@ -197,9 +190,8 @@ class RunFolder:
         """Close the files; delete a temporary folder."""
         self.trackers.close(self.ended)
         self.console.close()
-        for lines in (self.rows, self.spectra):
-            if lines is not None:
-                lines.close()
+        for lines in self.lines.values():
+            lines.close()
         if self.temporary is not None:
             self.temporary.cleanup()
 
@@ -217,12 +209,7 @@ class RunFolder:
 
 
 def open_folder(path: Path | None, fresh: bool) -> RunFolder | Bystander:
-    """Open a run's folder on rank 0, a bystander of it on the others.
-
-    Args:
-        path: as for `RunFolder`, and so is fresh.
-        fresh: see there.
-    """
+    """Open a run's folder, as `RunFolder` does, on rank 0; on others a bystander."""
     folder = RunFolder(path, fresh) if distributed.rank() == 0 else None
     path = distributed.broadcast_object(folder and folder.path)
     return folder or Bystander(path)
@@ -237,11 +224,7 @@ def mark_failed(path: Path, reason: str) -> None:
 
 
 class Bystander:
-    """The run folder of the ranks other than 0, which write nothing.
-
-    Args:
-        path: as rank 0 has it.
-    """
+    """The run folder of the ranks other than 0, which write nothing."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -250,10 +233,8 @@ class Bystander:
     def ignore(self, *args: Any) -> None:
         """Do nothing, as every method here."""
 
-    describe = describe_metrics = open_rows = track = own = status = say = close = (
-        ignore
-    )
-    write = write_spectrum = write_file = sync = ignore
+    describe = describe_metrics = open_rows = track = own = status = say = ignore
+    write = write_spectrum = write_file = sync = close = ignore
 
 
 def _status(status: str, reason: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -16,11 +17,27 @@ from stable_ssl.loggers.means import Means
 from stable_ssl.loggers.run_folder import Bystander, RunFolder
 
 
-class Clock(Protocol):
-    """What times the parts of a training step."""
+class Clock:
+    """Adds up the seconds of parts by name, waiting for the device around each."""
 
-    def part(self, name: str) -> AbstractContextManager:
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.seconds: Counter[str] = Counter()
+
+    def now(self) -> float:
+        """Return the seconds of a clock, the device being idle; synchronises."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+        return time.perf_counter()
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
         """Add what happens inside to a part."""
+        start = self.now()
+        yield
+        self.seconds[name] += self.now() - start
 
 
 class Records:

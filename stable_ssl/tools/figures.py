@@ -27,16 +27,20 @@ from stable_ssl.schema import ConfigError
 from stable_ssl.tools import keys
 from stable_ssl.tools.drawing import (
     SHADE,
+    Group,
     Scale,
     band,
     bars,
     dodge,
     finish,
+    grouped,
+    grouping,
     legend,
+    metric,
+    numbers,
     sparse_ticks,
     turn_long,
 )
-from stable_ssl.tools.groups import Group, grouped, grouping, metric, numbers
 from stable_ssl.tools.seeds import sample_of
 from stable_ssl.tools.style import WIDTHS, column, styled
 

@@ -146,13 +146,6 @@ def rank(text: str) -> tuple[int, float, str]:
 # --- what to say ----------------------------------------------------------------------
 
 LEFT_OUT = "runs without a value are left out: {}"
-EVALUATING = "runs that only evaluate are left out, give them alone to see them: {}"
-MIXED = (
-    "means are over runs that differ in more than the seed: {}; make these rows or"
-    " columns, or give fewer runs"
-)
-TWICE = "the same seed counts more than once: {}"
-PARTIAL = "runs that did not finish count with what they have: {}"
 
 
 def offer(runs: DataFrame) -> str:
@@ -182,7 +175,10 @@ def trainings(runs: DataFrame) -> DataFrame:
     fits = runs["mode"].isna() | (runs["mode"] == "fit")
     if not fits.any():
         return runs
-    _warn(EVALUATING, list(runs["run"][~fits]))
+    _warn(
+        "runs that only evaluate are left out, give them alone to see them: {}",
+        list(runs["run"][~fits]),
+    )
     return runs[fits]
 
 
@@ -203,9 +199,13 @@ def warn_of_cells(cells: Iterable[DataFrame], names: Sequence[str]) -> None:
         valued = group[list(names)].notna().any(axis=1)
         partial += _endings(group[valued & (group["status"] != "finished")])
         empty += _endings(group[~valued])
-    _warn(MIXED, sorted(mixed))
-    _warn(TWICE, sorted(twice, key=rank))
-    _warn(PARTIAL, partial)
+    _warn(
+        "means are over runs that differ in more than the seed: {}; make these rows or"
+        " columns, or give fewer runs",
+        sorted(mixed),
+    )
+    _warn("the same seed counts more than once: {}", sorted(twice, key=rank))
+    _warn("runs that did not finish count with what they have: {}", partial)
     _warn(LEFT_OUT, empty)
 
 

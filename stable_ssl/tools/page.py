@@ -105,15 +105,23 @@ class _Shown:
     """What the page keeps of a run, its rows thinned."""
 
     def __init__(self, run: Run):
+        first, last = (run.rows[0], run.rows[-1]) if run.rows else ({}, {})
         self.run = replace(run, folder=run.folder.resolve(), rows=[])
-        self.last, self.best = _numbers(run.values()), _numbers(run.values("best"))
-        self.monitor: str | None = run.get("log.monitor")
         self.curves = Curves(run.rows, POINTS)
         self.titles = {name: describe(name, run.metrics) for name in self.curves.of}
-        first, last = (run.rows[0], run.rows[-1]) if run.rows else ({}, {})
-        self.start = first.get("time")
-        self.step, self.epoch = last.get("step"), last.get("epoch")
-        self.seconds = self.curves.clocks["time"][-1] if self.curves.of else None
+        self.last, self.best = _numbers(run.values()), _numbers(run.values("best"))
+        self.facts = {
+            "folder": str(self.run.folder),
+            "rerun": f"stable-ssl rerun {shlex.quote(str(self.run.folder))}",
+            "status": run.status,
+            "reason": run.reason,
+            "overrides": [str(override) for override in run.overrides],
+            "step": last.get("step"),
+            "epoch": last.get("epoch"),
+            "start": first.get("time"),  # unix seconds
+            "seconds": self.curves.clocks["time"][-1] if self.curves.of else None,
+            "last": self.last,
+        }
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -133,14 +141,14 @@ def _document(runs: Sequence[_Shown], roots: list[str], messages: list[str]) -> 
         points = points * 2 // 3
         for run in runs:
             run.curves.thin(points)
-    pictures = embedded([run.run.folder for run in runs])
+    pictures, notes = embedded([run.run.folder for run in runs])
     report = {
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "version": _version(),
         "roots": roots,
         "said": messages,
-        "notes": pictures.notes,
-        "pictured": any(pictures.of),
+        "notes": notes,
+        "pictured": any(pictures),
         "points": points,
         "thinned": any(run.curves.longest > points for run in runs),
         "colours": COLOURS,
@@ -149,7 +157,7 @@ def _document(runs: Sequence[_Shown], roots: list[str], messages: list[str]) -> 
         **_table(runs, main),
     }
     data = [_script("report", _plain(report))]
-    for i, (run, of_run) in enumerate(zip(runs, pictures.of, strict=True)):
+    for i, (run, of_run) in enumerate(zip(runs, pictures, strict=True)):
         data.append(_script(f"run-{i}", run.curves.as_json() | {"pictures": of_run}))
     code = "\n".join(_asset(f"{name}.js") for name in SCRIPTS)
     fill = {
@@ -173,25 +181,12 @@ def _table(runs: Sequence[_Shown], main: str | None) -> dict[str, Any]:
     """Return what the page knows of the runs before it looks at their curves."""
     environments: dict[str, tuple[int, Any]] = {}  # what many launches share, once
     same, differ = _keys([run.run for run in runs])
+    rows = []
     names = distinct_names([run.run.folder for run in runs])
-    rows = [
-        {
-            "name": name,
-            "folder": str(run.run.folder),
-            "rerun": f"stable-ssl rerun {shlex.quote(str(run.run.folder))}",
-            "status": run.run.status,
-            "reason": run.run.reason,
-            "overrides": [str(override) for override in run.run.overrides],
-            "step": run.step,
-            "epoch": run.epoch,
-            "start": run.start,  # unix seconds
-            "seconds": run.seconds,
-            "last": run.last,
-            "best": run.best.get(main) if run.monitor == main else None,
-            "launches": _launches(run.run.folder, environments),
-        }
-        for name, run in zip(names, runs, strict=True)
-    ]
+    for name, run in zip(names, runs, strict=True):
+        best = run.best.get(main) if run.run.get("log.monitor") == main else None
+        launches = _launches(run.run.folder, environments)
+        rows.append({"name": name, **run.facts, "best": best, "launches": launches})
     return {
         "metrics": _metrics(runs),
         "same": same,
@@ -204,7 +199,10 @@ def _table(runs: Sequence[_Shown], main: str | None) -> dict[str, Any]:
 def _main(runs: Sequence[_Shown]) -> tuple[str | None, str]:
     """Return the metric that ranks the runs, and whether `max` or `min` is best."""
     known = {name for run in runs for name in run.last}
-    ranking = [(r.monitor, r.run.get("log.monitor_mode", "max")) for r in runs]
+    ranking = [
+        (run.run.get("log.monitor"), run.run.get("log.monitor_mode", "max"))
+        for run in runs
+    ]
     accuracies = in_order(filter(is_accuracy, known), ["val", "test"])
     ranking += [(name, "max") for name in accuracies]
     ranking += [(name, "min") for name in ("val/loss", "train/loss")]

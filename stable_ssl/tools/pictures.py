@@ -6,7 +6,6 @@ import base64
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,19 @@ DATED = re.compile(r"(.+)_e(\d+)")
 DRAWN = "learning_curves"  # a picture of the curves, which the page draws itself
 
 
-@dataclass
-class Embedded:
-    """Pictures of many runs, and what to say of those that are not as they were."""
-
-    of: list[list[dict[str, Any]]] = field(default_factory=list)  # of each run:
-    # {name, epoch, source}, the source a data URL
-    notes: list[str] = field(default_factory=list)  # sentences
-
-
-def embedded(folders: Sequence[Path]) -> Embedded:
+def embedded(
+    folders: Sequence[Path],
+) -> tuple[list[list[dict[str, Any]]], list[str]]:
     """Return the newest picture of each name of each run, until `ALL` bytes are full.
 
     Args:
         folders: of runs, the most important first.
+
+    Returns:
+        Pictures of each run: {name, epoch, source}, the source a data URL; and
+        sentences of those that are not as they were.
     """
-    pictures, room, left_out, smaller = Embedded(), ALL, 0, 0
+    pictures, notes, room, left_out, smaller = [], [], ALL, 0, 0
     for folder in folders:
         newest, of_run = _newest(folder / "figures"), []
         if newest and room <= 0:
@@ -41,25 +37,25 @@ def embedded(folders: Sequence[Path]) -> Embedded:
             try:
                 kind, data = _small(path)
             except ValueError as error:
-                pictures.notes.append(f"{error}.")
+                notes.append(f"{error}.")
                 continue
             smaller += kind != "png"
             room -= len(data)
             source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
             of_run.append({"name": name, "epoch": epoch, "source": source})
-        pictures.of.append(of_run)
+        pictures.append(of_run)
     if left_out:
-        pictures.notes.append(
+        notes.append(
             f"The pictures of {left_out} runs, not the first ones, are left out: those"
             f" of a page take at most {ALL / 1e6:g} MB. They are in figures/ of the run"
             " folders."
         )
     if smaller:
-        pictures.notes.append(
+        notes.append(
             f"{smaller} pictures above {LARGE / 1e3:g} kB are downscaled to {SIDE}"
             " pixels."
         )
-    return pictures
+    return pictures, notes
 
 
 def _newest(folder: Path) -> dict[str, tuple[int | None, Path]]:

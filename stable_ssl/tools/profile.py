@@ -10,8 +10,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count as epochs
 from itertools import islice
@@ -28,24 +27,27 @@ from stable_ssl.data.combined import named_parts
 from stable_ssl.data.decode import begin
 from stable_ssl.data.loader import Loader
 from stable_ssl.evaluation.suite import undisturbed
-from stable_ssl.loggers.records import peak_memory
+from stable_ssl.loggers.records import Clock, peak_memory
 from stable_ssl.loggers.table import Table
 
 PASSES = 3  # over the data
-BATCHES = 50  # of a pass, at most
-PASS_SECONDS = 10.0  # of a pass, at most
+BATCHES, PASS_SECONDS = 50, 10.0  # of a pass, at most
 SAMPLES = 64  # read and begun one by one
 WARM = 3  # steps before the clock runs
-STEPS = 20  # timed, at most
-STEP_SECONDS = 20.0  # of all timed steps, at most
+STEPS, STEP_SECONDS = 20, 20.0  # timed, at most, and of all of them
 OPS = 10  # slowest, that are named
 MIB = 2**20
 
-STAGES = {  # of an image
-    "read": "reading and decoding",
-    "begin": "the workers' part of the views",
-    "copy": "copying to the GPU",
-    "augment": "augmentation",
+CORES = f"({os.cpu_count()} cores here)"
+DECODE = f"set data.num_workers {CORES}, or data.in_memory for small images of one size"
+STAGES = {  # of an image, and what makes each shorter
+    "read": ("reading and decoding", DECODE),
+    "begin": ("the workers' part of the views", DECODE),
+    "copy": ("copying to the GPU", "store the images smaller, or hold them on the GPU"),
+    "augment": (
+        "augmentation",
+        "data.compile=true, fewer views or cheaper ops, or a GPU may help",
+    ),
 }
 FASTER = "hardware.compile=true or hardware.precision=bfloat16 may help"
 PARTS = {  # of a training step, and what makes each shorter
@@ -59,56 +61,27 @@ PARTS = {  # of a training step, and what makes each shorter
 
 
 def profile_data(run: Any) -> None:
-    """Time how the train data are made; write profile_data.json.
-
-    Args:
-        run: a trainer after `setup`.
-    """
+    """Time how the train data of a trainer after `setup` are made."""
     build = partial(build_loaders, run.config, run.device)
-    _show(run, measure_data(build, run.device, run.batch_limit), data_tables)
+    profile = measure_data(build, run.device, run.batch_limit)
+    _show(run, profile, data_tables(profile))
 
 
 def profile_model(run: Any) -> None:
-    """Take training steps and measure them; write profile_model.json.
-
-    Args:
-        run: a trainer after `setup`; its weights change.
-    """
+    """Take training steps of a trainer after `setup` and measure them."""
     run.train()
     run.before_train_epoch()
-    _show(run, measure_model(run), model_tables)
+    profile = measure_model(run)
+    _show(run, profile, model_tables(profile))
 
 
-def _show(run: Any, profile: Any, tables: Callable[[Any], list[Table]]) -> None:
+def _show(run: Any, profile: Mapping[str, Any], tables: Sequence[Table]) -> None:
     """Write a profile as JSON, and show its tables."""
     if run.rank == 0:
         file = f"{run.config.mode}.json"
         run.records.folder.write_file(file, json.dumps(profile, indent=1) + "\n")
-        run.records.console.table("\n\n".join(map(str, tables(profile))))
+        run.records.console.table("\n\n".join(map(str, tables)))
         run.say(f"profile: {run.run_dir / file}")
-
-
-class Clock:
-    """Adds up the seconds of parts by name, waiting for the device around each."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.seconds: Counter[str] = Counter()
-
-    def now(self) -> float:
-        """Return the seconds of a clock, the device being idle; synchronises."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
-        return time.perf_counter()
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Add what happens inside to a part."""
-        start = self.now()
-        yield
-        self.seconds[name] += self.now() - start
 
 
 # --- the data -------------------------------------------------------------------------
@@ -134,36 +107,25 @@ def measure_data(
         process: read, begin (a worker's part of the views), copy (to a GPU), augment;
         num_workers, batch_size and the bottleneck in words. Synchronises the device.
     """
-    clock = Clock(device)
+    clock, loaders = Clock(device), {}
     with seeding.preserve_rng(), clock.part("build"):
         train = build()["train"]
-    return {
-        "build_s": clock.seconds["build"],
-        "loaders": {
-            name: _measure_loader(loader, device, limit)
-            for name, loader in named_parts(train, "train").items()
-        },
-    }
-
-
-def _measure_loader(
-    loader: Any, device: torch.device, limit: int | None
-) -> dict[str, Any]:
-    """Time one loader."""
-    clock = Clock(device)
-    with clock.part("first batch"):
-        next(iter(loader))
-    profile: dict[str, Any] = {
-        "batch_size": getattr(loader, "batch_size", None),
-        "num_workers": getattr(getattr(loader, "workers", loader), "num_workers", 0),
-        "first_batch_s": clock.seconds["first batch"],
-        "images_per_s": [_pass(loader, n, clock, limit) for n in range(PASSES)],
-    }
-    if isinstance(loader, Loader):  # another one cannot be looked into
-        with seeding.preserve_rng():
-            stages = profile["stages_ms"] = _stages(loader, device, limit)
-        profile["bottleneck"] = bottleneck(stages, profile["num_workers"])
-    return profile
+    for name, loader in named_parts(train, "train").items():
+        with clock.part(name):
+            next(iter(loader))
+        workers = getattr(getattr(loader, "workers", loader), "num_workers", 0)
+        loaders[name] = {
+            "batch_size": getattr(loader, "batch_size", None),
+            "num_workers": workers,
+            "first_batch_s": clock.seconds[name],
+            "images_per_s": [_pass(loader, n, clock, limit) for n in range(PASSES)],
+        }
+        if isinstance(loader, Loader):  # another one cannot be looked into
+            with seeding.preserve_rng():
+                stages = _stages(loader, device, limit)
+            loaders[name]["stages_ms"] = stages
+            loaders[name]["bottleneck"] = bottleneck(stages, workers)
+    return {"build_s": clock.seconds["build"], "loaders": loaders}
 
 
 def _pass(loader: Any, epoch: int, clock: Clock, limit: int | None) -> float:
@@ -183,46 +145,42 @@ def _stages(
 ) -> dict[str, float]:
     """Return the milliseconds that an image takes in each stage of a loader."""
     loader.set_epoch(0)
-    workers, main = Clock(device), Clock(device)
-    samples = _one_by_one(loader, workers, 1 if limit else SAMPLES)
-    with main.part("read"):
+    clock, stages = Clock(device), {}
+    if loader.workers is not None:
+        stages = _one_by_one(loader, device, 1 if limit else SAMPLES)
+    with clock.part("read"):  # in memory it is indexing
         batches = list(islice(loader.unfinished(), limit or 5))
-    if loader.workers is not None:  # they read; in memory, reading is indexing
-        del main.seconds["read"]
     if loader.device.type != "cpu":
         views = [view.cpu() for batch in batches for view in batch.views]
-        with main.part("copy"):
+        with clock.part("copy"):
             for view in views:
                 view.to(loader.device)
     loader.finish(batches[0], epoch=0)  # the first call of an op costs more
-    with main.part("augment"):
+    with clock.part("augment"):
         for batch in batches:
             loader.finish(batch, epoch=0)
     images = sum(len(batch.index) for batch in batches)
-    of_workers = {name: 1e3 * s / samples for name, s in workers.seconds.items()}
-    return of_workers | {name: 1e3 * s / images for name, s in main.seconds.items()}
+    stages = {n: 1000 * s / images for n, s in clock.seconds.items()} | stages
+    return {name: stages[name] for name in STAGES if name in stages}
 
 
-def _one_by_one(loader: Loader, clock: Clock, samples: int) -> int:
-    """Read and begin some samples here, as workers do if there are any; count them."""
-    if loader.workers is None:
-        return 0
-    source = loader.workers.dataset  # `Samples` or `Stream`
+def _one_by_one(loader: Loader, device: torch.device, samples: int) -> dict[str, float]:
+    """Return the milliseconds of a worker's two stages for a sample, taken here."""
+    source, clock, done = loader.workers.dataset, Clock(device), 0
     if loader.streams:
-        stream = iter(source.dataset)
-        indices = range(samples)
+        indices, stream = range(samples), iter(source.dataset)
     else:
         indices = range(0, len(source.dataset), -(-len(source.dataset) // samples))
-    done = 0
+        stream = map(source.dataset.__getitem__, indices)
     for index in indices:
         with clock.part("read"):
-            sample = next(stream, None) if loader.streams else source.dataset[index]
+            sample = next(stream, None)
         if sample is None:
             break
         with clock.part("begin"):
             begin(source.heads, sample[0], loader.seed, 0, index)
         done += 1
-    return done
+    return {name: 1000 * seconds / done for name, seconds in clock.seconds.items()}
 
 
 def bottleneck(stages: Mapping[str, float], workers: int) -> str:
@@ -234,32 +192,20 @@ def bottleneck(stages: Mapping[str, float], workers: int) -> str:
     """
     in_workers = stages.get("read", 0) + stages.get("begin", 0)
     in_main = stages.get("copy", 0) + stages["augment"]
-    cores = f"({os.cpu_count()} cores here)"
     if workers and in_workers / workers > in_main:
         return (
             f"the workers limit: {workers} of them read"
             f" {1000 * workers / in_workers:,.0f} images/s, and"
             f" {1000 / in_main:,.0f} could be augmented; set data.num_workers higher"
-            f" {cores}, or store the images smaller"
+            f" {CORES}, or store the images smaller"
         )
     candidates = ("copy", "augment") if workers else stages
-    name = max(candidates, key=lambda stage: stages.get(stage, 0.0))
-    share = stages[name] / (in_main if workers else in_workers + in_main)
-    decode = (
-        f"set data.num_workers {cores}, or data.in_memory for small images of one size"
-        if "begin" in stages
-        else "the images are in memory already: a larger batch may help"
-    )
-    remedies = {
-        "read": decode,
-        "begin": decode,
-        "copy": "store the images smaller, or hold them on the GPU",
-        "augment": "data.compile=true, fewer views or cheaper ops, or a GPU may help",
-    }
-    return (
-        f"{STAGES[name]} takes {share:.0%} of the time of the main process;"
-        f" {remedies[name]}"
-    )
+    slowest = max(candidates, key=lambda stage: stages.get(stage, 0.0))
+    share = stages[slowest] / (in_main if workers else in_workers + in_main)
+    name, remedy = STAGES[slowest]
+    if slowest == "read" and "begin" not in stages:
+        remedy = "the images are in memory already: a larger batch may help"
+    return f"{name} takes {share:.0%} of the time of the main process; {remedy}"
 
 
 def data_tables(profile: Mapping[str, Any]) -> list[Table]:
@@ -274,7 +220,7 @@ def data_tables(profile: Mapping[str, Any]) -> list[Table]:
             ("  slowest and fastest pass", f"{min(rates):,.0f} to {max(rates):,.0f}"),
         ]
         for stage, ms in loader.get("stages_ms", {}).items():
-            rows.append((f"{STAGES[stage]}, of an image", f"{ms:.3f} ms"))
+            rows.append((f"{STAGES[stage][0]}, of an image", f"{ms:.3f} ms"))
         title = (
             f"data, loader {name}: batch size {loader['batch_size']},"
             f" {loader['num_workers']} workers, {os.cpu_count()} cores"
@@ -288,10 +234,7 @@ def data_tables(profile: Mapping[str, Any]) -> list[Table]:
 
 
 def measure_model(run: Any) -> dict[str, Any]:
-    """Take some training steps, and measure them.
-
-    Args:
-        run: a trainer in training mode.
+    """Take some training steps of a trainer in training mode, and measure them.
 
     Returns:
         JSON types: `ms` by part, medians; `images_per_s` and `encode_images_per_s` (in
@@ -299,25 +242,21 @@ def measure_model(run: Any) -> dict[str, Any]:
         count each); `activations_mib` held for the backward pass; `peak_gib`; `ops`.
         Synchronises the device around every part.
     """
-    batches = (  # of epoch after epoch, on the device
-        batch
-        for epoch in epochs()
-        for batch in batches_from(
-            run.train_loader, epoch, 0, run.batches_per_epoch, run.device
-        )
-    )
+    loader, length = run.train_loader, run.batches_per_epoch
+    each = (batches_from(loader, epoch, 0, length, run.device) for epoch in epochs())
+    batches = (batch for epoch in each for batch in epoch)
     for _ in range(1 if run.batch_limit else WARM):
         _step(run, next(batches), Clock(run.device))
-    steps, began = [], time.perf_counter()
-    while len(steps) < (run.batch_limit or STEPS) and (
-        time.perf_counter() - began < STEP_SECONDS
-    ):
+    steps, start = [], time.perf_counter()
+    while len(steps) < (run.batch_limit or STEPS):
         clock = run.records.clock = Clock(run.device)
         with clock.part("data"):
             batch = next(batches)
         _step(run, batch, clock)
-        run.records.clock = None
         steps.append(_parts(clock.seconds))
+        if time.perf_counter() - start > STEP_SECONDS:
+            break
+    run.records.clock = None
     total = median(sum(step.values()) for step in steps)
     batch = next(iter(batch.values())) if isinstance(batch, dict) else batch
     x, ranks = first_view(batch[0]), distributed.world_size()
@@ -352,9 +291,8 @@ def _parts(seconds: Counter[str]) -> dict[str, float]:
     The optimizer's is what `train_step` takes beside its losses and their gradients;
     the hooks' is what a step takes beside `train_step`.
     """
-    of_step, of_train_step = seconds["step"], seconds["train_step"]
-    optimizer = of_train_step - seconds["forward"] - seconds["backward"]
-    hooks = of_step - of_train_step
+    optimizer = seconds["train_step"] - seconds["forward"] - seconds["backward"]
+    hooks = seconds["step"] - seconds["train_step"]
     return {n: seconds[n] for n in PARTS} | {"optimizer": optimizer, "hooks": hooks}
 
 
@@ -372,8 +310,8 @@ def _encoding(run: Any, x: Tensor) -> float:
 def _modules(run: Any) -> list[dict[str, Any]]:
     """Return what each child of the model holds, the model's own tensors last."""
     tensors = {n: ([*m.parameters()], [*m.buffers()]) for n, m in run.named_children()}
-    if of_none := list(run.parameters(recurse=False)):
-        tensors["(own)"] = of_none, list(run.buffers(recurse=False))
+    if parameters := list(run.parameters(recurse=False)):
+        tensors["(own)"] = parameters, list(run.buffers(recurse=False))
     return [
         {
             "module": name,
@@ -406,22 +344,17 @@ def _cost(run: Any, x: Tensor) -> tuple[dict[str, int], int]:
     run.zero_grad()
     with undisturbed(run), FlopCounterMode(display=False) as encode, run.autocast():
         run.encode(x[:1])
-    flops = {
-        "encode_image": encode.get_total_flops(),
-        "forward": forward.get_total_flops(),
-        "backward": backward.get_total_flops(),
-    }
-    return flops, sum(saved.values())
+    counters = {"encode_image": encode, "forward": forward, "backward": backward}
+    return {n: c.get_total_flops() for n, c in counters.items()}, sum(saved.values())
 
 
 def _ops(run: Any, batch: Any) -> list[dict[str, Any]]:
     """Return the ops that take most of a step by themselves, the slowest first."""
-    from torch.profiler import ProfilerActivity, profile
+    from torch.profiler import profile
 
-    on_gpu = run.device.type == "cuda"
-    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=kinds) as profiled:
+    with profile() as profiled:  # of the CPU, and of a GPU where there is one
         _step(run, batch, Clock(run.device))
+    on_gpu = run.device.type == "cuda"
     time_of = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     rows = [(getattr(e, time_of), e.key, e.count) for e in profiled.key_averages()]
     total = sum(us for us, *_ in rows) or 1
@@ -434,8 +367,8 @@ def _ops(run: Any, batch: Any) -> list[dict[str, Any]]:
 def model_tables(profile: Mapping[str, Any]) -> list[Table]:
     """Return what `measure_model` returned: times, parameters and slowest ops."""
     ms, flops = profile["ms"], profile["flops"]
-    whole, slowest = sum(ms.values()), max(ms, key=ms.get)
-    parts = [(name, f"{t:.2f}", f"{t / whole:.0%}") for name, t in ms.items()]
+    total, slowest = sum(ms.values()), max(ms, key=ms.get)
+    parts = [(name, f"{t:.2f}", f"{t / total:.0%}") for name, t in ms.items()]
     notes = [
         f"{profile['images_per_s']:,.0f} images/s trained,"
         f" {profile['encode_images_per_s']:,.0f} encoded for evaluation",
@@ -444,7 +377,7 @@ def model_tables(profile: Mapping[str, Any]) -> list[Table]:
         " GFLOP to encode an image",
         f"{profile['activations_mib']:,.1f} MiB of activations held for the backward"
         f" pass, {profile['peak_gib']:.2f} GiB of memory at the peak",
-        f"{slowest} takes {ms[slowest] / whole:.0%} of a step; {PARTS[slowest]}",
+        f"{slowest} takes {ms[slowest] / total:.0%} of a step; {PARTS[slowest]}",
     ]
     modules = [
         (m["module"], f"{m['parameters']:,}", f"{m['trained']:,}", f"{m['mib']:.2f}")
@@ -458,7 +391,7 @@ def model_tables(profile: Mapping[str, Any]) -> list[Table]:
         f"a step of {profile['batch_size']} images on {profile['device']}, median of"
         f" {profile['steps']}"
     )
-    parts.append(("all", f"{whole:.2f}", ""))
+    parts.append(("all", f"{total:.2f}", ""))
     return [
         Table(title, ("", "ms", "share"), parts, notes=notes),
         Table("parameters", ("", "all", "trained", "MiB"), modules),

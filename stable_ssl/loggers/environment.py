@@ -22,9 +22,7 @@ SLURM = ("SLURM_JOB", "SLURM_NNODES", "SLURM_RESTART")  # what is kept of its va
 def environment(device: torch.device, code: Path | None = None) -> dict[str, Any]:
     """Return the facts of this launch as plain JSON types.
 
-    Args:
-        device: of the run.
-        code: folder whose state in git counts; None is that of the script.
+    The state in git is that of the folder `code`, or of the script's.
     """
     if code is None:
         code = Path(sys.argv[0]).absolute().parent if sys.argv[0] else Path.cwd()

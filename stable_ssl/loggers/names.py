@@ -138,12 +138,7 @@ def as_text(metric: str, value: Any, digits: int = 2) -> str:
 
 
 def describe(metric: str, stated: Mapping[str, Metric]) -> str:
-    """Return a metric of a split in words: "kNN (k=20)", "linear probe (online)".
-
-    Args:
-        metric: "<split>/<name>".
-        stated: what its run states of metrics, by name.
-    """
+    """Return a metric of a split in words, as its run states by name: "kNN (k=20)"."""
     name = metric.partition("/")[2]
     title = stated[name].title if name in stated else ""
     return title or (_plain(name) if is_accuracy(name) else name)

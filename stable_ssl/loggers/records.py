@@ -62,13 +62,9 @@ class Records:
     def open_rows(
         self, kept: Mapping[str, int] | None, config: DictConfig, step: int
     ) -> None:
-        """Open what rows go to, and start the clock.
+        """Open what rows go to, cut to what is `kept`, and start the clock at a step.
 
-        Args:
-            kept: as `RunFolder.open_rows` takes it.
-            config: of the run, whose `log.api` mirrors them; nothing does of what is
-                not kept.
-            step: optimizer steps taken.
+        What is not kept at the end, `fast_dev_run`, has no mirrors.
         """
         rows = self.folder.open_rows(kept)
         if not config.fast_dev_run:
@@ -82,13 +78,9 @@ class Records:
     def row(
         self, values: Mapping[str, float], step: int, epoch: float, epochs: float
     ) -> None:
-        """Write a row of metrics.jsonl and show it.
+        """Write a row of metrics.jsonl, if there are values, and show it.
 
-        Args:
-            values: by name; nothing is written where there are none.
-            step: optimizer steps taken.
-            epoch: epochs taken, with a fraction.
-            epochs: of the whole run.
+        Steps are the optimizer's; epochs are those taken, with a fraction, and all.
         """
         if not values:
             return
@@ -114,9 +106,8 @@ class Records:
     def performance(self, step: int, images_per_step: int) -> dict[str, float]:
         """Return what the steps since the last call cost, evaluations left out.
 
-        Returns:
-            Images a second, the share of the time that was spent waiting for batches,
-            and the peak of memory so far: of the GPU, or of this process.
+        Images a second, the share of the time that was spent waiting for batches, and
+        the peak of memory so far: of the GPU, or of this process.
         """
         now, (then, before) = time.perf_counter(), self.before
         seconds, waited = now - then, self.waited

@@ -32,8 +32,7 @@ def run_path(log: Any, run: str | None = None) -> Path:
 def reserve(logs: Sequence[Any]) -> str:
     """Make the folders `<time>_<number>` of new runs; return the time.
 
-    Args:
-        logs: group `log` of each; None of one that keeps nothing.
+    Of each there is the group `log`, None of one that keeps nothing.
     """
     while True:
         stamp = time.strftime("%Y%m%d_%H%M%S")
@@ -113,14 +112,10 @@ class RunFolder:
         self.write_file("metrics.json", json.dumps(lines, indent=1))
 
     def open_rows(self, kept: Mapping[str, int] | None) -> list[Row]:
-        """Open metrics.jsonl, and spectra.jsonl where there is one, to append to.
+        """Open metrics.jsonl, and spectra.jsonl where there is one; return the rows.
 
-        Args:
-            kept: `positions` to cut the files to first; a missing one is 0. None keeps
-                all.
-
-        Returns:
-            The rows so far; a warning names the lines that are none any more.
+        They are cut to the `positions` kept, a missing one is 0, unless that is None.
+        A warning names the lines that are no rows any more.
         """
         positions = {n: None if kept is None else kept.get(n, 0) for n in LINES}
         self.lines["rows"] = JsonLines(self.path / LINES["rows"], positions["rows"])

@@ -149,17 +149,10 @@ def bars(
     joined: bool = False,
     below: float | None = None,
 ) -> None:
-    """Draw means with their spreads, and a small point for each seed.
+    """Draw a group's means of a metric, each with its spread and a point for each seed.
 
-    Args:
-        axes: to draw on.
-        group: whose runs they are of, and whose look they have.
-        key: of the config: a mean for each of its values.
-        value: metric.
-        interval: std or ci95.
-        positions: on the axes, by value of the key.
-        joined: whether a line joins the means.
-        below: None: upwards; else across, the seeds so far below their mean.
+    There is one for each value of a key, at its position; a line joins them if joined.
+    They go upwards, or across with the seeds so far `below` their mean.
     """
     import numpy as np
 

@@ -55,10 +55,7 @@ def check_types(types: Sequence[str]) -> None:
 
 
 def export_run(run: Any) -> None:
-    """Write `encode`, and `predict` if it classifies, to the folder `deployment`.
-
-    Args:
-        run: a trainer after `setup`.
+    """Write a trainer's `encode`, and `predict` if it classifies, to `deployment`.
 
     Raises:
         ConfigError: as of `export`, or the folder cannot be written.

@@ -112,10 +112,7 @@ def _joined(
 ) -> list[str]:
     """Return a text a column: "optim.lr=0.1", or "learning rate 0.1" for print.
 
-    Args:
-        table: whose header has a line of metrics, or lines of values of a key.
-        value: makes the text of a key and its value.
-        metric: makes that of a metric.
+    It is made of lines of metrics, and lines of the values of a key.
     """
     lines = [
         [value(key, text) if key else metric(text) for text in texts]

@@ -183,12 +183,7 @@ def trainings(runs: DataFrame) -> DataFrame:
 
 
 def warn_of_cells(cells: Iterable[DataFrame], names: Sequence[str]) -> None:
-    """Warn where a mean is not one over seeds, each once, of whole runs.
-
-    Args:
-        cells: the runs that each mean is over.
-        names: metrics of the means.
-    """
+    """Warn where means of metrics are not over seeds, each once, of whole runs."""
     mixed, twice, partial, empty = set(), set(), [], []
     for group in cells:
         differ = [name for name in _differing(group) if name != SEED]

@@ -298,10 +298,7 @@ def _launches(
 ) -> list[dict[str, Any]]:
     """Return the launches of environment.json; none where it cannot be read.
 
-    Args:
-        folder: of the run.
-        environments: with their numbers, by which launches refer to them, by their
-            JSON; new ones are added.
+    They refer by number to environments, whose keys are JSON; new ones are added.
     """
 
     def number(environment: Any) -> int:

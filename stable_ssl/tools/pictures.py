@@ -21,12 +21,8 @@ def embedded(
 ) -> tuple[list[list[dict[str, Any]]], list[str]]:
     """Return the newest picture of each name of each run, until `ALL` bytes are full.
 
-    Args:
-        folders: of runs, the most important first.
-
-    Returns:
-        Pictures of each run: {name, epoch, source}, the source a data URL; and
-        sentences of those that are not as they were.
+    The folders of the most important runs come first. A picture is {name, epoch,
+    source}, the source a data URL; sentences say which are not as they were.
     """
     pictures, notes, room, left_out, smaller = [], [], ALL, 0, 0
     for folder in folders:

@@ -71,11 +71,8 @@ def _tables(
 ) -> tuple[DataFrame, DataFrame]:
     """Return the contents of both files.
 
-    Args:
-        samples: of all ranks, by index.
-        dataset: that they come from.
-        names: of the predicted classes; empty: those of the dataset.
-        task: multiclass, binary or multilabel, as for `Scores`.
+    Without names of the predicted classes they are those of the samples' dataset; a
+    task is multiclass, binary or multilabel.
     """
     from pandas import DataFrame
 
@@ -112,12 +109,9 @@ def _tables(
 
 
 def probabilities(logits: Tensor, task: str) -> Tensor:
-    """Turn logits into the probability of every class, (N, C) float64.
+    """Turn logits, (N, C), of a binary task (N,), into probabilities, (N, C) float64.
 
-    Args:
-        logits: (N, C), of a binary task (N,).
-        task: multiclass: rows sum to 1; binary: of 0 and of 1, C = 2; multilabel: of
-            each class by itself.
+    Rows sum to 1 (in a binary task C = 2) unless the task is multilabel.
     """
     logits = logits.double()
     if task == "multilabel":

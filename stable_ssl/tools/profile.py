@@ -184,12 +184,7 @@ def _one_by_one(loader: Loader, device: torch.device, samples: int) -> dict[str,
 
 
 def bottleneck(stages: Mapping[str, float], workers: int) -> str:
-    """Say in words which stage limits a loader, and what helps.
-
-    Args:
-        stages: milliseconds an image in one process.
-        workers: processes that read and begin.
-    """
+    """Say which stage limits a loader, and what helps; milliseconds an image."""
     in_workers = stages.get("read", 0) + stages.get("begin", 0)
     in_main = stages.get("copy", 0) + stages["augment"]
     if workers and in_workers / workers > in_main:

@@ -38,9 +38,8 @@ class Run:
     def values(self, at: At = "last") -> dict[str, Any]:
         """Return a value of everything the rows hold after the first step.
 
-        Args:
-            at: the last one; the last up to a step, where the run came so far; or the
-                last up to the step where `log.monitor` was best, if there is one.
+        The last one; the last up to a step, where the run came so far; or the last up
+        to the step where `log.monitor` was best, if there is one.
         """
         rows = self.trained
         if at == "best":

@@ -25,11 +25,7 @@ LONGEST = 24  # characters of a value that nobody asked to see
 
 
 def end_of_run(run: Any) -> None:
-    """Show the closing table of a run, and draw its learning curves.
-
-    Args:
-        run: a trainer that has trained.
-    """
+    """Show the closing table of a trainer, and draw its learning curves."""
     run.records.console.stop()
     run.records.console.table(summary(run.run_dir))
     try:

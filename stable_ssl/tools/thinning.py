@@ -57,11 +57,7 @@ def thinned(values: Sequence[float], most: int) -> list[int]:
     """Return which of the values to keep, in order.
 
     The first, the last, and of each of equal parts the least and the greatest, so that
-    no spike is lost; and the first value of each gap.
-
-    Args:
-        values: of a curve; nan where it has a gap.
-        most: values to keep, the gaps not counted.
+    no spike is lost; at `most` so many, and the first value of each gap, nan.
     """
     n = len(values)
     if n <= most:

@@ -23,6 +23,8 @@ from stable_ssl.loggers.names import Metric, stated_metrics
 from stable_ssl.loggers.trackers import Row, Trackers
 from stable_ssl.schema import ConfigError, unwritable
 
+LINES = {"rows": "metrics.jsonl", "spectra": "spectra.jsonl"}  # files of lines
+
 
 def run_path(log: Any, run: str | None = None) -> Path:
     """Return `<log.folder>/runs/<experiment>/<run>`; log is the config's group."""
@@ -45,9 +47,6 @@ def reserve(logs: Sequence[Any]) -> str:
             time.sleep(1)
         except OSError:
             return stamp  # the run says it in words
-
-
-LINES = {"rows": "metrics.jsonl", "spectra": "spectra.jsonl"}  # files of lines
 
 
 class RunFolder:
@@ -99,9 +98,8 @@ class RunFolder:
         if config.mode == "fit" or not (self.path / "config.yaml").exists():
             self.write_file("config.yaml", to_yaml(config))
             self.write_file("config_tree.txt", "\n".join(_tree(masked(config))) + "\n")
-            self.write_file(
-                "overrides.yaml", OmegaConf.to_yaml(masked_arguments(overrides))
-            )
+            overrides = OmegaConf.to_yaml(masked_arguments(overrides))
+            self.write_file("overrides.yaml", overrides)
         launches = [*_launches(self.path / "environment.json"), environment]
         self.write_file("environment.json", json.dumps(launches, indent=1))
 
@@ -177,9 +175,8 @@ class RunFolder:
         try:
             self.console.write(line.encode("utf-8", "replace"))
         except OSError as error:
-            warnings.warn(
-                f"console.log is not complete: {error.strerror}", stacklevel=2
-            )
+            message = f"console.log is not complete: {error.strerror}"
+            warnings.warn(message, stacklevel=2)
 
     def close(self) -> None:
         """Close the files; delete a temporary folder."""

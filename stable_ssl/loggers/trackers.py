@@ -54,7 +54,6 @@ class Trackers:
         rows: Sequence[Row],
     ):
         self.open: dict[str, Tracker] = {}
-        rows = [_finite(row) for row in rows]
         with seeding.preserve_rng():  # whatever their packages draw
             for name in dict.fromkeys(names):
                 try:
@@ -66,8 +65,7 @@ class Trackers:
 
     def write(self, row: Row) -> None:
         """Give every tracker a row."""
-        if self.open:
-            self._each("write", _finite(row))
+        self._each("write", {name: _finite(value) for name, value in row.items()})
 
     def picture(self, name: str, path: Path, step: int) -> None:
         """Give every tracker a picture."""
@@ -122,14 +120,10 @@ def check_installed(names: Iterable[str]) -> None:
             )
 
 
-def _finite(row: Row) -> dict[str, float | int | str]:
-    """Return a row as metrics.jsonl holds it, with nan for its null."""
-    return {
-        name: math.nan
-        if value is None or (isinstance(value, float) and not math.isfinite(value))
-        else value
-        for name, value in row.items()
-    }
+def _finite(value: float | int | str) -> float | int | str:
+    """Return a value as `read_rows` does: nan where it is not finite."""
+    infinite = isinstance(value, float) and not math.isfinite(value)
+    return math.nan if infinite else value
 
 
 def _warn(name: str, error: Exception) -> None:

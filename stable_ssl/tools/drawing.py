@@ -162,15 +162,15 @@ def bars(
     means = [sample.mean for sample in samples]
     spreads = np.nan_to_num([sample.spread(interval) for sample in samples])
     values = [value for sample in samples for value in sample.values]
-    places = np.repeat(at, [sample.n for sample in samples])
+    of_values = np.repeat(at, [sample.n for sample in samples])
     line = group.dash if joined else "none"
     look = {"color": group.colour, "label": group.label, "fmt": "o", "ls": line} | BARS
     if below is None:
         axes.errorbar(at, means, yerr=spreads, **look)
     else:
         axes.errorbar(means, at, xerr=spreads, **look)
-        places, values = values, places - below
-    axes.scatter(places, values, color=[group.colour], **SEEDS)
+        of_values, values = values, of_values - below
+    axes.scatter(of_values, values, color=[group.colour], **SEEDS)
 
 
 def dodge(number: int, of: int) -> float:

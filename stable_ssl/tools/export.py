@@ -42,11 +42,7 @@ class ExportError(ConfigError):
 
 
 def check_types(types: Sequence[str]) -> None:
-    """Refuse a type whose package is missing, before anything is trained.
-
-    Raises:
-        ConfigError: says what to install.
-    """
+    """Refuse a type whose package is missing, before anything is trained."""
     if "safetensors" in types and find_spec("safetensors") is None:
         raise ConfigError(
             "log.export.types names safetensors, which is not installed; pip install"
@@ -66,11 +62,8 @@ def export_run(run: Any) -> None:
     if (predictions := run.evaluation.predictions) is not None:
         functions["classifier"] = run.predict
     types = run.settings.export.types or ["torchscript"]
-    facts = {
-        "epoch": run.epoch,
-        "step": run.step,
-        "task": predictions.task if predictions else run.task,
-    }
+    task = predictions.task if predictions else run.task
+    facts = {"epoch": run.epoch, "step": run.step, "task": task}
     folder = run.run_dir / "deployment"
     try:
         export(functions, run.evaluation.modules, run.loaders, types, folder, facts)
@@ -136,9 +129,7 @@ def _on_cpu(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Move modules to the CPU, and back."""
     devices = [next((p.device for p in m.parameters()), None) for m in modules]
     try:
-        for module in modules:
-            module.to("cpu")
-        yield
+        yield [module.to("cpu") for module in modules]
     finally:
         for module, device in zip(modules, devices, strict=True):
             module.to(device)
@@ -266,15 +257,9 @@ def _safetensors(
     home, file = folder / "backbone", "backbone/model.safetensors"
     home.mkdir()
     with _in_words(file):
-        state = model.state_dict()
-        weights = {name: t.contiguous().clone() for name, t in state.items()}
+        weights = {n: t.contiguous().clone() for n, t in model.state_dict().items()}
         save_file(weights, folder / file)
-        weights = load_file(folder / file)
-
-        def loaded(images: Tensor) -> Tensor:  # with zeros for what the file lacks
-            tensors = {n: weights.get(n, torch.zeros_like(t)) for n, t in state.items()}
-            return functional_call(model, tensors, (images,))
-
+        loaded = partial(functional_call, model, load_file(folder / file))
         differences = {file: _compare(file, loaded, encoder, x)}
     if hasattr(model, "pretrained_cfg"):
         differences |= _timm(model, x, home)

@@ -24,23 +24,7 @@ from typing import TYPE_CHECKING
 from stable_ssl.loggers.jsonl import read_rows
 from stable_ssl.loggers.names import axis_label, is_accuracy, spelled
 from stable_ssl.schema import ConfigError
-from stable_ssl.tools import keys
-from stable_ssl.tools.drawing import (
-    SHADE,
-    Group,
-    Scale,
-    band,
-    bars,
-    dodge,
-    finish,
-    grouped,
-    grouping,
-    legend,
-    metric,
-    numbers,
-    sparse_ticks,
-    turn_long,
-)
+from stable_ssl.tools import drawing, keys
 from stable_ssl.tools.seeds import sample_of
 from stable_ssl.tools.style import WIDTHS, column, styled
 
@@ -65,33 +49,28 @@ def curves(
     A mean ends where the first run of its group does; between its rows a run counts as
     the line that joins them. Arguments are those of this module.
     """
-    import numpy as np
-
-    value = metric(runs, value, rows)
-    lines = rows[["run", "step", "epoch", value]].dropna()
-    lines = lines.sort_values("epoch", kind="stable")
-    lines = lines.drop_duplicates(["run", "epoch"], keep="last")
-    line_of = dict(list(lines.groupby("run", sort=False)))
-    trained = runs["run"].isin(lines["run"][lines["step"] > 0])
-    valued = trained if trained.any() else runs["run"].isin(line_of)
-    groups = grouped(keys.with_values(runs, valued), by)
+    value = drawing.metric(runs, value, rows)
+    points = rows[["run", "step", "epoch", value]].dropna()
+    trained = runs["run"].isin(points["run"][points["step"] > 0])
+    valued = trained if trained.any() else runs["run"].isin(points["run"])
+    groups = drawing.grouped(keys.with_values(runs, valued), by)
     keys.warn_of_cells([group.runs for group in groups], ["epoch"])
+    points = points.sort_values("epoch", kind="stable")
+    points = points.drop_duplicates(["run", "epoch"], keep="last")
+    lines = points.pivot(index="epoch", columns="run", values=value)
     scale = 100 if is_accuracy(value) else 1
     with styled():
         figure, axes = column(style)
         for group in groups:
-            seeds = [line_of[run] for run in group.runs["run"]]
-            ends = [line["epoch"].max() for line in seeds]
-            _warn_of_ends(group, ends)
-            grid = np.unique(np.concatenate([line["epoch"] for line in seeds]))
-            start = max(line["epoch"].min() for line in seeds)
-            grid = grid[(grid >= start) & (grid <= min(ends))]
-            joined = [np.interp(grid, line["epoch"], line[value]) for line in seeds]
-            band(axes, grid, scale * np.stack(joined), interval, group)
+            seeds = lines[list(group.runs["run"])].dropna(how="all")
+            _warn_of_ends(group, [seeds[run].last_valid_index() for run in seeds])
+            seeds = seeds.interpolate("index", limit_area="inside").dropna()
+            epochs, values = seeds.index.to_numpy(), scale * seeds.to_numpy().T
+            drawing.band(axes, epochs, values, interval, group)
         axes.set_xlabel("epoch")
         axes.margins(x=0.02)
-        finish(figure, axes, value, groups)
-        sparse_ticks(axes.xaxis, whole=rows["epoch"].max() >= 2)
+        drawing.finish(figure, axes, value, groups)
+        drawing.sparse_ticks(axes.xaxis, whole=rows["epoch"].max() >= 2)
     return figure
 
 
@@ -109,23 +88,23 @@ def sweep(
     where they are words; None is the one key that differs and holds numbers. Other
     arguments are those of this module.
     """
-    value = metric(runs, value)
-    x = x or numbers(runs, 1)[0]
+    value = drawing.metric(runs, value)
+    x = x or drawing.numbers(runs, 1)[0]
     keys.require_keys([x], runs)
     runs = keys.with_values(runs, runs[value].notna())
-    groups = grouped(runs, by, beside=[x])
-    cells = keys.groups(runs, [*grouping(runs, by, [x]), x])
+    groups = drawing.grouped(runs, by, beside=[x])
+    cells = keys.groups(runs, [*drawing.grouping(runs, by, [x]), x])
     keys.warn_of_cells(cells.values(), [value])
-    scale = Scale.of(runs[x])
+    scale = drawing.Scale.of(runs[x])
     with styled():
         figure, axes = column(style)
         for number, group in enumerate(groups):
-            shift = 0.0 if scale.joined else dodge(number, len(groups))
+            shift = 0.0 if scale.joined else drawing.dodge(number, len(groups))
             at = {text: position + shift for text, position in scale.positions.items()}
-            bars(axes, group, x, value, interval, at, scale.joined)
+            drawing.bars(axes, group, x, value, interval, at, scale.joined)
         scale.apply(axes, x)
         axes.set_xlabel(axis_label(x))
-        finish(figure, axes, value, groups)
+        drawing.finish(figure, axes, value, groups)
     return figure
 
 
@@ -143,31 +122,31 @@ def compare(
     Other arguments are those of this module.
     """
     keys.require_runs(runs)
-    value = metric(runs, value or keys.usual(runs)[0])
+    value = drawing.metric(runs, value or keys.usual(runs)[0])
     runs = keys.with_values(runs, runs[value].notna())
-    first, *others = grouping(runs, by) or ["run"]
+    first, *others = drawing.grouping(runs, by) or ["run"]
     rows = keys.groups(runs, [first])
     means = {text: sample_of(group, value).mean for (text,), group in rows.items()}
     order = list(means)[::-1]  # the last is on top
     numeric = keys.numeric(order)
     if not numeric:
         order.sort(key=means.get, reverse=keys.preferred(runs, value) == "low")
-    groups = grouped(runs, others)
+    groups = drawing.grouped(runs, others)
     keys.warn_of_cells(keys.groups(runs, [first, *others]).values(), [value])
     with styled():
         height = 0.5 + 0.16 * len(order) * max(len(groups), 1.6)
         figure, axes = column(style, min(height, 8.0))
         for number, group in enumerate(groups):
-            shift, below = dodge(number, len(groups)), 0.2 / len(groups)
+            shift, below = drawing.dodge(number, len(groups)), 0.2 / len(groups)
             at = {text: row - shift for row, text in enumerate(order)}
-            bars(axes, group, first, value, interval, at, below=below)
+            drawing.bars(axes, group, first, value, interval, at, below=below)
         axes.set_yticks(range(len(order)), [spelled(first, text) for text in order])
         axes.set_ylim(-0.6, len(order) - 0.4)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
         if numeric:
             axes.set_ylabel(axis_label(first))
-        finish(figure, axes, value, groups, across=True)
+        drawing.finish(figure, axes, value, groups, across=True)
     return figure
 
 
@@ -186,11 +165,11 @@ def heatmap(
     """
     import numpy as np
 
-    value = metric(runs, value)
+    value = drawing.metric(runs, value)
     if x is None or y is None:
-        free = [key for key in numbers(runs, 2, known=[x, y]) if key not in (x, y)]
-        x = x or free.pop(0)
-        y = y or free.pop(0)
+        pair = drawing.numbers(runs, 2, known=[x, y])
+        x = x or next(key for key in pair if key != y)
+        y = y or next(key for key in pair if key != x)
     keys.require_keys([x, y], runs)
     runs = keys.with_values(runs, runs[value].notna())
     columns, lines = keys.distinct(runs[x]), keys.distinct(runs[y])
@@ -221,7 +200,7 @@ def heatmap(
         figure.set_label(value)
         bar = figure.colorbar(image, ax=axes, label=axis_label(value), pad=0.02)
         bar.outline.set_visible(False)
-        turn_long(axes, names)
+        drawing.turn_long(axes, names)
     return figure
 
 
@@ -250,7 +229,7 @@ def spectrum(
             f"no run has spectra of the split {split}; train with"
             " ++log.eval.spectrum=true, which writes spectra.jsonl"
         )
-    groups = grouped(keys.with_values(runs, valued), by)
+    groups = drawing.grouped(keys.with_values(runs, valued), by)
     with styled():
         figure, axes = column(style)
         for group in groups:
@@ -261,13 +240,13 @@ def spectrum(
             axes.plot(ranks, mean, group.dash, color=group.colour, label=group.label)
             if len(seeds) > 1:
                 low, high = np.exp(logs.min(0)), np.exp(logs.max(0))
-                axes.fill_between(ranks, low, high, color=group.colour, **SHADE)
+                axes.fill_between(ranks, low, high, color=group.colour, **drawing.SHADE)
         axes.set(xscale="log", yscale="log")
         axes.minorticks_off()
         axes.margins(x=0)
         axes.set(xlabel="rank", ylabel="eigenvalue / largest")
         figure.set_label(split)
-        legend(figure, groups)
+        drawing.legend(figure, groups)
     return figure
 
 
@@ -287,7 +266,7 @@ def _eigenvalues(folder: str, split: str, step: float) -> ndarray | None:
     return values[values > FLOOR]
 
 
-def _warn_of_ends(group: Group, ends: Sequence[float]) -> None:
+def _warn_of_ends(group: drawing.Group, ends: Sequence[float]) -> None:
     """Warn of runs that end before the others of their group, and cut its mean."""
     ended = zip(group.runs["run"], ends, strict=True)
     if short := [run for run, end in ended if end < max(ends)]:

@@ -113,13 +113,6 @@ def preferred(runs: DataFrame, metric: str) -> str | None:
     return better(metric)
 
 
-def when(runs: DataFrame) -> str:
-    """Return which values of the metrics the frame holds; nothing of the last ones."""
-    at = runs.attrs.get("at", "last")
-    texts = {"last": "", "best": "at the best step on validation"}
-    return texts.get(at, f"at step {at}")
-
-
 def distinct(values: Iterable[Any]) -> list[str]:
     """Return the texts of values, each once, numbers in order and before words."""
     return sorted({cell(value) for value in values}, key=rank)

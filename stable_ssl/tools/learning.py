@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stable_ssl.loggers.names import describe, is_accuracy, order
+from stable_ssl.tools.drawing import sparse_ticks
 from stable_ssl.tools.runs import Run, read_run
 from stable_ssl.tools.style import COLOURS, GREY, SPARSE, panels, save, styled
 
@@ -28,20 +29,12 @@ def learning_curves(
     """Draw training loss and accuracies against the epoch; panels with data alone.
 
     Lines are the train and val splits, open diamonds the test split. Equal runs give
-    equal files.
-
-    Args:
-        run_dir: run folder.
-        folder: where learning_curves.pdf and .png go; None is `figures` of the run.
-
-    Returns:
-        The paths of the two files; none where the run has neither loss nor accuracy.
+    equal files: learning_curves.pdf and .png, whose paths are returned, in the run's
+    `figures` or another folder; none where the run has neither loss nor accuracy.
 
     Raises:
         ValueError: no run folder.
     """
-    from matplotlib.ticker import MaxNLocator
-
     run = read_run(run_dir)
     losses = [name for name in ("train/loss", "val/loss") if _points(run, name)]
     panels_of = [(_draw_loss, losses), (_draw_accuracy, _accuracies(run))]
@@ -55,8 +48,8 @@ def learning_curves(
         for axes, (draw, names) in zip(row, panels_of, strict=True):
             draw(axes, run, names)
             axes.set_xlabel("epoch")
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            sparse_ticks(axes.xaxis)
+            sparse_ticks(axes.yaxis)
             axes.margins(x=0.02)
     return save(figure, folder / "learning_curves")
 

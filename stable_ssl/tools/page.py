@@ -19,18 +19,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import stable_ssl
 from stable_ssl.files import write_atomically
 from stable_ssl.loggers.names import better, describe, in_order, is_accuracy
 from stable_ssl.tools.keys import FIRST, NAMES, differing
 from stable_ssl.tools.pictures import embedded
 from stable_ssl.tools.runs import Run, distinct_names, read_runs
 from stable_ssl.tools.style import COLOURS
-from stable_ssl.tools.thinning import CLOCK, Curves, is_number
+from stable_ssl.tools.thinning import Curves, metrics_of
 
 POINTS = 300  # of a curve
 ALL_POINTS = 600_000  # of all curves together, some 12 MB
@@ -44,12 +44,9 @@ OF_A_LAUNCH = {"time", "argv", "cwd", "pid", "slurm"}  # many share the rest
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command `stable-ssl report`."""
     parser.description = "Write one HTML page of runs, which needs no network."
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUNS", help="run folders, or folders that hold some"
-    )
-    parser.add_argument(
-        "--out", default="report.html", metavar="FILE", help="default: %(default)s"
-    )
+    option, folders = parser.add_argument, "run folders, or folders that hold some"
+    option("runs", nargs="+", metavar="RUNS", help=folders)
+    option("--out", default="report.html", metavar="FILE", help="default: %(default)s")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -59,22 +56,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def page(*roots: str | Path, out: str | Path = "report.html") -> Path:
-    """Write one self-contained HTML file of all runs at or below `roots`.
+    """Write one self-contained HTML file of all runs at or below `roots`; return it.
 
     Of a curve some 300 points are kept, the least and the greatest of each part among
-    them; of each picture the newest, those of the best runs first, up to 6 MB.
-
-    Args:
-        roots: run folders, or folders that hold some at any depth.
-        out: file to write; its folder is made.
-
-    Returns:
-        The path of the file.
+    them; of each picture the newest, those of the best runs first, up to 6 MB. A folder
+    that is no whole run is left out, and named in a warning and in the page.
 
     Raises:
         ValueError: no run at or below the roots, or a file that cannot be written.
-
-    A folder that is no whole run is left out, and named in a warning and in the page.
     """
     out = Path(out)
     if out.is_dir():
@@ -108,8 +97,8 @@ class _Shown:
         first, last = (run.rows[0], run.rows[-1]) if run.rows else ({}, {})
         self.run = replace(run, folder=run.folder.resolve(), rows=[])
         self.curves = Curves(run.rows, POINTS)
-        self.titles = {name: describe(name, run.metrics) for name in self.curves.of}
-        self.last, self.best = _numbers(run.values()), _numbers(run.values("best"))
+        self.titles = {name: describe(name, run.metrics) for name in self.curves.points}
+        self.last, self.best = metrics_of(run.values()), metrics_of(run.values("best"))
         self.facts = {
             "folder": str(self.run.folder),
             "rerun": f"stable-ssl rerun {shlex.quote(str(self.run.folder))}",
@@ -119,14 +108,9 @@ class _Shown:
             "step": last.get("step"),
             "epoch": last.get("epoch"),
             "start": first.get("time"),  # unix seconds
-            "seconds": self.curves.clocks["time"][-1] if self.curves.of else None,
+            "seconds": [None, *self.curves.seconds()][-1],
             "last": self.last,
         }
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics that are numbers."""
-    return {k: v for k, v in values.items() if k not in CLOCK and is_number(v)}
 
 
 # --- the document ---------------------------------------------------------------------
@@ -144,7 +128,7 @@ def _document(runs: Sequence[_Shown], roots: list[str], messages: list[str]) -> 
     pictures, notes = embedded([run.run.folder for run in runs])
     report = {
         "made": time.strftime("%Y-%m-%d %H:%M"),
-        "version": _version(),
+        "version": stable_ssl.__version__,
         "roots": roots,
         "said": messages,
         "notes": notes,
@@ -281,13 +265,6 @@ def _plain(value: Any) -> Any:
 
 def _asset(name: str) -> str:
     return files("stable_ssl.tools").joinpath("assets", name).read_text("utf-8")
-
-
-def _version() -> str:
-    try:
-        return version("stable-ssl")
-    except PackageNotFoundError:
-        return ""
 
 
 # --- what it ran on -------------------------------------------------------------------

@@ -38,14 +38,11 @@ def predict(run: Any) -> None:
     The number of a label is that of its name among the predicted classes, where both
     are known.
 
-    Args:
-        run: a trainer after `setup`; the dataset of its loader `bank`, if there is one,
-            knows the names of the predicted classes, otherwise that of `predict`.
+    The dataset of the trainer's loader `bank` knows the names of these, otherwise that
+    of `predict`. Synchronises host and ranks.
 
     Raises:
         ConfigError: nothing predicts; batches that have not one row a sample.
-
-    Synchronises host and ranks.
     """
     if run.evaluation.predictions is None:
         raise ConfigError(
@@ -85,20 +82,20 @@ def _tables(
         table["path"] = paths
     numbers = {name: number for number, name in names.items()}
     same = {label: numbers.get(name, label) for label, name in names_of_labels.items()}
-    classes = [_classes(label, same) for label in labels]
-    if any(label is not None for label in classes):
-        table["label"] = [_cell(label) for label in classes]
+
+    def add(column: str, classes: Sequence[Sequence[int] | None]) -> None:
+        table[column] = [_cell(row) for row in classes]
         if names:
-            table["label_name"] = [_cell(label, names) for label in classes]
+            table[f"{column}_name"] = [_cell(row, names) for row in classes]
+
+    classes = [_classes(label, same) for label in labels]
+    if any(row is not None for row in classes):
+        add("label", classes)
     if task == "multilabel":
-        predicted = [(row > 0.5).nonzero().flatten().tolist() for row in scores]
+        add("prediction", [(row > 0.5).nonzero().flatten().tolist() for row in scores])
     else:
         best = scores.sort(dim=1, descending=True, stable=True)
-        predicted = best.indices[:, :1].tolist()
-    table["prediction"] = [_cell(row) for row in predicted]
-    if names:
-        table["prediction_name"] = [_cell(row, names) for row in predicted]
-    if task != "multilabel":
+        add("prediction", best.indices[:, :1].tolist())
         table["score"] = best.values[:, 0].numpy()
         if scores.shape[1] > 5:
             table["top5"] = [_cell(row) for row in best.indices[:, :5].tolist()]

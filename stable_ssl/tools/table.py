@@ -78,8 +78,7 @@ class MeanTable:
     @property
     def caption(self) -> str:
         """What the figures are, in a sentence."""
-        title = ", ".join(map(axis_label, self.metrics))
-        title += f", {self.when}" * bool(self.when)
+        title = ", ".join(map(axis_label, self.metrics)) + self.when
         if self.counts == {1}:
             return f"{title}; one run a cell."
         n = "n" if len(self.counts) > 1 else max(self.counts, default=0)
@@ -141,7 +140,10 @@ def table(
             by_column.setdefault(top, []).append(cell)
         for column in by_column.values():
             _mark(column, prefer or keys.preferred(runs, metric))
-    return MeanTable(rows, list(columns), metrics, interval, keys.when(runs), cells)
+    at = runs.attrs.get("at", "last")
+    when = {"last": "", "best": ", at the best step on validation"}
+    when = when.get(at, f", at step {at}")
+    return MeanTable(rows, list(columns), metrics, interval, when, cells)
 
 
 def _of_trainings(runs: DataFrame, metrics: Sequence[str]) -> DataFrame:

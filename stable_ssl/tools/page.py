@@ -221,10 +221,10 @@ def _keys(runs: Sequence[Run]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     first = {name: config[name] for config in configs[::-1] for name in config}
     names = list(dict.fromkeys(name for config in configs for name in config))
     given = {name for run in runs for name in run.given}
-    apart = {*differing(configs), *NAMES}
+    apart = {*differing(configs), *NAMES} & {*names}
     ends = Counter(end for name in names for end in _ends(name))
-    order = {name: i for i, name in enumerate(dict.fromkeys([*FIRST, *names]))}
-    differ = sorted(apart & {*names}, key=lambda n: (n not in given, order[n]))
+    differ = [name for name in dict.fromkeys([*FIRST, *names]) if name in apart]
+    differ.sort(key=lambda name: name not in given)
     return {name: first[name] for name in names if name not in apart}, [
         {
             "name": name,
@@ -287,9 +287,8 @@ def _launches(
     except (OSError, ValueError):
         return []
     described = []
-    for launch in launches if isinstance(launches, list) else []:
-        if not isinstance(launch, dict):
-            continue
+    launches = launches if isinstance(launches, list) else []
+    for launch in (launch for launch in launches if isinstance(launch, dict)):
         argv = [str(argument) for argument in launch.get("argv") or []]
         python = ["python"] * any(argument.endswith(".py") for argument in argv[:1])
         machine = {name: v for name, v in launch.items() if name not in OF_A_LAUNCH}

@@ -640,7 +640,8 @@ class BaseTrainer(nn.Module):
             self.before_train_step()
         if self.probe_features is not None:
             self.probe_features = None
-        self.train_step(self.data)
+        with self.records.part("train_step"):
+            self.train_step(self.data)
         if self.data is not batch:
             self.data = batch  # what probe and pictures see
         if self.last_micro_batch:
@@ -668,7 +669,7 @@ class BaseTrainer(nn.Module):
         """
         if self.data is not batch:  # to set an attribute of a module costs 1 us
             self.data = batch
-        with self.autocast():
+        with self.records.part("forward"), self.autocast():
             loss = self._compute_loss()
         if isinstance(loss, dict):
             if self.probe_features is None:
@@ -687,7 +688,8 @@ class BaseTrainer(nn.Module):
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss, (), to the parameters'."""
-        self.stepper.backward(loss)
+        with self.records.part("backward"):
+            self.stepper.backward(loss)
 
     def average_gradients(self) -> None:
         """Make gradients those of all ranks and micro-batches of the step.

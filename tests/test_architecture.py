@@ -151,7 +151,6 @@ PRIVATE = {  # names of other libraries that have no public twin, and why
     | {"_foreach_mul_"},
     "optim/step.py": {"_version", "_foreach_div_"},
     "data/loader.py": {"_iterator", "_shutdown_workers"},  # of kept workers
-    "tools/export.py": {"_hub"},
 }
 
 

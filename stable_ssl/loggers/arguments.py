@@ -19,18 +19,17 @@ def masked_arguments(arguments: Sequence[str]) -> list[str]:
     What is a secret is told by its name, as in a config: `++log.api_key=abc`,
     `++log={api_key: abc}`, `--token=abc`, `--token abc`.
     """
-    before = ["", *arguments]
-    return [
-        MASK if _is_secret_flag(flag) else _masked(argument)
-        for flag, argument in zip(before, arguments, strict=False)
-    ]
-
-
-def _masked(argument: str) -> str:
-    name, sign, value = argument.partition("=")
-    if sign and _is_secret(name):
-        return f"{name}={MASK}"
-    return name + sign + _masked_within(value)
+    masked = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        name, sign, value = argument.partition("=")
+        flag = before if before.startswith("--") and "=" not in before else ""
+        if _is_secret(flag):
+            masked.append(MASK)
+        elif sign and _is_secret(name):
+            masked.append(f"{name}={MASK}")
+        else:
+            masked.append(name + sign + _masked_within(value))
+    return masked
 
 
 def _masked_within(value: str) -> str:
@@ -46,7 +45,3 @@ def _masked_within(value: str) -> str:
 def _is_secret(name: str) -> bool:
     last = re.split(r"[.@/]", name)[-1].lstrip("+~-")
     return SECRET.search(last.replace("-", "_")) is not None
-
-
-def _is_secret_flag(argument: str) -> bool:
-    return argument.startswith("--") and "=" not in argument and _is_secret(argument)

@@ -12,6 +12,11 @@ from typing import Any, TextIO
 from stable_ssl.loggers.names import as_text, is_accuracy
 
 ON_THE_BAR = ("train/loss", "train/lr", "perf/images_per_s")
+UNITS = {  # and their scale
+    "perf/images_per_s": (1, "{:,.0f} images/s"),
+    "perf/data_wait": (100, "{:.0f} % waiting for data"),
+    "perf/memory_gib": (1, "{:.3g} GiB"),
+}
 APART = 10  # seconds at least between the train lines of two epochs
 
 
@@ -21,10 +26,7 @@ class Console:
     A train line is printed at most once an epoch and every ten seconds, so that the log
     of a batch job stays small; the lines of evaluations are printed always. Anything
     but a terminal gets text without control characters. Nothing runs in a thread: the
-    bar moves with `update`.
-
-    Args:
-        stream: None is the standard output of now.
+    bar moves with `update`. Without a stream it is the standard output of now.
     """
 
     def __init__(self, stream: TextIO | None = None):
@@ -63,18 +65,13 @@ class Console:
         from rich.console import Console as Terminal
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+        plain = {"markup": False, "emoji": False, "highlight": False}
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(),
-            console=Terminal(
-                file=self.stream,
-                force_terminal=True,
-                markup=False,
-                emoji=False,
-                highlight=False,
-            ),
+            console=Terminal(file=self.stream, force_terminal=True, **plain),
             auto_refresh=False,
             transient=True,
             expand=True,
@@ -84,39 +81,26 @@ class Console:
         self._bar.add_task("", total=total_steps, completed=step, metrics="")
 
     def update(
-        self,
-        step: int,
-        epoch: float,
-        total_epochs: float,
-        metrics: Mapping[str, float],
+        self, step: int, epoch: float, epochs: float, metrics: Mapping[str, float]
     ) -> None:
-        """Show a train row.
-
-        Args:
-            step: optimizer steps taken.
-            epoch: epochs taken, with a fraction.
-            total_epochs: of the run.
-            metrics: of the row, by name.
-        """
+        """Show a train row; epochs are those taken, with a fraction."""
         if self._bar is not None:
             brief = {name: metrics[name] for name in ON_THE_BAR if name in metrics}
             self._bar.update(
                 self._bar.task_ids[0],
                 completed=step,
-                description=_place(math.ceil(epoch), total_epochs),
+                description=_position(math.ceil(epoch), epochs),
                 metrics=format_metrics(brief),
                 refresh=True,
             )
         now = time.monotonic()
-        if epoch >= self._next and (now >= self._not_before or epoch == total_epochs):
+        if epoch >= self._next and (now >= self._not_before or epoch == epochs):
             self._next, self._not_before = int(epoch) + 1, now + APART
-            self.epoch(epoch, total_epochs, metrics)
+            self.epoch(epoch, epochs, metrics)
 
-    def epoch(
-        self, epoch: float, total_epochs: float, metrics: Mapping[str, float]
-    ) -> None:
+    def epoch(self, epoch: float, epochs: float, metrics: Mapping[str, float]) -> None:
         """Print one line of metrics, e.g. of an evaluation."""
-        self.line(f"{_place(epoch, total_epochs)}  {format_metrics(metrics)}")
+        self.line(f"{_position(epoch, epochs)}  {format_metrics(metrics)}")
 
     def stop(self) -> None:
         """Remove the bar and restore the terminal; harmless when there is no bar."""
@@ -131,21 +115,18 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
 
 
 def _metric(name: str, value: Any) -> str:
+    if name in UNITS:
+        scale, text = UNITS[name]
+        return text.format(scale * value)
     short = name.removeprefix("train/").removeprefix("perf/")
-    if short == "images_per_s":
-        return f"{value:,.0f} images/s"
-    if short == "data_wait":
-        return f"{100 * value:.0f} % waiting for data"
-    if short == "memory_gib":
-        return f"{value:.3g} GiB"
     if is_accuracy(name) or short == "lr" or not isinstance(value, float):
         return f"{short} {as_text(name, value, digits=1)}"
     text = f"{value:#.4g}".rstrip(".")  # trailing zeros keep columns in place
     return f"{short} {text}"
 
 
-def _place(epoch: float, total_epochs: float) -> str:
+def _position(epoch: float, epochs: float) -> str:
     """Return "epoch  3/20"; a fraction keeps two digits."""
-    total = f"{total_epochs:g}"
+    total = f"{epochs:g}"
     now = f"{epoch:g}" if epoch == int(epoch) else f"{epoch:.2f}"
     return f"epoch {now:>{len(total)}}/{total}"

@@ -14,10 +14,7 @@ from stable_ssl.loggers.trackers import Row, Tracker
 class Csv(Tracker):
     """Append rows; the file is rewritten when a metric is new, and when a run resumes.
 
-    Args:
-        folder: as for every tracker; so are config and rows.
-        config: not read.
-        rows: so far, which the file then holds, whatever it held before.
+    The file then holds the rows so far, whatever it held before.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], rows: Sequence[Row]):
@@ -27,8 +24,7 @@ class Csv(Tracker):
 
     def write(self, row: Row) -> None:
         """Append a row, under a longer header if it has new metrics."""
-        new = [name for name in row if name not in self.columns]
-        if new:
+        if new := [name for name in row if name not in self.columns]:
             self.file.close()
             with open(self.path, newline="", encoding="utf-8") as file:
                 before = list(csv.DictReader(file))
@@ -43,12 +39,10 @@ class Csv(Tracker):
 
     def _rewritten(self, rows: Iterable[Row]) -> TextIO:
         """Replace the file by these rows, all or nothing; return it, to append to."""
-        with (
-            replacing(self.path) as new,
-            open(new, "w", newline="", encoding="utf-8") as file,
-        ):
+        look = {"newline": "", "encoding": "utf-8"}
+        with replacing(self.path) as new, open(new, "w", **look) as file:
             writer = csv.DictWriter(file, self.columns)
             if self.columns:
                 writer.writeheader()
             writer.writerows(rows)
-        return open(self.path, "a", newline="", encoding="utf-8")
+        return open(self.path, "a", **look)

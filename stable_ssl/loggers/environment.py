@@ -22,9 +22,7 @@ SLURM = ("SLURM_JOB", "SLURM_NNODES", "SLURM_RESTART")  # what is kept of its va
 def environment(device: torch.device, code: Path | None = None) -> dict[str, Any]:
     """Return the facts of this launch as plain JSON types.
 
-    Args:
-        device: of the run.
-        code: folder whose state in git counts; None is that of the script.
+    The state in git is that of the folder `code`, or of the script's.
     """
     if code is None:
         code = Path(sys.argv[0]).absolute().parent if sys.argv[0] else Path.cwd()
@@ -61,10 +59,8 @@ def packages() -> dict[str, str]:
     is left out: it is on the path only from the moment something imports setuptools.
     """
     path = [folder for folder in sys.path if Path(folder).name != "_vendor"]
-    found: dict[str, str] = {}
-    for distribution in distributions(path=path):
-        found.setdefault(distribution.name, distribution.version)
-    return found
+    installed = [*distributions(path=path)]
+    return {package.name: package.version for package in installed[::-1]}
 
 
 def _git(folder: Path, *command: str) -> str | None:

@@ -33,13 +33,13 @@ class JsonLines:
         try:  # unbuffered: what could not be written must not be tried again in `close`
             self.file = open(path, "ab", buffering=0)
             if position is not None:
-                self._cut(self._whole(position))
+                self._cut(self._end_of_rows(position))
             elif path.read_bytes()[-1:] not in (b"", b"\n"):
                 self.file.write(b"\n")  # a killed process left half a row
         except OSError as error:
             raise unwritable(path, error) from error
 
-    def _whole(self, position: int) -> int:
+    def _end_of_rows(self, position: int) -> int:
         """Return the position, or where the last whole row before it ends."""
         content = self.path.read_bytes()
         end = content.rfind(b"\n", 0, position) + 1
@@ -115,9 +115,7 @@ def read_rows(run_dir: str | Path, name: str = "metrics.jsonl") -> list[dict[str
     text = path.read_text(encoding="utf-8", errors="replace")
     lines = text.split("\n")
     try:  # all at once takes half the time of one by one
-        rows = [
-            _row(found) for found in json.loads(f"[{','.join(filter(None, lines))}]")
-        ]
+        rows = list(map(_row, json.loads(f"[{','.join(filter(None, lines))}]")))
     except (ValueError, TypeError, KeyError):
         rows = list(_whole_rows(lines, path))
     if "null" in text:
@@ -132,12 +130,11 @@ def _whole_rows(lines: Sequence[str], path: Path) -> Iterator[dict[str, Any]]:
             yield _row(json.loads(line))
         except (ValueError, TypeError, KeyError):
             if line and number < len(lines):
-                warnings.warn(
-                    f"skipped line {number} of {path}: not a row", stacklevel=3
-                )
+                message = f"skipped line {number} of {path}: not a row"
+                warnings.warn(message, stacklevel=3)
 
 
-def _row(found: Any) -> dict[str, Any]:
+def _row(row: Any) -> dict[str, Any]:
     """Return a row with a whole number as its step, or raise."""
-    found["step"] = int(found["step"])
-    return found
+    row["step"] = int(row["step"])
+    return row

@@ -51,10 +51,7 @@ class Means:
             if isinstance(value, Tensor):  # a parameter or a view of one may change
                 shared = value.is_leaf or value._base is not None
                 value = value.detach().clone() if shared else value.detach()
-            try:
-                self.values[name].append(value)
-            except KeyError:
-                self.values[name] = [value]
+            self.values.setdefault(name, []).append(value)
             if reduce != "mean":
                 self.reduces[name] = reduce
             elif weight is not None:
@@ -65,46 +62,42 @@ class Means:
 
         Synchronises the host and the ranks.
         """
-        whole = {n: f for n, f in self.reduces.items() if callable(f)}
-        parts = {name: self.values.pop(name) for name in whole}
-        sums: dict[str, tuple[float, float]] = {}
-        for name, floats in _floats(self.values).items():
-            weights, reduce = self.weights.get(name), self.reduces.get(name, "mean")
-            if weights is not None:
-                floats = [f * w for f, w in zip(floats, weights, strict=True)]
-            count = float(len(floats)) if weights is None else sum(weights)
-            if reduce == "last":
-                floats = floats[-1:]
-            sums[name] = sum(floats), count if reduce == "mean" else 1.0, reduce
+        functions = {n: f for n, f in self.reduces.items() if callable(f)}
+        parts = {name: self.values.pop(name) for name in functions}
+        sums: dict[str, tuple[float, float, str]] = {}  # total, weight, reduction
+        for name, values in _floats(self.values).items():
+            weights = self.weights.get(name, [1.0] * len(values))
+            reduce = self.reduces.get(name, "mean")
+            if name in self.weights:
+                values = [v * w for v, w in zip(values, weights, strict=True)]
+            total = values[-1] if reduce == "last" else sum(values)
+            sums[name] = total, sum(weights), reduce
         self._empty()
-        everyone = distributed.all_gather_object(sums)
-        names = dict.fromkeys(name for one in everyone for name in one)
-        found = {}
-        for name in names:
-            totals, counts, (reduce, *_) = zip(
-                *(one[name] for one in everyone if name in one), strict=True
-            )
-            if reduce == "mean":
-                found[name] = sum(totals) / sum(counts)
+        ranks = distributed.all_gather_object(sums)
+        reduced = {}
+        for name in dict.fromkeys(name for of_rank in ranks for name in of_rank):
+            of_ranks = [of_rank[name] for of_rank in ranks if name in of_rank]
+            totals, counts, (reduce, *_) = zip(*of_ranks, strict=True)
+            if reduce == "last":
+                reduced[name] = totals[0]
             else:
-                found[name] = sum(totals) if reduce == "sum" else totals[0]
-        for name, function in whole.items():
+                reduced[name] = sum(totals) / (sum(counts) if reduce == "mean" else 1)
+        for name, function in functions.items():
             rows = [torch.as_tensor(part) for part in parts[name]]
             rows = distributed.gather_batches([r if r.ndim else r[None] for r in rows])
-            found[name] = float(function(rows))
-        return found
+            reduced[name] = float(function(rows))
+        return reduced
 
     def state(self) -> dict[str, Tensor]:
         """Return the values without weights, float64; synchronises the host.
 
         A name is preceded by its reduction where that is not the mean.
         """
-        return {
-            f"{self.reduces[name]}:{name}" if name in self.reduces else name: (
-                torch.tensor(floats, dtype=torch.float64)
-            )
-            for name, floats in _floats(self.values).items()
-        }
+        state = {}
+        for name, floats in _floats(self.values).items():
+            key = f"{self.reduces[name]}:{name}" if name in self.reduces else name
+            state[key] = torch.tensor(floats, dtype=torch.float64)
+        return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
@@ -125,15 +118,15 @@ def _floats(values: Mapping[str, list[Tensor | float]]) -> dict[str, list[float]
         tensors = torch.stack([t.reshape(()) for t in tensors]).double().cpu()
     if isinstance(tensors, Tensor):
         tensors = tensors.tolist()
-    read, found = iter(tensors), {}
+    tensors, floats = iter(tensors), {}
     for name, some in values.items():
         try:
-            found[name] = [
-                float(next(read) if isinstance(v, Tensor) else v) for v in some
+            floats[name] = [
+                float(next(tensors) if isinstance(v, Tensor) else v) for v in some
             ]
         except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"{name} was logged with something that is no scalar: {error}; log"
                 " numbers, or tensors of one element"
             ) from error
-    return found
+    return floats

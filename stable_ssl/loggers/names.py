@@ -15,19 +15,12 @@ class Metric:
     """What a reader is told of a figure: stated by its evaluator, kept in run folders.
 
     Figures whose names end in acc or acc<k> are shares, and shown in per cent.
-
-    Args:
-        label: of an axis or a column: "kNN accuracy".
-        title: of a row in a summary: "kNN (k=20)"; its name where empty.
-        protocol: how it is measured, for a reader who wants to repeat it; in it {bank}
-            becomes what features are compared with.
-        order: its place in a table; equals are sorted by their names.
     """
 
-    label: str
-    title: str = ""
-    protocol: str = ""
-    order: float = 90
+    label: str  # of an axis or a column: "kNN accuracy"
+    title: str = ""  # of a row in a summary: "kNN (k=20)"; its name where empty
+    protocol: str = ""  # how to measure it again; {bank}: what it is compared with
+    order: float = 90  # its place in a table; equals are sorted by their names
 
 
 def stated_metrics(folder: Path) -> dict[str, Metric]:
@@ -145,12 +138,7 @@ def as_text(metric: str, value: Any, digits: int = 2) -> str:
 
 
 def describe(metric: str, stated: Mapping[str, Metric]) -> str:
-    """Return a metric of a split in words: "kNN (k=20)", "linear probe (online)".
-
-    Args:
-        metric: "<split>/<name>".
-        stated: what its run states of metrics, by name.
-    """
+    """Return a metric of a split in words, as its run states by name: "kNN (k=20)"."""
     name = metric.partition("/")[2]
     title = stated[name].title if name in stated else ""
     return title or (_plain(name) if is_accuracy(name) else name)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,28 +17,43 @@ from stable_ssl.loggers.means import Means
 from stable_ssl.loggers.run_folder import Bystander, RunFolder
 
 
+class Clock:
+    """Adds up the seconds of parts by name, waiting for the device around each."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.seconds: Counter[str] = Counter()
+
+    def now(self) -> float:
+        """Return the seconds of a clock, the device being idle; synchronises."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+        return time.perf_counter()
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add what happens inside to a part."""
+        start = self.now()
+        yield
+        self.seconds[name] += self.now() - start
+
+
 class Records:
-    """The one place where a run's figures are written and shown.
+    """The one place where a run's figures are written and shown."""
 
-    Args:
-        console: what a person sees; None is the standard output of now.
-    """
-
-    def __init__(self, console: Console | None = None):
-        self.console = Console() if console is None else console
+    def __init__(self) -> None:
+        self.console = Console()
         self.folder: RunFolder | Bystander | None = None
         self.training, self.evaluation = Means(), Means()  # logged, not yet written
         self.last: dict[str, float] = {}  # the last value of everything reported
         self.before = time.perf_counter(), 0  # time and step of the row before
         self.waited = 0.0  # seconds since then
+        self.clock: Clock | None = None  # of mode=profile_model
 
     def open(self, folder: RunFolder | Bystander, quiet: bool = False) -> None:
-        """Write to a run folder from now on.
-
-        Args:
-            folder: of the run.
-            quiet: show nothing: another process does.
-        """
+        """Write to a run folder from now on; if quiet, show nothing: rank 0 does."""
         self.folder = folder
         if quiet:
             self.console.silence()
@@ -46,13 +62,9 @@ class Records:
     def open_rows(
         self, kept: Mapping[str, int] | None, config: DictConfig, step: int
     ) -> None:
-        """Open what rows go to, and start the clock.
+        """Open what rows go to, cut to what is `kept`, and start the clock at a step.
 
-        Args:
-            kept: as `RunFolder.open_rows` takes it.
-            config: of the run, whose `log.api` mirrors them; nothing does of what is
-                not kept.
-            step: optimizer steps taken.
+        What is not kept at the end, `fast_dev_run`, has no mirrors.
         """
         rows = self.folder.open_rows(kept)
         if not config.fast_dev_run:
@@ -66,13 +78,9 @@ class Records:
     def row(
         self, values: Mapping[str, float], step: int, epoch: float, epochs: float
     ) -> None:
-        """Write a row of metrics.jsonl and show it.
+        """Write a row of metrics.jsonl, if there are values, and show it.
 
-        Args:
-            values: by name; nothing is written where there are none.
-            step: optimizer steps taken.
-            epoch: epochs taken, with a fraction.
-            epochs: of the whole run.
+        Steps are the optimizer's; epochs are those taken, with a fraction, and all.
         """
         if not values:
             return
@@ -98,9 +106,8 @@ class Records:
     def performance(self, step: int, images_per_step: int) -> dict[str, float]:
         """Return what the steps since the last call cost, evaluations left out.
 
-        Returns:
-            Images a second, the share of the time that was spent waiting for batches,
-            and the peak of memory so far: of the GPU, or of this process.
+        Images a second, the share of the time that was spent waiting for batches, and
+        the peak of memory so far: of the GPU, or of this process.
         """
         now, (then, before) = time.perf_counter(), self.before
         seconds, waited = now - then, self.waited
@@ -118,6 +125,10 @@ class Records:
         yield
         then, step = self.before
         self.before = then + time.perf_counter() - start, step
+
+    def part(self, name: str) -> AbstractContextManager:
+        """Time what happens inside as a part of the step, where it is profiled."""
+        return nullcontext() if self.clock is None else self.clock.part(name)
 
     def close(self) -> None:
         """Release the terminal and the files."""

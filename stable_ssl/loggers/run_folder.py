@@ -23,22 +23,18 @@ from stable_ssl.loggers.trackers import Row, Trackers
 from stable_ssl.schema import ConfigError, unwritable
 from stable_ssl.secrets import masked, to_yaml
 
+LINES = {"rows": "metrics.jsonl", "spectra": "spectra.jsonl"}  # files of lines
+
 
 def run_path(log: Any, run: str | None = None) -> Path:
-    """Return the folder of a run, `<log.folder>/runs/<experiment>/<run>`.
-
-    Args:
-        log: group `log`.
-        run: name of the run; None is that of `log`.
-    """
+    """Return `<log.folder>/runs/<experiment>/<run>`; log is the config's group."""
     return Path(log.folder) / "runs" / log.experiment / str(run or log.run)
 
 
 def reserve(logs: Sequence[Any]) -> str:
     """Make the folders `<time>_<number>` of new runs; return the time.
 
-    Args:
-        logs: group `log` of each; None of one that keeps nothing.
+    Of each there is the group `log`, None of one that keeps nothing.
     """
     while True:
         stamp = time.strftime("%Y%m%d_%H%M%S")
@@ -85,8 +81,7 @@ class RunFolder:
             ) from error
         # a command that is refused leaves the status of an old run alone
         self.owned = not (self.path / "status.json").exists()
-        self.rows: JsonLines | None = None
-        self.spectra: JsonLines | None = None  # opened by the first
+        self.lines: dict[str, JsonLines] = {}  # as LINES, those that are open
         self.trackers = Trackers([], self.path, {}, [])
         self.ended = "finished"  # or what `status` said last
 
@@ -103,9 +98,8 @@ class RunFolder:
         if config.mode == "fit" or not (self.path / "config.yaml").exists():
             self.write_file("config.yaml", to_yaml(config))
             self.write_file("config_tree.txt", "\n".join(_tree(masked(config))) + "\n")
-            self.write_file(
-                "overrides.yaml", OmegaConf.to_yaml(masked_arguments(overrides))
-            )
+            overrides = OmegaConf.to_yaml(masked_arguments(overrides))
+            self.write_file("overrides.yaml", overrides)
         launches = [*_launches(self.path / "environment.json"), environment]
         self.write_file("environment.json", json.dumps(launches, indent=1))
 
@@ -122,22 +116,16 @@ class RunFolder:
             warnings.warn(str(error), stacklevel=2)
 
     def open_rows(self, kept: Mapping[str, int] | None) -> list[Row]:
-        """Open metrics.jsonl, and spectra.jsonl where there is one, to append to.
+        """Open metrics.jsonl, and spectra.jsonl where there is one; return the rows.
 
-        Args:
-            kept: `positions` to cut the files to first; a missing one is 0. None keeps
-                all.
-
-        Returns:
-            The rows so far; a warning names the lines that are none any more.
+        They are cut to the `positions` kept, a missing one is 0, unless that is None.
+        A warning names the lines that are no rows any more.
         """
-        spectra = self.path / "spectra.jsonl"
-        position = (None, None)
-        if kept is not None:
-            position = kept.get("rows", 0), kept.get("spectra", 0)
-        self.rows = JsonLines(self.path / "metrics.jsonl", position[0])
-        if spectra.exists() or position[1]:
-            self.spectra = JsonLines(spectra, position[1])
+        positions = {n: None if kept is None else kept.get(n, 0) for n in LINES}
+        self.lines["rows"] = JsonLines(self.path / LINES["rows"], positions["rows"])
+        spectra = self.path / LINES["spectra"]
+        if spectra.exists() or positions["spectra"]:
+            self.lines["spectra"] = JsonLines(spectra, positions["spectra"])
             read_rows(self.path, spectra.name)
         return read_rows(self.path)
 
@@ -148,26 +136,24 @@ class RunFolder:
 
     def write(self, row: Row) -> None:
         """Write a row to metrics.jsonl and to its mirrors."""
-        self.rows.write(row)
+        self.lines["rows"].write(row)
         self.trackers.write(row)
 
     def write_spectrum(self, line: Mapping[str, Any]) -> None:
         """Append a line to spectra.jsonl."""
-        if self.spectra is None:
-            self.spectra = JsonLines(self.path / "spectra.jsonl")
-        self.spectra.write(line)
+        if "spectra" not in self.lines:
+            self.lines["spectra"] = JsonLines(self.path / LINES["spectra"])
+        self.lines["spectra"].write(line)
 
     @property
     def positions(self) -> dict[str, int]:
         """The lengths in bytes of what `open_rows` opened."""
-        spectra = 0 if self.spectra is None else self.spectra.position
-        return {"rows": self.rows.position, "spectra": spectra}
+        return {n: self.lines[n].position if n in self.lines else 0 for n in LINES}
 
     def sync(self) -> None:
         """Wait until rows and spectra are on the disk."""
-        self.rows.sync()
-        if self.spectra is not None:
-            self.spectra.sync()
+        for lines in self.lines.values():
+            lines.sync()
 
     def own(self) -> None:
         """Let the status be of this launch, which goes on with the run: running."""
@@ -195,17 +181,15 @@ class RunFolder:
         try:
             self.console.write(line.encode("utf-8", "replace"))
         except OSError as error:
-            warnings.warn(
-                f"console.log is not complete: {error.strerror}", stacklevel=2
-            )
+            message = f"console.log is not complete: {error.strerror}"
+            warnings.warn(message, stacklevel=2)
 
     def close(self) -> None:
         """Close the files; delete a temporary folder."""
         self.trackers.close(self.ended)
         self.console.close()
-        for lines in (self.rows, self.spectra):
-            if lines is not None:
-                lines.close()
+        for lines in self.lines.values():
+            lines.close()
         if self.temporary is not None:
             self.temporary.cleanup()
 
@@ -223,12 +207,7 @@ class RunFolder:
 
 
 def open_folder(path: Path | None, fresh: bool) -> RunFolder | Bystander:
-    """Open a run's folder on rank 0, a bystander of it on the others.
-
-    Args:
-        path: as for `RunFolder`, and so is fresh.
-        fresh: see there.
-    """
+    """Open a run's folder, as `RunFolder` does, on rank 0; on others a bystander."""
     folder = RunFolder(path, fresh) if distributed.rank() == 0 else None
     path = distributed.broadcast_object(folder and folder.path)
     return folder or Bystander(path)
@@ -243,11 +222,7 @@ def mark_failed(path: Path, reason: str) -> None:
 
 
 class Bystander:
-    """The run folder of the ranks other than 0, which write nothing.
-
-    Args:
-        path: as rank 0 has it.
-    """
+    """The run folder of the ranks other than 0, which write nothing."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -256,10 +231,8 @@ class Bystander:
     def ignore(self, *args: Any) -> None:
         """Do nothing, as every method here."""
 
-    describe = describe_metrics = open_rows = track = own = status = say = close = (
-        ignore
-    )
-    write = write_spectrum = write_file = sync = ignore
+    describe = describe_metrics = open_rows = track = own = status = say = ignore
+    write = write_spectrum = write_file = sync = close = ignore
 
 
 def _status(status: str, reason: str) -> str:

@@ -10,21 +10,13 @@ from textwrap import wrap
 
 @dataclass(frozen=True, repr=False)
 class Table:
-    """Cells of text; shows itself, in a notebook too, as `render` does.
+    """Cells of text; shows itself, in a notebook too, as `render` does."""
 
-    Args:
-        title: lines above the table.
-        columns: names; numbers are set right, and text and the first column left.
-        rows: one cell a column.
-        spare: columns to leave out, the last first, where the table is too wide.
-        notes: lines below the table.
-    """
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    spare: Sequence[str] = ()
-    notes: Sequence[str] = ()
+    title: str  # lines above the table
+    columns: Sequence[str]  # names; numbers are set right, and text and the first left
+    rows: Sequence[Sequence[str]]  # one cell a column
+    spare: Sequence[str] = ()  # columns to leave out, the last first, for lack of room
+    notes: Sequence[str] = ()  # lines below the table
 
     def __str__(self) -> str:
         return render(self)
@@ -40,26 +32,29 @@ def render(table: Table, width: int = 120) -> str:
     """
     columns = list(zip(table.columns, *table.rows, strict=True))  # a name, its cells
     spare, left_out = list(table.spare), []
-    while spare and sum(_widths(columns)) > width:
+    while spare and sum(map(_width, columns)) + 2 * len(columns) - 2 > width:
         left_out.insert(0, spare.pop())
         columns = [column for column in columns if column[0] != left_out[0]]
     first, *others = columns
-    room, *widths = _widths(columns)
-    least = next(n for n in count(min(8, room)) if _told_apart(first, n))
-    room = max(least, room - max(0, room + sum(widths) - width))
-    texts = [[_cut(cell, room).ljust(room) for cell in first]]
-    for column, size in zip(others, widths, strict=True):
+    room = width - sum(_width(column) + 2 for column in others)
+    full = _width(first)
+    least = next(n for n in count(min(8, full)) if _distinct(first, n))
+    full = max(least, min(full, room))
+    texts = [[_cut(cell, full).ljust(full) for cell in first]]
+    for column in others:
         right = all(map(_is_number, column[1:]))
+        size = _width(column)
         texts.append(
-            [cell.rjust(size) if right else f"  {cell}".ljust(size) for cell in column]
+            [f"  {cell.rjust(size) if right else cell.ljust(size)}" for cell in column]
         )
-    head, *body = ["".join(cells).rstrip() for cells in zip(*texts, strict=True)]
+    head, *body = ["".join(cells) for cells in zip(*texts, strict=True)]
+    rule = "-" * len(head)
     notes = [*table.notes]
     if left_out:
         notes.append(f"not shown for lack of room: {', '.join(left_out)}")
     parts = [
         _wrapped(table.title, width),
-        [head, "-" * (room + sum(widths)), *body] if body else [],
+        [line.rstrip() for line in (head, rule, *body)] if body else [],
         [line for note in notes for line in _wrapped(note, width)],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)
@@ -69,14 +64,13 @@ def _cut(text: str, room: int) -> str:
     return text if len(text) <= room else f"{text[: room - 2]}.."
 
 
-def _told_apart(texts: Sequence[str], room: int) -> bool:
+def _distinct(texts: Sequence[str], room: int) -> bool:
     """Return whether texts that differ still do when they are cut."""
     return len({_cut(text, room) for text in texts}) == len(set(texts))
 
 
-def _widths(columns: Sequence[Sequence[str]]) -> list[int]:
-    """Return the width of each column, two spaces before all but the first."""
-    return [max(map(len, cells)) + 2 * (i > 0) for i, cells in enumerate(columns)]
+def _width(column: Sequence[str]) -> int:
+    return max(map(len, column))
 
 
 def _is_number(cell: str) -> bool:

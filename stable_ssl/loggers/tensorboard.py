@@ -18,12 +18,8 @@ class TensorBoard(Tracker):
     """Write an event file a launch.
 
     A resumed run tells TensorBoard to forget what came at its checkpoint's step or
-    later, and repeats what the checkpoint holds of that step.
-
-    Args:
-        folder: as for every tracker; so are config and rows.
-        config: shown as text.
-        rows: so far; all are written where there is no event file yet.
+    later, and repeats what the checkpoint holds of that step; all rows so far are
+    written where there is no event file yet.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], rows: Sequence[Row]):
@@ -48,9 +44,7 @@ class TensorBoard(Tracker):
         """Add the numbers of a row, and hand them to the system."""
         for name, value in row.items():
             if name not in NO_CURVES and not isinstance(value, str):
-                self.writer.add_scalar(
-                    name, value, row["step"], walltime=row.get("time")
-                )
+                self.writer.add_scalar(name, value, row["step"], row.get("time"))
         self.writer.flush()
 
     def picture(self, name: str, path: Path, step: int) -> None:

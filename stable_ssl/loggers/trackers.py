@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from stable_ssl import seeding
 from stable_ssl.schema import ConfigError
@@ -21,7 +21,7 @@ CLASSES = {"csv": "Csv", "tensorboard": "TensorBoard", "wandb": "Wandb"}
 Row = Mapping[str, float | int | str]
 
 
-class Tracker:
+class Tracker(Protocol):
     """What a tracker is asked to do; opening it is its constructor.
 
     Args:
@@ -31,11 +31,10 @@ class Tracker:
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], rows: Sequence[Row]):
-        raise NotImplementedError
+        """Open it."""
 
     def write(self, row: Row) -> None:
         """Take a row; a number that is not finite is nan."""
-        raise NotImplementedError
 
     def picture(self, name: str, path: Path, step: int) -> None:
         """Take a PNG file of the run folder."""
@@ -45,14 +44,7 @@ class Tracker:
 
 
 class Trackers:
-    """The trackers of a run, none of which may disturb it.
-
-    Args:
-        names: `log.api`.
-        folder: as for each of them; so are config and rows.
-        config: of the run.
-        rows: so far.
-    """
+    """The trackers that `log.api` names, none of which may disturb the run."""
 
     def __init__(
         self,
@@ -62,20 +54,18 @@ class Trackers:
         rows: Sequence[Row],
     ):
         self.open: dict[str, Tracker] = {}
-        rows = [_finite(row) for row in rows]
         with seeding.preserve_rng():  # whatever their packages draw
             for name in dict.fromkeys(names):
                 try:
                     module = importlib.import_module(f"stable_ssl.loggers.{name}")
-                    make = getattr(module, CLASSES[name])
-                    self.open[name] = make(folder, config, rows)
+                    tracker = getattr(module, CLASSES[name])
+                    self.open[name] = tracker(folder, config, rows)
                 except Exception as error:
                     _warn(name, error)
 
     def write(self, row: Row) -> None:
         """Give every tracker a row."""
-        if self.open:
-            self._each("write", _finite(row))
+        self._each("write", {name: _finite(value) for name, value in row.items()})
 
     def picture(self, name: str, path: Path, step: int) -> None:
         """Give every tracker a picture."""
@@ -102,7 +92,7 @@ def drawn(folder: Path) -> list[tuple[int, str, Path]]:
     """
     from PIL import Image
 
-    found = []
+    pictures = []
     for path in (folder / "figures").glob("*_e*.png"):
         try:
             with Image.open(path) as image:
@@ -112,8 +102,8 @@ def drawn(folder: Path) -> list[tuple[int, str, Path]]:
             warnings.warn(f"{path} is no picture any more: {error}", stacklevel=2)
             continue
         if step >= 0:
-            found.append((step, path.stem.rpartition("_")[0], path))
-    return sorted(found)
+            pictures.append((step, path.stem.rpartition("_")[0], path))
+    return sorted(pictures)
 
 
 def check_installed(names: Iterable[str]) -> None:
@@ -130,21 +120,16 @@ def check_installed(names: Iterable[str]) -> None:
             )
 
 
-def _finite(row: Row) -> dict[str, float | int | str]:
-    """Return a row as metrics.jsonl holds it, with nan for its null."""
-    return {
-        name: math.nan
-        if value is None or (isinstance(value, float) and not math.isfinite(value))
-        else value
-        for name, value in row.items()
-    }
+def _finite(value: float | int | str) -> float | int | str:
+    """Return a value as `read_rows` does: nan where it is not finite."""
+    infinite = isinstance(value, float) and not math.isfinite(value)
+    return math.nan if infinite else value
 
 
 def _warn(name: str, error: Exception) -> None:
-    said = str(error).strip().splitlines()
+    reason, *_ = [*str(error).strip().splitlines(), "no reason given"]
     warnings.warn(
-        f"log.api: {name} failed and gets no more rows"
-        f" ({type(error).__name__}: {said[0] if said else 'no reason given'}); the run"
-        " goes on, and metrics.jsonl has them all",
+        f"log.api: {name} failed and gets no more rows ({type(error).__name__}:"
+        f" {reason}); the run goes on, and metrics.jsonl has them all",
         stacklevel=4,
     )

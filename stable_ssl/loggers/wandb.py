@@ -35,11 +35,6 @@ class Wandb(Tracker):
     it has: those are not sent again, and those that it missed are. Offline, a kill
     takes with it what wandb had not yet written, so every launch records all rows anew:
     the newest folder is the whole run, and the one to `wandb sync`.
-
-    Args:
-        folder: as for every tracker; so are config and rows.
-        config: stored by wandb; `log.entity` and `log.project` say where.
-        rows: so far.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], rows: Sequence[Row]):

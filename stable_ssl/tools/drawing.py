@@ -1,23 +1,28 @@
-"""What figures are made of: bands, error bars with their seeds, scales, legends."""
+"""What figures are made of: groups of runs, bands, error bars, scales, legends."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from stable_ssl.loggers.names import axis_label, is_accuracy, is_number, spelled
-from stable_ssl.tools.groups import Group
-from stable_ssl.tools.keys import distinct
-from stable_ssl.tools.seeds import Sample
-from stable_ssl.tools.style import SPARSE
+from stable_ssl.loggers.names import axis_label, is_accuracy, spelled, value_label
+from stable_ssl.schema import ConfigError
+from stable_ssl.tools import keys
+from stable_ssl.tools.seeds import Sample, sample_of
+from stable_ssl.tools.style import COLOURS, SPARSE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from numpy import ndarray
+    from pandas import DataFrame
 
+DASHES = ("-", "--", ":")  # after the colours are used up
+LOOKS = [(colour, dash) for dash in DASHES for colour in COLOURS]
 SEEDS = {"s": 5, "alpha": 0.45, "linewidths": 0, "zorder": 2.5}  # a point a seed
 SHADE = {"alpha": 0.18, "linewidth": 0}  # of a band
 LINE = 0.15  # inches of a line of a legend
@@ -25,7 +30,100 @@ BARS = {"capsize": 2, "elinewidth": 0.9, "capthick": 0.9, "markersize": 3.5}
 CHARACTER = 0.075  # inches a character of 7 pt and its room
 
 
-def band(axes: Axes, x: Any, seeds: Any, interval: str, group: Group) -> None:
+@dataclass(frozen=True)
+class Group:
+    """Runs that share their values of some keys."""
+
+    label: str  # in the legend
+    title: str  # of the legend: the key whose values the labels are; empty for words
+    runs: DataFrame
+    colour: Any  # of its lines and points
+    dash: str = "-"
+
+
+def metric(runs: DataFrame, value: str | None, rows: DataFrame | None = None) -> str:
+    """Return the metric to draw: the one given, or the monitored one.
+
+    Raises:
+        ConfigError: no runs, or none of them has it, nor the rows that are given.
+    """
+    keys.require_runs(runs)
+    if value is None:
+        monitors = [m for m in runs.get("log.monitor", ()) if isinstance(m, str)]
+        value = monitors[0] if monitors else keys.usual(runs)[0]
+    if rows is not None:
+        rows = rows[rows["run"].isin(runs["run"])]
+    if rows is None or value not in rows or not keys.has_numbers(rows[value]):
+        keys.require_metrics([value], runs)
+    if rows is not None and "epoch" not in rows:
+        raise ConfigError("the rows of these runs have no epoch to draw against")
+    return value
+
+
+def grouping(
+    runs: DataFrame, by: Sequence[str] | None, beside: Sequence[str] = ()
+) -> list[str]:
+    """Return the keys that make groups, without those that stand elsewhere.
+
+    Raises:
+        ConfigError: a key that no run has.
+    """
+    keys.require_keys(by or (), runs)
+    chosen = keys.telling(runs, given=beside) if by is None else by
+    return [key for key in chosen if key not in beside]
+
+
+def grouped(
+    runs: DataFrame, by: Sequence[str] | None, beside: Sequence[str] = ()
+) -> list[Group]:
+    """Return the groups of runs with their labels and colours.
+
+    A single key of numbers gets colours in its order.
+
+    Raises:
+        ConfigError: of `grouping`, or more groups than can be told apart.
+    """
+    from matplotlib import colormaps
+
+    names = grouping(runs, by, beside)
+    members = keys.groups(runs, names)
+    n, title, looks = len(members), "", LOOKS
+    if n > len(LOOKS):
+        raise ConfigError(
+            f"{n} groups by {', '.join(names)} are more than the {len(LOOKS)} that can"
+            " be told apart; group by fewer keys, or give fewer runs"
+        )
+    labels = [", ".join(map(value_label, names, texts)) for texts in members]
+    if len(names) == 1 and keys.numeric(text for (text,) in members):
+        title, labels = axis_label(names[0]), [text for (text,) in members]
+        if n > 2:
+            looks = [(colormaps["viridis"](0.86 * i / (n - 1)), "-") for i in range(n)]
+    return [
+        Group(label, title, group, *look)
+        for label, group, look in zip(labels, members.values(), looks, strict=False)
+    ]
+
+
+def numbers(runs: DataFrame, n: int, known: Sequence[str | None] = ()) -> list[str]:
+    """Return the n keys that differ and hold numbers, those known first.
+
+    Raises:
+        ConfigError: there are more or fewer.
+    """
+    differ = [k for k in keys.telling(runs) if keys.numeric(runs[k].map(keys.cell))]
+    names = list(dict.fromkeys([*filter(None, known), *differ]))
+    if len(names) != n:
+        raise ConfigError(
+            f"{len(names)} keys of numbers differ ({', '.join(names) or 'none'});"
+            f" say which {'is --x' if n == 1 else 'are --x and --y'}"
+        )
+    return names
+
+
+# --- what a group looks like ----------------------------------------------------------
+
+
+def band(axes: Axes, x: ndarray, seeds: ndarray, interval: str, group: Group) -> None:
     """Draw the mean of seeds (n, points), and its spread."""
     import numpy as np
 
@@ -43,38 +141,36 @@ def band(axes: Axes, x: Any, seeds: Any, interval: str, group: Group) -> None:
 
 def bars(
     axes: Axes,
-    at: Sequence[float],
-    samples: Sequence[Sample],
-    interval: str,
     group: Group,
+    key: str,
+    value: str,
+    interval: str,
+    positions: Mapping[str, float],
     joined: bool = False,
     below: float | None = None,
 ) -> None:
-    """Draw means with their spreads, and a small point for each seed.
+    """Draw a group's means of a metric, each with its spread and a point for each seed.
 
-    Args:
-        axes: to draw on.
-        at: position of each sample.
-        samples: of a metric.
-        interval: std or ci95.
-        group: whose look they have.
-        joined: whether a line joins the means.
-        below: None: upwards; else across, the seeds so far below their mean.
+    There is one for each value of a key, at its position; a line joins them if joined.
+    They go upwards, or across with the seeds so far `below` their mean.
     """
     import numpy as np
 
+    cells = keys.groups(group.runs, [key])
+    at = [positions[text] for (text,) in cells]
+    samples = [sample_of(cell, value) for cell in cells.values()]
     means = [sample.mean for sample in samples]
     spreads = np.nan_to_num([sample.spread(interval) for sample in samples])
     values = [value for sample in samples for value in sample.values]
-    positions = np.repeat(at, [sample.n for sample in samples])
+    of_values = np.repeat(at, [sample.n for sample in samples])
     line = group.dash if joined else "none"
     look = {"color": group.colour, "label": group.label, "fmt": "o", "ls": line} | BARS
     if below is None:
         axes.errorbar(at, means, yerr=spreads, **look)
     else:
         axes.errorbar(means, at, xerr=spreads, **look)
-        positions, values = values, positions - below
-    axes.scatter(positions, values, color=[group.colour], **SEEDS)
+        of_values, values = values, of_values - below
+    axes.scatter(of_values, values, color=[group.colour], **SEEDS)
 
 
 def dodge(number: int, of: int) -> float:
@@ -90,19 +186,19 @@ def finish(
     across: bool = False,
 ) -> None:
     """Label the metric's axis, keep accuracies below 100 %, set ticks and legend."""
-    of_metric = axes.xaxis if across else axes.yaxis
+    axis = axes.xaxis if across else axes.yaxis
     figure.set_label(value)
     room = 60 if across else int(figure.get_figheight() * 14)  # characters of 8 pt
-    of_metric.set_label_text("\n".join(wrap(axis_label(value), room)))
+    axis.set_label_text("\n".join(wrap(axis_label(value), room)))
     if is_accuracy(value):
-        low, high = of_metric.get_view_interval()
-        limits = max(low, -1.0), min(high, 101.0)
-        (axes.set_xlim if across else axes.set_ylim)(*limits)
-    sparse_ticks(of_metric)
+        low, high = axis.get_view_interval()
+        limit = axes.set_xlim if across else axes.set_ylim
+        limit(max(low, -1.0), min(high, 101.0))
+    sparse_ticks(axis)
     legend(figure, groups)
 
 
-def sparse_ticks(axis: Any, whole: bool = False) -> None:
+def sparse_ticks(axis: Axis, whole: bool = False) -> None:
     """Set six ticks at most, at round numbers, or at whole ones."""
     from matplotlib.ticker import MaxNLocator
 
@@ -127,39 +223,32 @@ def legend(figure: Figure, groups: Sequence[Group]) -> None:
 
 @dataclass(frozen=True)
 class Scale:
-    """Where the values of a key stand on an axis.
+    """Where the values of a key stand on an axis."""
 
-    Args:
-        positions: by the value's text.
-        log: whether the axis is logarithmic.
-        even: whether positions are 0, 1, 2, ... and say nothing of the values.
-        joined: whether a line may join them: they are numbers.
-    """
-
-    positions: dict[str, float]
-    log: bool
-    even: bool
-    joined: bool
+    positions: dict[str, float]  # by the value's text
+    log: bool  # whether the axis is logarithmic
+    even: bool  # whether positions are 0, 1, 2, ... and say nothing of the values
+    joined: bool  # whether a line may join them: they are numbers
 
     @classmethod
     def of(cls, values: Sequence[Any]) -> Scale:
         """Return the scale that suits the values of a key."""
-        texts = distinct(values)
-        joined = all(map(is_number, texts))
+        texts = keys.distinct(values)
+        joined = keys.numeric(texts)
         numbers = [float(text) for text in texts] if joined else []
         log = _geometric([number for number in numbers if number > 0])
         even = not joined or (log and numbers[0] <= 0)  # 0 has no logarithm
-        places = range(len(texts)) if even else numbers
-        positions = dict(zip(texts, places, strict=True))
+        positions = range(len(texts)) if even else numbers
+        positions = dict(zip(texts, positions, strict=True))
         return cls(positions, log and not even, even, joined)
 
     def apply(self, axes: Axes, key: str) -> None:
         """Set scale and ticks of x, one tick a value of the key where there is room."""
         if self.log:
             axes.set_xscale("log")
-        width = axes.figure.get_figwidth()
         names = [spelled(key, text) for text in self.positions]
-        fits = sum(len(name) + 1 for name in names) < (width - 0.6) / CHARACTER
+        room = axes.figure.get_figwidth() - 0.6
+        fits = sum(len(name) + 1 for name in names) < room / CHARACTER
         if fits or self.even:
             axes.set_xticks(list(self.positions.values()), names)
             axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
@@ -176,17 +265,13 @@ def _geometric(numbers: Sequence[float]) -> bool:
 
     if len(numbers) < 3:
         return len(numbers) == 2 and numbers[1] >= 10 * numbers[0]
-
-    def unevenness(steps: Any) -> float:
-        return float(np.std(steps) / np.mean(steps))
-
-    return unevenness(np.diff(np.log(numbers))) < unevenness(np.diff(numbers))
+    ratios, gaps = np.diff(np.log(numbers)), np.diff(numbers)
+    return bool(np.std(ratios) / np.mean(ratios) < np.std(gaps) / np.mean(gaps))
 
 
 def turn_long(axes: Axes, names: Sequence[str]) -> None:
     """Turn the names below x where they would touch one another."""
     room = axes.figure.get_figwidth() - 1.2
     if max(map(len, names)) * len(names) * CHARACTER > room:
-        axes.tick_params(axis="x", labelrotation=30)
-        for label in axes.get_xticklabels():
-            label.set(ha="right", rotation_mode="anchor")
+        look = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(axes.get_xticks(), names, **look)

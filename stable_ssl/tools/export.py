@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,7 @@ class ExportError(ConfigError):
 
 
 def check_types(types: Sequence[str]) -> None:
-    """Refuse a type whose package is missing, before anything is trained.
-
-    Raises:
-        ConfigError: says what to install.
-    """
+    """Refuse a type whose package is missing, before anything is trained."""
     if "safetensors" in types and find_spec("safetensors") is None:
         raise ConfigError(
             "log.export.types names safetensors, which is not installed; pip install"
@@ -54,10 +51,7 @@ def check_types(types: Sequence[str]) -> None:
 
 
 def export_run(run: Any) -> None:
-    """Write `encode`, and `predict` if it classifies, to the folder `deployment`.
-
-    Args:
-        run: a trainer after `setup`.
+    """Write a trainer's `encode`, and `predict` if it classifies, to `deployment`.
 
     Raises:
         ConfigError: as of `export`, or the folder cannot be written.
@@ -68,11 +62,8 @@ def export_run(run: Any) -> None:
     if (predictions := run.evaluation.predictions) is not None:
         functions["classifier"] = run.predict
     types = run.settings.export.types or ["torchscript"]
-    facts = {
-        "epoch": run.epoch,
-        "step": run.step,
-        "task": predictions.task if predictions else run.task,
-    }
+    task = predictions.task if predictions else run.task
+    facts = {"epoch": run.epoch, "step": run.step, "task": task}
     folder = run.run_dir / "deployment"
     try:
         export(functions, run.evaluation.modules, run.loaders, types, folder, facts)
@@ -138,22 +129,14 @@ def _on_cpu(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Move modules to the CPU, and back."""
     devices = [next((p.device for p in m.parameters()), None) for m in modules]
     try:
-        for module in modules:
-            module.to("cpu")
-        yield
+        yield [module.to("cpu") for module in modules]
     finally:
         for module, device in zip(modules, devices, strict=True):
             module.to(device)
 
 
 class _Alone(nn.Module):
-    """A function as a module that holds what the function uses, and no more.
-
-    Args:
-        function: of images.
-        modules: it uses some of their children.
-        x: images to try it on.
-    """
+    """A function of images as a module that holds what it uses of some, and no more."""
 
     def __init__(self, function: Function, modules: Sequence[nn.Module], x: Tensor):
         super().__init__()
@@ -181,19 +164,19 @@ class _Used(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: set[int] = set()
+        self.ids: set[int] = set()
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         for value in (*args, *(kwargs or {}).values()):
             several = value if isinstance(value, (list, tuple)) else [value]
-            self.seen |= {id(one) for one in several if isinstance(one, Tensor)}
+            self.ids |= {id(tensor) for tensor in several}
         return function(*args, **(kwargs or {}))
 
-    def any(self, tensors: Any) -> bool:
+    def any(self, tensors: Iterable[Tensor]) -> bool:
         """Return whether one of the tensors was used."""
-        return any(id(tensor) in self.seen for tensor in tensors)
+        return any(id(tensor) in self.ids for tensor in tensors)
 
 
 def _compare(name: str, loaded: Function, model: Function, x: Tensor) -> float:
@@ -204,14 +187,15 @@ def _compare(name: str, loaded: Function, model: Function, x: Tensor) -> float:
     """
     worst = 0.0
     for images in (x, x[:1]):
-        expected, got = model(images), loaded(images)
-        if got.shape != expected.shape:
+        expected, output = model(images), loaded(images)
+        if output.shape != expected.shape:
             raise ExportError(
-                f"{name} returned {tuple(got.shape)} for {len(images)} images, expected"
-                f" {tuple(expected.shape)}; leave its type out of log.export.types"
+                f"{name} returned {tuple(output.shape)} for {len(images)} images,"
+                f" expected {tuple(expected.shape)}; leave its type out of"
+                " log.export.types"
             )
         largest = expected.abs().max().clamp(min=1e-12)
-        worst = max(worst, float((got - expected).abs().max() / largest))
+        worst = max(worst, float((output - expected).abs().max() / largest))
         if not worst <= TOLERANCE:
             raise ExportError(
                 f"{name} differs from the model by {worst:.2g} of its largest output,"
@@ -221,33 +205,25 @@ def _compare(name: str, loaded: Function, model: Function, x: Tensor) -> float:
     return worst
 
 
-# --- the types ------------------------------------------------------------------------
+# --- the types: each writes its files to a folder, and says how much these differ -----
 
 
-Writer = Callable[[Mapping[str, nn.Module], Tensor, Path], dict[str, float]]
-
-
-def _each(suffix: str, again: Callable[[nn.Module, Tensor, Path], Function]) -> Writer:
-    """Return what writes each model to a file and says by file how much it differs.
-
-    Args:
-        suffix: of the files.
-        again: writes a model, given images to try it on, and loads it again.
-    """
-
-    def write(
-        models: Mapping[str, nn.Module], x: Tensor, folder: Path
-    ) -> dict[str, float]:
-        differences = {}
-        for name, model in models.items():
-            file = f"{name}{suffix}"
-            with _in_words(file), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what a trace loses, _compare sees
-                loaded = again(model, x, folder / file)
-                differences[file] = _compare(file, loaded, model, x)
-        return differences
-
-    return write
+def _each(
+    suffix: str,
+    write: Callable[[nn.Module, Tensor, Path], Function],
+    models: Mapping[str, nn.Module],
+    x: Tensor,
+    folder: Path,
+) -> dict[str, float]:
+    """Write each model to a file, given what writes one and loads it again."""
+    differences = {}
+    for name, model in models.items():
+        file = f"{name}{suffix}"
+        with _in_words(file), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a trace loses, _compare sees
+            loaded = write(model, x, folder / file)
+            differences[file] = _compare(file, loaded, model, x)
+    return differences
 
 
 def _traced(model: nn.Module, x: Tensor, path: Path) -> Function:
@@ -267,7 +243,7 @@ def _graph(model: nn.Module, x: Tensor, path: Path) -> Function:
 def _safetensors(
     models: Mapping[str, nn.Module], x: Tensor, folder: Path
 ) -> dict[str, float]:
-    """Write the weights of the encoder's backbone; return how much it differs.
+    """Write the weights of the encoder's backbone.
 
     The backbone is the one of the encoder's modules that alone does what the encoder
     does, and its names are its own; where there is none, it is the whole encoder.
@@ -276,43 +252,33 @@ def _safetensors(
 
     encoder = models["encoder"]
     features = encoder(x)
-    model = next((m for m in encoder.modules() if _does(m, x, features)), encoder)
-    home = folder / "backbone"
+    known = (module for module in encoder.modules() if hasattr(module, "dim"))
+    model = next((m for m in known if torch.equal(m(x), features)), encoder)
+    home, file = folder / "backbone", "backbone/model.safetensors"
     home.mkdir()
-    file = home / "model.safetensors"
-    name = f"backbone/{file.name}"
-    with _in_words(name):
-        state = model.state_dict()
-        save_file({n: t.contiguous().clone() for n, t in state.items()}, file)
-        loaded = load_file(file)
-
-        def again(images: Tensor) -> Tensor:  # with zeros for what the file lacks
-            tensors = {n: loaded.get(n, torch.zeros_like(t)) for n, t in state.items()}
-            return functional_call(model, tensors, (images,))
-
-        differences = {name: _compare(name, again, encoder, x)}
+    with _in_words(file):
+        weights = {n: t.contiguous().clone() for n, t in model.state_dict().items()}
+        save_file(weights, folder / file)
+        loaded = partial(functional_call, model, load_file(folder / file))
+        differences = {file: _compare(file, loaded, encoder, x)}
     if hasattr(model, "pretrained_cfg"):
         differences |= _timm(model, x, home)
     return differences
 
 
-def _does(module: nn.Module, x: Tensor, features: Tensor) -> bool:
-    """Return whether a module that knows its dimension maps x to the features."""
-    return hasattr(module, "dim") and torch.equal(module(x), features)
-
-
 def _timm(model: nn.Module, x: Tensor, home: Path) -> dict[str, float]:
     """Describe a model of timm so that timm builds it; warn where it cannot."""
-    file, name = home / "config.json", "backbone/config.json"
-    try:
-        import timm
-        from timm.models._hub import save_config_for_hf
+    import timm
 
-        save_config_for_hf(model, file, model_args={"in_chans": x.shape[1]})
+    name, weights = "backbone/config.json", home / "pytorch_model.bin"
+    try:
+        timm.models.save_for_hf(model, home, model_args={"in_chans": x.shape[1]})
+        weights.unlink()  # they are there as safetensors
         loaded = timm.create_model(f"local-dir:{home}", pretrained=True).eval()
         return {name: _compare(name, loaded, model, x)}
     except Exception as error:
-        file.unlink(missing_ok=True)
+        (home / "config.json").unlink(missing_ok=True)
+        weights.unlink(missing_ok=True)
         warnings.warn(
             f"{name} was left out: timm does not build this model from it"
             f" ({_first_line(error)})",
@@ -322,8 +288,8 @@ def _timm(model: nn.Module, x: Tensor, home: Path) -> dict[str, float]:
 
 
 WRITERS = {
-    "torchscript": _each(".pt", _traced),
-    "torch_export": _each(".pt2", _graph),
+    "torchscript": partial(_each, ".pt", _traced),
+    "torch_export": partial(_each, ".pt2", _graph),
     "safetensors": _safetensors,
 }
 

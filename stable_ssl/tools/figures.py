@@ -3,35 +3,34 @@
 Each function takes frames of `load` and returns a matplotlib figure as wide as a
 column of a conference; `save` writes it. Groups of runs are told apart by keys of the
 config, and what is drawn of a group is the mean over its seeds, and their spread.
+
+Their arguments:
+
+    runs      of `load`, all of its rows or some; rows is the other frame of `load`
+    value     metric; None: the monitored one
+    by        keys that make the groups; None: those that tell the runs apart
+    interval  std or ci95: half the height of a band or an error bar
+    style     neurips, icml or cvpr: whose column is as wide
+
+They raise ConfigError of no runs, an unknown key or metric, and too many groups.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stable_ssl.loggers.jsonl import read_rows
 from stable_ssl.loggers.names import axis_label, is_accuracy, spelled
 from stable_ssl.schema import ConfigError
-from stable_ssl.tools import keys
-from stable_ssl.tools.drawing import (
-    SHADE,
-    Scale,
-    band,
-    bars,
-    dodge,
-    finish,
-    legend,
-    sparse_ticks,
-    turn_long,
-)
-from stable_ssl.tools.groups import Group, grouped, grouping, metric, numbers
+from stable_ssl.tools import drawing, keys
 from stable_ssl.tools.seeds import sample_of
 from stable_ssl.tools.style import WIDTHS, column, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy import ndarray
     from pandas import DataFrame
 
 FLOOR = 1e-7  # of the largest eigenvalue: what float32 cannot tell from 0
@@ -48,46 +47,30 @@ def curves(
     """Draw a metric against the epoch: a line a group, with a band over its seeds.
 
     A mean ends where the first run of its group does; between its rows a run counts as
-    the line that joins them.
-
-    Args:
-        runs: of `load`, all of its rows or some.
-        rows: the other frame of `load`.
-        value: metric; None: the monitored one.
-        by: keys that make the groups; None: those that tell the runs apart.
-        interval: std or ci95, half the height of the band.
-        style: neurips, icml or cvpr.
-
-    Raises:
-        ConfigError: no runs, an unknown key or metric, too many groups.
+    the line that joins them. Arguments are those of this module.
     """
-    import numpy as np
-
-    value = metric(runs, value, rows)
-    lines = rows[["run", "step", "epoch", value]].dropna()
-    lines = lines.sort_values("epoch", kind="stable")
-    lines = lines.drop_duplicates(["run", "epoch"], keep="last")
-    line_of = {run: line for run, line in lines.groupby("run", sort=False)}
-    trained = runs["run"].isin(lines["run"][lines["step"] > 0])
-    valued = trained if trained.any() else runs["run"].isin(line_of)
-    groups = grouped(keys.with_values(runs, valued), by)
+    value = drawing.metric(runs, value, rows)
+    points = rows[["run", "step", "epoch", value]].dropna()
+    trained = runs["run"].isin(points["run"][points["step"] > 0])
+    valued = trained if trained.any() else runs["run"].isin(points["run"])
+    groups = drawing.grouped(keys.with_values(runs, valued), by)
     keys.warn_of_cells([group.runs for group in groups], ["epoch"])
+    points = points.sort_values("epoch", kind="stable")
+    points = points.drop_duplicates(["run", "epoch"], keep="last")
+    lines = points.pivot(index="epoch", columns="run", values=value)
     scale = 100 if is_accuracy(value) else 1
     with styled():
         figure, axes = column(style)
         for group in groups:
-            seeds = [line_of[run] for run in group.runs["run"]]
-            _warn_of_ends(group, [line["epoch"].max() for line in seeds])
-            grid = np.unique(np.concatenate([line["epoch"] for line in seeds]))
-            start = max(line["epoch"].min() for line in seeds)
-            end = min(line["epoch"].max() for line in seeds)
-            grid = grid[(grid >= start) & (grid <= end)]
-            joined = [np.interp(grid, line["epoch"], line[value]) for line in seeds]
-            band(axes, grid, scale * np.stack(joined), interval, group)
+            seeds = lines[list(group.runs["run"])].dropna(how="all")
+            _warn_of_ends(group, [seeds[run].last_valid_index() for run in seeds])
+            seeds = seeds.interpolate("index", limit_area="inside").dropna()
+            epochs, values = seeds.index.to_numpy(), scale * seeds.to_numpy().T
+            drawing.band(axes, epochs, values, interval, group)
         axes.set_xlabel("epoch")
         axes.margins(x=0.02)
-        finish(figure, axes, value, groups)
-        sparse_ticks(axes.xaxis, whole=rows["epoch"].max() >= 2)
+        drawing.finish(figure, axes, value, groups)
+        drawing.sparse_ticks(axes.xaxis, whole=rows["epoch"].max() >= 2)
     return figure
 
 
@@ -99,41 +82,29 @@ def sweep(
     interval: str = "std",
     style: str = "neurips",
 ) -> Figure:
-    """Draw a metric against a key: means with error bars, seeds as small points.
+    """Draw a metric against the key x: means with error bars, seeds as small points.
 
     The key's scale is logarithmic where its values are spaced geometrically, and even
-    where they are words. Arguments and errors are those of `curves`, and:
-
-    Args:
-        runs: of `load`.
-        x: key; None: the one that differs and holds numbers.
-        value: metric.
-        by: keys that make the lines; None: those that tell the runs apart, beside x.
-        interval: std or ci95, half the height of an error bar.
-        style: of the column.
-
-    Raises:
-        ConfigError: x is needed.
+    where they are words; None is the one key that differs and holds numbers. Other
+    arguments are those of this module.
     """
-    value = metric(runs, value)
-    x = x or numbers(runs, 1)[0]
+    value = drawing.metric(runs, value)
+    x = x or drawing.numbers(runs, 1)[0]
     keys.require_keys([x], runs)
     runs = keys.with_values(runs, runs[value].notna())
-    groups = grouped(runs, by, beside=[x])
-    cells = keys.groups(runs, [*grouping(runs, by, [x]), x])
+    groups = drawing.grouped(runs, by, beside=[x])
+    cells = keys.groups(runs, [*drawing.grouping(runs, by, [x]), x])
     keys.warn_of_cells(cells.values(), [value])
-    scale = Scale.of(runs[x])
+    scale = drawing.Scale.of(runs[x])
     with styled():
         figure, axes = column(style)
         for number, group in enumerate(groups):
-            shift = 0.0 if scale.joined else dodge(number, len(groups))
-            cells = keys.groups(group.runs, [x])
-            at = [scale.positions[text] + shift for (text,) in cells]
-            samples = [sample_of(cell, value) for cell in cells.values()]
-            bars(axes, at, samples, interval, group, scale.joined)
+            shift = 0.0 if scale.joined else drawing.dodge(number, len(groups))
+            at = {text: position + shift for text, position in scale.positions.items()}
+            drawing.bars(axes, group, x, value, interval, at, scale.joined)
         scale.apply(axes, x)
         axes.set_xlabel(axis_label(x))
-        finish(figure, axes, value, groups)
+        drawing.finish(figure, axes, value, groups)
     return figure
 
 
@@ -146,46 +117,36 @@ def compare(
 ) -> Figure:
     """Draw means below one another, with error bars and the seeds.
 
-    The best is on top, but numbers stay in order. Arguments and errors are those of
-    `curves`, but:
-
-    Args:
-        runs: of `load`.
-        value: metric; None: the first accuracy of test, or of val.
-        by: keys; the first makes the rows, the others colours.
-        interval: std or ci95, half the length of an error bar.
-        style: of the column.
+    The first key of `by` makes the rows, the others colours; the best is on top, but
+    numbers stay in order. Without a value it is the first accuracy of test, or of val.
+    Other arguments are those of this module.
     """
     keys.require_runs(runs)
-    value = metric(runs, value or keys.usual(runs)[0])
+    value = drawing.metric(runs, value or keys.usual(runs)[0])
     runs = keys.with_values(runs, runs[value].notna())
-    first, *others = grouping(runs, by) or ["run"]
-    means = {
-        text: sample_of(group, value).mean
-        for (text,), group in keys.groups(runs, [first]).items()
-    }
+    first, *others = drawing.grouping(runs, by) or ["run"]
+    rows = keys.groups(runs, [first])
+    means = {text: sample_of(group, value).mean for (text,), group in rows.items()}
     order = list(means)[::-1]  # the last is on top
     numeric = keys.numeric(order)
     if not numeric:
         order.sort(key=means.get, reverse=keys.preferred(runs, value) == "low")
-    groups = grouped(runs, others)
+    groups = drawing.grouped(runs, others)
     keys.warn_of_cells(keys.groups(runs, [first, *others]).values(), [value])
     with styled():
         height = 0.5 + 0.16 * len(order) * max(len(groups), 1.6)
         figure, axes = column(style, min(height, 8.0))
         for number, group in enumerate(groups):
-            shift, below = -dodge(number, len(groups)), 0.2 / len(groups)
-            cells = keys.groups(group.runs, [first])
-            at = [order.index(text) + shift for (text,) in cells]
-            samples = [sample_of(cell, value) for cell in cells.values()]
-            bars(axes, at, samples, interval, group, below=below)
+            shift, below = drawing.dodge(number, len(groups)), 0.2 / len(groups)
+            at = {text: row - shift for row, text in enumerate(order)}
+            drawing.bars(axes, group, first, value, interval, at, below=below)
         axes.set_yticks(range(len(order)), [spelled(first, text) for text in order])
         axes.set_ylim(-0.6, len(order) - 0.4)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
         if numeric:
             axes.set_ylabel(axis_label(first))
-        finish(figure, axes, value, groups, across=True)
+        drawing.finish(figure, axes, value, groups, across=True)
     return figure
 
 
@@ -196,38 +157,28 @@ def heatmap(
     value: str | None = None,
     style: str = "neurips",
 ) -> Figure:
-    """Draw a metric against two keys: a cell for each pair, its mean written in it.
+    """Draw a metric against the keys x and y: a cell a pair, its mean written in it.
 
     Cells are as wide as one another, which is a logarithmic scale for values that are
-    spaced geometrically; grey is a pair without runs. Arguments and errors are those of
-    `curves`, and:
-
-    Args:
-        runs: of `load`.
-        x: key; None: the first of two that differ and hold numbers.
-        y: key; None: the second.
-        value: metric.
-        style: of the column.
-
-    Raises:
-        ConfigError: x and y are needed.
+    spaced geometrically; grey is a pair without runs. None are the two keys that differ
+    and hold numbers. Other arguments are those of this module.
     """
     import numpy as np
 
-    value = metric(runs, value)
+    value = drawing.metric(runs, value)
     if x is None or y is None:
-        free = [key for key in numbers(runs, 2, known=[x, y]) if key not in (x, y)]
-        x = x or free.pop(0)
-        y = y or free.pop(0)
+        pair = drawing.numbers(runs, 2, known=[x, y])
+        x = x or next(key for key in pair if key != y)
+        y = y or next(key for key in pair if key != x)
     keys.require_keys([x, y], runs)
     runs = keys.with_values(runs, runs[value].notna())
     columns, lines = keys.distinct(runs[x]), keys.distinct(runs[y])
     cells = keys.groups(runs, [x, y])
     keys.warn_of_cells(cells.values(), [value])
     means = np.full((len(lines), len(columns)), np.nan)
-    for (text, other), cell in cells.items():
+    for (across, upwards), cell in cells.items():
         mean = sample_of(cell, value).mean
-        means[lines.index(other), columns.index(text)] = mean
+        means[lines.index(upwards), columns.index(across)] = mean
     with styled():
         side = min((WIDTHS[style] - 1.2) / len(columns), 0.6)  # inches of a cell
         figure, axes = column(style, min(0.9 + min(side, 0.35) * len(lines), 8.0))
@@ -249,7 +200,7 @@ def heatmap(
         figure.set_label(value)
         bar = figure.colorbar(image, ax=axes, label=axis_label(value), pad=0.02)
         bar.outline.set_visible(False)
-        turn_long(axes, names)
+        drawing.turn_long(axes, names)
     return figure
 
 
@@ -262,17 +213,8 @@ def spectrum(
     """Draw the eigenvalues of the features' covariance by rank, the largest being 1.
 
     A line is the geometric mean over the seeds of a group, its band their extremes;
-    what float32 cannot tell from 0 is left out. Arguments and errors are those of
-    `curves`, and:
-
-    Args:
-        runs: of `load`; spectra are those of their steps.
-        split: whose features.
-        by: keys that make the groups.
-        style: of the column.
-
-    Raises:
-        ConfigError: no run has spectra.
+    what float32 cannot tell from 0 is left out. Spectra are those of the runs' steps,
+    of the features of a split. Other arguments are those of this module.
     """
     import numpy as np
 
@@ -287,7 +229,7 @@ def spectrum(
             f"no run has spectra of the split {split}; train with"
             " ++log.eval.spectrum=true, which writes spectra.jsonl"
         )
-    groups = grouped(keys.with_values(runs, valued), by)
+    groups = drawing.grouped(keys.with_values(runs, valued), by)
     with styled():
         figure, axes = column(style)
         for group in groups:
@@ -298,17 +240,17 @@ def spectrum(
             axes.plot(ranks, mean, group.dash, color=group.colour, label=group.label)
             if len(seeds) > 1:
                 low, high = np.exp(logs.min(0)), np.exp(logs.max(0))
-                axes.fill_between(ranks, low, high, color=group.colour, **SHADE)
+                axes.fill_between(ranks, low, high, color=group.colour, **drawing.SHADE)
         axes.set(xscale="log", yscale="log")
         axes.minorticks_off()
         axes.margins(x=0)
         axes.set(xlabel="rank", ylabel="eigenvalue / largest")
         figure.set_label(split)
-        legend(figure, groups)
+        drawing.legend(figure, groups)
     return figure
 
 
-def _eigenvalues(folder: str, split: str, step: float) -> Any:
+def _eigenvalues(folder: str, split: str, step: float) -> ndarray | None:
     """Return the last spectrum up to a step, (D,) with 1 first, or None."""
     import numpy as np
 
@@ -324,12 +266,10 @@ def _eigenvalues(folder: str, split: str, step: float) -> Any:
     return values[values > FLOOR]
 
 
-def _warn_of_ends(group: Group, ends: Sequence[float]) -> None:
+def _warn_of_ends(group: drawing.Group, ends: Sequence[float]) -> None:
     """Warn of runs that end before the others of their group, and cut its mean."""
-    short = [
-        run for run, end in zip(group.runs["run"], ends, strict=True) if end < max(ends)
-    ]
-    if short:
+    ended = zip(group.runs["run"], ends, strict=True)
+    if short := [run for run, end in ended if end < max(ends)]:
         warnings.warn(
             f"the mean of {group.label or 'the runs'} ends at epoch {min(ends):g} of"
             f" {max(ends):g}, as these do: {', '.join(short)}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv as csv_module
 import io
 import math
+from collections.abc import Callable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -35,22 +36,22 @@ def text(table: MeanTable, width: int = 120) -> str:
 
     legend = ["* best of its column"] * ("best" in marks)
     legend += [f"= {EQUAL}"] * ("equal" in marks)
-    legend += [UNTESTED] * ("best" in marks and table.untested)
-    header = _joined(table, printed=False)
+    legend += [UNTESTED] * ("best" in marks and {1} < table.counts)
+    columns = [*table.rows, *_joined(table, lambda key, text: f"{key}={text}", str)]
     body = [[*side, *map(marked, cells)] for side, cells in table.lines()]
-    columns = [*table.rows, *header]
     return render(Table(table.caption, columns, body, notes=["; ".join(legend)]), width)
 
 
 def markdown(table: MeanTable) -> str:
     """Return a table and its caption; the best of a column and its equals in bold."""
-    header = _joined(table, printed=True)
+    header = _joined(table, value_label, axis_label)
     lines = [
         [*map(axis_label, table.rows), *header],
         [":--"] * len(table.rows) + ["--:"] * len(header),
     ]
     for side, cells in table.lines():
-        bold = [_bold(table, cell, "**{}**") for cell in cells]
+        values = (table.text(c) for c in cells)
+        bold = [f"**{t}**" if c.mark else t for c, t in zip(cells, values, strict=True)]
         lines.append([*map(spelled, table.rows, side), *bold])
     escaped = ([text.replace("|", r"\|") for text in line] for line in lines)
     rows = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
@@ -67,8 +68,8 @@ def csv(table: MeanTable) -> str:
         for (metric, *top), cell in zip(table.tops, cells, strict=True):
             if (sample := cell.sample) is None:
                 continue
-            spread = (sample.mean, sample.std, sample.ci95)
-            numbers = ("" if math.isnan(x) else f"{x:.6g}" for x in spread)
+            values = (sample.mean, sample.std, sample.ci95)
+            numbers = ("" if math.isnan(x) else f"{x:.6g}" for x in values)
             unit = "%" if is_accuracy(metric) else ""
             writer.writerow([*side, *top, metric, unit, *numbers, sample.n, cell.mark])
     return file.getvalue()
@@ -76,35 +77,47 @@ def csv(table: MeanTable) -> str:
 
 def latex(table: MeanTable) -> str:
     r"""Return a `tabular` of the package booktabs, its caption as a comment."""
-    left, right = len(table.rows), len(table.tops)
+
+    def line(cells: list[str]) -> str:
+        return " & ".join(cells) + r" \\"
+
+    left, levels = len(table.rows), _levels(table)
     lines = [
         f"% {_explained(table).replace('±', '+-')}",
         r"% in the preamble: \usepackage{booktabs}",
-        rf"\begin{{tabular}}{{{'l' * left}{'r' * right}}}",
+        rf"\begin{{tabular}}{{{'l' * left}{'r' * len(table.tops)}}}",
         r"\toprule",
     ]
-    header = _levels(table)
-    for depth in range(1, len(header)):
-        lines += _spanning(list(zip(*header[:depth], strict=True)), left)
-    names = [t.translate(LATEX) for t in (*map(axis_label, table.rows), *header[-1])]
-    lines += [" & ".join(names) + r" \\", r"\midrule"]
+    for depth in range(1, len(levels)):  # equal neighbours share a cell and a rule
+        cells, rules, start = [""] * left, [], left + 1
+        for texts, columns in groupby(zip(*levels[:depth], strict=True)):
+            n, name = len(list(columns)), texts[-1].translate(LATEX)
+            cells.append(rf"\multicolumn{{{n}}}{{c}}{{{name}}}")
+            rules.append(rf"\cmidrule(lr){{{start}-{start + n - 1}}}")
+            start += n
+        lines += [line(cells), " ".join(rules)]
+    names = [*map(axis_label, table.rows), *levels[-1]]
+    lines += [line([name.translate(LATEX) for name in names]), r"\midrule"]
     for side, cells in table.lines():
-        bold = [_bold(table, cell, r"\textbf{{{}}}", LATEX) for cell in cells]
-        names = [t.translate(LATEX) for t in map(spelled, table.rows, side)]
-        lines.append(" & ".join([*names, *bold]) + r" \\")
+        texts = [text.translate(LATEX) for text in map(spelled, table.rows, side)]
+        for cell in cells:
+            value = table.text(cell).translate(LATEX)
+            texts.append(rf"\textbf{{{value}}}" if cell.mark else value)
+        lines.append(line(texts))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _joined(table: MeanTable, printed: bool) -> list[str]:
-    """Return a text a column: "optim.lr=0.1", "learning rate 0.1" if printed."""
-    lines = []
-    for key, texts in table.header():
-        if printed:
-            lines.append(
-                [value_label(key, text) if key else axis_label(text) for text in texts]
-            )
-        else:
-            lines.append([f"{key}={text}" if key else text for text in texts])
+def _joined(
+    table: MeanTable, value: Callable[[str, str], str], metric: Callable[[str], str]
+) -> list[str]:
+    """Return a text a column: "optim.lr=0.1", or "learning rate 0.1" for print.
+
+    It is made of lines of metrics, and lines of the values of a key.
+    """
+    lines = [
+        [value(key, text) if key else metric(text) for text in texts]
+        for key, texts in table.header()
+    ]
     return [", ".join(texts) for texts in zip(*lines, strict=True)]
 
 
@@ -121,32 +134,10 @@ def _levels(table: MeanTable) -> list[list[str]]:
     return levels
 
 
-def _spanning(columns: list[tuple[str, ...]], left: int) -> list[str]:
-    """Return the last level; equal neighbours share a cell with a rule below it.
-
-    Args:
-        columns: of each column, its levels so far.
-        left: columns of row keys before them.
-    """
-    cells, rules, start = [""] * left, [], left + 1
-    for levels, group in groupby(columns):
-        n, text = len(list(group)), levels[-1].translate(LATEX)
-        cells.append(rf"\multicolumn{{{n}}}{{c}}{{{text}}}")
-        rules.append(rf"\cmidrule(lr){{{start}-{start + n - 1}}}")
-        start += n
-    return [" & ".join(cells) + r" \\", " ".join(rules)]
-
-
-def _bold(table: MeanTable, cell: Cell, face: str, escape: dict | None = None) -> str:
-    """Return a cell, in a bold face where it is the best or equals it."""
-    text = table.text(cell).translate(escape or {})
-    return face.format(text) if cell.mark else text
-
-
 def _explained(table: MeanTable) -> str:
     """Return the caption, and what is bold where anything is."""
     if not any(cell.mark for cell in table.cells.values()):
         return table.caption
-    tested = f", and {EQUAL}" * table.tested
-    untested = f"; {UNTESTED}" * table.untested
-    return f"{table.caption} Bold: the best of a column{tested}{untested}."
+    equal = f", and {EQUAL}" * (max(table.counts) > 1)
+    untested = f"; {UNTESTED}" * ({1} < table.counts)
+    return f"{table.caption} Bold: the best of a column{equal}{untested}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,8 +24,7 @@ FIRST = ("model.name", "data.train.dataset.name", "model.backbone.name")
 
 def cell(value: Any) -> str:
     """Return a value of a config as text, `-` where there is none."""
-    missing = value is None or (isinstance(value, float) and math.isnan(value))
-    return NONE if missing else str(value)
+    return NONE if value is None or value != value else str(value)  # nan
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -55,20 +53,19 @@ def has_numbers(column: Series) -> bool:
     return column.dtype.kind in "iuf" and bool(column.notna().any())
 
 
-def telling(runs: DataFrame, given: Iterable[str] = ()) -> list[str]:
+def telling(runs: DataFrame, given: Sequence[str] = ()) -> list[str]:
     """Return few keys that tell all runs apart that differ in more than the seed.
 
     A key is left out where those before it, or `given`, decide its value: the
     temperature of a method that is the only one to have any.
     """
-    names = [name for name in _differing(runs) if name != SEED]
-    names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
-    chosen: list[str] = []
-    for name in names:
-        before = [*given, *chosen]
-        if len(groups(runs, [*before, name])) > len(groups(runs, before)):
+    differ = _differing(runs)
+    chosen = list(given)
+    for name in dict.fromkeys([*(name for name in FIRST if name in differ), *differ]):
+        more = len(groups(runs, [*chosen, name])) > len(groups(runs, chosen))
+        if name != SEED and more:
             chosen.append(name)
-    return chosen
+    return chosen[len(given) :]
 
 
 def _differing(runs: DataFrame) -> list[str]:
@@ -116,13 +113,6 @@ def preferred(runs: DataFrame, metric: str) -> str | None:
     return better(metric)
 
 
-def when(runs: DataFrame) -> str:
-    """Return which values of the metrics the frame holds; nothing of the last ones."""
-    at = runs.attrs.get("at", "last")
-    texts = {"last": "", "best": "at the best step on validation"}
-    return texts.get(at, f"at step {at}")
-
-
 def distinct(values: Iterable[Any]) -> list[str]:
     """Return the texts of values, each once, numbers in order and before words."""
     return sorted({cell(value) for value in values}, key=rank)
@@ -130,7 +120,7 @@ def distinct(values: Iterable[Any]) -> list[str]:
 
 def numeric(texts: Iterable[str]) -> bool:
     """Return whether all values are numbers."""
-    return all(is_number(text) for text in texts)
+    return all(map(is_number, texts))
 
 
 def groups(runs: DataFrame, names: Sequence[str]) -> dict[tuple[str, ...], DataFrame]:
@@ -149,13 +139,6 @@ def rank(text: str) -> tuple[int, float, str]:
 # --- what to say ----------------------------------------------------------------------
 
 LEFT_OUT = "runs without a value are left out: {}"
-EVALUATING = "runs that only evaluate are left out, give them alone to see them: {}"
-MIXED = (
-    "means are over runs that differ in more than the seed: {}; make these rows or"
-    " columns, or give fewer runs"
-)
-TWICE = "the same seed counts more than once: {}"
-PARTIAL = "runs that did not finish count with what they have: {}"
 
 
 def offer(runs: DataFrame) -> str:
@@ -170,13 +153,8 @@ def offer(runs: DataFrame) -> str:
 
 
 def with_values(runs: DataFrame, valued: Series) -> DataFrame:
-    """Return the runs that have a value; warn of the others, which are left out.
-
-    Args:
-        runs: of `load`.
-        valued: of each run, whether it has one.
-    """
-    _warn(LEFT_OUT, _ends(runs[~valued]))
+    """Return the runs of which `valued` is true; warn of the others."""
+    _warn(LEFT_OUT, _endings(runs[~valued]))
     return trainings(runs[valued])
 
 
@@ -185,20 +163,20 @@ def trainings(runs: DataFrame) -> DataFrame:
 
     They measure a network again, so they would count as another seed of it.
     """
-    fits = runs["mode"].isna() | (runs["mode"] == "fit") if "mode" in runs else []
-    if not len(fits) or fits.all() or not fits.any():
+    if "mode" not in runs:
         return runs
-    _warn(EVALUATING, list(runs[~fits]["run"]))
+    fits = runs["mode"].isna() | (runs["mode"] == "fit")
+    if not fits.any():
+        return runs
+    _warn(
+        "runs that only evaluate are left out, give them alone to see them: {}",
+        list(runs["run"][~fits]),
+    )
     return runs[fits]
 
 
 def warn_of_cells(cells: Iterable[DataFrame], names: Sequence[str]) -> None:
-    """Warn where a mean is not one over seeds, each once, of whole runs.
-
-    Args:
-        cells: the runs that each mean is over.
-        names: metrics of the means.
-    """
+    """Warn where means of metrics are not over seeds, each once, of whole runs."""
     mixed, twice, partial, empty = set(), set(), [], []
     for group in cells:
         differ = [name for name in _differing(group) if name != SEED]
@@ -207,11 +185,15 @@ def warn_of_cells(cells: Iterable[DataFrame], names: Sequence[str]) -> None:
         if not differ:
             twice.update(seed for seed in seeds if seeds.count(seed) > 1)
         valued = group[list(names)].notna().any(axis=1)
-        partial += _ends(group[valued & (group["status"] != "finished")])
-        empty += _ends(group[~valued])
-    _warn(MIXED, sorted(mixed))
-    _warn(TWICE, sorted(twice, key=rank))
-    _warn(PARTIAL, partial)
+        partial += _endings(group[valued & (group["status"] != "finished")])
+        empty += _endings(group[~valued])
+    _warn(
+        "means are over runs that differ in more than the seed: {}; make these rows or"
+        " columns, or give fewer runs",
+        sorted(mixed),
+    )
+    _warn("the same seed counts more than once: {}", sorted(twice, key=rank))
+    _warn("runs that did not finish count with what they have: {}", partial)
     _warn(LEFT_OUT, empty)
 
 
@@ -222,7 +204,7 @@ def _warn(sentence: str, names: Sequence[str]) -> None:
         warnings.warn(sentence.format(", ".join(names[:MOST]) + more), stacklevel=4)
 
 
-def _ends(runs: DataFrame) -> list[str]:
+def _endings(runs: DataFrame) -> list[str]:
     """Return the runs, each with how it ended: "a (diverged)"."""
     return list(runs["run"] + " (" + runs["status"] + ")")
 
@@ -236,25 +218,23 @@ def require_runs(runs: DataFrame) -> None:
         )
 
 
-def require_metrics(names: Iterable[str], runs: DataFrame) -> None:
+def require_metrics(names: Sequence[str], runs: DataFrame) -> None:
     """Refuse metrics that no run has; those there are are offered."""
     known = metrics(runs)
-    for name in names:
-        if not known:
-            raise ConfigError(_why_none(runs))
-        if name not in known:
-            raise ConfigError(
-                f"{name} is no metric of these runs{nearest(name, known)}"
-                f" (there are: {', '.join(known)})"
-            )
+    if names and not known:
+        raise ConfigError(_why_none(runs))
+    _require(names, known, "metric", f"there are: {', '.join(known)}")
 
 
 def require_keys(names: Iterable[str], runs: DataFrame) -> None:
     """Refuse keys that no run has; those that differ are offered."""
-    known = keys(runs)
+    differ = ", ".join(_differing(runs)) or "none"
+    _require(names, keys(runs), "key", f"that differ: {differ}")
+
+
+def _require(names: Iterable[str], known: Sequence[str], kind: str, hint: str) -> None:
     for name in names:
         if name not in known:
             raise ConfigError(
-                f"{name} is no key of these runs{nearest(name, known)}"
-                f" (that differ: {', '.join(_differing(runs)) or 'none'})"
+                f"{name} is no {kind} of these runs{nearest(name, known)} ({hint})"
             )

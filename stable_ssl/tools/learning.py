@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stable_ssl.loggers.names import describe, is_accuracy, order
+from stable_ssl.tools.drawing import sparse_ticks
 from stable_ssl.tools.runs import Run, read_run
 from stable_ssl.tools.style import COLOURS, GREY, SPARSE, panels, save, styled
 
@@ -28,35 +29,27 @@ def learning_curves(
     """Draw training loss and accuracies against the epoch; panels with data alone.
 
     Lines are the train and val splits, open diamonds the test split. Equal runs give
-    equal files.
-
-    Args:
-        run_dir: run folder.
-        folder: where learning_curves.pdf and .png go; None is `figures` of the run.
-
-    Returns:
-        The paths of the two files; none where the run has neither loss nor accuracy.
+    equal files: learning_curves.pdf and .png, whose paths are returned, in the run's
+    `figures` or another folder; none where the run has neither loss nor accuracy.
 
     Raises:
         ValueError: no run folder.
     """
-    from matplotlib.ticker import MaxNLocator
-
     run = read_run(run_dir)
     losses = [name for name in ("train/loss", "val/loss") if _points(run, name)]
-    parts = [(_draw_loss, losses), (_draw_accuracy, _accuracies(run))]
-    parts = [(draw, names) for draw, names in parts if names]
-    if not parts:
+    panels_of = [(_draw_loss, losses), (_draw_accuracy, _accuracies(run))]
+    panels_of = [(draw, names) for draw, names in panels_of if names]
+    if not panels_of:
         return []
     folder = Path(run_dir) / "figures" if folder is None else Path(folder)
     with styled():
-        figure, row = panels(WIDTH * len(parts) / 2, HEIGHT, len(parts))
+        figure, row = panels(WIDTH * len(panels_of) / 2, HEIGHT, len(panels_of))
         row[0].set_title(_title(run), loc="left")
-        for axes, (draw, names) in zip(row, parts, strict=True):
+        for axes, (draw, names) in zip(row, panels_of, strict=True):
             draw(axes, run, names)
             axes.set_xlabel("epoch")
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            sparse_ticks(axes.xaxis)
+            sparse_ticks(axes.yaxis)
             axes.margins(x=0.02)
     return save(figure, folder / "learning_curves")
 
@@ -71,17 +64,12 @@ def _draw_loss(axes: Axes, run: Run, names: Sequence[str]) -> None:
 
 
 def _draw_accuracy(axes: Axes, run: Run, names: Sequence[str]) -> None:
-    """Draw each accuracy of val as a line and of test as diamonds."""
-    colours = COLOURS * len(names)
-    for name, colour in zip(names, colours, strict=False):
+    """Draw each accuracy of val as a line and of test as diamonds, in per cent."""
+    for name, colour in zip(names, COLOURS * len(names), strict=False):
         label = describe(f"val/{name}", run.metrics)
-        val, test = (
-            [(x, 100 * y) for x, y in _points(run, f"{split}/{name}")]
-            for split in ("val", "test")
-        )
-        if val:
+        if val := _points(run, f"val/{name}", 100):
             _draw_line(axes, val, colour, f"{label}, val")
-        if test:
+        if test := _points(run, f"test/{name}", 100):
             look = {"color": colour, "label": f"{label}, test"} | DIAMONDS
             axes.plot(*zip(*test, strict=True), **look)
     axes.set_ylabel("top-1 accuracy (%)")
@@ -95,25 +83,25 @@ def _draw_line(
     axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=marker)
 
 
-def _points(run: Run, name: str) -> list[tuple[float, float]]:
+def _points(run: Run, name: str, scale: int = 1) -> list[tuple[float, float]]:
     """Return (epoch, value) of the rows that hold a metric."""
-    return [(row["epoch"], row[name]) for row in run.rows if {name, "epoch"} <= {*row}]
+    rows = [row for row in run.rows if name in row and "epoch" in row]
+    return [(row["epoch"], scale * row[name]) for row in rows]
 
 
 def _accuracies(run: Run) -> list[str]:
     """Return the top-1 accuracies of val, or of test where val has none."""
-    for split in ("val", "test"):
-        metrics = dict.fromkeys(n for row in run.rows for n in row if is_accuracy(n))
-        names = [n.partition("/")[2] for n in metrics if n.startswith(f"{split}/")]
-        names = [n for n in names if not re.search(r"^few|acc(?!1?$)\d*$", n)]
-        if names:
+    metrics = {name for row in run.rows for name in row if is_accuracy(name)}
+    for split in ("val/", "test/"):
+        names = [n.removeprefix(split) for n in metrics if n.startswith(split)]
+        if names := [n for n in names if not re.search(r"^few|acc(?!1?$)\d*$", n)]:
             return sorted(names, key=order)
     return []
 
 
 def _title(run: Run) -> str:
     """Return method, data and seed, as far as the configuration names them."""
+    seed = run.get("hardware.seed")
     facts = [run.get("model.name"), run.get("data.train.dataset.name")]
-    if (seed := run.get("hardware.seed")) is not None:
-        facts.append(f"seed {seed}")
+    facts += [None if seed is None else f"seed {seed}"]
     return ", ".join(str(fact) for fact in facts if fact)

@@ -6,7 +6,6 @@ import base64
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,53 +16,42 @@ DATED = re.compile(r"(.+)_e(\d+)")
 DRAWN = "learning_curves"  # a picture of the curves, which the page draws itself
 
 
-@dataclass
-class Embedded:
-    """Pictures of many runs, and what to say of those that are not as they were.
-
-    Args:
-        of: pictures of each run: {name, epoch, source}, the source a data URL.
-        notes: sentences.
-    """
-
-    of: list[list[dict[str, Any]]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def embedded(folders: Sequence[Path]) -> Embedded:
+def embedded(
+    folders: Sequence[Path],
+) -> tuple[list[list[dict[str, Any]]], list[str]]:
     """Return the newest picture of each name of each run, until `ALL` bytes are full.
 
-    Args:
-        folders: of runs, the most important first.
+    The folders of the most important runs come first. A picture is {name, epoch,
+    source}, the source a data URL; sentences say which are not as they were.
     """
-    made, room, without, smaller = Embedded(), ALL, 0, 0
+    pictures, notes, room, left_out, smaller = [], [], ALL, 0, 0
     for folder in folders:
-        newest, some = _newest(folder / "figures"), []
+        newest, of_run = _newest(folder / "figures"), []
         if newest and room <= 0:
-            newest, without = {}, without + 1
+            newest, left_out = {}, left_out + 1
         for name, (epoch, path) in newest.items():
             try:
                 kind, data = _small(path)
             except ValueError as error:
-                made.notes.append(f"{error}.")
+                notes.append(f"{error}.")
                 continue
             smaller += kind != "png"
             room -= len(data)
             source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-            some.append({"name": name, "epoch": epoch, "source": source})
-        made.of.append(some)
-    if without:
-        made.notes.append(
-            f"The pictures of {without} runs, not the first ones, are left out: those"
+            of_run.append({"name": name, "epoch": epoch, "source": source})
+        pictures.append(of_run)
+    if left_out:
+        notes.append(
+            f"The pictures of {left_out} runs, not the first ones, are left out: those"
             f" of a page take at most {ALL / 1e6:g} MB. They are in figures/ of the run"
             " folders."
         )
     if smaller:
-        made.notes.append(
+        notes.append(
             f"{smaller} pictures above {LARGE / 1e3:g} kB are downscaled to {SIDE}"
             " pixels."
         )
-    return made
+    return pictures, notes
 
 
 def _newest(folder: Path) -> dict[str, tuple[int | None, Path]]:

@@ -5,11 +5,10 @@ predictions.csv: what a person reads; scores.csv: the probability of every class
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +19,9 @@ from stable_ssl.data.facts import class_names, source
 from stable_ssl.evaluation.suite import undisturbed
 from stable_ssl.files import replacing
 from stable_ssl.schema import ConfigError, unwritable
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SEVERAL = ";"  # between the classes of one cell
 
@@ -36,14 +38,11 @@ def predict(run: Any) -> None:
     The number of a label is that of its name among the predicted classes, where both
     are known.
 
-    Args:
-        run: a trainer after `setup`; the dataset of its loader `bank`, if there is one,
-            knows the names of the predicted classes, otherwise that of `predict`.
+    The dataset of the trainer's loader `bank` knows the names of these, otherwise that
+    of `predict`. Synchronises host and ranks.
 
     Raises:
         ConfigError: nothing predicts; batches that have not one row a sample.
-
-    Synchronises host and ranks.
     """
     if run.evaluation.predictions is None:
         raise ConfigError(
@@ -58,70 +57,58 @@ def predict(run: Any) -> None:
         bank = getattr(run.loaders.get("bank"), "dataset", None)
         dataset = getattr(loader, "dataset", None)
         task = run.evaluation.predictions.task
-        _write_all(samples, dataset, class_names(bank), task, run.run_dir)
+        predictions, scores = _tables(samples, dataset, class_names(bank), task)
+        _write(predictions, run.run_dir / "predictions.csv")
+        _write(scores, run.run_dir / "scores.csv")
         run.say(f"predictions: {run.run_dir / 'predictions.csv'}")
 
 
-def _write_all(
-    samples: Sequence[Sample],
-    dataset: Any,
-    names: Mapping[int, str],
-    task: str,
-    folder: Path,
-) -> None:
-    """Write both files.
+def _tables(
+    samples: Sequence[Sample], dataset: Any, names: Mapping[int, str], task: str
+) -> tuple[DataFrame, DataFrame]:
+    """Return the contents of both files.
 
-    Args:
-        samples: of all ranks, by index.
-        dataset: that they come from.
-        names: of the predicted classes; empty: those of the dataset.
-        task: multiclass, binary or multilabel, as for `Scores`.
-        folder: that they are written to.
+    Without names of the predicted classes they are those of the samples' dataset; a
+    task is multiclass, binary or multilabel.
     """
-    own = class_names(dataset)
-    names = names or own
-    indices, given, logits = zip(*samples, strict=True)
-    columns: dict[str, Iterable[Any]] = {"index": indices}
-    if (path := _paths(dataset)) is not None:
-        columns["path"] = map(path, indices)
-    numbers = {name: number for number, name in names.items()}
-    renumbered = {number: numbers.get(name, number) for number, name in own.items()}
-    labels = [_label(label, renumbered) for label in given]
-    if any(label is not None for label in labels):
-        columns["label"] = map(_cell, labels)
-        if names:
-            columns["label_name"] = (_cell(label, names) for label in labels)
+    from pandas import DataFrame
+
+    names_of_labels = class_names(dataset)
+    names = names or names_of_labels
+    indices, labels, logits = zip(*samples, strict=True)
     scores = probabilities(torch.stack(logits), task)
+    table = DataFrame({"index": indices})
+    if (paths := _paths(dataset, indices)) is not None:
+        table["path"] = paths
+    numbers = {name: number for number, name in names.items()}
+    same = {label: numbers.get(name, label) for label, name in names_of_labels.items()}
+
+    def add(column: str, classes: Sequence[Sequence[int] | None]) -> None:
+        table[column] = [_cell(row) for row in classes]
+        if names:
+            table[f"{column}_name"] = [_cell(row, names) for row in classes]
+
+    classes = [_classes(label, same) for label in labels]
+    if any(row is not None for row in classes):
+        add("label", classes)
     if task == "multilabel":
-        classes = [(row > 0.5).nonzero().flatten().tolist() for row in scores]
+        add("prediction", [(row > 0.5).nonzero().flatten().tolist() for row in scores])
     else:
         best = scores.sort(dim=1, descending=True, stable=True)
-        top = best.indices[:, :5].tolist()
-        classes = [row[:1] for row in top]
-    columns["prediction"] = map(_cell, classes)
-    if names:
-        columns["prediction_name"] = (_cell(row, names) for row in classes)
-    if task != "multilabel":
-        columns["score"] = (f"{score:.6g}" for score in best.values[:, 0].tolist())
+        add("prediction", best.indices[:, :1].tolist())
+        table["score"] = best.values[:, 0].numpy()
         if scores.shape[1] > 5:
-            columns["top5"] = map(_cell, top)
-    rows = zip(*columns.values(), strict=True)
-    _write(folder / "predictions.csv", list(columns), rows)
-    head = ["index", *(names.get(number, number) for number in range(scores.shape[1]))]
-    rows = (
-        [index, *(f"{score:.6g}" for score in row.tolist())]
-        for index, row in zip(indices, scores, strict=True)
-    )
-    _write(folder / "scores.csv", head, rows)
+            table["top5"] = [_cell(row) for row in best.indices[:, :5].tolist()]
+    columns = [names.get(number, number) for number in range(scores.shape[1])]
+    of_classes = DataFrame(scores.numpy(), columns=columns)
+    of_classes.insert(0, "index", indices, allow_duplicates=True)
+    return table, of_classes
 
 
 def probabilities(logits: Tensor, task: str) -> Tensor:
-    """Turn logits into the probability of every class, (N, C) float64.
+    """Turn logits, (N, C), of a binary task (N,), into probabilities, (N, C) float64.
 
-    Args:
-        logits: (N, C), of a binary task (N,).
-        task: multiclass: rows sum to 1; binary: of 0 and of 1, C = 2; multilabel: of
-            each class by itself.
+    Rows sum to 1 (in a binary task C = 2) unless the task is multilabel.
     """
     logits = logits.double()
     if task == "multilabel":
@@ -155,50 +142,41 @@ def _predicted(
 
 def _gathered(parts: Iterable[Part]) -> list[Sample]:
     """Return (index, label, logits) of all ranks' samples, by index."""
-    everyone = distributed.all_gather_object(list(parts))
     samples = []
-    for index, labels, logits in (part for own in everyone for part in own):
-        labels = [None] * len(index) if labels is None else labels
-        samples += zip(index.tolist(), labels, logits, strict=True)
+    for parts_of_rank in distributed.all_gather_object(list(parts)):
+        for index, labels, logits in parts_of_rank:
+            labels = [None] * len(index) if labels is None else labels
+            samples += zip(index.tolist(), labels, logits, strict=True)
     return sorted(samples, key=lambda sample: sample[0])
 
 
-def _label(label: Tensor | None, renumbered: Mapping[int, int]) -> list[int] | None:
+def _classes(label: Tensor | None, same: Mapping[int, int]) -> list[int] | None:
     """Return a sample's classes, numbered as the predicted ones; None without."""
     if label is None or (label.ndim == 0 and label < 0):
         return None
     classes = label.nonzero().flatten().tolist() if label.ndim else [int(label)]
-    return [renumbered.get(number, number) for number in classes]
+    return [same.get(number, number) for number in classes]
 
 
 def _cell(numbers: Sequence[int] | None, names: Mapping[int, str] | None = None) -> str:
     """Return numbers of classes, or their names, as the text of one cell."""
-    named = (n if names is None else names.get(n, n) for n in numbers or ())
-    return SEVERAL.join(map(str, named))
+    return SEVERAL.join(str((names or {}).get(n, n)) for n in numbers or ())
 
 
-def _paths(dataset: Any) -> Callable[[int], str] | None:
-    """Return a function from a sample's number to its path below the root, or None."""
+def _paths(dataset: Any, indices: Sequence[int]) -> list[str] | None:
+    """Return the paths of samples below the root of a folder, None without one."""
     folder, rows = source(dataset), getattr(dataset, "rows", None)
-    samples, root = getattr(folder, "samples", None), getattr(folder, "root", None)
-    if not samples or root is None:
+    files, root = getattr(folder, "samples", None), getattr(folder, "root", None)
+    if not files or root is None:
         return None
-
-    def path(index: int) -> str:
-        place = index if rows is None else int(rows[index])
-        return Path(samples[place][0]).relative_to(root).as_posix()
-
-    return path
+    numbers = indices if rows is None else [int(rows[index]) for index in indices]
+    return [Path(files[n][0]).relative_to(root).as_posix() for n in numbers]
 
 
-def _write(path: Path, head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file."""
+def _write(table: DataFrame, path: Path) -> None:
+    """Write a CSV file, numbers with six digits."""
     try:
-        with (
-            replacing(path) as new,
-            open(new, "w", newline="", encoding="utf-8") as file,
-        ):
-            csv.writer(file).writerows([head])
-            csv.writer(file).writerows(rows)
+        with replacing(path) as new:
+            table.to_csv(new, index=False, float_format="%.6g")
     except OSError as error:
         raise unwritable(path, error) from error

@@ -25,42 +25,31 @@ At = int | Literal["last", "best"]  # which value of a metric counts
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder, read once.
+    """One run folder, read once."""
 
-    Args:
-        folder: `<log.folder>/runs/<experiment>/<run>`.
-        config: nested, resolved.
-        overrides: as given on the command line: "optim.lr=0.3".
-        status: running, finished, preempted, diverged, failed or unknown.
-        reason: of the status; may be empty.
-        rows: of metrics.jsonl, in order.
-        metrics: what evaluators stated of theirs, by name without the split.
-    """
-
-    folder: Path
-    config: dict[str, Any]
-    overrides: list[str]
-    status: str
-    reason: str
-    rows: list[dict[str, Any]]
-    metrics: Mapping[str, Metric]
+    folder: Path  # <log.folder>/runs/<experiment>/<run>
+    config: dict[str, Any]  # nested, resolved
+    overrides: list[str]  # as given on the command line: "optim.lr=0.3"
+    status: str  # running, finished, preempted, diverged, failed or unknown
+    reason: str  # of the status; may be empty
+    rows: list[dict[str, Any]]  # of metrics.jsonl, in order
+    metrics: Mapping[str, Metric]  # what evaluators stated, by name without the split
 
     def values(self, at: At = "last") -> dict[str, Any]:
         """Return a value of everything the rows hold after the first step.
 
-        Args:
-            at: the last one; the last up to a step, where the run came so far; or the
-                last up to the step where `log.monitor` was best, if there is one.
+        The last one; the last up to a step, where the run came so far; or the last up
+        to the step where `log.monitor` was best, if there is one.
         """
         rows = self.trained
         if at == "best":
-            monitor, worst = self.get("log.monitor"), math.inf
+            monitor, lowest, at = self.get("log.monitor"), math.inf, -1
             sign = -1 if self.get("log.monitor_mode", "max") == "max" else 1
             for row in rows:
-                if sign * row.get(monitor, math.nan) < worst:
-                    worst, at = sign * row[monitor], row["step"]
+                if sign * row.get(monitor, math.nan) < lowest:
+                    lowest, at = sign * row[monitor], row["step"]
         if at != "last":
-            reached = rows and at != "best" and rows[-1]["step"] >= at
+            reached = rows and rows[-1]["step"] >= at
             rows = [row for row in rows if row["step"] <= at] if reached else []
         return last_values(rows)
 
@@ -75,6 +64,11 @@ class Run:
     def flat(self) -> dict[str, Any]:
         """The config with dotted keys; lists stay lists."""
         return flat(self.config)
+
+    @property
+    def given(self) -> set[str]:
+        """The keys that the command line gave."""
+        return {str(text).lstrip("+~").partition("=")[0] for text in self.overrides}
 
     @cached_property
     def untrained(self) -> list[dict[str, Any]]:
@@ -142,7 +136,6 @@ def load(*roots: str | Path, at: At = "last") -> tuple[DataFrame, DataFrame]:
 
     if at not in ("last", "best") and not isinstance(at, int):
         raise ValueError(f"at={at}; give last, best or a step such as 1000")
-
     folders, table, rows = [], [], []
     for run in read_runs(*roots):
         if not run.rows:
@@ -171,7 +164,13 @@ def read_runs(*roots: str | Path) -> Iterator[Run]:
     """
     folders = [folder for root in roots for folder in _run_folders(Path(root))]
     folders = list({folder.resolve(): folder for folder in folders}.values())
-    yield from read_folders(_progress(folders) if len(folders) >= MANY else folders)
+    if len(folders) >= MANY and sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import track
+
+        console = Console(stderr=True)
+        folders = track(folders, "reading runs", console=console, transient=True)
+    yield from read_folders(folders)
 
 
 def read_folders(folders: Iterable[str | Path]) -> Iterator[Run]:
@@ -183,17 +182,6 @@ def read_folders(folders: Iterable[str | Path]) -> Iterator[Run]:
             warnings.warn(f"skipped: {error}", stacklevel=4)
 
 
-def _progress(folders: Sequence[Path]) -> Iterable[Path]:
-    """Show how many of the folders are read, on a terminal alone."""
-    if not sys.stderr.isatty():
-        return folders
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(folders, "reading runs", console=console, transient=True)
-
-
 def distinct_names(folders: Sequence[Path]) -> list[str]:
     """Return the shortest ends of the folders' paths that tell them apart."""
     parts = [folder.resolve().parts for folder in folders]
@@ -203,7 +191,7 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
     return ["/".join(path[-depth:]) for path in parts]
 
 
-def last_values(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def last_values(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the last value of everything that the rows hold."""
     return {name: value for row in rows for name, value in row.items()}
 
@@ -262,10 +250,11 @@ def _read_status(path: Path) -> tuple[str, str]:
     return status, reason
 
 
-def flat(config: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested mappings as one with dotted keys; lists stay lists."""
     dotted: dict[str, Any] = {}
     for key, value in config.items():
         nested = isinstance(value, Mapping) and value
-        dotted |= flat(value, f"{at}{key}.") if nested else {f"{at}{key}": value}
+        name = f"{prefix}{key}"
+        dotted |= flat(value, f"{name}.") if nested else {name: value}
     return dotted

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,46 +22,15 @@ HEIGHTS = {"neurips": 2.2, "icml": 2.0, "cvpr": 2.0}  # inches of a panel
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 # Okabe and Ito, https://jfly.uni-koeln.de/color: told apart with any colour vision
 GREY = "#444444"
-STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7,
-    "legend.title_fontsize": 7,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "xtick.minor.width": 0.4,
-    "ytick.minor.width": 0.4,
-    "xtick.minor.size": 1.5,
-    "ytick.minor.size": 1.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.25,
-    "lines.markersize": 2.5,
-    "legend.frameon": False,
-    "savefig.dpi": 200,
-    "figure.dpi": 200,
-    "pdf.fonttype": 42,  # TrueType: text stays text
-}
+SHEET = Path(__file__).with_name("assets") / "figures.mplstyle"
 SPARSE = 30  # points up to which a curve marks each of them
 
 
-@contextmanager
-def styled() -> Iterator[None]:
+def styled() -> AbstractContextManager[None]:
     """Draw in the house style, whatever the user's own settings."""
     from matplotlib import style
 
-    with style.context(["default", STYLE]):
-        yield
+    return style.context(["default", SHEET])
 
 
 def panels(width: float, height: float, n: int = 1) -> tuple[Figure, Sequence[Axes]]:
@@ -79,14 +48,9 @@ def column(style: str, height: float | None = None) -> tuple[Figure, Axes]:
 
 
 def save(figure: Figure, path: str | Path) -> list[Path]:
-    """Write a figure as PDF and PNG; equal figures give equal files.
+    """Write a figure as PDF and PNG to a path without suffix; return the two paths.
 
-    Args:
-        figure: of any size.
-        path: of the files, without their suffix.
-
-    Returns:
-        The two paths.
+    Equal figures give equal files.
     """
     undated = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
     paths = [Path(f"{path}.{kind}") for kind in undated]

@@ -25,11 +25,7 @@ LONGEST = 24  # characters of a value that nobody asked to see
 
 
 def end_of_run(run: Any) -> None:
-    """Show the closing table of a run, and draw its learning curves.
-
-    Args:
-        run: a trainer that has trained.
-    """
+    """Show the closing table of a trainer, and draw its learning curves."""
     run.records.console.stop()
     run.records.console.table(summary(run.run_dir))
     try:
@@ -49,29 +45,19 @@ def summary(run_dir: str | Path) -> Table:
         ValueError: no run folder.
     """
     run = read_run(run_dir)
-    split = next(
-        split
-        for rows, split in (
-            (run.trained, "test"),
-            (run.trained, "val"),
-            (run.untrained, "test"),
-            ([{"val/": 0}], "val"),
-        )
-        if any(name.startswith(f"{split}/") for row in rows for name in row)
-    )
     before, after = last_values(run.untrained), run.values()
-    names = [n for n in before | after if n.startswith(f"{split}/") and _shown(n, run)]
+    shown = [(after, "test"), (after, "val"), (before, "test")]  # the first there is
+    split = next((s for v, s in shown if any(n.startswith(f"{s}/") for n in v)), "val")
+    metrics = [n for n in {**before, **after} if n.startswith(f"{split}/")]
+    if run.get("data.num_classes", 0) < 100:
+        metrics = [name for name in metrics if not name.endswith("acc5")]
     rows = [
-        (
-            describe(name, run.metrics),
-            as_text(name, before.get(name)),
-            as_text(name, after.get(name)),
-        )
-        for name in sorted(names, key=order)
+        (describe(n, run.metrics), as_text(n, before.get(n)), as_text(n, after.get(n)))
+        for n in sorted(metrics, key=order)
     ]
     title = "/".join(run.folder.resolve().parts[-2:])
     return Table(
-        f"{title}: {_data(split, run)}\n{_protocol(names, run)}",
+        f"{title}: {_data(split, run)}\n{_protocol(metrics, run)}",
         ("", _start(run), "trained"),
         rows,
         notes=() if rows else ("no val or test metrics in this run",),
@@ -83,9 +69,6 @@ def overview(run_dirs: Iterable[str | Path]) -> Table:
 
     Where the table is too wide, keys that no command line gave go first, then metrics
     but the first. A folder that is no run is named in a warning and left out.
-
-    Args:
-        run_dirs: run folders.
     """
     runs = list(read_folders(run_dirs))
     given, derived = _differing(runs)
@@ -110,15 +93,14 @@ def overview(run_dirs: Iterable[str | Path]) -> Table:
     )
 
 
-def _protocol(names: Sequence[str], run: Run) -> str:
+def _protocol(metrics: Sequence[str], run: Run) -> str:
     """Return what was measured on what, in which epoch, with which seed."""
-    predicted = any(re.search(r"/acc\d*$", n) for n in names) and not run.get(
-        "log.eval.linear"
-    )
+    predicts = any(re.search(r"/acc\d*$", name) for name in metrics)
     facts = []
-    if any(is_accuracy(name) for name in names):
-        facts.append("top-1 accuracy" + " on frozen features" * (not predicted))
-    rows = [row for row in run.rows if any(name in row for name in names)]
+    if any(map(is_accuracy, metrics)):
+        frozen = not predicts or run.get("log.eval.linear")
+        facts.append("top-1 accuracy" + " on frozen features" * bool(frozen))
+    rows = [row for row in run.rows if any(name in row for name in metrics)]
     if rows:
         facts.append(_when(rows[-1], run))
     if run.get("hardware.seed") is not None:
@@ -130,8 +112,8 @@ def _data(split: str, run: Run) -> str:
     """Return "digits, test split", or the subset where it is called otherwise."""
     name = run.get(f"data.{split}.dataset.name") or run.get("data.train.dataset.name")
     subset = run.get(f"data.{split}.dataset.subset", split)
-    what = f"{split} split" if subset == split else f"{split} split (subset {subset})"
-    return f"{name}, {what}" if name else what
+    images = f"{split} split" + f" (subset {subset})" * (subset != split)
+    return f"{name}, {images}" if name else images
 
 
 def _when(row: dict[str, Any], run: Run) -> str:
@@ -151,14 +133,9 @@ def _start(run: Run) -> str:
     return "pretrained" if run.get("model.backbone.pretrained") else "untrained"
 
 
-def _shown(metric: str, run: Run) -> bool:
-    return not metric.endswith("acc5") or run.get("data.num_classes", 0) >= 100
-
-
 def _differing(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
     """Return the keys that differ: those a command line gave, and short others."""
-    overrides = [str(override) for run in runs for override in run.overrides]
-    by_hand = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    by_hand = {key for run in runs for key in run.given}
     given, derived = [], []
     for key in differing([run.flat for run in runs]):
         if key in by_hand:
@@ -171,7 +148,6 @@ def _differing(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
 def _watched(runs: Sequence[Run], values: Sequence[dict[str, Any]]) -> list[str]:
     """Return the metrics of a sweep's columns: the monitored, then val, then test."""
     known = {name for last in values for name in last}
-    accuracies = [n for n in known if n.endswith("acc1")]
-    wanted = [run.get("log.monitor") for run in runs]
-    wanted += in_order(accuracies, ["val", "test"])
-    return [name for name in dict.fromkeys(wanted) if name in known]
+    monitored = [run.get("log.monitor") for run in runs]
+    accuracies = in_order((n for n in known if n.endswith("acc1")), ["val", "test"])
+    return [n for n in dict.fromkeys([*monitored, *accuracies]) if n in known]

@@ -24,38 +24,23 @@ Texts = tuple[str, ...]  # values of the keys of a row, or metric and those of a
 
 @dataclass
 class Cell:
-    """One cell of a table.
+    """One cell of a table."""
 
-    Args:
-        metric: of its values; accuracies are in per cent.
-        sample: the values of its seeds; None where no run has one.
-        mark: `best` of its column, `equal` to it by `told_apart`, or empty.
-    """
-
-    metric: str
-    sample: Sample | None = None
-    mark: str = ""
+    metric: str  # of its values; accuracies are in per cent
+    sample: Sample | None = None  # the values of its seeds; None where no run has one
+    mark: str = ""  # `best` of its column, `equal` to it by `told_apart`, or empty
 
 
 @dataclass(frozen=True, repr=False)
 class MeanTable:
-    """Means over seeds by keys; shows itself, in a notebook too, as text.
+    """Means over seeds by keys; shows itself, in a notebook too, as text."""
 
-    Args:
-        rows: keys of the config down the side.
-        columns: keys across the top, below the metric where there are several.
-        metrics: what is shown.
-        interval: std or ci95, beside each mean.
-        when: which values they are, in words; empty of the last ones.
-        cells: {(values of rows, (metric, values of columns)): cell}.
-    """
-
-    rows: list[str]
-    columns: list[str]
+    rows: list[str]  # keys of the config down the side
+    columns: list[str]  # keys across the top, below the metric where there are several
     metrics: list[str]
-    interval: str
-    when: str
-    cells: dict[tuple[Texts, Texts], Cell]
+    interval: str  # std or ci95, beside each mean
+    when: str  # which values they are, in words; empty of the last ones
+    cells: dict[tuple[Texts, Texts], Cell]  # by values of rows, (metric, of columns)
 
     def __str__(self) -> str:
         return formats.text(self)
@@ -66,7 +51,7 @@ class MeanTable:
     def tops(self) -> list[Texts]:
         """Metric and values of the column keys, of each column in order."""
         tops = {top for _, top in self.cells}
-        return sorted(tops, key=lambda t: (self.metrics.index(t[0]), natural(t[1:])))
+        return sorted(tops, key=lambda t: (self.metrics.index(t[0]), _ranks(t[1:])))
 
     def header(self) -> list[tuple[str, Texts]]:
         """Return the lines above the columns, each with its name and a text a column.
@@ -77,22 +62,27 @@ class MeanTable:
         lines = zip(["", *self.columns], zip(*self.tops, strict=True), strict=True)
         return list(lines)[shared:]
 
-    @property
-    def caption(self) -> str:
-        """What the figures are, in a sentence."""
-        what = f"{', '.join(axis_label(metric) for metric in self.metrics)}{self.when}"
-        if self._counts == {1}:
-            return f"{what}; one run a cell."
-        n = "n" if len(self._counts) > 1 else max(self._counts, default=0)
-        return f"{what}; mean ± {INTERVALS[self.interval]} over {n} seeds."
-
     def lines(self) -> list[tuple[Texts, list[Cell]]]:
         """Return the rows in order: values of the keys, and a cell a column."""
         tops = self.tops
         return [
             (side, [self.cells.get((side, top), Cell(top[0])) for top in tops])
-            for side in sorted({side for side, _ in self.cells}, key=natural)
+            for side in sorted({side for side, _ in self.cells}, key=_ranks)
         ]
+
+    @property
+    def counts(self) -> set[int]:
+        """How many runs cells are over; more than one in a cell can be tested."""
+        return {cell.sample.n for cell in self.cells.values() if cell.sample}
+
+    @property
+    def caption(self) -> str:
+        """What the figures are, in a sentence."""
+        title = ", ".join(map(axis_label, self.metrics)) + self.when
+        if self.counts == {1}:
+            return f"{title}; one run a cell."
+        n = "n" if len(self.counts) > 1 else max(self.counts, default=0)
+        return f"{title}; mean ± {INTERVALS[self.interval]} over {n} seeds."
 
     def text(self, cell: Cell) -> str:
         """Return a cell: "97.25 ± 0.31", and " (n=3)" where others have other n."""
@@ -103,21 +93,7 @@ class MeanTable:
         text = f"{mean:.{digits}f}"
         if cell.sample.n > 1:
             text += f" ± {spread:.{digits}f}"
-        return f"{text} (n={cell.sample.n})" if len(self._counts) > 1 else text
-
-    @property
-    def tested(self) -> bool:
-        """Whether cells hold several runs, which a test can compare."""
-        return max(self._counts, default=0) > 1
-
-    @property
-    def untested(self) -> bool:
-        """Whether cells of one run stand beside others of several."""
-        return self.tested and 1 in self._counts
-
-    @property
-    def _counts(self) -> set[int]:
-        return {cell.sample.n for cell in self.cells.values() if cell.sample}
+        return f"{text} (n={cell.sample.n})" if len(self.counts) > 1 else text
 
 
 def table(
@@ -152,38 +128,36 @@ def table(
     keys.require_metrics(metrics, runs)
     keys.require_keys([*(rows or ()), *columns], runs)
     runs = _of_trainings(runs, metrics)
-    if rows is None:
-        rows = keys.telling(runs, given=columns)
-    rows, columns = list(rows), list(columns)
+    rows = list(keys.telling(runs, given=columns) if rows is None else rows)
     groups = keys.groups(runs, [*rows, *columns])
     keys.warn_of_cells(groups.values(), metrics)
     cells = {}
     for metric in metrics:
-        column: dict[Texts, list[Cell]] = {}
+        by_column: dict[Texts, list[Cell]] = {}
         for texts, group in groups.items():
             side, top = texts[: len(rows)], (metric, *texts[len(rows) :])
-            cell = Cell(metric, sample_of(group, metric))
-            cells[side, top] = cell
-            column.setdefault(top, []).append(cell)
-        for of_column in column.values():
-            _mark(of_column, prefer or keys.preferred(runs, metric))
-    when = keys.when(runs)
-    return MeanTable(rows, columns, metrics, interval, when and f", {when}", cells)
+            cell = cells[side, top] = Cell(metric, sample_of(group, metric))
+            by_column.setdefault(top, []).append(cell)
+        for column in by_column.values():
+            _mark(column, prefer or keys.preferred(runs, metric))
+    at = runs.attrs.get("at", "last")
+    when = {"last": "", "best": ", at the best step on validation"}
+    when = when.get(at, f", at step {at}")
+    return MeanTable(rows, list(columns), metrics, interval, when, cells)
 
 
 def _of_trainings(runs: DataFrame, metrics: Sequence[str]) -> DataFrame:
     """Leave out what runs that evaluate say of a metric that some that train have."""
-    left = set()
+    emptied = set()
     for metric in metrics:
         valued = runs[runs[metric].notna()]
         again = set(valued["run"]) - set(keys.trainings(valued)["run"])
         runs = runs.assign(**{metric: runs[metric].where(~runs["run"].isin(again))})
-        left |= again
-    some = runs[list(metrics)].notna().any(axis=1)
-    return runs[some | ~runs["run"].isin(left)]
+        emptied |= again
+    return runs[runs[metrics].notna().any(axis=1) | ~runs["run"].isin(emptied)]
 
 
-def natural(texts: Texts) -> list[tuple]:
+def _ranks(texts: Texts) -> list[tuple]:
     """Return a key to sort by: numbers by their value, before words."""
     return [keys.rank(text) for text in texts]
 
@@ -193,8 +167,7 @@ def _mark(cells: Sequence[Cell], prefer: str | None) -> None:
     filled = [cell for cell in cells if cell.sample]
     if prefer is None or len(filled) < 2:
         return
-    choose = max if prefer == "high" else min
-    best = choose(filled, key=lambda cell: cell.sample.mean)
+    best = (max if prefer == "high" else min)(filled, key=lambda c: c.sample.mean)
     for cell in filled:
         if not told_apart(cell.sample, best.sample):
             cell.mark = "equal"
@@ -225,8 +198,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "Without --rows, --columns and --value, what there is to choose from is listed."
     )
     add_runs(parser)
-    option = parser.add_argument
-    several = {"nargs": "+", "action": Words}
+    option, several = parser.add_argument, {"nargs": "+", "action": Words}
     option("--rows", **several, metavar="KEY", help="down the side: model.name")
     option("--columns", **several, metavar="KEY", default=[], help="across the top")
     option("--value", **several, metavar="METRIC", help="one or more: test/knn_acc1")
@@ -238,17 +210,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def add_runs(parser: ArgumentParser) -> None:
     """Add the folders of runs, and the step that counts."""
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUNS", help="run folders, or folders that hold some"
+    folders = "run folders, or folders that hold some"
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help=folders)
+    at = (
+        "last: the last values (default); best: those at the step where log.monitor"
+        " was best on validation; or a step"
     )
-    parser.add_argument(
-        "--at",
-        type=_at,
-        default="last",
-        metavar="WHEN",
-        help="last: the last values (default); best: those at the step where"
-        " log.monitor was best on validation; or a step",
-    )
+    parser.add_argument("--at", type=_at, default="last", metavar="WHEN", help=at)
 
 
 def run(args: Namespace) -> None:

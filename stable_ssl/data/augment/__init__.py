@@ -1,10 +1,10 @@
 """Batched augmentation: torchvision's operations, drawn per image from its key.
 
 An op is `apply(images, **draw(keys, height, width))`. `draw` turns each image's key
-into its own parameters, distributed as torchvision's; `apply` is arithmetic on the
-batch. Both give an image the same bits whatever the batch it is in and however many
-threads run. On the CPU, booleans and per-pixel selections are slow in torch: hence
-clamps and signs where one expects `where`. On a GPU nothing here waits for the device.
+into parameters with torchvision's distribution; `apply` is arithmetic on the batch.
+Both give an image the same bits in any batch and with any number of threads. Boolean
+masks and `where` are slow in torch on the CPU, so clamps and signs replace them. On a
+GPU nothing here waits for the device.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Backbones by name: (N, C, H, W) -> (N, dim) pooled features, the classifier removed.
 
-A small `convnet` for images of 8 to 32 px, timm's vision transformer in our words as
-`vit`, every classifier of torchvision, and every model of timm. What they share is one
-attribute, `dim`.
+A small `convnet` for images of 8 to 32 px, `vit`, which is timm's vision transformer
+with our argument names, every classifier of torchvision, and every model of timm. All
+have the attribute `dim`, the number of features.
 """
 
 import inspect
@@ -29,11 +29,11 @@ from stable_ssl.models.vit import vit
 from stable_ssl.schema import ConfigError, nearest
 
 KEYS = "name provider pretrained in_channels stem width modifiers freeze".split()
-OWN_SIZES = ("width", "image_size", "patch_size", "dim", "depth", "heads")
+SIZE_KEYS = ("width", "image_size", "patch_size", "dim", "depth", "heads")
 PROVIDERS = ("torchvision", "timm")
 STEMS = ("imagenet", "cifar")
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # classifiers half-way up an Inception
-SWALLOWED = ("width_mult", "reduced_tail", "dilated")  # read before the constructor
+SWALLOWED = ("width_mult", "reduced_tail", "dilated")  # read by model functions alone
 
 
 def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
@@ -45,9 +45,9 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
                 models; torchvision's where both have it.
             provider: torchvision or timm, to say whose; null: the first that has it.
             pretrained: load the provider's default weights (false).
-            in_channels: C (3). Pretrained filters of torchvision are kept: averaged
-                over their inputs, then shared out, so that a grey image gives what it
-                gave in three.
+            in_channels: C (3). Pretrained filters of torchvision are kept: summed over
+                their inputs, then spread evenly, so that a grey image gives what it
+                gave in three channels.
             stem: of a ResNet of torchvision, imagenet (7x7 stride 2, max pool; the
                 default) or cifar (3x3 stride 1, no pool, never pretrained).
             width: of convnet, channels of its first layer (32).
@@ -77,22 +77,22 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
             f"model.backbone.pretrained={pretrained}, expected true or false"
         )
     build, sizes = _builder(name, provider), ["in_channels"]
-    if build not in OWN.values():
+    if build not in BUILDERS.values():
         build = partial(build, name, pretrained)
     elif pretrained:
         raise ConfigError(f"{name} has no pretrained weights; set pretrained: false")
     else:
-        sizes += OWN_SIZES
+        sizes += SIZE_KEYS
     check_positive({f"model.backbone.{k}": options[k] for k in sizes if k in options})
     try:
         model = build(**options)
     except ConfigError:
         raise
     except TypeError as error:
-        wrong = re.search(r"keyword argument '(\w+)'", str(error))
-        if wrong is None:
+        unknown = re.search(r"keyword argument '(\w+)'", str(error))
+        if unknown is None:
             raise
-        _refuse(name, wrong[1], (*KEYS, *inspect.signature(build).parameters), error)
+        _refuse(name, unknown[1], (*KEYS, *inspect.signature(build).parameters), error)
     except (ValueError, AssertionError) as error:
         raise ConfigError(
             f"model.backbone: {name} refuses its keys: {error}"
@@ -119,9 +119,9 @@ def _builder(name: str, provider: str | None) -> Callable[..., nn.Module]:
         )
     known: list[str] = []
     if provider is None:
-        known += OWN
-        if name in OWN:
-            return OWN[name]
+        known += BUILDERS
+        if name in BUILDERS:
+            return BUILDERS[name]
     if provider != "timm":
         from torchvision import models
 
@@ -156,7 +156,7 @@ def _refuse(
 def _convnet(in_channels: int = 3, width: int = 32) -> nn.Sequential:
     """Build four conv-norm-ReLU layers, 0.24 M weights and 128 features at width 32.
 
-    Two of them halve the resolution before they normalise: a quarter of the work.
+    Two of them pool before they normalise, which leaves a quarter of the work.
     """
     layers = []
     previous = in_channels
@@ -171,7 +171,7 @@ def _convnet(in_channels: int = 3, width: int = 32) -> nn.Sequential:
     return model
 
 
-OWN = {"convnet": _convnet, "vit": vit}
+BUILDERS = {"convnet": _convnet, "vit": vit}
 
 
 def _timm(

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from stable_ssl import distributed, seeding
-from stable_ssl.data.augment import build_ops
+from stable_ssl.data.augment import External, Op, build_ops
 from stable_ssl.data.check import check_alike
 from stable_ssl.data.combined import Combined, named_parts, split_name
 from stable_ssl.data.datasets import Images, build_dataset, held_in_memory
@@ -43,7 +43,7 @@ class Data:
     eval_batch_size: int | None = key(None, low=1)  # null: as in training
     num_workers: int = key(0, low=0)  # processes that decode; 0: in the main process
     download: bool = False  # fetch a missing torchvision dataset
-    on_error: str = key("raise", choices=("raise", "skip"))  # an image not readable
+    on_error: str = key("raise", choices=("raise", "skip"))  # an unreadable image
     in_memory: float = key(2.0, low=0)  # GiB; hold image folders of one size up to this
     compile: bool = False  # torch.compile the batched augmentation
     labelled: str | None = None  # of several train loaders, whose labels probes use
@@ -51,7 +51,7 @@ class Data:
     train: Any = None  # loader node {dataset: {name, ...}, DataLoader keys}, or several
     val: Any = None  # by name; null turns one off
     test: Any = None
-    bank: Any = None  # kNN neighbours; null: the train split, seen as in val
+    bank: Any = None  # kNN neighbours; null: the train split, with val's ops
     predict: Any = "test"  # of mode=predict: a split by name, or a loader node
 
     def __post_init__(self) -> None:
@@ -101,8 +101,8 @@ def build_loaders(
     """Build the loaders that a config names: train (to fit), val, test and bank.
 
     Several train loaders become one `Combined`; several of val are the splits
-    `val_<name>`, and so for test. The bank, unless named, is the train split seen as in
-    evaluation. What the config leaves to the data is written into it:
+    `val_<name>`, and so for test. The bank, unless named, is the train split with the
+    ops of evaluation. What the config leaves to the data is written into it:
     `data.num_classes` and the backbone's `in_channels`.
 
     Raises:
@@ -352,7 +352,7 @@ def _build_option(name: str, node: Any, dataset: Dataset) -> Any:
     return build_object(node, where, **dict.fromkeys(names, dataset))
 
 
-def build_views(transform: Any) -> list[list[Any]]:
+def build_views(transform: Any) -> list[list[Op | External]]:
     """Read an image_transform: a list of ops is one view, a list of lists several.
 
     {_target_: ...} stands for the list of ops that it returns, or for an op.
@@ -362,7 +362,7 @@ def build_views(transform: Any) -> list[list[Any]]:
     """
     if OmegaConf.is_config(transform):
         transform = OmegaConf.to_container(transform, resolve=True)
-    transform = _with_targets_built(transform or [])
+    transform = _build_targets(transform or [])
     if not isinstance(transform, list):
         transform = [transform]
     several = any(isinstance(op, list) for op in transform)
@@ -372,10 +372,10 @@ def build_views(transform: Any) -> list[list[Any]]:
         raise ConfigError(f"image_transform: {error}") from error
 
 
-def _with_targets_built(transform: Any) -> Any:
+def _build_targets(transform: Any) -> Any:
     """Replace each {_target_: ...} by the op or the list of ops that it returns."""
     if isinstance(transform, Sequence) and not isinstance(transform, str):
-        return [_with_targets_built(op) for op in transform]
+        return [_build_targets(op) for op in transform]
     if isinstance(transform, Mapping) and "_target_" in transform:
         built = build_object(transform, "image_transform")
         return list(built) if isinstance(built, (list, tuple)) else built

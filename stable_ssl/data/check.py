@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import DistributedSampler
 
-from stable_ssl.data.combined import Combined, named_parts, split_datasets
+from stable_ssl.data.combined import named_parts, split_datasets
 from stable_ssl.data.facts import source
 from stable_ssl.data.folder import ImageFolder
 from stable_ssl.data.loader import Loader
@@ -50,9 +50,7 @@ def check_views(
         )
 
 
-def check_alike(
-    loaders: Mapping[str, Loader | Combined], labelled: str | None = None
-) -> None:
+def check_alike(loaders: Mapping[str, Iterable], labelled: str | None = None) -> None:
     """Refuse splits whose images or classes are not those of the first.
 
     Warn of train images that are in val or test, too: accuracy on images that were
@@ -95,7 +93,7 @@ def check_alike(
     _warn_of_leakage(loaders)
 
 
-def _warn_of_leakage(loaders: Mapping[str, Loader | Combined]) -> None:
+def _warn_of_leakage(loaders: Mapping[str, Iterable]) -> None:
     """Warn of files of train that are in val or test, too."""
     trained: set[Path] = set()
     for split, dataset in split_datasets(loaders).items():  # train comes first
@@ -115,7 +113,7 @@ def _warn_of_leakage(loaders: Mapping[str, Loader | Combined]) -> None:
             )
 
 
-def check_train(loader: Any, accumulate: int, ranks: int) -> None:
+def check_train(loader: Iterable, accumulate: int, ranks: int) -> None:
     """Refuse a step whose micro-batches differ in size; warn if ranks share samples.
 
     Args:

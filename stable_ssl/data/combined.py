@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count, islice
 from typing import Any
+
+from torch.utils.data import Dataset
 
 from stable_ssl.data.batch import known_length
 from stable_ssl.data.loader import Loader
@@ -59,7 +61,7 @@ class Combined:
             start = 0
 
 
-def named_parts(loader: Any, name: str = "") -> dict[str, Any]:
+def named_parts(loader: Iterable[Any], name: str = "") -> dict[str, Iterable[Any]]:
     """Return the loaders that a `Combined` is made of, by name.
 
     Args:
@@ -74,7 +76,7 @@ def split_name(split: str, name: str | None) -> str:
     return f"{split}_{name}" if name else split
 
 
-def split_datasets(loaders: Mapping[str, Any]) -> dict[str, Any]:
+def split_datasets(loaders: Mapping[str, Iterable[Any]]) -> dict[str, Dataset]:
     """Return the datasets of train, val and test by the `split_name` of each part."""
     return {
         split_name(split, name): part.dataset
@@ -91,7 +93,7 @@ class Skips:
         loader: a loader of another library skips none.
     """
 
-    def __init__(self, loader: Any):
+    def __init__(self, loader: Iterable[Any]):
         parts = named_parts(loader).values()
         self.parts = [part for part in parts if isinstance(part, Loader)]
         self.before = self._total()

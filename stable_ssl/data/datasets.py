@@ -77,7 +77,7 @@ class Images(Dataset):
         return Images(images, labels, self.num_classes, classes=self.classes)
 
 
-def build_dataset(node: Any, root: str = "", download: bool = False) -> Dataset:
+def build_dataset(node: Mapping, root: str = "", download: bool = False) -> Dataset:
     """Build a dataset from a node {name | _target_, root, subset, **kwargs}.
 
     Args:
@@ -96,7 +96,7 @@ def build_dataset(node: Any, root: str = "", download: bool = False) -> Dataset:
     labels_seed = arguments.pop("labels_seed", 0)
     if per_class is not None:
         dataset = build_dataset(arguments, root, download)
-        return take_labelled(dataset, per_class, labels_seed)
+        return labelled_subset(dataset, per_class, labels_seed)
     subfolder = arguments.get("root")
     arguments["root"] = str(Path(root) / (subfolder or ""))
     if "_target_" in arguments:
@@ -123,7 +123,7 @@ def _refuse_unknown(name: str, arguments: Mapping[str, Any], builder: Callable) 
         )
 
 
-def take_labelled(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
+def labelled_subset(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
     """Return as many images of each class, the labelled part of a larger dataset.
 
     Args:
@@ -242,14 +242,14 @@ def _digits_table() -> numpy.ndarray:
 
 def _subsets(subset: str | Sequence[str] | None, known: Sequence[str]) -> list[str]:
     """Return the asked subsets as a list, all of them for None."""
-    asked = list(known) if subset is None else subset
-    asked = [asked] if isinstance(asked, str) else list(asked)
-    for name in asked:
+    names = list(known) if subset is None else subset
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
         if name not in known:
             raise ConfigError(
                 f"subset={name} is not one of {', '.join(known)}{nearest(name, known)}"
             )
-    return asked
+    return names
 
 
 def check_name(node: Any) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from stable_ssl import seeding
-from stable_ssl.data.augment import External, View
+from stable_ssl.data.augment import External, Op, View
 from stable_ssl.data.datasets import Images
 from stable_ssl.data.folder import UNLABELLED, ImageFolder, Unreadable
 from stable_ssl.data.sampler import BatchSampler
@@ -36,7 +36,7 @@ class Head:
         ops: of the whole view; those of other libraries come first.
     """
 
-    def __init__(self, ops: Sequence[Any]):
+    def __init__(self, ops: Sequence[Op | External]):
         external = [i for i, op in enumerate(ops) if isinstance(op, External)]
         fixing = [i for i, op in enumerate(ops) if getattr(op, "fixes_size", False)]
         self.external = list(ops[: len(external)])
@@ -114,7 +114,7 @@ class Sample(NamedTuple):
 
     views: list[Tensor] | None  # None: it could not be read
     label: Any
-    more: tuple  # further entries of the dataset
+    extras: tuple  # further entries of the dataset
     index: int
     failures: list[str]  # what could not be read
 
@@ -134,9 +134,9 @@ class Samples(Dataset):
         for tries in range(len(self.dataset) if self.replace else 1):
             row = (index + tries) % len(self.dataset) if tries else index
             try:
-                image, label, more = self._read(epoch, row)
+                image, label, extras = self._read(epoch, row)
                 views = begin(self.heads, image, self.seed, epoch, row)
-                return Sample(views, label, more, row, failures)
+                return Sample(views, label, extras, row, failures)
             except (Unreadable, OSError, SyntaxError) as error:  # as PIL raises
                 failures.append(_failure(error, self.dataset, row))
         return Sample(None, None, (), index, failures)
@@ -158,7 +158,7 @@ class Stream(IterableDataset):
 
     dataset: IterableDataset  # of (image, label)
     heads: Sequence[Head]  # one a view
-    sampler: BatchSampler  # says epoch, first batch, and this process's share of one
+    sampler: BatchSampler  # gives epoch, first batch, and this process's part
     endless: bool  # whether to start again where the data ends
 
     def __iter__(self) -> Iterator[Sample]:
@@ -167,10 +167,10 @@ class Stream(IterableDataset):
         share = set(sampler.share(torch.arange(batch_size)).tolist())
         for index, sample in enumerate(self._passes()):
             if index >= first and index % batch_size in share:
-                image, label, more = entries(self.dataset, sample, index)
+                image, label, extras = entries(self.dataset, sample, index)
                 with seeding.preserve_rng():  # ops must not shift the dataset's draws
                     views = begin(self.heads, image, sampler.seed, sampler.epoch, index)
-                yield Sample(views, label, more, index, [])
+                yield Sample(views, label, extras, index, [])
 
     def _passes(self) -> Iterator[Any]:
         seed, epoch = self.sampler.seed, self.sampler.epoch
@@ -199,7 +199,7 @@ class Batch(NamedTuple):
 
     views: list[Tensor]  # one a view, (N, C, H, W)
     labels: Any
-    more: tuple  # further entries of the samples, collated
+    extras: tuple  # further entries of the samples, collated
     index: Tensor | None
     failures: list[str]
     error: str | None = None  # ends the run, whatever data.on_error is
@@ -225,8 +225,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
     labels = [UNLABELLED if s.label is None else s.label for s in decoded]
     index = torch.tensor([s.index for s in decoded])
     views = [torch.stack(images) for images in views]
-    more = tuple(default_collate([s.more for s in decoded])) if decoded[0].more else ()
-    return Batch(views, default_collate(labels), more, index, failures)
+    extras = tuple(default_collate([s.extras for s in decoded]))
+    return Batch(views, default_collate(labels), extras, index, failures)
 
 
 def ignore_signals(worker: int) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from stable_ssl import seeding
-from stable_ssl.data.augment import Replay, View
+from stable_ssl.data.augment import External, Op, Replay, View
 from stable_ssl.data.batch import known_length, mapped, to_device
 from stable_ssl.data.datasets import Images
 from stable_ssl.data.decode import (
@@ -37,7 +37,7 @@ GPU_SHARE = 1 / 4  # share of the GPU's free memory that images may be held in
 
 
 class Loader:
-    """Iterate over the batches of an epoch; `set_epoch` says which, and from where.
+    """Iterate over the batches of an epoch, which `set_epoch` chooses.
 
     A batch is `(x, y)`: x a float view (N, C, H, W), or a list of them when there are
     several; y the labels (N,) int64. Views depend on (seed, epoch, index, view) alone.
@@ -68,7 +68,7 @@ class Loader:
     def __init__(
         self,
         dataset: Dataset,
-        views: Sequence[Sequence[Any]],
+        views: Sequence[Sequence[Op | External]],
         *,
         batch_size: int,
         seed: int = 0,
@@ -88,15 +88,9 @@ class Loader:
         self.device = torch.device(device)
         self.collate_fn = collate_fn
         self.streams = isinstance(dataset, IterableDataset)
+        size = known_length(dataset) if self.streams else len(dataset)
         self.sampler = BatchSampler(
-            known_length(dataset) if self.streams else len(dataset),
-            batch_size,
-            seed,
-            shuffle,
-            drop_last,
-            sampler,
-            rank,
-            world_size,
+            size, batch_size, seed, shuffle, drop_last, sampler, rank, world_size
         )
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.skipped = 0  # samples so far that could not be read
@@ -210,7 +204,7 @@ class Loader:
                 continue
             if x[0].shape[1] > 1:
                 x = [view.to(memory_format=self.format) for view in x]
-            yield (x if len(x) > 1 else x[0]), batch.labels, *batch.more
+            yield (x if len(x) > 1 else x[0]), batch.labels, *batch.extras
 
     def finish(self, batch: Batch, epoch: int) -> list[Tensor]:
         """Return the views of an unfinished batch, (N, C, H, W) each."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from torch.utils.data import Dataset
 
 from stable_ssl.data.facts import class_names, source
 from stable_ssl.files import write_atomically
@@ -30,7 +31,9 @@ class Row(NamedTuple):
     split: str
 
 
-def record(folder: Path, datasets: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+def record(
+    folder: Path, datasets: Mapping[str, Dataset], data: Mapping[str, Any]
+) -> None:
     """Write the splits of a run's image folders, and its group `data`, once.
 
     Args:
@@ -69,7 +72,7 @@ def record(folder: Path, datasets: Mapping[str, Any], data: Mapping[str, Any]) -
             raise unwritable(file, error) from error
 
 
-def _rows(datasets: Mapping[str, Any]) -> list[Row]:
+def _rows(datasets: Mapping[str, Dataset]) -> list[Row]:
     rows: dict[Row, None] = {}  # each once, in order
     for split, dataset in datasets.items():
         folder = source(dataset)

@@ -61,7 +61,7 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
             constructor refuses, a model without a linear classifier, a frozen part that
             it does not have.
     """
-    options = {**_plain(spec), **_plain(overrides)}
+    options = {**_without_nones(spec), **_without_nones(overrides)}
     name, provider = options.pop("name", None), options.pop("provider", None)
     pretrained = options.pop("pretrained", False)
     modifiers, frozen = options.pop("modifiers", {}), options.pop("freeze", False)
@@ -89,10 +89,12 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
     except ConfigError:
         raise
     except TypeError as error:
-        unknown = re.search(r"keyword argument '(\w+)'", str(error))
-        if unknown is None:
+        match = re.search(r"keyword argument '(\w+)'", str(error))
+        if match is None:
             raise
-        _refuse(name, unknown[1], (*KEYS, *inspect.signature(build).parameters), error)
+        _refuse_key(
+            name, match[1], (*KEYS, *inspect.signature(build).parameters), error
+        )
     except (ValueError, AssertionError) as error:
         raise ConfigError(
             f"model.backbone: {name} refuses its keys: {error}"
@@ -101,7 +103,7 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
     return freeze(model, frozen)
 
 
-def _plain(spec: str | Mapping[str, Any]) -> dict[str, Any]:
+def _without_nones(spec: str | Mapping[str, Any]) -> dict[str, Any]:
     """Return the spec as a dict of plain values, without those that are None."""
     if isinstance(spec, str):
         return {"name": spec}
@@ -140,7 +142,7 @@ def _builder(name: str, provider: str | None) -> Callable[..., nn.Module]:
     )
 
 
-def _refuse(
+def _refuse_key(
     name: str, key: str, known: Iterable[str], cause: Exception | None = None
 ) -> NoReturn:
     hint = nearest(key, [other for other in known if other != key])
@@ -203,10 +205,10 @@ def _torchvision(
     arguments = inspect.signature(type(model)).parameters  # some swallow unknown keys
     for key in options:
         if key not in arguments and key not in SWALLOWED:
-            _refuse(name, key, (*KEYS, *arguments))
+            _refuse_key(name, key, (*KEYS, *arguments))
     if stem is not None:
         if not isinstance(model, torchvision.models.ResNet):
-            _refuse(name, "stem", ())
+            _refuse_key(name, "stem", ())
         if stem not in STEMS:
             raise ConfigError(
                 f"model.backbone.stem={stem}, expected one of {', '.join(STEMS)}"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stable_ssl.curves import cosine, polynomial
 from stable_ssl.schema import ConfigError
@@ -78,7 +78,7 @@ class EMA(nn.Module):
     @torch.no_grad()
     def restart(self) -> None:
         """Copy the student again, as after weights were loaded into it alone."""
-        for target, source in self._pairs(self._student[0]):
+        for target, source in _pairs(self.module, self._student[0]):
             target.copy_(source)
 
     @torch.no_grad()
@@ -97,16 +97,13 @@ class EMA(nn.Module):
         self.updated = True
         tau = momentum(step, total_steps, self.base, self.final, self.schedule)
         targets, sources = [], []
-        for target, source in self._pairs(student):
+        for target, source in _pairs(self.module, student):
             if target.is_floating_point():
                 targets.append(target)
                 sources.append(source)
             else:
                 target.copy_(source)
         torch._foreach_lerp_(targets, sources, 1 - tau)
-
-    def _pairs(self, student: nn.Module) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return zip(_tensors(self.module), _tensors(student), strict=True)
 
 
 def forgotten(module: nn.Module) -> Iterator[str]:
@@ -121,5 +118,6 @@ def forgotten(module: nn.Module) -> Iterator[str]:
             )
 
 
-def _tensors(module: nn.Module) -> list[torch.Tensor]:
-    return [*module.parameters(), *module.buffers()]
+def _pairs(teacher: nn.Module, student: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    tensors = ([*net.parameters(), *net.buffers()] for net in (teacher, student))
+    return zip(*tensors, strict=True)

@@ -73,9 +73,9 @@ def patch_tokens(
     # positions; no public method of timm ends there
     tokens = model._pos_embed(model.patch_embed(images))
     if keep is not None:
-        first = model.num_prefix_tokens
-        seen = gather_patches(tokens[:, first:], keep)
-        tokens = torch.cat([tokens[:, :first], seen], 1)
+        prefix = model.num_prefix_tokens
+        visible = gather_patches(tokens[:, prefix:], keep)
+        tokens = torch.cat([tokens[:, :prefix], visible], 1)
     return model.norm(model.blocks(model.norm_pre(tokens)))
 
 

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from stable_ssl import distributed
 
-PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def convert_sync_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
@@ -38,7 +38,7 @@ def convert_sync_batchnorm(module: nn.Module, device: torch.device) -> nn.Module
         ValueError: a norm of another class, whose `forward` would be lost.
     """
     for name, child in module.named_modules():
-        if isinstance(child, _BatchNorm) and type(child) not in (*PLAIN, SyncBatchNorm):
+        if isinstance(child, _BatchNorm) and type(child) not in (*NORMS, SyncBatchNorm):
             raise ValueError(
                 f"{name or 'the module'} is a {type(child).__name__}, which cannot be"
                 " synchronised over ranks; use torch's BatchNorm, or normalise each"
@@ -47,7 +47,7 @@ def convert_sync_batchnorm(module: nn.Module, device: torch.device) -> nn.Module
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for child in module.modules():
-        if type(child) in PLAIN:
+        if type(child) in NORMS:
             child.__class__ = SyncBatchNorm
     return module
 

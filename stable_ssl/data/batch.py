@@ -34,8 +34,7 @@ def batches_from(
     """Return the batches `start` to `end` of an epoch, on the device.
 
     Args:
-        loader: one that is no `BatchSource` is read from the beginning of its epoch,
-            and what comes before `start` is dropped.
+        loader: of one that is no `BatchSource`, batches before `start` are dropped.
         epoch: counted from 0, as the batches are.
         start: the first batch.
         end: one past the last.

@@ -56,7 +56,7 @@ class Data:
 
     def __post_init__(self) -> None:
         """Refuse plain values where a mapping is needed."""
-        for split in ("train", "val", "test", "bank"):
+        for split in SPLITS:
             loader = getattr(self, split)
             refuse_no_mapping(f"data.{split}", loader, "{dataset: {name: digits}}")
             dataset = (loader or {}).get("dataset")

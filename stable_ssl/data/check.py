@@ -53,8 +53,7 @@ def check_views(
 def check_alike(loaders: Mapping[str, Iterable], labelled: str | None = None) -> None:
     """Refuse splits whose images or classes are not those of the first.
 
-    Warn of train images that are in val or test, too: accuracy on images that were
-    trained on does not measure generalisation.
+    Warn of train images in val or test: accuracy on them measures no generalisation.
 
     Args:
         loaders: `Loader` or `Combined` by split.
@@ -67,8 +66,7 @@ def check_alike(loaders: Mapping[str, Iterable], labelled: str | None = None) ->
     numbers: dict[str, Mapping[str, int]] = {}
     for split, combined in loaders.items():
         loader = named_parts(combined, labelled)[labelled]
-        # ops of other libraries may change the channels
-        if not loader.streams and not loader.external:
+        if not loader.streams and not loader.external:  # ops may change the channels
             channels[split] = loader.channels
         class_to_idx = getattr(source(loader.dataset), "class_to_idx", None)
         if class_to_idx and split != "predict":

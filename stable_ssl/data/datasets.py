@@ -221,8 +221,8 @@ def digits(root: str = "", subset: str | Sequence[str] | None = None) -> Images:
     images = raw[:, :-1].mul(255 / 16).round().to(torch.uint8).view(-1, 1, 8, 8)
     whole = Images(images, raw[:, -1].long(), 10)
     order = seeding.permutation(len(whole), 0)
-    parts = [order[slice(*DIGITS_SPLIT[s])] for s in _subsets(subset, DIGITS_SPLIT)]
-    return whole.subset(torch.cat(parts))
+    ranges = [slice(*DIGITS_SPLIT[name]) for name in _subsets(subset, DIGITS_SPLIT)]
+    return whole.subset(torch.cat([order[rows] for rows in ranges]))
 
 
 def _digits_table() -> numpy.ndarray:

@@ -83,7 +83,7 @@ class ImageFolder(Dataset):
             self.samples, self.class_to_idx = recorded
             self.labelled = labelled and bool(self.class_to_idx)
             return
-        present = [n for n in _folders(self.root) if n in {*SUBSETS, *subsets}]
+        present = sorted({*SUBSETS, *subsets} & {*_folders(self.root)})
         roots = [self.root / name for name in present] or [self.root]
         names = sorted({name for top in roots for name in _folders(top)})
         self.class_to_idx = dict(class_to_idx or {n: i for i, n in enumerate(names)})
@@ -188,7 +188,7 @@ class ImageFolder(Dataset):
                 f"subset={unknown[0]}: {self.root} has no such folder, no"
                 f" {unknown[0]}.txt, and shares make {', '.join(SUBSETS)} only"
             )
-        if empty := [n for n in subsets if n != "train" and not shares[n]]:
+        if empty := [name for name in subsets if name != "train" and not shares[name]]:
             raise ConfigError(
                 f"subset={empty[0]}: {self.root} has no folder {empty[0]}, no"
                 f" {empty[0]}.txt, and {empty[0]}_size is 0; set one of them"
@@ -200,7 +200,7 @@ class ImageFolder(Dataset):
         for label in labels.unique().tolist():
             index = (labels == label).nonzero().flatten()
             index = index[seeding.permutation(len(index), seed, label)]
-            val, test = (round(shares[n] * len(index)) for n in ("val", "test"))
+            val, test = (round(share * len(index)) for share in shares.values())
             parts = index.split([len(index) - val - test, val, test])
             split = dict(zip(SUBSETS, parts, strict=True))
             chosen += [split[name] for name in subsets]

@@ -38,9 +38,8 @@ def momentum(
 class EMA(nn.Module):
     """A frozen copy of a student that follows it: t <- tau t + (1 - tau) s.
 
-    The copy is `.module`, in the state dict, without gradient. It is in training mode
-    when the trainer is: its batch norms then use the statistics of its batch, as in
-    BYOL.
+    The copy is `.module`, in the state dict, without gradient. In training its batch
+    norms use the statistics of their batch, as in BYOL.
 
     Args:
         student: copied as it is; build the teacher in `initialize_modules`.

@@ -1,7 +1,7 @@
-"""What is asked of any loader and of its batches: how many, which labels, where.
+"""What any loader and its batches have in common, the library's and a user's.
 
-Of a tuple or list the first entry is the images, a view or a list of views, and the
-second the labels; what follows is the user's own. Of several train loaders a batch is a
+A batch is a tuple or list: first the images, one view or a list of views, then the
+labels, then whatever else the dataset returns. Several train loaders together give a
 dict of such batches by name.
 """
 
@@ -17,9 +17,9 @@ from torch import Tensor
 
 @runtime_checkable
 class BatchSource(Protocol):
-    """A loader whose batches are on the device, and that begins where it is told.
+    """A loader of batches on the device that can start at any batch of an epoch.
 
-    `Loader` and `Combined` are, and so may be a loader of one's own.
+    `Loader` and `Combined` are such, and a user's loader may be.
     """
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
@@ -34,8 +34,8 @@ def batches_from(
     """Return the batches `start` to `end` of an epoch, on the device.
 
     Args:
-        loader: of one that is no `BatchSource`, what comes before is read and dropped.
-        epoch: counted from 0, and so are the batches.
+        loader: of one that is no `BatchSource`, batches before `start` are dropped.
+        epoch: counted from 0, as the batches are.
         start: the first batch.
         end: one past the last.
         device: where they go.
@@ -46,10 +46,10 @@ def batches_from(
     return (to_device(batch, device) for batch in islice(loader, start, end))
 
 
-def known_length(loader: Any) -> int | None:
-    """Return the batches of an epoch, None where the data does not know."""
+def known_length(data: Iterable[Any]) -> int | None:
+    """Return the length of a loader, in batches, or of a dataset; None without one."""
     try:
-        return len(loader)
+        return len(data)
     except TypeError:
         return None
 
@@ -73,7 +73,7 @@ def count(batch: Any) -> int:
 def to_device(batch: Any, device: torch.device) -> Any:
     """Return a batch with its tensors, however nested, on a device; does not wait."""
     if device.type == "cpu":
-        return batch  # where it is: moving nothing costs 5 us
+        return batch  # already there; to look through it would cost 5 us
     return mapped(batch, lambda x: x.to(device, non_blocking=True))
 
 

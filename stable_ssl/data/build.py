@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from stable_ssl import distributed, seeding
-from stable_ssl.data.augment import build_ops
+from stable_ssl.data.augment import External, Op, build_ops
 from stable_ssl.data.check import check_alike
 from stable_ssl.data.combined import Combined, named_parts, split_name
 from stable_ssl.data.datasets import Images, build_dataset, held_in_memory
@@ -43,7 +43,7 @@ class Data:
     eval_batch_size: int | None = key(None, low=1)  # null: as in training
     num_workers: int = key(0, low=0)  # processes that decode; 0: in the main process
     download: bool = False  # fetch a missing torchvision dataset
-    on_error: str = key("raise", choices=("raise", "skip"))  # an image not readable
+    on_error: str = key("raise", choices=("raise", "skip"))  # an unreadable image
     in_memory: float = key(2.0, low=0)  # GiB; hold image folders of one size up to this
     compile: bool = False  # torch.compile the batched augmentation
     labelled: str | None = None  # of several train loaders, whose labels probes use
@@ -51,19 +51,19 @@ class Data:
     train: Any = None  # loader node {dataset: {name, ...}, DataLoader keys}, or several
     val: Any = None  # by name; null turns one off
     test: Any = None
-    bank: Any = None  # kNN neighbours; null: the train split, seen as in val
+    bank: Any = None  # kNN neighbours; null: the train split, with val's ops
     predict: Any = "test"  # of mode=predict: a split by name, or a loader node
 
     def __post_init__(self) -> None:
         """Refuse plain values where a mapping is needed."""
-        for split in ("train", "val", "test", "bank"):
+        for split in SPLITS:
             loader = getattr(self, split)
             refuse_no_mapping(f"data.{split}", loader, "{dataset: {name: digits}}")
             dataset = (loader or {}).get("dataset")
             refuse_no_mapping(f"data.{split}.dataset", dataset, "{name: digits}")
 
 
-def named_nodes(data: Any) -> Iterator[tuple[str, str | None, Any]]:
+def named_nodes(data: DictConfig) -> Iterator[tuple[str, str | None, Any]]:
     """Yield (split, name, loader node) of all that the group `data` asks for.
 
     A split is one node {dataset: ...}, whose name is None, or several by name, of
@@ -101,8 +101,8 @@ def build_loaders(
     """Build the loaders that a config names: train (to fit), val, test and bank.
 
     Several train loaders become one `Combined`; several of val are the splits
-    `val_<name>`, and so for test. The bank, unless named, is the train split seen as in
-    evaluation. What the config leaves to the data is written into it:
+    `val_<name>`, and so for test. The bank, unless named, is the train split with the
+    ops of evaluation. What the config leaves to the data is written into it:
     `data.num_classes` and the backbone's `in_channels`.
 
     Raises:
@@ -114,20 +114,21 @@ def build_loaders(
         nodes.setdefault(split, {})[name] = node
     if config.mode in TRAINING and "train" not in nodes:
         raise ConfigError(f"mode={config.mode} needs data.train; e.g. data=digits")
-    main = None
+    labelled = None
     if "train" in nodes:
-        main = labelled_name(data, list(nodes["train"]))
+        labelled = labelled_name(data, list(nodes["train"]))
         if "bank" not in nodes:
-            seen = [*nodes.get("val", {}).values(), *nodes.get("test", {}).values()]
-            transform = seen[0].dataset.get("image_transform") if seen else None
-            dataset = {**nodes["train"][main].dataset, "image_transform": transform}
+            evaluated = nodes.get("val") or nodes.get("test") or {}
+            node = next(iter(evaluated.values()), None)
+            transform = node.dataset.get("image_transform") if node else None
+            dataset = {**nodes["train"][labelled].dataset, "image_transform": transform}
             nodes["bank"] = {None: {"dataset": dataset}}
         if config.mode not in TRAINING:
             del nodes["train"]
     if config.mode == "predict":
-        nodes = _to_predict(data, nodes)
+        nodes = _predict_nodes(data, nodes)
 
-    held: dict[str, Images] = {}  # the bank's are often those of the train split
+    held: dict[str, Images] = {}  # by dataset node: train and bank often have one
     loaders: dict[str, Loader | Combined] = {}
     for split, named in nodes.items():
         parts = {}
@@ -150,23 +151,23 @@ def build_loaders(
             loaders |= {split_name(split, name): part for name, part in parts.items()}
     if not loaders:
         raise ConfigError("the group data names no dataset; e.g. data=digits")
-    first = named_parts(next(iter(loaders.values())), main)[main]
+    first = named_parts(next(iter(loaders.values())), labelled)[labelled]
     others = [loader for split, loader in loaders.items() if split != "train"]
-    stated = [data.num_classes, *(loader.num_classes for loader in (first, *others))]
-    data.num_classes = next(filter(None, stated), None)
+    known = [data.num_classes, *(loader.num_classes for loader in (first, *others))]
+    data.num_classes = next(filter(None, known), None)
     backbone = config.model.get("backbone")
     backbone = {"name": backbone} if isinstance(backbone, str) else backbone
     if backbone and "in_channels" not in backbone:
         config.model.backbone = {**backbone, "in_channels": first.channels}
-    check_alike(loaders, main)
+    check_alike(loaders, labelled)
     return loaders
 
 
-def _to_predict(data: Any, nodes: Nodes) -> Nodes:
-    """Return the node that `data.predict` asks for, and one that states the classes.
+def _predict_nodes(data: DictConfig, nodes: Nodes) -> Nodes:
+    """Return the node that `data.predict` asks for, and the bank for its classes.
 
-    The bank does, which is the train split unless named, and nothing where
-    `data.num_classes` is set: no other data than the predicted need then be there.
+    Without `data.num_classes` the bank, which is the train split unless named, tells
+    the number of classes; with it no data but the predicted has to exist.
 
     Raises:
         ConfigError: no such split, or no loader node.
@@ -184,11 +185,11 @@ def _to_predict(data: Any, nodes: Nodes) -> Nodes:
                 " {name: image_folder, root: ..., labelled: false}}"
             )
         node = splits[data.predict]
-    states = {} if data.num_classes or "bank" not in nodes else {"bank": nodes["bank"]}
-    return {**states, "predict": {None: node}}
+    bank = {} if data.num_classes or "bank" not in nodes else {"bank": nodes["bank"]}
+    return {**bank, "predict": {None: node}}
 
 
-def labelled_name(data: Any, names: Sequence[str | None]) -> str | None:
+def labelled_name(data: DictConfig, names: Sequence[str | None]) -> str | None:
     """Return which of the train loaders has the labels that probe and kNN use.
 
     Raises:
@@ -208,7 +209,7 @@ def labelled_name(data: Any, names: Sequence[str | None]) -> str | None:
 
 def build_loader(
     node: Mapping[str, Any],
-    data: Any,
+    data: DictConfig,
     *,
     train: bool,
     seed: int,
@@ -225,7 +226,7 @@ def build_loader(
         seed: of order and views.
         device: of the batches.
         channels_last: memory format of the views.
-        held: images in memory, by what was read, to use and to add to.
+        held: images in memory by dataset node, to use and to add to.
 
     Raises:
         ConfigError: unknown keys, wrong values, fewer samples than a batch, missing
@@ -245,8 +246,8 @@ def build_loader(
     ranks = distributed.world_size()
     if "batch_size" not in options:
         per_gpu = (data.batch_size_per_gpu or 0) * ranks or None
-        of_eval = None if train else data.eval_batch_size
-        options["batch_size"] = of_eval or data.batch_size or per_gpu
+        eval_size = None if train else data.eval_batch_size
+        options["batch_size"] = eval_size or data.batch_size or per_gpu
     if options["batch_size"] is None:
         raise ConfigError("set data.batch_size (all processes) or batch_size_per_gpu")
     _check_options(options)
@@ -285,8 +286,8 @@ def build_loader(
 
 def _check_options(options: Mapping[str, Any]) -> None:
     """Refuse values that torch's DataLoader would refuse late or not at all."""
-    least = {"batch_size": 1, "num_workers": 0, "prefetch_factor": 1, "timeout": 0}
-    for name, low in least.items():
+    minimums = {"batch_size": 1, "num_workers": 0, "prefetch_factor": 1, "timeout": 0}
+    for name, low in minimums.items():
         value = options.get(name)
         if value is not None and not (type(value) is int and value >= low):
             raise ConfigError(
@@ -308,7 +309,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
 def _check_size(
     samples: int, options: Mapping[str, Any], train: bool, ranks: int
 ) -> None:
-    """Refuse too few samples, and what processes cannot share to be together as one."""
+    """Refuse too few samples, and batches that the processes cannot share evenly."""
     batch_size = options["batch_size"]
     if not samples:
         raise ConfigError(
@@ -341,17 +342,17 @@ def _check_size(
 
 def _build_option(name: str, node: Any, dataset: Dataset) -> Any:
     """Build a sampler or collate_fn from {_target_: ...}; an object stays as it is."""
-    at = f"{name} of a loader node"
+    where = f"{name} of a loader node"
     if isinstance(node, str):
         raise ConfigError(f"{name}={node} of a loader node: write {{_target_: ...}}")
     if not isinstance(node, Mapping):
         return node
-    accepted = accepted_by(find_object(node.get("_target_"), at))
+    accepted = accepted_by(find_object(node.get("_target_"), where))
     names = {"data_source", "dataset"} & accepted.keys()
-    return build_object(node, at, **dict.fromkeys(names, dataset))
+    return build_object(node, where, **dict.fromkeys(names, dataset))
 
 
-def build_views(transform: Any) -> list[list[Any]]:
+def build_views(transform: Any) -> list[list[Op | External]]:
     """Read an image_transform: a list of ops is one view, a list of lists several.
 
     {_target_: ...} stands for the list of ops that it returns, or for an op.
@@ -361,7 +362,7 @@ def build_views(transform: Any) -> list[list[Any]]:
     """
     if OmegaConf.is_config(transform):
         transform = OmegaConf.to_container(transform, resolve=True)
-    transform = _with_targets_built(transform or [])
+    transform = _build_targets(transform or [])
     if not isinstance(transform, list):
         transform = [transform]
     several = any(isinstance(op, list) for op in transform)
@@ -371,10 +372,10 @@ def build_views(transform: Any) -> list[list[Any]]:
         raise ConfigError(f"image_transform: {error}") from error
 
 
-def _with_targets_built(transform: Any) -> Any:
+def _build_targets(transform: Any) -> Any:
     """Replace each {_target_: ...} by the op or the list of ops that it returns."""
     if isinstance(transform, Sequence) and not isinstance(transform, str):
-        return [_with_targets_built(op) for op in transform]
+        return [_build_targets(op) for op in transform]
     if isinstance(transform, Mapping) and "_target_" in transform:
         built = build_object(transform, "image_transform")
         return list(built) if isinstance(built, (list, tuple)) else built

@@ -1,4 +1,4 @@
-"""Data that lack what a run needs, refused before anything is trained."""
+"""Checks that the data have what a run needs, before anything is trained."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from stable_ssl.schema import ConfigError
 
 
 def check_views(
-    loader: Any, exact: int | dict[str, int] | None, least: int, method: str
+    loader: Any, exact: int | dict[str, int] | None, minimum: int, method: str
 ) -> None:
     """Refuse a train loader that makes more or fewer views than a method needs.
 
     Args:
-        loader: its `views` are counted; one that does not tell passes.
+        loader: its `views` are counted; one without that attribute passes.
         exact: views of an image, of each loader by name where there are several; None
-            asks for `least` or more.
-        least: see `exact`.
+            asks for `minimum` or more.
+        minimum: see `exact`.
         method: name of the trainer's class, for the message.
 
     Raises:
@@ -42,32 +42,31 @@ def check_views(
             )
         return
     views = counts.get("", 0)
-    if views and (views < least or exact not in (None, views)):
+    if views and (views < minimum or exact not in (None, views)):
         raise ConfigError(
             f"data.train.dataset.image_transform makes views: {views}, and"
-            f" {method} needs {exact or f'{least} or more'}; one list of ops is one"
+            f" {method} needs {exact or f'{minimum} or more'}; one list of ops is one"
             " view, a list of lists several, global ones first"
         )
 
 
-def check_alike(loaders: Mapping[str, Any], main: str | None = None) -> None:
+def check_alike(loaders: Mapping[str, Iterable], labelled: str | None = None) -> None:
     """Refuse splits whose images or classes are not those of the first.
 
-    An image of train that is in val or test too is warned of: its figures are no
-    measure of what is new.
+    Warn of train images in val or test: accuracy on them measures no generalisation.
 
     Args:
         loaders: `Loader` or `Combined` by split.
-        main: of several train loaders, the one with labels.
+        labelled: of several train loaders, the one with labels.
 
     Raises:
         ConfigError: other channels, or another number for a class of the same name.
     """
     channels: dict[str, int] = {}
     numbers: dict[str, Mapping[str, int]] = {}
-    for split, several in loaders.items():
-        loader = named_parts(several, main)[main]
-        if not loader.streams and not loader.external:  # which may change the channels
+    for split, combined in loaders.items():
+        loader = named_parts(combined, labelled)[labelled]
+        if not loader.streams and not loader.external:  # ops may change the channels
             channels[split] = loader.channels
         class_to_idx = getattr(source(loader.dataset), "class_to_idx", None)
         if class_to_idx and split != "predict":
@@ -89,10 +88,10 @@ def check_alike(loaders: Mapping[str, Any], main: str | None = None) -> None:
                     f" and {expected[name]} in data.{first}; give both datasets one"
                     " class_to_idx, or one root and a subset"
                 )
-    _warn_of_seen(loaders)
+    _warn_of_leakage(loaders)
 
 
-def _warn_of_seen(loaders: Mapping[str, Any]) -> None:
+def _warn_of_leakage(loaders: Mapping[str, Iterable]) -> None:
     """Warn of files of train that are in val or test, too."""
     trained: set[Path] = set()
     for split, dataset in split_datasets(loaders).items():  # train comes first
@@ -103,20 +102,20 @@ def _warn_of_seen(loaders: Mapping[str, Any]) -> None:
         files = {folder.samples[row][0] for row in rows}
         if split.partition("_")[0] == "train":
             trained |= files
-        elif both := trained & files:
+        elif shared := trained & files:
             warnings.warn(
-                f"{len(both)} of the {len(files)} images of data.{split} are in"
-                f" data.train, too, {min(both)} among them; give both the same shares"
+                f"{len(shared)} of the {len(files)} images of data.{split} are in"
+                f" data.train, too, {min(shared)} among them; give both the same shares"
                 " (val_size, test_size, seed) and their own subset",
                 stacklevel=3,
             )
 
 
-def check_train(loader: Any, accumulate: int, ranks: int) -> None:
-    """Refuse a step of micro-batches of unlike size; warn of data that ranks share.
+def check_train(loader: Iterable, accumulate: int, ranks: int) -> None:
+    """Refuse a step whose micro-batches differ in size; warn if ranks share samples.
 
     Args:
-        loader: of train; of another library's, only its sampler is looked at.
+        loader: of train; of another library's loader only the sampler is checked.
         accumulate: micro-batches a step.
         ranks: processes of the run.
 
@@ -133,8 +132,8 @@ def check_train(loader: Any, accumulate: int, ranks: int) -> None:
                     stacklevel=3,
                 )
             continue
-        whole = part.streams or sampler.drop_last
-        if accumulate > 1 and not whole and (rest := sampler.size % part.batch_size):
+        full = part.streams or sampler.drop_last  # every batch of an epoch is
+        if accumulate > 1 and not full and (rest := sampler.size % part.batch_size):
             raise ConfigError(
                 f"optim.accumulate={accumulate} would weigh the last micro-batch, of"
                 f" {rest} images, as one of {part.batch_size}; remove drop_last: false"
@@ -145,7 +144,7 @@ def check_split(mode: str, splits: Iterable[str]) -> None:
     """Refuse to evaluate a split that the data does not have.
 
     Args:
-        mode: validate or test; others need none of the two.
+        mode: validate or test; other modes need neither split.
         splits: names of the loaders: `val`, or `val_<name>` of several.
 
     Raises:

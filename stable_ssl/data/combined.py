@@ -1,10 +1,12 @@
-"""Several train loaders at once, by name, and what they are one by one."""
+"""Several train loaders at once, by name, and access to each of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count, islice
 from typing import Any
+
+from torch.utils.data import Dataset
 
 from stable_ssl.data.batch import known_length
 from stable_ssl.data.loader import Loader
@@ -47,39 +49,39 @@ class Combined:
     def _repeated(self, loader: Loader) -> Iterator[Any]:
         """Yield a loader's batches from `start` on, pass after pass.
 
-        The passes of all epochs are numbered through: that number is the loader's own
-        epoch, so that no two are alike.
+        The passes are counted over all epochs, and that count is the epoch given to the
+        loader, so that every pass has another order and other views.
         """
         length = known_length(loader) or len(self)
-        passes = -(-len(self) // length)  # of an epoch
-        number, start = divmod(self.start, length)
-        while True:
-            loader.set_epoch(self.epoch * passes + number, start)
+        passes = -(-len(self) // length)  # in an epoch, rounded up
+        first, start = divmod(self.start, length)
+        for number in count(self.epoch * passes + first):
+            loader.set_epoch(number, start)
             yield from islice(loader, length - start)
-            number, start = number + 1, 0
+            start = 0
 
 
-def named_parts(loader: Any, name: str = "") -> dict[str, Any]:
+def named_parts(loader: Iterable[Any], name: str = "") -> dict[str, Iterable[Any]]:
     """Return the loaders that a `Combined` is made of, by name.
 
     Args:
-        loader: any; one that is no `Combined` is its own single part ...
-        name: ... of this name.
+        loader: any loader; one that is no `Combined` is returned as a single part.
+        name: of that single part.
     """
     return loader.loaders if isinstance(loader, Combined) else {name: loader}
 
 
 def split_name(split: str, name: str | None) -> str:
-    """Return how a part of a split is called: `val`, or `val_<name>` of several."""
+    """Return the name of a part of a split: `val`, or `val_<name>` of several."""
     return f"{split}_{name}" if name else split
 
 
-def split_datasets(loaders: Mapping[str, Any]) -> dict[str, Any]:
+def split_datasets(loaders: Mapping[str, Iterable[Any]]) -> dict[str, Dataset]:
     """Return the datasets of train, val and test by the `split_name` of each part."""
     return {
         split_name(split, name): part.dataset
         for split, loader in loaders.items()
-        if split not in ("bank", "predict")  # which are seen in other splits, or new
+        if split not in ("bank", "predict")  # images of other splits, or unlabelled
         for name, part in named_parts(loader).items()
     }
 
@@ -88,10 +90,10 @@ class Skips:
     """Count the samples that a loader skipped since the last call.
 
     Args:
-        loader: one of another library skips none.
+        loader: a loader of another library skips none.
     """
 
-    def __init__(self, loader: Any):
+    def __init__(self, loader: Iterable[Any]):
         parts = named_parts(loader).values()
         self.parts = [part for part in parts if isinstance(part, Loader)]
         self.before = self._total()

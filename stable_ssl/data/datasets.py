@@ -33,8 +33,8 @@ BUILDERS: dict[str, Callable[..., Dataset]] = {"image_folder": ImageFolder}
 def register_dataset(name: str) -> Callable:
     """Register `builder(root, subset, **kwargs) -> Dataset` under a name.
 
-    Its dataset is one as the head of this file says; `classes`, a list of names, or
-    `num_classes` tells how many there are.
+    The top of this file says what a dataset is. Its attribute `classes`, a list of
+    names, or `num_classes` gives the number of classes.
 
     Raises:
         ValueError: another builder has that name.
@@ -55,9 +55,9 @@ class Images(Dataset):
 
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64
-    num_classes: int | None  # never guessed from the labels present; None without
-    source: Dataset | None = None  # what was read into memory, where there is one ...
-    rows: Tensor | None = None  # ... and which of its samples, (N,) int64
+    num_classes: int | None  # of the whole dataset; None where there are no labels
+    source: Dataset | None = None  # the dataset that was read into memory, if any ...
+    rows: Tensor | None = None  # ... and which of its samples these are, (N,) int64
     classes: Sequence[str] = ()  # names of the labels, where known
 
     @property
@@ -77,14 +77,14 @@ class Images(Dataset):
         return Images(images, labels, self.num_classes, classes=self.classes)
 
 
-def build_dataset(node: Any, root: str = "", download: bool = False) -> Dataset:
+def build_dataset(node: Mapping, root: str = "", download: bool = False) -> Dataset:
     """Build a dataset from a node {name | _target_, root, subset, **kwargs}.
 
     Args:
-        node: its own `root` is relative to `root` unless absolute; null is `root`. Of
-            any dataset, `labels_per_class` takes a few images, `labels_seed` (0) which.
-            A _target_ is not given a name or subset that it does not take: a recipe
-            below may have them for another dataset.
+        node: its `root` is relative to the argument `root` unless absolute, and null is
+            that argument. `labels_per_class` keeps that many images of each class, and
+            `labels_seed` (0) chooses them. A _target_ without the arguments name and
+            subset is not given them: a recipe may set them for another dataset.
         root: parent of the datasets, `data.root`.
         download: whether torchvision may fetch a missing one.
 
@@ -96,11 +96,11 @@ def build_dataset(node: Any, root: str = "", download: bool = False) -> Dataset:
     labels_seed = arguments.pop("labels_seed", 0)
     if per_class is not None:
         dataset = build_dataset(arguments, root, download)
-        return take_labelled(dataset, per_class, labels_seed)
-    own_root = arguments.get("root")
-    arguments["root"] = str(Path(root) / (own_root or ""))
+        return labelled_subset(dataset, per_class, labels_seed)
+    subfolder = arguments.get("root")
+    arguments["root"] = str(Path(root) / (subfolder or ""))
     if "_target_" in arguments:
-        if own_root is None:  # it may take none
+        if subfolder is None:  # the target may have no such argument
             del arguments["root"]
         accepted = accepted_by(find_object(arguments["_target_"], "dataset"))
         if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
@@ -123,7 +123,7 @@ def _refuse_unknown(name: str, arguments: Mapping[str, Any], builder: Callable) 
         )
 
 
-def take_labelled(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
+def labelled_subset(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
     """Return as many images of each class, the labelled part of a larger dataset.
 
     Args:
@@ -144,10 +144,10 @@ def take_labelled(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
             " labels; use an image folder or a dataset held in memory"
         )
     classes, counts = dataset.labels.unique(return_counts=True)
-    if (least := int(counts.min())) < per_class:
+    if (fewest := int(counts.min())) < per_class:
         raise ConfigError(
             f"labels_per_class={per_class}, but class {classes[counts.argmin()]} has"
-            f" {least}; use at most that"
+            f" {fewest}; use at most that"
         )
     return dataset.subset(choose_few(dataset.labels, str(per_class), seed))
 
@@ -155,11 +155,12 @@ def take_labelled(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
 def held_in_memory(dataset: Dataset, limit: float, skip: bool) -> Dataset:
     """Decode an image folder once, where all images have one size and fit.
 
-    Whether it is held is a function of the files and the limit, not of the machine: a
-    held image is augmented in float from the start, a worker's after rounding its crop.
+    Whether it is held depends on the files and the limit alone, not on the machine:
+    held images are augmented in float from the start, while a worker rounds the crop to
+    uint8 first, and views must not differ between machines.
 
     Args:
-        dataset: any; what is no image folder is returned as it is.
+        dataset: any dataset; one that is no image folder is returned as it is.
         limit: in GiB of decoded images; 0 never holds.
         skip: leave unreadable images out with a warning, or raise.
 
@@ -169,9 +170,9 @@ def held_in_memory(dataset: Dataset, limit: float, skip: bool) -> Dataset:
     if not isinstance(dataset, ImageFolder) or not limit:
         return dataset
 
-    def read(part: Callable[[int], Any], row: int) -> Any:
+    def unless_unreadable(read: Callable[[int], Any], row: int) -> Any:
         try:
-            return part(row)
+            return read(row)
         except Unreadable as error:
             if not skip:
                 raise
@@ -180,11 +181,11 @@ def held_in_memory(dataset: Dataset, limit: float, skip: bool) -> Dataset:
 
     size, rows = None, []
     for row in range(len(dataset)):
-        this_size = read(dataset.size, row)
-        if this_size is None:
+        image_size = unless_unreadable(dataset.size, row)
+        if image_size is None:
             continue
-        size = size or this_size
-        if this_size != size or 3 * math.prod(size) * len(dataset) > limit * 2**30:
+        size = size or image_size
+        if image_size != size or 3 * math.prod(size) * len(dataset) > limit * 2**30:
             return dataset
         rows.append(row)
     if size is None:
@@ -192,7 +193,7 @@ def held_in_memory(dataset: Dataset, limit: float, skip: bool) -> Dataset:
     images = torch.empty(len(rows), 3, *size, dtype=torch.uint8)
 
     def decode(i: int) -> bool:
-        sample = read(dataset.__getitem__, rows[i])
+        sample = unless_unreadable(dataset.__getitem__, rows[i])
         if sample is not None:
             images[i] = torch.from_numpy(numpy.array(sample[0])).permute(2, 0, 1)
         return sample is not None
@@ -220,8 +221,8 @@ def digits(root: str = "", subset: str | Sequence[str] | None = None) -> Images:
     images = raw[:, :-1].mul(255 / 16).round().to(torch.uint8).view(-1, 1, 8, 8)
     whole = Images(images, raw[:, -1].long(), 10)
     order = seeding.permutation(len(whole), 0)
-    parts = [order[slice(*DIGITS_SPLIT[s])] for s in _subsets(subset, DIGITS_SPLIT)]
-    return whole.subset(torch.cat(parts))
+    ranges = [slice(*DIGITS_SPLIT[name]) for name in _subsets(subset, DIGITS_SPLIT)]
+    return whole.subset(torch.cat([order[rows] for rows in ranges]))
 
 
 def _digits_table() -> numpy.ndarray:
@@ -241,18 +242,18 @@ def _digits_table() -> numpy.ndarray:
 
 def _subsets(subset: str | Sequence[str] | None, known: Sequence[str]) -> list[str]:
     """Return the asked subsets as a list, all of them for None."""
-    asked = list(known) if subset is None else subset
-    asked = [asked] if isinstance(asked, str) else list(asked)
-    for name in asked:
+    names = list(known) if subset is None else subset
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
         if name not in known:
             raise ConfigError(
                 f"subset={name} is not one of {', '.join(known)}{nearest(name, known)}"
             )
-    return asked
+    return names
 
 
 def check_name(node: Any) -> None:
-    """Refuse a dataset node that names none that there is.
+    """Refuse a dataset node whose name is neither registered nor torchvision's.
 
     Raises:
         ConfigError: with the nearest name.
@@ -280,7 +281,7 @@ def check_name(node: Any) -> None:
 def _torchvision(
     name: str, subset: str | None, download: bool, arguments: dict[str, Any]
 ) -> Dataset:
-    """Build a torchvision dataset; subset and download are said in its own words."""
+    """Build a torchvision dataset; classes differ in their arguments for a subset."""
     from torchvision import datasets
 
     cls = getattr(datasets, name)
@@ -291,13 +292,13 @@ def _torchvision(
     if subset is not None:
         if not isinstance(subset, str):
             raise ConfigError(f"{name} takes one subset, not {list(subset)}")
-        keys = [key for key in ("train", "split", "image_set") if key in accepted]
-        if not keys:
+        choices = [key for key in ("train", "split", "image_set") if key in accepted]
+        if not choices:
             raise ConfigError(f"{name} has no subsets; set subset: null")
-        if keys[0] == "train":
+        if choices[0] == "train":
             arguments["train"] = _subsets(subset, ["train", "test"]) == ["train"]
         else:
-            arguments[keys[0]] = subset
+            arguments[choices[0]] = subset
     _refuse_unknown(name, arguments, cls)
     try:
         dataset = cls(**arguments)

@@ -1,7 +1,7 @@
 """The workers' side of a loader: read a sample, begin its views, stack a batch.
 
-Here run, one sample at a time, what has to see the image as it is in the file: the ops
-of other libraries, and the library's own up to the first that fixes the size.
+Ops run here, one sample at a time, while images still differ in size: those of other
+libraries, and ours up to the first that gives all images one size.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from stable_ssl import seeding
-from stable_ssl.data.augment import External, View
+from stable_ssl.data.augment import External, Op, View
 from stable_ssl.data.datasets import Images
 from stable_ssl.data.folder import UNLABELLED, ImageFolder, Unreadable
 from stable_ssl.data.sampler import BatchSampler
 from stable_ssl.schema import ConfigError
 
-READING = -1  # the view whose key a dataset's own draws come from
+READ_VIEW = -1  # number of no view: its key seeds what a dataset itself draws
 
 
 class Head:
@@ -36,7 +36,7 @@ class Head:
         ops: of the whole view; those of other libraries come first.
     """
 
-    def __init__(self, ops: Sequence[Any]):
+    def __init__(self, ops: Sequence[Op | External]):
         external = [i for i, op in enumerate(ops) if isinstance(op, External)]
         fixing = [i for i, op in enumerate(ops) if getattr(op, "fixes_size", False)]
         self.external = list(ops[: len(external)])
@@ -50,7 +50,7 @@ class Head:
         self.tail = View(ops[cut:], first=cut)
 
     def __call__(self, image: Any, key: Tensor) -> Tensor:
-        """Return (C, H, W): uint8, or float where the image was made float before.
+        """Return (C, H, W): uint8, or float if the image already was.
 
         Args:
             image: as the dataset returns it.
@@ -91,7 +91,7 @@ def to_tensor(image: Any) -> Tensor:
     """Return a PIL image or an array (H, W, C) as a tensor (C, H, W).
 
     Raises:
-        ConfigError: it is none of them.
+        ConfigError: it is neither.
     """
     if isinstance(image, Tensor):
         kind, pixels = "tensor", image.as_subclass(Tensor)
@@ -114,7 +114,7 @@ class Sample(NamedTuple):
 
     views: list[Tensor] | None  # None: it could not be read
     label: Any
-    more: tuple  # entries of one's own
+    extras: tuple  # further entries of the dataset
     index: int
     failures: list[str]  # what could not be read
 
@@ -126,7 +126,7 @@ class Samples(Dataset):
     dataset: Dataset  # map-style, of (image, label)
     heads: Sequence[Head]  # one a view
     seed: int  # of the views
-    replace: bool  # what cannot be read by the next, so that batches keep their size
+    replace: bool  # an unreadable sample by the next, so that batches keep their size
 
     def __getitem__(self, position: tuple[int, int]) -> Sample:
         epoch, index = position
@@ -134,17 +134,17 @@ class Samples(Dataset):
         for tries in range(len(self.dataset) if self.replace else 1):
             row = (index + tries) % len(self.dataset) if tries else index
             try:
-                image, label, more = self._read(epoch, row)
+                image, label, extras = self._read(epoch, row)
                 views = begin(self.heads, image, self.seed, epoch, row)
-                return Sample(views, label, more, row, failures)
+                return Sample(views, label, extras, row, failures)
             except (Unreadable, OSError, SyntaxError) as error:  # as PIL raises
-                failures.append(_in_words(error, self.dataset, row))
+                failures.append(_failure(error, self.dataset, row))
         return Sample(None, None, (), index, failures)
 
     def _read(self, epoch: int, index: int) -> tuple[Any, Any, tuple]:
-        if isinstance(self.dataset, (Images, ImageFolder)):  # they draw nothing
+        if isinstance(self.dataset, (Images, ImageFolder)):  # these draw nothing
             return entries(self.dataset, self.dataset[index], index)
-        key = seeding.sample_keys(self.seed, epoch, torch.tensor(index), READING)
+        key = seeding.sample_keys(self.seed, epoch, torch.tensor(index), READ_VIEW)
         with seeding.keyed(key):
             return entries(self.dataset, self.dataset[index], index)
 
@@ -153,12 +153,12 @@ class Samples(Dataset):
 class Stream(IterableDataset):
     """Read an iterable dataset in order, from a batch on; sample i is its i-th.
 
-    Its own draws come from global generators that are seeded by (seed, epoch, pass).
+    The dataset's draws come from global generators, seeded by (seed, epoch, pass).
     """
 
     dataset: IterableDataset  # of (image, label)
     heads: Sequence[Head]  # one a view
-    sampler: BatchSampler  # says epoch, first batch, and this process's share of one
+    sampler: BatchSampler  # gives epoch, first batch, and this process's part
     endless: bool  # whether to start again where the data ends
 
     def __iter__(self) -> Iterator[Sample]:
@@ -167,15 +167,15 @@ class Stream(IterableDataset):
         share = set(sampler.share(torch.arange(batch_size)).tolist())
         for index, sample in enumerate(self._passes()):
             if index >= first and index % batch_size in share:
-                image, label, more = entries(self.dataset, sample, index)
-                with seeding.preserve_rng():  # the dataset's own draws go on after it
+                image, label, extras = entries(self.dataset, sample, index)
+                with seeding.preserve_rng():  # ops must not shift the dataset's draws
                     views = begin(self.heads, image, sampler.seed, sampler.epoch, index)
-                yield Sample(views, label, more, index, [])
+                yield Sample(views, label, extras, index, [])
 
     def _passes(self) -> Iterator[Any]:
         seed, epoch = self.sampler.seed, self.sampler.epoch
         for number in count() if self.endless else [0]:
-            key = seeding.sample_keys(seed, epoch, torch.tensor(number), READING)
+            key = seeding.sample_keys(seed, epoch, torch.tensor(number), READ_VIEW)
             sample = None
             with seeding.keyed(key):
                 for sample in self.dataset:
@@ -199,20 +199,20 @@ class Batch(NamedTuple):
 
     views: list[Tensor]  # one a view, (N, C, H, W)
     labels: Any
-    more: tuple  # further entries of the samples, collated
+    extras: tuple  # further entries of the samples, collated
     index: Tensor | None
     failures: list[str]
-    error: str | None = None  # that ends the run, whatever data.on_error says
+    error: str | None = None  # ends the run, whatever data.on_error is
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples, leaving out what could not be read."""
     failures = [failure for s in samples for failure in s.failures]
     empty = Batch([], None, (), None, failures)
-    read = [s for s in samples if s.views is not None]
-    if not read:
+    decoded = [s for s in samples if s.views is not None]
+    if not decoded:
         return empty
-    views = list(zip(*(s.views for s in read), strict=True))
+    views = list(zip(*(s.views for s in decoded), strict=True))
     for images in views:
         shapes = sorted({tuple(image.shape) for image in images})
         if len(shapes) > 1:
@@ -222,35 +222,35 @@ def collate(samples: Sequence[Sample]) -> Batch:
                 " or resize and center_crop"
             )
             return empty._replace(error=error)
-    labels = [UNLABELLED if s.label is None else s.label for s in read]
-    index = torch.tensor([s.index for s in read])
+    labels = [UNLABELLED if s.label is None else s.label for s in decoded]
+    index = torch.tensor([s.index for s in decoded])
     views = [torch.stack(images) for images in views]
-    more = tuple(default_collate([s.more for s in read])) if read[0].more else ()
-    return Batch(views, default_collate(labels), more, index, failures)
+    extras = tuple(default_collate([s.extras for s in decoded]))
+    return Batch(views, default_collate(labels), extras, index, failures)
 
 
-def leave_signals(worker: int) -> None:
+def ignore_signals(worker: int) -> None:
     """Let only the main process end a worker.
 
-    A signal to all processes of a job is heard by the main process too, which finishes
-    its step with the workers' help, saves, and then ends them: by a SIGTERM of its own.
+    Slurm and Ctrl-C signal all processes of a job. The main process needs its workers
+    to finish the step; it then saves, and ends them by a SIGTERM that it sends itself.
     """
     for name in ("SIGINT", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # it tells who sent a signal; not on macOS
+    if hasattr(signal, "sigwaitinfo"):  # names the sender; not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey_parent, daemon=True).start()
+        threading.Thread(target=_exit_when_parent_asks, daemon=True).start()
 
 
-def _obey_parent() -> None:
+def _exit_when_parent_asks() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
 
 
-def _in_words(error: Exception, dataset: Dataset, index: int) -> str:
-    """Say which sample could not be read: by its path, where the dataset lists them."""
+def _failure(error: Exception, dataset: Dataset, index: int) -> str:
+    """Return which sample could not be read, by its path if it is known, and why."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Unreadable):
         return reason

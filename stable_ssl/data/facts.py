@@ -1,16 +1,16 @@
-"""What a dataset says of its samples beside returning them."""
+"""What a dataset tells beside its samples: its source and the names of its classes."""
 
 from __future__ import annotations
 
-from typing import Any
+from torch.utils.data import Dataset
 
 
-def source(dataset: Any) -> Any:
-    """Return what a dataset was read into memory from, or itself."""
+def source(dataset: Dataset) -> Dataset:
+    """Return the dataset that one in memory was read from; any other one itself."""
     return getattr(dataset, "source", None) or dataset
 
 
-def class_names(dataset: Any) -> dict[int, str]:
+def class_names(dataset: Dataset) -> dict[int, str]:
     """Return a dataset's names of its classes, by number; none where it has none."""
     dataset = source(dataset)
     if class_to_idx := getattr(dataset, "class_to_idx", None):

@@ -1,4 +1,4 @@
-"""Images in folders, one a class; split by sub-folders, text files or shares."""
+"""Images in one folder a class; split by sub-folders, text files or shares."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ImageFolder(Dataset):
     A subset is, whichever is there first: a folder `root/subset`; the lines of
     `root/subset.txt`, paths relative to the root, each with an optional `,class`; or a
     share of each class, drawn by `seed`. Classes are the names of the class folders of
-    the whole root in alphabetical order, so that every subset numbers them alike.
+    the whole root in alphabetical order, so that a class has one number in all subsets.
 
     Args:
         root: the folder.
@@ -47,8 +47,8 @@ class ImageFolder(Dataset):
         exclude_filter: pattern that it must not match, or several.
         class_to_idx: number of each class; classes that it leaves out are left out.
         labelled: False for images without classes, anywhere below the root.
-        split_file: a run's `data/splits.csv`, whose subsets and class numbers are then
-            taken, whatever else is there.
+        split_file: a run's `data/splits.csv`, whose subsets and class numbers replace
+            those of folders, text files and shares.
 
     Raises:
         ConfigError: folders, listed files or classes that are not there.
@@ -72,19 +72,20 @@ class ImageFolder(Dataset):
             raise ConfigError(
                 f"no image folder at {self.root}; set data.root or dataset.root"
             )
-        subsets, shares = _texts("subset", subset), {"val": val_size, "test": test_size}
-        self.include = _texts("include_filter", include_filter) or ["*"]
-        self.exclude = _texts("exclude_filter", exclude_filter)
-        _check(seed, shares, class_to_idx)
+        subsets = _strings("subset", subset)
+        shares = {"val": val_size, "test": test_size}
+        self.include = _strings("include_filter", include_filter) or ["*"]
+        self.exclude = _strings("exclude_filter", exclude_filter)
+        _check_arguments(seed, shares, class_to_idx)
         self.labelled = labelled
         if split_file is not None:
             recorded = splits.load(Path(split_file), subsets, self.root)
             self.samples, self.class_to_idx = recorded
             self.labelled = labelled and bool(self.class_to_idx)
             return
-        present = [n for n in _folders(self.root) if n in {*SUBSETS, *subsets}]
-        tops = [self.root / name for name in present] or [self.root]
-        names = sorted({name for top in tops for name in _folders(top)})
+        present = sorted({*SUBSETS, *subsets} & {*_folders(self.root)})
+        roots = [self.root / name for name in present] or [self.root]
+        names = sorted({name for top in roots for name in _folders(top)})
         self.class_to_idx = dict(class_to_idx or {n: i for i, n in enumerate(names)})
         if absent := [name for name in self.class_to_idx if name not in names]:
             raise ConfigError(
@@ -93,10 +94,10 @@ class ImageFolder(Dataset):
             )
         if labelled and not self.class_to_idx:
             raise ConfigError(
-                f"{tops[0]} has no class folders; set labelled: false for images"
+                f"{roots[0]} has no class folders; set labelled: false for images"
                 " without classes"
             )
-        lists = [self.root / f"{name}.txt" for name in subsets]
+        files = [self.root / f"{name}.txt" for name in subsets]
         if present:
             if missing := [name for name in subsets if name not in present]:
                 raise ConfigError(
@@ -105,12 +106,14 @@ class ImageFolder(Dataset):
                 )
             chosen = [self.root / name for name in subsets or present]
             self.samples = [sample for top in chosen for sample in self._below(top)]
-        elif subsets and all(path.is_file() for path in lists):
-            self.samples = [sample for path in lists for sample in self._listed(path)]
+        elif subsets and all(path.is_file() for path in files):
+            self.samples = [
+                sample for path in files for sample in self._read_list(path)
+            ]
         else:
-            self.samples = self._shares(subsets, shares, seed)
+            self.samples = self._split_by_shares(subsets, shares, seed)
         if not self.samples:
-            raise ConfigError(f"no images in {', '.join(map(str, tops))}: {subset=}")
+            raise ConfigError(f"no images in {', '.join(map(str, roots))}: {subset=}")
 
     @property
     def classes(self) -> list[str]:
@@ -134,7 +137,7 @@ class ImageFolder(Dataset):
         return part
 
     def _below(self, top: Path) -> list[Sample]:
-        """Return the images below a folder that passes the filters, in order."""
+        """Return the images below a folder that pass the filters, in order."""
         if not self.labelled:
             return [(path, UNLABELLED) for path in self._images(top)]
         return [
@@ -153,7 +156,7 @@ class ImageFolder(Dataset):
             ):
                 yield path
 
-    def _listed(self, file: Path) -> list[Sample]:
+    def _read_list(self, file: Path) -> list[Sample]:
         """Return the images that the lines of a text file name."""
         samples = []
         for number, line in enumerate(file.read_text().splitlines(), 1):
@@ -173,10 +176,10 @@ class ImageFolder(Dataset):
             samples.append((path, label))
         return samples
 
-    def _shares(
+    def _split_by_shares(
         self, subsets: Sequence[str], shares: Mapping[str, float], seed: int
     ) -> list[Sample]:
-        """Return some subsets of a split by shares, the same in every class."""
+        """Return subsets whose shares of the images are the same in every class."""
         samples = self._below(self.root)
         if not subsets:
             return samples
@@ -185,23 +188,23 @@ class ImageFolder(Dataset):
                 f"subset={unknown[0]}: {self.root} has no such folder, no"
                 f" {unknown[0]}.txt, and shares make {', '.join(SUBSETS)} only"
             )
-        if wrong := [n for n in subsets if n != "train" and not shares[n]]:
+        if empty := [name for name in subsets if name != "train" and not shares[name]]:
             raise ConfigError(
-                f"subset={wrong[0]}: {self.root} has no folder {wrong[0]}, no"
-                f" {wrong[0]}.txt, and {wrong[0]}_size is 0; set one of them"
+                f"subset={empty[0]}: {self.root} has no folder {empty[0]}, no"
+                f" {empty[0]}.txt, and {empty[0]}_size is 0; set one of them"
             )
         if sum(shares.values()) >= 1:
             raise ConfigError(f"val_size + test_size = {sum(shares.values())} of 1")
         labels = torch.tensor([label for _, label in samples])
-        kept = []
+        chosen = []
         for label in labels.unique().tolist():
             index = (labels == label).nonzero().flatten()
             index = index[seeding.permutation(len(index), seed, label)]
-            val, test = (round(shares[n] * len(index)) for n in ("val", "test"))
+            val, test = (round(share * len(index)) for share in shares.values())
             parts = index.split([len(index) - val - test, val, test])
             split = dict(zip(SUBSETS, parts, strict=True))
-            kept += [split[name] for name in subsets]
-        return [samples[i] for i in torch.cat(kept).sort().values.tolist()]
+            chosen += [split[name] for name in subsets]
+        return [samples[i] for i in torch.cat(chosen).sort().values.tolist()]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -227,16 +230,16 @@ class ImageFolder(Dataset):
             raise Unreadable(f"{path} is not a readable image: {error}") from error
 
 
-def _texts(name: str, value: Any) -> list[str]:
-    """Return an argument that is a text, several, or None, as a list."""
-    texts = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts):
+def _strings(name: str, value: Any) -> list[str]:
+    """Return an argument that is a string, several of them, or None, as a list."""
+    values = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(values, Sequence) or not all(isinstance(v, str) for v in values):
         raise ConfigError(f"{name}={value} of an image folder: use a text or a list")
-    return list(texts)
+    return list(values)
 
 
-def _check(seed: Any, shares: Mapping[str, Any], class_to_idx: Any) -> None:
-    """Refuse other arguments of a wrong type or value."""
+def _check_arguments(seed: Any, shares: Mapping[str, Any], class_to_idx: Any) -> None:
+    """Refuse arguments of a wrong type or value."""
     if not isinstance(seed, int):
         raise ConfigError(f"seed={seed} of an image folder: use an integer")
     for name, share in shares.items():

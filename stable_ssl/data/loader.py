@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from stable_ssl import seeding
-from stable_ssl.data.augment import Replay, View
-from stable_ssl.data.batch import mapped, to_device
+from stable_ssl.data.augment import External, Op, Replay, View
+from stable_ssl.data.batch import known_length, mapped, to_device
 from stable_ssl.data.datasets import Images
 from stable_ssl.data.decode import (
     Batch,
@@ -27,21 +27,21 @@ from stable_ssl.data.decode import (
     Unreadable,
     collate,
     entries,
-    leave_signals,
+    ignore_signals,
     to_tensor,
 )
 from stable_ssl.data.sampler import BatchSampler
 from stable_ssl.schema import ConfigError
 
-ON_DEVICE = 1 / 4  # share of the GPU's free memory that images may be held in
+GPU_SHARE = 1 / 4  # share of the GPU's free memory that images may be held in
 
 
 class Loader:
-    """Iterate over the batches of an epoch; `set_epoch` says which, and from where.
+    """Iterate over the batches of an epoch, which `set_epoch` chooses.
 
     A batch is `(x, y)`: x a float view (N, C, H, W), or a list of them when there are
     several; y the labels (N,) int64. Views depend on (seed, epoch, index, view) alone.
-    What else a sample holds, (image, label, meta), is collated and follows.
+    Further entries of a sample, as of (image, label, meta), are collated and follow.
 
     Args:
         dataset: map-style or iterable, of (image, label).
@@ -68,7 +68,7 @@ class Loader:
     def __init__(
         self,
         dataset: Dataset,
-        views: Sequence[Sequence[Any]],
+        views: Sequence[Sequence[Op | External]],
         *,
         batch_size: int,
         seed: int = 0,
@@ -88,15 +88,9 @@ class Loader:
         self.device = torch.device(device)
         self.collate_fn = collate_fn
         self.streams = isinstance(dataset, IterableDataset)
+        size = known_length(dataset) if self.streams else len(dataset)
         self.sampler = BatchSampler(
-            0 if self.streams else len(dataset),
-            batch_size,
-            seed,
-            shuffle,
-            drop_last,
-            sampler,
-            rank,
-            world_size,
+            size, batch_size, seed, shuffle, drop_last, sampler, rank, world_size
         )
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.skipped = 0  # samples so far that could not be read
@@ -109,23 +103,23 @@ class Loader:
             self.images, self.labels = dataset.images, dataset.labels
             if self.device.type == "cuda":
                 free, _ = torch.cuda.mem_get_info(self.device)
-                if self.images.nbytes <= ON_DEVICE * free:
+                if self.images.nbytes <= GPU_SHARE * free:
                     self.images = self.images.to(self.device)
             self.workers = None
         else:
             self.views = [head.tail for head in heads]
-            self.workers = self._decoders(heads, options)
+            self.workers = self._workers(heads, options)
         if compile:
             self.views = [view.compile() for view in self.views]
         if self.device.type == "cuda":
             self.views = [Replay(view) for view in self.views]
 
-    def _decoders(self, heads: Sequence[Head], options: dict[str, Any]) -> DataLoader:
-        """Return the torch loader that reads samples and begins their views."""
+    def _workers(self, heads: Sequence[Head], options: dict[str, Any]) -> DataLoader:
+        """Return the torch loader whose workers read samples and begin their views."""
         options = {
             "generator": torch.Generator(),  # its draws leave the global one alone
             "collate_fn": collate,
-            "worker_init_fn": leave_signals,
+            "worker_init_fn": ignore_signals,
             "pin_memory": self.device.type == "cuda",
             **options,
         }
@@ -139,8 +133,8 @@ class Loader:
                 "an iterable dataset is read in order by one worker: set num_workers: 1"
                 " and no sampler in its loader node"
             )
-        options["num_workers"] = 1  # its generators are then its own
-        options["persistent_workers"] = False  # it would stay in the first epoch
+        options["num_workers"] = 1  # so that its draws leave our generators alone
+        options["persistent_workers"] = False  # a kept copy would not see set_epoch
         drop_last = self.sampler.drop_last
         stream = Stream(self.dataset, heads, self.sampler, endless=drop_last)
         size = len(self.sampler.share(torch.arange(self.batch_size)))
@@ -173,9 +167,6 @@ class Loader:
         return len(getattr(self.dataset, "classes", ())) or None
 
     def __len__(self) -> int:
-        if self.streams:  # TypeError where the dataset does not know
-            whole, rest = divmod(len(self.dataset), self.batch_size)
-            return whole + (rest > 0 and not self.sampler.drop_last)
         return len(self.sampler)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
@@ -185,8 +176,9 @@ class Loader:
     def close(self) -> None:
         """End the workers and free a GPU's graphs; another iteration starts new ones.
 
-        Torch ends them with its last reference, but waits 5 s for each of them where
-        that is in a cycle, as a trainer is; there is no public way to do it.
+        Torch ends them when the last reference to its iterator goes. In a reference
+        cycle, which a trainer is part of, it then waits 5 s for each worker; and it has
+        no public way to end them earlier.
         """
         for view in self.views:
             if isinstance(view, Replay):
@@ -206,13 +198,13 @@ class Loader:
                 continue
             self.index = batch.index
             x = self.finish(batch, epoch)
-            if self.collate_fn is not None:  # which gets samples, as in torch's loader
+            if self.collate_fn is not None:  # called with samples, as by torch's loader
                 images = x[0] if len(x) == 1 else map(list, zip(*x, strict=True))
                 yield self.collate_fn(list(zip(images, batch.labels, strict=True)))
                 continue
             if x[0].shape[1] > 1:
                 x = [view.to(memory_format=self.format) for view in x]
-            yield (x if len(x) > 1 else x[0]), batch.labels, *batch.more
+            yield (x if len(x) > 1 else x[0]), batch.labels, *batch.extras
 
     def finish(self, batch: Batch, epoch: int) -> list[Tensor]:
         """Return the views of an unfinished batch, (N, C, H, W) each."""
@@ -235,7 +227,7 @@ class Loader:
             yield from self._read()
 
     def _read(self) -> Iterator[Batch]:
-        """Yield the workers' batches, failures seen to."""
+        """Yield the workers' batches; raise or warn for images that cannot be read."""
         for batch in self.workers:
             if batch.error:
                 raise ConfigError(batch.error)
@@ -252,17 +244,17 @@ class Loader:
             yield batch
 
     def _prefetched(self) -> Iterator[Batch]:
-        """Copy the next batch on a stream of its own while this one is used."""
-        stream, ahead = torch.cuda.Stream(self.device), None
+        """Copy the next batch to the GPU on a second stream while this one is used."""
+        stream, pending = torch.cuda.Stream(self.device), None
         for batch in self._read():
             with torch.cuda.stream(stream):
                 copied = to_device(batch, self.device)
                 done = stream.record_event()
-            if ahead is not None:
-                yield _arrived(*ahead)
-            ahead = copied, done
-        if ahead is not None:
-            yield _arrived(*ahead)
+            if pending is not None:
+                yield _arrived(*pending)
+            pending = copied, done
+        if pending is not None:
+            yield _arrived(*pending)
 
 
 def _arrived(batch: Batch, done: torch.cuda.Event) -> Batch:
@@ -270,8 +262,8 @@ def _arrived(batch: Batch, done: torch.cuda.Event) -> Batch:
     current = torch.cuda.current_stream()
     current.wait_event(done)
 
-    def kept(tensor: Tensor) -> Tensor:  # its memory is not reused before we are done
+    def hold(tensor: Tensor) -> Tensor:  # its memory is not reused before we are done
         tensor.record_stream(current)
         return tensor
 
-    return mapped(batch, kept)
+    return mapped(batch, hold)

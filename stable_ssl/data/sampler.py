@@ -21,7 +21,7 @@ class BatchSampler:
     one sample at most; those of a last batch may be empty.
     """
 
-    size: int  # samples in the dataset
+    size: int | None  # samples in the dataset; None: unknown
     batch_size: int  # samples a batch, over all processes
     seed: int  # with the epoch, decides the order
     shuffle: bool  # a new order every epoch, or that of the dataset
@@ -38,8 +38,10 @@ class BatchSampler:
             self.size = len(self.sampler)
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.size, self.batch_size)
-        return whole + (rest > 0 and not self.drop_last)
+        if self.size is None:
+            raise TypeError("the iterable dataset has no length")
+        full, rest = divmod(self.size, self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
 
     def order(self) -> Tensor:
         """Return the samples of the epoch in order, (size,) int64 on the CPU."""
@@ -52,8 +54,8 @@ class BatchSampler:
 
     def batches(self) -> list[Tensor]:
         """Return this process's part of every batch still to come in this epoch."""
-        whole = self.order().split(self.batch_size)[self.start : len(self)]
-        return [self.share(batch) for batch in whole]
+        batches = self.order().split(self.batch_size)[self.start : len(self)]
+        return [self.share(batch) for batch in batches]
 
     def share(self, batch: Tensor) -> Tensor:
         """Return this process's part of a batch, (samples,)."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from torch.utils.data import Dataset
 
 from stable_ssl.data.facts import class_names, source
 from stable_ssl.files import write_atomically
@@ -30,7 +31,9 @@ class Row(NamedTuple):
     split: str
 
 
-def record(folder: Path, datasets: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+def record(
+    folder: Path, datasets: Mapping[str, Dataset], data: Mapping[str, Any]
+) -> None:
     """Write the splits of a run's image folders, and its group `data`, once.
 
     Args:
@@ -41,14 +44,14 @@ def record(folder: Path, datasets: Mapping[str, Any], data: Mapping[str, Any]) -
     Raises:
         ConfigError: a split differs from the one recorded by an earlier launch.
     """
-    path, now = folder / FILE, _rows(datasets)
-    if not now:
+    path, current = folder / FILE, _rows(datasets)
+    if not current:
         return
-    before = _read(path) if path.exists() else []
-    recorded = {row.split for row in before}
-    for split in sorted(recorded & {row.split for row in now}):
-        old = {row for row in before if row.split == split}
-        new = {row for row in now if row.split == split}
+    earlier = _read(path) if path.exists() else []
+    recorded = {row.split for row in earlier}
+    for split in sorted(recorded & {row.split for row in current}):
+        old = {row for row in earlier if row.split == split}
+        new = {row for row in current if row.split == split}
         if old != new:
             example = min(old ^ new).path
             raise ConfigError(
@@ -58,7 +61,7 @@ def record(folder: Path, datasets: Mapping[str, Any], data: Mapping[str, Any]) -
                 " otherwise keep its split by dataset.split_file=, or choose another"
                 " log.run"
             )
-    rows = [*before, *(row for row in now if row.split not in recorded)]
+    rows = [*earlier, *(row for row in current if row.split not in recorded)]
     table = io.StringIO()
     csv.writer(table).writerows([FIELDS, *rows])
     params = yaml.safe_dump(dict(data), sort_keys=False)
@@ -69,7 +72,7 @@ def record(folder: Path, datasets: Mapping[str, Any], data: Mapping[str, Any]) -
             raise unwritable(file, error) from error
 
 
-def _rows(datasets: Mapping[str, Any]) -> list[Row]:
+def _rows(datasets: Mapping[str, Dataset]) -> list[Row]:
     rows: dict[Row, None] = {}  # each once, in order
     for split, dataset in datasets.items():
         folder = source(dataset)

@@ -39,11 +39,11 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
     """
     check_rows("sinkhorn", scores)
     check_positive("sinkhorn", epsilon=epsilon, iterations=iterations)
-    logs = scores / epsilon
+    log_codes = scores / epsilon
     for _ in range(iterations):
-        shares = distributed.gather(logs.logsumexp(0, keepdim=True)).logsumexp(0)
-        logs = (logs - shares).log_softmax(1)
-    return logs.exp()
+        shares = distributed.gather(log_codes.logsumexp(0, keepdim=True)).logsumexp(0)
+        log_codes = (log_codes - shares).log_softmax(1)
+    return log_codes.exp()
 
 
 @in_float32
@@ -68,8 +68,8 @@ def swav(
         temperature: divides the scores of predictions, tau in the paper.
         epsilon: as of `sinkhorn`.
         iterations: as of `sinkhorn`.
-        queue_scores: those of earlier embeddings to the prototypes of today, (Q, K)
-            for each assigned view: they take part in `sinkhorn` alone.
+        queue_scores: of earlier embeddings, (Q, K) for each assigned view, compared
+            with the present prototypes; only `sinkhorn` uses them.
 
     Returns:
         Scalar, the mean over pairs of different views and over N; gradients reach the

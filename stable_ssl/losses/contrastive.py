@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from stable_ssl import distributed
 from stable_ssl.losses.inputs import check_positive, check_rows, in_float32, unit
 
-BLOCK = 2**21  # similarities held at once: 8 MiB in float32
+BLOCK = 2**21  # similarities in memory at once: 8 MiB in float32
 
 
 @in_float32
@@ -38,13 +38,14 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.5) -> Tensor:
         ValueError: the shapes are not one (N, D), N < 2 over all ranks (no negatives),
             or the temperature is not positive.
     """
-    check_rows("nt_xent", z_a, z_b, least=2)
+    check_rows("nt_xent", z_a, z_b, minimum=2)
     check_positive("nt_xent", temperature=temperature)
     anchors = torch.cat([unit(z_a), unit(z_b)])
     candidates = distributed.gather(anchors)  # rank by rank, both views of each
     partners = anchors.roll(len(z_a), 0)
-    alike = (anchors * partners).sum(1).mean() / temperature
-    return _spread(anchors / temperature, candidates, _own_column(anchors)) - alike
+    similarity = (anchors * partners).sum(1).mean() / temperature
+    repulsion = _mean_log_sum_exp(anchors / temperature, candidates, _indices(anchors))
+    return repulsion - similarity
 
 
 @in_float32
@@ -76,7 +77,7 @@ def info_nce(
         ValueError: the shapes do not fit, there is a single candidate, or the
             temperature is not positive.
     """
-    check_rows("info_nce", queries, keys, least=2 if negatives is None else 1)
+    check_rows("info_nce", queries, keys, minimum=2 if negatives is None else 1)
     check_positive("info_nce", temperature=temperature)
     queries, keys = unit(queries), unit(keys)
     candidates = distributed.gather(keys)
@@ -87,8 +88,8 @@ def info_nce(
                 f" keys of {tuple(keys.shape)}; use (K, {keys.shape[1]})"
             )
         candidates = torch.cat([candidates, unit(negatives)])
-    alike = (queries * keys).sum(1).mean() / temperature
-    return _spread(queries / temperature, candidates) - alike
+    similarity = (queries * keys).sum(1).mean() / temperature
+    return _mean_log_sum_exp(queries / temperature, candidates, None) - similarity
 
 
 @in_float32
@@ -121,7 +122,7 @@ def sup_con(
             f"sup_con found {len(views)} view, and a label that occurs once has no"
             " positive; use two views or more"
         )
-    check_rows("sup_con", *views, least=2)
+    check_rows("sup_con", *views, minimum=2)
     check_positive("sup_con", temperature=temperature)
     if labels.shape != views[0].shape[:1]:
         raise ValueError(
@@ -132,41 +133,31 @@ def sup_con(
     candidates = distributed.gather(anchors)
     labels = labels.repeat(len(views))
     labels_of_all = distributed.gather(labels)
-    in_order = labels_of_all.sort().values
-    own, of_all = (
-        torch.searchsorted(in_order, x) for x in (labels, labels_of_all)
-    )  # one number for each label, found without synchronising the host
-    sums = torch.zeros_like(candidates).index_add(0, of_all, candidates)
-    sizes = torch.zeros_like(of_all).index_add(0, of_all, torch.ones_like(of_all))
-    positives = (sums[own] - anchors) / (sizes[own] - 1)[:, None]  # their mean
-    alike = (anchors * positives).sum(1).mean() / temperature
-    return _spread(anchors / temperature, candidates, _own_column(anchors)) - alike
+    ordered = labels_of_all.sort().values  # torch.unique would wait for the device
+    group = torch.searchsorted(ordered, labels)  # a label's first position among all
+    group_of_all = torch.searchsorted(ordered, labels_of_all)
+    sums = torch.zeros_like(candidates).index_add(0, group_of_all, candidates)
+    ones = torch.ones_like(group_of_all)
+    sizes = torch.zeros_like(group_of_all).index_add(0, group_of_all, ones)
+    mean_positives = (sums[group] - anchors) / (sizes[group] - 1)[:, None]
+    similarity = (anchors * mean_positives).sum(1).mean() / temperature
+    repulsion = _mean_log_sum_exp(anchors / temperature, candidates, _indices(anchors))
+    return repulsion - similarity
 
 
-def _own_column(anchors: Tensor) -> Tensor:
-    """Return where this rank's rows stand among those gathered of all ranks."""
+def _indices(anchors: Tensor) -> Tensor:
+    """Return the indices of this rank's rows among those gathered of all ranks."""
     first = len(anchors) * distributed.rank()
     return first + torch.arange(len(anchors), device=anchors.device)
 
 
-def _spread(
-    anchors: Tensor, candidates: Tensor, excluded: Tensor | None = None
-) -> Tensor:
-    """Return the mean over anchors of log sum exp(anchor . candidate).
-
-    Args:
-        anchors: (M, D).
-        candidates: (C, D).
-        excluded: the candidate that each anchor leaves out, (M,).
-    """
-    return _MeanLogSumExp.apply(anchors, candidates, excluded)
-
-
 class _MeanLogSumExp(Function):
-    """Blocks of anchors: the M x C similarities never exist together.
+    """The mean over anchors (M, D) of log sum exp(anchor . candidate), those (C, D).
 
-    All anchors weigh alike, so the gradient is known in the forward pass up to a
-    factor; taken there, no similarity is computed twice.
+    `excluded` (M,) is the candidate that an anchor leaves out. Anchors are compared in
+    blocks, so that the M x C similarities never exist together. All anchors have one
+    weight, so the forward pass knows the gradient up to a factor, and computes it while
+    it has the similarities.
     """
 
     @staticmethod
@@ -175,8 +166,8 @@ class _MeanLogSumExp(Function):
     ) -> Tensor:
         total = anchors.new_zeros(())
         needed = ctx.needs_input_grad
-        of_anchors = torch.empty_like(anchors) if needed[0] else None
-        of_candidates = torch.zeros_like(candidates) if needed[1] else None
+        anchor_grads = torch.empty_like(anchors) if needed[0] else None
+        candidate_grads = torch.zeros_like(candidates) if needed[1] else None
         rows = max(1, BLOCK // len(candidates))
         for start in range(0, len(anchors), rows):
             block = anchors[start : start + rows]
@@ -188,10 +179,10 @@ class _MeanLogSumExp(Function):
             total += sums.sum()
             softmax = logits.sub_(sums).exp_() if any(needed[:2]) else None
             if needed[0]:
-                of_anchors[start : start + rows] = softmax @ candidates
+                anchor_grads[start : start + rows] = softmax @ candidates
             if needed[1]:
-                of_candidates.addmm_(softmax.T, block)
-        ctx.save_for_backward(of_anchors, of_candidates)
+                candidate_grads.addmm_(softmax.T, block)
+        ctx.save_for_backward(anchor_grads, candidate_grads)
         ctx.count = len(anchors)
         return total / ctx.count
 
@@ -200,3 +191,6 @@ class _MeanLogSumExp(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad = grad / ctx.count
         return *(grad * x if x is not None else None for x in ctx.saved_tensors), None
+
+
+_mean_log_sum_exp = _MeanLogSumExp.apply

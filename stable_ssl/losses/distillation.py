@@ -1,7 +1,7 @@
-"""Self-distillation: a student predicts what a teacher, not trained by it, says.
+"""Self-distillation: a student predicts the output of a teacher without gradient.
 
-What prevents collapse is outside of these losses: the predictor and the stopped
-gradient, or the centre and the temperatures.
+The methods prevent collapse, not these losses: by a predictor and the stopped gradient,
+or by the centre and the temperatures.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
 
 
 def cosine_regression(p: Tensor, z: Tensor) -> Tensor:
-    """Return the squared distance of the normalised rows, 2 - 2 cos; else as above.
+    """Return the squared distance of the normalised rows, 2 - 2 cos.
 
     Grill et al. 2020 (BYOL), https://arxiv.org/abs/2006.07733, eq. 2: for one order of
     the views; the paper adds the other.
@@ -59,10 +59,10 @@ def dino(
     student_temperature: float,
     teacher_temperature: float,
 ) -> Tensor:
-    """Let each view's student say what the teacher says of every other view.
+    """Let the student predict from each view the teacher's output for every other.
 
     Caron et al. 2021 (DINO), https://arxiv.org/abs/2104.14294, eq. 3, with the centre
-    and temperatures of algorithm 1. The centre is the method's to update.
+    and temperatures of algorithm 1. The caller updates the centre.
 
     Args:
         student: logits (N, K) of all views; N is this rank's batch.
@@ -86,5 +86,5 @@ def dino(
         student_temperature=student_temperature,
         teacher_temperature=teacher_temperature,
     )
-    codes = [((t - center) / teacher_temperature).softmax(1).detach() for t in teacher]
-    return swapped_cross_entropy(codes, [s / student_temperature for s in student])
+    codes = [((x - center) / teacher_temperature).softmax(1).detach() for x in teacher]
+    return swapped_cross_entropy(codes, [x / student_temperature for x in student])

@@ -47,7 +47,7 @@ def sigreg(z: Tensor, directions: Tensor) -> Tensor:
     t = torch.linspace(0, LIMIT, KNOTS, dtype=z.dtype, device=z.device)
     normal = (-t.square() / 2).exp()
     phases = (z @ directions.to(z.dtype))[:, :, None] * t
-    own = torch.stack([phases.cos().mean(0), phases.sin().mean(0)])
-    real, imaginary = distributed.all_mean(own)
+    characteristic = torch.stack([phases.cos().mean(0), phases.sin().mean(0)])
+    real, imaginary = distributed.all_mean(characteristic)
     squares = (real - normal).square() + imaginary.square()  # (M, knots)
     return n * 2 * torch.trapezoid(squares * normal, t, dim=1).mean()

@@ -1,4 +1,4 @@
-"""The form in which losses take tensors: wide enough, of one shape, of norm 1."""
+"""What losses do to their inputs: widen, check and normalise them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stable_ssl import distributed
 
-EPS = 1e-6  # least norm divided by: a zero row must not multiply gradients by 1e12
+EPS = 1e-6  # smallest norm divided by: a zero row must not multiply gradients by 1e12
 P = ParamSpec("P")
 
 
@@ -23,14 +23,14 @@ def in_float32(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """
 
     @wraps(loss)
-    def wide(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         first = next(_tensors([*args, *kwargs.values()]), None)
         device = first.device.type if first is not None else "cpu"
         with torch.autocast(device, enabled=False):
             widened = {name: _widen(x) for name, x in kwargs.items()}
             return loss(*map(_widen, args), **widened)
 
-    return wide
+    return wrapper
 
 
 def _tensors(x: Any) -> Iterator[Tensor]:
@@ -54,13 +54,13 @@ def unit(z: Tensor) -> Tensor:
     return F.normalize(z, eps=EPS)
 
 
-def check_rows(name: str, *tensors: Tensor, least: int = 1) -> int:
+def check_rows(name: str, *tensors: Tensor, minimum: int = 1) -> int:
     """Return the rows over all ranks of tensors that share one shape (N, D).
 
     Args:
         name: of the loss, for the error.
         tensors: one or more, each with this rank's rows.
-        least: rows over all ranks that the loss needs.
+        minimum: rows over all ranks that the loss needs.
 
     Raises:
         ValueError: the shapes differ or are not (N, D), or the rows are too few.
@@ -72,16 +72,16 @@ def check_rows(name: str, *tensors: Tensor, least: int = 1) -> int:
             " what has more dimensions, and pair rows of the same images"
         )
     n = len(tensors[0]) * distributed.world_size()
-    if n < least:
+    if n < minimum:
         raise ValueError(
-            f"{name} found N={n} over all ranks, expected {least} or more; use a larger"
-            " batch (and drop_last, if the last one is smaller)"
+            f"{name} found N={n} over all ranks, expected {minimum} or more; use a"
+            " larger batch (and drop_last, if the last one is smaller)"
         )
     return n
 
 
 def check_positive(name: str, **values: float) -> None:
     """Raise ValueError for a value that is not above 0, by its name."""
-    for key, value in values.items():
+    for argument, value in values.items():
         if value <= 0:
-            raise ValueError(f"{name} found {key}={value}; use one above 0")
+            raise ValueError(f"{name} found {argument}={value}; use one above 0")

@@ -18,7 +18,7 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     Args:
         prediction: (N, L, P): P values for each of L patches; no class token.
         target: (N, L, P).
-        mask: (N, L), 1 or True where a patch was hidden; others cost nothing.
+        mask: (N, L), 1 or True where a patch was hidden; others do not count.
 
     Returns:
         Scalar, the mean over the P values and over the masked patches of all ranks,
@@ -28,12 +28,12 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes do not fit.
     """
-    found = [tuple(x.shape) for x in (prediction, target, mask)]
-    if prediction.ndim != 3 or found[1] != found[0] or found[2] != found[0][:2]:
+    shapes = [tuple(x.shape) for x in (prediction, target, mask)]
+    if prediction.ndim != 3 or shapes[1] != shapes[0] or shapes[2] != shapes[0][:2]:
         raise ValueError(
-            f"masked_mse found a prediction of shape {found[0]}, a target of {found[1]}"
-            f" and a mask of {found[2]}; use (N, L, P) twice and (N, L), without the"
-            " class token"
+            f"masked_mse found a prediction of shape {shapes[0]}, a target of"
+            f" {shapes[1]} and a mask of {shapes[2]}; use (N, L, P) twice and (N, L),"
+            " without the class token"
         )
     mask = mask.to(prediction.dtype)
     errors = (prediction - target).square().mean(2)
@@ -42,7 +42,7 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 @in_float32
 def normalize_patches(patches: Tensor) -> Tensor:
-    """Standardise each patch by its own mean and unbiased variance (+ 1e-6), as in MAE.
+    """Standardise each patch by its mean and unbiased variance (+ 1e-6), as in MAE.
 
     Args:
         patches: (N, L, P), P of 2 or more.

@@ -1,7 +1,7 @@
-"""Redundancy reduction: views agree, and features vary and tell different things.
+"""Redundancy reduction: views agree, features vary and do not correlate.
 
-No negatives: what prevents collapse are the statistics of each feature over the batch,
-here that of all ranks.
+There are no negatives: the variance and correlation of features over the batch of all
+ranks prevent collapse.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 from stable_ssl import distributed
 from stable_ssl.losses.inputs import check_rows, in_float32
 
-LEAST_VARIANCE = 1e-5  # divided by: a feature that died must not multiply gradients
+MIN_VARIANCE = 1e-5  # divided by: a constant feature must not multiply gradients
 
 
 @in_float32
@@ -29,8 +29,8 @@ def barlow_twins(
         z_a: projections of one view, (N, D), not normalised; N is this rank's batch.
         z_b: those of the other view, row by row of the same images.
         offdiagonal: weight of the redundancy term, lambda in the paper.
-        scale: of the whole, a sum over D x D entries whose size SGD and LARS feel, so
-            that it goes with the learning rate.
+        scale: factor of the loss, a sum over D x D entries. The steps of SGD and LARS
+            depend on it, so it is chosen together with the learning rate.
 
     Returns:
         Scalar, 0 at the optimum, the same on every rank. Synchronises ranks.
@@ -39,9 +39,9 @@ def barlow_twins(
         ValueError: the shapes are not one (N, D), or N < 2 over all ranks (no
             variance to normalise by).
     """
-    check_rows("barlow_twins", z_a, z_b, least=2)
+    check_rows("barlow_twins", z_a, z_b, minimum=2)
     centred, variance = _moments(torch.stack([z_a, z_b]))
-    h_a, h_b = centred * variance.clamp(min=LEAST_VARIANCE).rsqrt()[:, None]
+    h_a, h_b = centred * variance.clamp(min=MIN_VARIANCE).rsqrt()[:, None]
     correlation = distributed.all_mean(h_a.T @ h_b / len(h_a))
     invariance = (1 - correlation.diagonal()).square().sum()
     return scale * (invariance + offdiagonal * _off_diagonal_squares(correlation))
@@ -76,7 +76,7 @@ def vicreg(
         ValueError: the shapes are not one (N, D), or N < 2 over all ranks (no
             variance).
     """
-    n = check_rows("vicreg", z_a, z_b, least=2)
+    n = check_rows("vicreg", z_a, z_b, minimum=2)
     centred, biased = _moments(torch.stack([z_a, z_b]))
     deviation = (biased * n / (n - 1) + 1e-4).sqrt()  # epsilon of eq. 2
     products = centred.mT @ centred / centred.shape[1]

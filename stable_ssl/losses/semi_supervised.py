@@ -1,4 +1,4 @@
-"""Semi-supervised losses: what is learned from images without labels."""
+"""Semi-supervised losses on images without labels."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from stable_ssl.losses.inputs import check_rows, in_float32
 def pseudo_label(
     weak_logits: Tensor, strong_logits: Tensor, threshold: float = 0.95
 ) -> Tensor:
-    """Teach the strong view what the weak one says where it is sure.
+    """Train the strong view on the class predicted from the weak one, where confident.
 
     Sohn et al. 2020 (FixMatch), https://arxiv.org/abs/2001.07685, eq. 4.
 
     Args:
         weak_logits: (N, K) of weakly augmented images; detached here.
         strong_logits: (N, K) of the same images, strongly augmented.
-        threshold: least probability of the likeliest class, tau in the paper.
+        threshold: minimal probability of the likeliest class, tau in the paper.
 
     Returns:
         Scalar, the mean over all N rows, those below the threshold counting as 0. Does

@@ -32,7 +32,7 @@ def check_views(name: str, codes: Sequence[Tensor], logits: Sequence[Tensor]) ->
     """Refuse views among which there is no pair, or which have fewer logits than codes.
 
     Raises:
-        ValueError: with a single view the mean over no pair would be NaN.
+        ValueError: with a single view, as the mean over no pair would be NaN.
     """
     if not 1 <= len(codes) <= len(logits) or len(logits) < 2:
         raise ValueError(

@@ -4,7 +4,7 @@ Zbontar et al. 2021, https://arxiv.org/abs/2103.03230
 
 Over the batch, each feature of one view is to correlate with the same feature of the
 other view and with no other feature. A constant feature correlates with nothing, and
-two that say the same correlate with each other: that prevents collapse.
+two redundant ones correlate with each other: that prevents collapse.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class BarlowTwinsConfig(Model):
 
     projector: list[int] = key([8192, 8192, 8192], low=1, shortest=1)  # widths
     offdiagonal: float = key(5e-3, low=0)  # lambda of eq. 1
-    scale: float = key(1.0, above=0)  # of the loss; SGD feels it, goes with optim.lr
+    scale: float = key(1.0, above=0)  # of the loss; choose with optim.lr
 
 
 class BarlowTwins(BaseTrainer):
@@ -50,7 +50,7 @@ class BarlowTwins(BaseTrainer):
 
     def compute_loss(self) -> dict[str, Any]:
         """Return the cross-correlation's distance from the identity, and features."""
-        model, (views, _) = self.config.model, self.data
+        model, (views, *_) = self.config.model, self.data
         features = [self(view) for view in views]
         z_a, z_b = map(self.projector, features)
         loss = barlow_twins(z_a, z_b, model.offdiagonal, model.scale)

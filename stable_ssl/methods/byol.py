@@ -59,7 +59,7 @@ class BYOL(BaseTrainer):
 
     def compute_loss(self) -> dict[str, Any]:
         """Return the sum of both orders' squared distances, eq. 2, and features."""
-        (a, b), _ = self.data
+        (a, b), *_ = self.data
         features = [self(view) for view in (a, b)]
         p_a, p_b = (self.predictor(self.projector(y)) for y in features)
         z_a, z_b = self.teacher(a), self.teacher(b)

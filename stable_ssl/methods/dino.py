@@ -2,10 +2,10 @@
 
 Caron et al. 2021, https://arxiv.org/abs/2104.14294
 
-From any view of an image, small crops included, a student predicts what its teacher,
-the student's moving average, says of the large ones. The teacher's centre keeps one
-prototype from winning always, its low temperature keeps all from being equally likely.
-Differs from the authors' evaluation: the student's features are seen, no teacher's.
+From any view of an image, small crops included, a student predicts the output of its
+teacher, the student's moving average, for the large ones. The teacher's centre keeps
+one prototype from winning always, its low temperature keeps all from being equally
+likely. Differs from the authors' evaluation: the student is evaluated, not the teacher.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class DINO(BaseTrainer):
         self.head = DINOHead(*sizes, norm=model.head_norm)
         self.teacher = EMA(self.student, model.momentum, 1.0, model.momentum_schedule)
         self.register_buffer("center", torch.zeros(model.prototypes))
-        self.said: list[Tensor] = []  # mean logits of the teacher, by micro-batch
+        self.teacher_means: list[Tensor] = []  # mean logits, one a micro-batch
 
     @property
     def student(self) -> nn.Sequential:
@@ -69,12 +69,12 @@ class DINO(BaseTrainer):
 
     def compute_loss(self) -> dict[str, Any]:
         """Return the cross-entropy of teacher and student, and features."""
-        model, (views, _) = self.config.model, self.data
+        model, (views, *_) = self.config.model, self.data
         features = [self(view) for view in views]
         student = [self.head(feature) for feature in features]
         teacher = [self.teacher(view) for view in views[: model.global_views]]
         if self.training:
-            self.said.append(torch.stack(teacher).mean((0, 1)))
+            self.teacher_means.append(torch.stack(teacher).mean((0, 1)))
         temperatures = model.student_temperature, self.teacher_temperature()
         loss = dino(student, teacher, self.center, *temperatures)
         return {"loss": loss, "features": features}
@@ -96,6 +96,6 @@ class DINO(BaseTrainer):
     def after_train_step(self) -> None:
         """Move the teacher, and the centre by the mean of the step on all ranks."""
         self.teacher.update(self.student, self.step, self.total_steps)
-        mean = distributed.all_mean(torch.stack(self.said).mean(0))
+        mean = distributed.all_mean(torch.stack(self.teacher_means).mean(0))
         self.center.lerp_(mean, 1 - self.config.model.center_momentum)
-        self.said.clear()
+        self.teacher_means.clear()

@@ -2,8 +2,8 @@
 
 Sohn et al. 2020, https://arxiv.org/abs/2001.07685
 
-What a weakly augmented image without a label is surely taken for is taught to its
-strongly augmented view; a few labels tell the classes apart and prevent collapse.
+A confident prediction for a weakly augmented image without a label is the label of its
+strongly augmented view; a few true labels tell the classes apart and prevent collapse.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stable_ssl.trainer import BaseTrainer
 class FixMatchConfig(Model):
     """Keys under `model`."""
 
-    threshold: float = key(0.95, low=0, high=1)  # tau, least confidence that counts
+    threshold: float = key(0.95, low=0, high=1)  # tau, minimal confidence that counts
     weight: float = key(1.0, low=0)  # lambda_u, of the loss without labels
     momentum: float = key(0.999, low=0, high=1)  # of the weights' moving average
 
@@ -33,7 +33,7 @@ class FixMatch(BaseTrainer):
     """Classify from few labels; `data.train` is {labelled, unlabelled}.
 
     The loader `unlabelled` yields two views, the weak one first. Metrics see the
-    moving average of the network, features are the network's own.
+    moving average of the network, features are the network's.
     """
 
     model_config = FixMatchConfig
@@ -68,18 +68,18 @@ class FixMatch(BaseTrainer):
 
     def compute_loss(self) -> dict[str, Tensor]:
         """Return l_s + lambda_u l_u, eq. 3 and 4, of all images in one forward pass."""
-        model, (x, labels) = self.config.model, self.data["labelled"]
-        (weak, strong), _ = self.data["unlabelled"]
+        model, (x, labels, *_) = self.config.model, self.data["labelled"]
+        (weak, strong), *_ = self.data["unlabelled"]
         sizes = len(x), len(weak), len(strong)
         logits, weak, strong = self(torch.cat([x, weak, strong])).split(sizes)
         supervised = cross_entropy(logits, labels)
         unlabelled = pseudo_label(weak, strong, model.threshold)
-        sure = weak.detach().float().softmax(1).amax(1) >= model.threshold
+        confident = weak.detach().float().softmax(1).amax(1) >= model.threshold
         return {
             "loss": supervised + model.weight * unlabelled,
             "supervised": supervised,
             "pseudo_label": unlabelled,
-            "mask_rate": sure.float().mean(),
+            "mask_rate": confident.float().mean(),
         }
 
     def after_train_step(self) -> None:

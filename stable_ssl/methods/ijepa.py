@@ -2,9 +2,9 @@
 
 Assran et al. 2023, https://arxiv.org/abs/2301.08243
 
-From the patches of a context a predictor tells what a target encoder, the moving
-average of the context's, makes of blocks of patches elsewhere in the image. Targets
-without gradient, and their slow change, prevent collapse.
+From the patches of a context a predictor predicts the features that a target encoder,
+the moving average of the context encoder, has for blocks of patches elsewhere in the
+image. Targets without gradient, and their slow change, prevent collapse.
 Differs from the paper: how contexts are cut to one size, see `block_masks`; the context
 encoder is evaluated, not the target encoder.
 """
@@ -85,11 +85,11 @@ class IJEPA(BaseTrainer):
     def predict_targets(self, view: Tensor, context: Tensor, blocks: Tensor) -> Tensor:
         """Predict each block from the context by itself, (N, M, a, D)."""
         n, count, area = blocks.shape
-        seen = self.narrow(models.patch_tokens(self.backbone, view, context))
-        seen = (seen + self.positions[context]).repeat_interleave(count, 0)
-        asked = self.mask_token + self.positions[blocks.flatten(0, 1)]
-        told = self.predictor(torch.cat([seen, asked], 1))[:, -area:]
-        return self.widen(told).view(n, count, area, -1)
+        visible = self.narrow(models.patch_tokens(self.backbone, view, context))
+        visible = (visible + self.positions[context]).repeat_interleave(count, 0)
+        queries = self.mask_token + self.positions[blocks.flatten(0, 1)]
+        predicted = self.predictor(torch.cat([visible, queries], 1))[:, -area:]
+        return self.widen(predicted).view(n, count, area, -1)
 
     @torch.no_grad()
     def target_features(self, view: Tensor, blocks: Tensor) -> Tensor:
@@ -102,8 +102,8 @@ class IJEPA(BaseTrainer):
         """Return the smooth L1 distance of predictions and targets."""
         view = first_view(self.data[0])
         context, blocks = self.masks(len(view))
-        told = self.predict_targets(view, context, blocks)
-        return in_float32(smooth_l1_loss)(told, self.target_features(view, blocks))
+        predicted = self.predict_targets(view, context, blocks)
+        return in_float32(smooth_l1_loss)(predicted, self.target_features(view, blocks))
 
     def after_train_step(self) -> None:
         """Move the target encoder towards the context encoder."""

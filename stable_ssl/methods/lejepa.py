@@ -53,20 +53,20 @@ class LeJEPA(BaseTrainer):
 
     def directions(self, dim: int) -> Tensor:
         """Draw this step's directions (dim, M) of norm 1, the same on every rank."""
-        key = self.step_key().to(self.device, non_blocking=True)
+        step_key = self.step_key().to(self.device, non_blocking=True)
         shape = (dim, self.config.model.directions)
-        return normalize(seeding.normal(key, shape), dim=0)
+        return normalize(seeding.normal(step_key, shape), dim=0)
 
     def compute_loss(self) -> dict[str, Any]:
         """Return (1 - lambda) invariance + lambda SIGReg, both, and features."""
-        model, (views, _) = self.config.model, self.data
+        model, (views, *_) = self.config.model, self.data
         features = [self(view) for view in views]
         z = [self.projector(feature) for feature in features]
-        alike = invariance(z, model.global_views)
+        distance = invariance(z, model.global_views)
         directions = self.directions(z[0].shape[1])
-        shape = torch.stack([sigreg(view, directions) for view in z]).mean()
-        loss = (1 - model.weight) * alike + model.weight * shape
-        parts = {"invariance": alike, "sigreg": shape}
+        regulariser = torch.stack([sigreg(view, directions) for view in z]).mean()
+        loss = (1 - model.weight) * distance + model.weight * regulariser
+        parts = {"invariance": distance, "sigreg": regulariser}
         return {"loss": loss, **parts, "features": features}
 
 

@@ -2,8 +2,8 @@
 
 He et al. 2022, https://arxiv.org/abs/2111.06377
 
-An encoder sees a few patches of an image, and a small decoder predicts the pixels of
-all others from what it makes of them; that the pixels differ prevents collapse.
+An encoder sees a few patches of an image, and from its output a small decoder predicts
+the pixels of all others; these targets are fixed, which prevents collapse.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MAEConfig(Model):
 class MAE(BaseTrainer):
     """Reconstruct hidden patches; `data.train` yields one view, the backbone is `vit`.
 
-    Or it is a ViT of timm by name, which keeps its own positions, learnt ones mostly.
+    Or it is a ViT of timm by name, which keeps its positions, mostly learnt ones.
     The features are the class token or the mean patch, as `model.backbone.pool` says.
     """
 
@@ -51,15 +51,15 @@ class MAE(BaseTrainer):
         model = self.config.model
         self.backbone = models.backbone(model.backbone)
         models.check_maskable(self.backbone)
-        patch, width = self.backbone.patch_embed, model.decoder_dim
+        patch_embed, width = self.backbone.patch_embed, model.decoder_dim
         self.narrow = nn.Linear(self.backbone.dim, width)
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.decoder = models.transformer_blocks(
             width, model.decoder_depth, model.decoder_heads
         )
-        positions = models.sincos_positions(patch.grid_size, width)
+        positions = models.sincos_positions(patch_embed.grid_size, width)
         self.register_buffer("positions", positions, persistent=False)
-        self.pixels = nn.Linear(width, patch.proj.weight[0].numel())
+        self.pixels = nn.Linear(width, patch_embed.proj.weight[0].numel())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W), nothing hidden, to features (N, D)."""
@@ -67,14 +67,14 @@ class MAE(BaseTrainer):
 
     def reconstruct(self, view: Tensor, keep: Tensor) -> Tensor:
         """Predict all patches (N, L, C p p) from those at keep (N, k)."""
-        tokens = self.narrow(models.patch_tokens(self.backbone, view, keep))
-        first = self.backbone.num_prefix_tokens  # the class token, if there is one
-        seen = tokens[:, first:]
-        shape = len(view), len(self.positions), seen.shape[2]
-        hidden = self.mask_token.to(seen.dtype).expand(shape)
-        every = hidden.scatter(1, keep[..., None].expand_as(seen), seen)
-        every = torch.cat([tokens[:, :first], every + self.positions], 1)
-        return self.pixels(self.decoder(every)[:, first:])
+        encoded = self.narrow(models.patch_tokens(self.backbone, view, keep))
+        prefix = self.backbone.num_prefix_tokens  # the class token, if there is one
+        visible = encoded[:, prefix:]
+        shape = len(view), len(self.positions), visible.shape[2]
+        hidden = self.mask_token.to(visible.dtype).expand(shape)
+        tokens = hidden.scatter(1, keep[..., None].expand_as(visible), visible)
+        tokens = torch.cat([encoded[:, :prefix], tokens + self.positions], 1)
+        return self.pixels(self.decoder(tokens)[:, prefix:])
 
     def patches(self, view: Tensor) -> Tensor:
         """Cut a view (N, C, H, W) into its patches' pixels, (N, L, C p p)."""

@@ -28,7 +28,7 @@ class MeanTeacherConfig(Model):
     """Keys under `model`."""
 
     weight: float = key(100.0, low=0)  # of the consistency once its ramp is over
-    ramp_epochs: float = key(80.0, low=0)  # in which that weight climbs from e^-5 of it
+    ramp_epochs: float = key(80.0, low=0)  # in which the weight climbs from e^-5 of it
     momentum: float = key(0.99, low=0, high=1)  # alpha at the first step
     final_momentum: float = key(0.999, low=0, high=1)  # alpha at the last
     momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))
@@ -79,7 +79,7 @@ class MeanTeacher(BaseTrainer):
         return super().predict(x) if probed else self.teacher(x)
 
     def train_step(self, batch: Any) -> None:
-        """Set this step's weight, as a tensor: a number would be compiled in."""
+        """Set this step's weight, as a tensor: torch.compile would freeze a number."""
         model = self.config.model
         factor = ramp(self.step, model.ramp_epochs * self.steps_per_epoch)
         self.weight = torch.full((), model.weight * factor, device=self.device)
@@ -87,14 +87,15 @@ class MeanTeacher(BaseTrainer):
 
     def compute_loss(self) -> dict[str, Tensor]:
         """Return cross-entropy and weighted consistency, all images in one pass."""
-        x, labels = self.data["labelled"]
-        (shown, view), _ = self.data["unlabelled"]
-        logits, student = self(torch.cat([x, view])).tensor_split([len(x)])
-        teacher = self.teacher(torch.cat([x, shown]))[len(x) :]  # batch norm as student
+        x, labels, *_ = self.data["labelled"]
+        (teacher_view, student_view), *_ = self.data["unlabelled"]
+        logits, student = self(torch.cat([x, student_view])).tensor_split([len(x)])
+        # Labelled images, too, so that batch norms normalise as the student's do.
+        teacher = self.teacher(torch.cat([x, teacher_view]))[len(x) :]
         supervised = cross_entropy(logits, labels)
-        apart = consistency(student, teacher)
-        loss = supervised + self.weight * apart
-        return {"loss": loss, "supervised": supervised, "consistency": apart}
+        distance = consistency(student, teacher)
+        loss = supervised + self.weight * distance
+        return {"loss": loss, "supervised": supervised, "consistency": distance}
 
     def after_train_step(self) -> None:
         """Move the teacher towards the student."""

@@ -63,7 +63,7 @@ class MoCoV3(BaseTrainer):
 
     def compute_loss(self) -> dict[str, Any]:
         """Return both orders' InfoNCE times 2 tau, algorithm 1, and features."""
-        (a, b), _ = self.data
+        (a, b), *_ = self.data
         features = [self(view) for view in (a, b)]
         q_a, q_b = (self.predictor(self.projector(feature)) for feature in features)
         k_a, k_b = self.teacher(a), self.teacher(b)

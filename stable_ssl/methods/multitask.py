@@ -27,8 +27,8 @@ class MultiTaskConfig(Model):
     """Keys under `model`.
 
     A head is {_target_, data, loss, scale, schedule}: `data` names a train loader (the
-    head's own), `scale` is the weight of its loss (1), which `schedule`, in the words
-    of `optim.scheduler`, varies. Other keys are arguments of `_target_`
+    one of the head's name), `scale` is the weight of its loss (1), and `schedule`, with
+    the keys of `optim.scheduler`, varies it. Other keys are arguments of `_target_`
     (torch.nn.Linear), whose first is the number of features.
     """
 
@@ -65,7 +65,7 @@ class MultiTask(BaseTrainer):
                 raise ConfigError(f"model.heads.{name}: {error}") from error
 
     def _build_head(self, name: str, node: dict[str, Any]) -> None:
-        loaders = [n for s, n, _ in named_nodes(self.config.data) if s == "train"]
+        loaders = [n for part, n, _ in named_nodes(self.config.data) if part == "train"]
         source = node.pop("data", None if loaders == [None] else name)
         if source not in loaders:
             close = nearest(str(source), [str(loader) for loader in loaders])
@@ -91,7 +91,7 @@ class MultiTask(BaseTrainer):
         return features if head is None else self.heads[head](features)
 
     def train_step(self, batch: Any) -> None:
-        """Set the weights of this step, as tensors: numbers would be compiled in."""
+        """Set this step's weights, as tensors: torch.compile would freeze numbers."""
         for name, weight in self.schedules.items():
             self.scales[name] = torch.full((), weight(self.step), device=self.device)
         super().train_step(batch)

@@ -2,9 +2,9 @@
 
 Dwibedi et al. 2021, https://arxiv.org/abs/2104.14548
 
-The earlier projection nearest to that of one view, of another image as a rule, is to be
-like the prediction from the other view, and unlike those from the other images of the
-batch; these negatives prevent collapse.
+The nearest neighbour of one view's projection among earlier ones, mostly of other
+images, is to be like the prediction from the other view, and unlike those from the
+other images of the batch; these negatives prevent collapse.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ class NNCLR(BaseTrainer):
         Every micro-batch of a training step is enqueued, once; a batch that is only
         evaluated is not.
         """
-        views, _ = self.data
+        views, *_ = self.data
         features = [self(view) for view in views]
         z_a, z_b = map(self.projector, features)
         p_a, p_b = self.predictor(z_a), self.predictor(z_b)
-        near_a, near_b = self.queue.nearest(z_a), self.queue.nearest(z_b)
+        neighbours_a, neighbours_b = self.queue.nearest(z_a), self.queue.nearest(z_b)
         tau = self.config.model.temperature
-        loss = (info_nce(near_a, p_b, tau) + info_nce(near_b, p_a, tau)) / 2
+        loss = (info_nce(neighbours_a, p_b, tau) + info_nce(neighbours_b, p_a, tau)) / 2
         if self.training:
             self.queue.enqueue(z_a)
         return {"loss": loss, "features": features}

@@ -48,7 +48,7 @@ class SimCLR(BaseTrainer):
 
     def compute_loss(self) -> dict[str, Any]:
         """Return NT-Xent between the projections of the two views, and features."""
-        views, _ = self.data
+        views, *_ = self.data
         features = [self(view) for view in views]
         z_a, z_b = map(self.projector, features)
         loss = nt_xent(z_a, z_b, self.config.model.temperature)

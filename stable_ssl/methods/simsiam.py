@@ -56,7 +56,7 @@ class SimSiam(BaseTrainer):
 
     def compute_loss(self) -> dict[str, Any]:
         """Return the mean of both orders' negative cosines, eq. 4, and features."""
-        views, _ = self.data
+        views, *_ = self.data
         features = [self(view) for view in views]
         z_a, z_b = map(self.projector, features)
         p_a, p_b = self.predictor(z_a), self.predictor(z_b)

@@ -46,7 +46,7 @@ class SupCon(BaseTrainer):
 
     def compute_loss(self) -> dict[str, Any]:
         """Return L_out between the projections of all views, and features."""
-        views, labels = self.data
+        views, labels, *_ = self.data
         features = [self(view) for view in views]
         projections = [self.projector(feature) for feature in features]
         loss = sup_con(projections, labels, self.config.model.temperature)

@@ -27,7 +27,7 @@ class SupervisedConfig(Model):
 
 
 class Supervised(BaseTrainer):
-    """Classify one view; `log.eval.linear=null` makes val/acc1 the classifier's own."""
+    """Classify one view; with `log.eval.linear=null` val/acc1 is this classifier's."""
 
     model_config = SupervisedConfig
     views = 1
@@ -38,14 +38,14 @@ class Supervised(BaseTrainer):
         """Build the backbone and a linear classifier.
 
         Raises:
-            ConfigError: the labels are others than the task's.
+            ConfigError: the labels are not those of the task.
         """
         self.task = self.config.model.task
-        _, most = label_range(self.train_loader) or (0, 0)
-        if self.task == "binary" and (self.num_classes != 2 or most > 1):
+        _, largest = label_range(self.train_loader) or (0, 0)
+        if self.task == "binary" and (self.num_classes != 2 or largest > 1):
             raise ConfigError(
                 f"model.task=binary needs the labels 0 and 1, and the data has"
-                f" {max(self.num_classes, most + 1)} classes; choose"
+                f" {max(self.num_classes, largest + 1)} classes; choose"
                 " model.task=multiclass"
             )
         self.backbone = backbone(self.config.model.backbone)

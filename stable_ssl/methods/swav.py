@@ -2,9 +2,9 @@
 
 Caron et al. 2020, https://arxiv.org/abs/2006.09882
 
-From each view of an image, small crops included, the prototypes are predicted to which
-its large views are assigned. Assignments that share the batch equally among prototypes
-prevent collapse.
+From each view of an image, small crops included, the assignment of its large views to
+prototypes is predicted. Each prototype gets an equal share of the batch, which prevents
+collapse.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class SwAV(BaseTrainer):
 
     def compute_loss(self) -> dict[str, Any]:
         """Return the swapped prediction loss, and features; keep the projections."""
-        model, (views, _) = self.config.model, self.data
+        model, (views, *_) = self.config.model, self.data
         features = [self(view) for view in views]
         z = [unit(self.projector(feature)) for feature in features]
         loss = swav(
@@ -79,12 +79,12 @@ class SwAV(BaseTrainer):
 
     @torch.compiler.disable
     def queue_scores(self) -> list[Tensor] | None:
-        """Compare this rank's share of the queues with the prototypes of today."""
+        """Compare this rank's share of the queues with the present prototypes."""
         if not self.queues or self.epoch < self.config.model.queue_epoch:
             return None
         ranks, rank = self.world_size, self.rank
-        own = [queue.rows.tensor_split(ranks)[rank] for queue in self.queues]
-        return [self.prototypes(rows).detach() for rows in own]
+        rank_rows = [queue.rows.tensor_split(ranks)[rank] for queue in self.queues]
+        return [self.prototypes(rows).detach() for rows in rank_rows]
 
     def optimizer_step(self) -> None:
         """Take the step, in the first epochs without the prototypes."""

@@ -51,7 +51,7 @@ class VICReg(BaseTrainer):
 
     def compute_loss(self) -> dict[str, Any]:
         """Return invariance, variance and covariance, weighted, and features."""
-        model, (views, _) = self.config.model, self.data
+        model, (views, *_) = self.config.model, self.data
         features = [self(view) for view in views]
         z_a, z_b = map(self.projector, features)
         loss = vicreg(z_a, z_b, model.invariance, model.variance, model.covariance)

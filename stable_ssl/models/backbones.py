@@ -1,8 +1,8 @@
 """Backbones by name: (N, C, H, W) -> (N, dim) pooled features, the classifier removed.
 
-A small `convnet` for images of 8 to 32 px, timm's vision transformer in our words as
-`vit`, every classifier of torchvision, and every model of timm. What they share is one
-attribute, `dim`.
+A small `convnet` for images of 8 to 32 px, `vit`, which is timm's vision transformer
+with our argument names, every classifier of torchvision, and every model of timm. All
+have the attribute `dim`, the number of features.
 """
 
 import inspect
@@ -29,11 +29,11 @@ from stable_ssl.models.vit import vit
 from stable_ssl.schema import ConfigError, nearest
 
 KEYS = "name provider pretrained in_channels stem width modifiers freeze".split()
-OWN_SIZES = ("width", "image_size", "patch_size", "dim", "depth", "heads")
+SIZE_KEYS = ("width", "image_size", "patch_size", "dim", "depth", "heads")
 PROVIDERS = ("torchvision", "timm")
 STEMS = ("imagenet", "cifar")
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # classifiers half-way up an Inception
-SWALLOWED = ("width_mult", "reduced_tail", "dilated")  # read before the constructor
+SWALLOWED = ("width_mult", "reduced_tail", "dilated")  # read by model functions alone
 
 
 def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
@@ -45,9 +45,9 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
                 models; torchvision's where both have it.
             provider: torchvision or timm, to say whose; null: the first that has it.
             pretrained: load the provider's default weights (false).
-            in_channels: C (3). Pretrained filters of torchvision are kept: averaged
-                over their inputs, then shared out, so that a grey image gives what it
-                gave in three.
+            in_channels: C (3). Pretrained filters of torchvision are kept: summed over
+                their inputs, then spread evenly, so that a grey image gives what it
+                gave in three channels.
             stem: of a ResNet of torchvision, imagenet (7x7 stride 2, max pool; the
                 default) or cifar (3x3 stride 1, no pool, never pretrained).
             width: of convnet, channels of its first layer (32).
@@ -61,7 +61,7 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
             constructor refuses, a model without a linear classifier, a frozen part that
             it does not have.
     """
-    options = {**_plain(spec), **_plain(overrides)}
+    options = {**_without_nones(spec), **_without_nones(overrides)}
     name, provider = options.pop("name", None), options.pop("provider", None)
     pretrained = options.pop("pretrained", False)
     modifiers, frozen = options.pop("modifiers", {}), options.pop("freeze", False)
@@ -77,22 +77,24 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
             f"model.backbone.pretrained={pretrained}, expected true or false"
         )
     build, sizes = _builder(name, provider), ["in_channels"]
-    if build not in OWN.values():
+    if build not in BUILDERS.values():
         build = partial(build, name, pretrained)
     elif pretrained:
         raise ConfigError(f"{name} has no pretrained weights; set pretrained: false")
     else:
-        sizes += OWN_SIZES
+        sizes += SIZE_KEYS
     check_positive({f"model.backbone.{k}": options[k] for k in sizes if k in options})
     try:
         model = build(**options)
     except ConfigError:
         raise
     except TypeError as error:
-        wrong = re.search(r"keyword argument '(\w+)'", str(error))
-        if wrong is None:
+        match = re.search(r"keyword argument '(\w+)'", str(error))
+        if match is None:
             raise
-        _refuse(name, wrong[1], (*KEYS, *inspect.signature(build).parameters), error)
+        _refuse_key(
+            name, match[1], (*KEYS, *inspect.signature(build).parameters), error
+        )
     except (ValueError, AssertionError) as error:
         raise ConfigError(
             f"model.backbone: {name} refuses its keys: {error}"
@@ -101,7 +103,7 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
     return freeze(model, frozen)
 
 
-def _plain(spec: str | Mapping[str, Any]) -> dict[str, Any]:
+def _without_nones(spec: str | Mapping[str, Any]) -> dict[str, Any]:
     """Return the spec as a dict of plain values, without those that are None."""
     if isinstance(spec, str):
         return {"name": spec}
@@ -119,9 +121,9 @@ def _builder(name: str, provider: str | None) -> Callable[..., nn.Module]:
         )
     known: list[str] = []
     if provider is None:
-        known += OWN
-        if name in OWN:
-            return OWN[name]
+        known += BUILDERS
+        if name in BUILDERS:
+            return BUILDERS[name]
     if provider != "timm":
         from torchvision import models
 
@@ -140,7 +142,7 @@ def _builder(name: str, provider: str | None) -> Callable[..., nn.Module]:
     )
 
 
-def _refuse(
+def _refuse_key(
     name: str, key: str, known: Iterable[str], cause: Exception | None = None
 ) -> NoReturn:
     hint = nearest(key, [other for other in known if other != key])
@@ -156,7 +158,7 @@ def _refuse(
 def _convnet(in_channels: int = 3, width: int = 32) -> nn.Sequential:
     """Build four conv-norm-ReLU layers, 0.24 M weights and 128 features at width 32.
 
-    Two of them halve the resolution before they normalise: a quarter of the work.
+    Two of them pool before they normalise, which leaves a quarter of the work.
     """
     layers = []
     previous = in_channels
@@ -171,7 +173,7 @@ def _convnet(in_channels: int = 3, width: int = 32) -> nn.Sequential:
     return model
 
 
-OWN = {"convnet": _convnet, "vit": vit}
+BUILDERS = {"convnet": _convnet, "vit": vit}
 
 
 def _timm(
@@ -203,10 +205,10 @@ def _torchvision(
     arguments = inspect.signature(type(model)).parameters  # some swallow unknown keys
     for key in options:
         if key not in arguments and key not in SWALLOWED:
-            _refuse(name, key, (*KEYS, *arguments))
+            _refuse_key(name, key, (*KEYS, *arguments))
     if stem is not None:
         if not isinstance(model, torchvision.models.ResNet):
-            _refuse(name, "stem", ())
+            _refuse_key(name, "stem", ())
         if stem not in STEMS:
             raise ConfigError(
                 f"model.backbone.stem={stem}, expected one of {', '.join(STEMS)}"

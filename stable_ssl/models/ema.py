@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stable_ssl.curves import cosine, polynomial
 from stable_ssl.schema import ConfigError
@@ -31,15 +31,15 @@ def momentum(
         final: tau at step `total` and after it.
         schedule: cosine, or polynomial, a straight line between the two.
     """
-    left = CURVES[schedule](step, total) if total else 0.0
-    return final - (final - base) * left
+    remaining = CURVES[schedule](step, total) if total else 0.0
+    return final - (final - base) * remaining
 
 
 class EMA(nn.Module):
     """A frozen copy of a student that follows it: t <- tau t + (1 - tau) s.
 
-    The copy is `.module`, in the state dict, without gradient, and its mode is that of
-    the trainer: batch norms of a trained teacher use their own batch, as in BYOL.
+    The copy is `.module`, in the state dict, without gradient. In training its batch
+    norms use the statistics of their batch, as in BYOL.
 
     Args:
         student: copied as it is; build the teacher in `initialize_modules`.
@@ -66,8 +66,8 @@ class EMA(nn.Module):
             )
         self.base, self.final, self.schedule = base, final, schedule
         self.module = copy.deepcopy(student).requires_grad_(False)
-        self.updated = False  # at least once
-        self._student = (student,)  # in a tuple: it is no part of the teacher
+        self.updated = False  # at least once since it was built
+        self._student = (student,)  # in a tuple, or it would become a submodule
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,16 +77,16 @@ class EMA(nn.Module):
     @torch.no_grad()
     def restart(self) -> None:
         """Copy the student again, as after weights were loaded into it alone."""
-        for own, other in self._pairs(self._student[0]):
-            own.copy_(other)
+        for target, source in _pairs(self.module, self._student[0]):
+            target.copy_(source)
 
     @torch.no_grad()
     def update(self, student: nn.Module, step: int, total_steps: int) -> None:
         """Move towards the student; call it once an optimizer step, after the step.
 
         Floating-point buffers, such as running statistics, follow as the parameters
-        do; others, such as counters, are copied. A function of the ranks' common
-        weights, so ranks stay alike.
+        do; others, such as counters, are copied. Ranks have the same weights, so their
+        teachers stay the same, too.
 
         Args:
             student: what was copied; modules are paired in their order.
@@ -95,21 +95,18 @@ class EMA(nn.Module):
         """
         self.updated = True
         tau = momentum(step, total_steps, self.base, self.final, self.schedule)
-        averaged: tuple[list, list] = ([], [])
-        for own, other in self._pairs(student):
-            if own.is_floating_point():
-                averaged[0].append(own)
-                averaged[1].append(other)
+        targets, sources = [], []
+        for target, source in _pairs(self.module, student):
+            if target.is_floating_point():
+                targets.append(target)
+                sources.append(source)
             else:
-                own.copy_(other)
-        torch._foreach_lerp_(*averaged, 1 - tau)
-
-    def _pairs(self, student: nn.Module) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return zip(_tensors(self.module), _tensors(student), strict=True)
+                target.copy_(source)
+        torch._foreach_lerp_(targets, sources, 1 - tau)
 
 
 def forgotten(module: nn.Module) -> Iterator[str]:
-    """Say which moving averages of a module nobody has updated; each is said once."""
+    """Yield a warning for each moving average that nobody has updated, each once."""
     for name, teacher in module.named_modules():
         if isinstance(teacher, EMA) and not teacher.updated:
             teacher.updated = True
@@ -120,5 +117,6 @@ def forgotten(module: nn.Module) -> Iterator[str]:
             )
 
 
-def _tensors(module: nn.Module) -> list[torch.Tensor]:
-    return [*module.parameters(), *module.buffers()]
+def _pairs(teacher: nn.Module, student: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    tensors = ([*net.parameters(), *net.buffers()] for net in (teacher, student))
+    return zip(*tensors, strict=True)

@@ -1,4 +1,4 @@
-"""Parts of a network that keep their weights and their running statistics."""
+"""Networks, or parts of them, that keep their weights and running statistics."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def freeze(module: nn.Module, patterns: bool | str | Sequence[str] = True) -> nn
     Raises:
         ConfigError: a pattern that finds no parameter or is no regular expression.
     """
-    found = _compiled(patterns)
+    expressions = _compile(patterns)
     names = [name for name, _ in module.named_parameters()]
-    for pattern in found:
+    for pattern in expressions:
         if names and not any(map(pattern.search, names)):
             raise ConfigError(
                 f"model.backbone.freeze: '{pattern.pattern}' finds no parameter; names"
                 f" are such as {', '.join(names[:3])}"
             )
-    if not found:
+    if not expressions:
         return module
 
     def frozen(name: str) -> bool:
-        return any(pattern.search(name) for pattern in found)
+        return any(pattern.search(name) for pattern in expressions)
 
     for name, parameter in module.named_parameters():
         if frozen(name):
@@ -57,9 +57,9 @@ def freeze(module: nn.Module, patterns: bool | str | Sequence[str] = True) -> nn
 
 
 class PartlyFrozen(nn.Module):
-    """What `freeze` adds to the class of a module: a `train` that knows frozen parts.
+    """What `freeze` adds to the class of a module: frozen parts stay in evaluation.
 
-    Parts by name: some are replaced later, as batch norms are for several GPUs.
+    They are kept by name, as modules may be replaced: batch norms are for several GPUs.
     """
 
     frozen_parts: list[str]
@@ -72,20 +72,20 @@ class PartlyFrozen(nn.Module):
         return self
 
     def __reduce__(self) -> tuple:
-        """Say how to pickle and copy it: its class has no name in a module."""
-        return _empty, (type(self).__bases__[1],), vars(self)
+        """Pickle and copy by way of the base class: this one is made when needed."""
+        return _new_instance, (type(self).__bases__[1],), vars(self)
 
 
 def _partly_frozen(cls: type[nn.Module]) -> type[nn.Module]:
     return type(cls.__name__, (PartlyFrozen, cls), {"__module__": cls.__module__})
 
 
-def _empty(cls: type[nn.Module]) -> nn.Module:
+def _new_instance(cls: type[nn.Module]) -> nn.Module:
     frozen = _partly_frozen(cls)
     return frozen.__new__(frozen)
 
 
-def _compiled(patterns: bool | str | Sequence[str]) -> list[re.Pattern]:
+def _compile(patterns: bool | str | Sequence[str]) -> list[re.Pattern]:
     if isinstance(patterns, bool):
         patterns = [""] if patterns else []
     elif isinstance(patterns, str):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from stable_ssl.schema import ConfigError
 
-EPS = 1e-6  # least norm divided by
+EPS = 1e-6  # smallest norm divided by
 
 
 def mlp(
@@ -36,12 +36,12 @@ def mlp(
             "input first: mlp(512, 2048, 128)"
         )
     layers = []
-    for i, (wide, narrow) in enumerate(zip(dims, dims[1:], strict=False), start=2):
+    for i, (inputs, outputs) in enumerate(zip(dims, dims[1:], strict=False), 2):
         last = i == len(dims)
         normed = final_norm if last else norm
-        layers.append(nn.Linear(wide, narrow, bias=bias and not normed))
+        layers.append(nn.Linear(inputs, outputs, bias=bias and not normed))
         if normed:
-            layers.append(nn.BatchNorm1d(narrow))
+            layers.append(nn.BatchNorm1d(outputs))
         if not last:
             layers.append(activation())
     return nn.Sequential(*layers)
@@ -98,7 +98,7 @@ class DINOHead(nn.Module):
         bottleneck: width before the last layer.
         out: number of prototypes, K in the paper.
         layers: linear ones up to the bottleneck.
-        norm: batch norm after each hidden layer, each its own.
+        norm: batch norm after each hidden layer.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """A vision transformer of timm that sees some of an image's patches.
 
-Which ones it is told, see `masking.py`: timm's own way to leave patches out draws them
-from the global generator, so that they would depend on the number of processes.
+`masking.py` chooses them: timm's way to leave patches out draws them from the global
+generator, and they would depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ def patch_tokens(
         (N, T + k, D) after the last norm, where the T = model.num_prefix_tokens class
         and register tokens come first.
     """
-    # what timm's forward_features does, and a choice between its first two lines; no
-    # public method of timm's ends after the positions
+    # as timm's forward_features, but that patches are selected once they have their
+    # positions; no public method of timm ends there
     tokens = model._pos_embed(model.patch_embed(images))
     if keep is not None:
-        first = model.num_prefix_tokens
-        seen = gather_patches(tokens[:, first:], keep)
-        tokens = torch.cat([tokens[:, :first], seen], 1)
+        prefix = model.num_prefix_tokens
+        visible = gather_patches(tokens[:, prefix:], keep)
+        tokens = torch.cat([tokens[:, :prefix], visible], 1)
     return model.norm(model.blocks(model.norm_pre(tokens)))
 
 

@@ -1,4 +1,4 @@
-"""Which patches of an image are seen: a function of keys, whatever the batch's split.
+"""Masks of patches, a function of each image's key and so the same in any batch.
 
 Keys are those of `seeding.sample_keys`; patches are numbered row by row.
 """
@@ -17,7 +17,7 @@ Range = tuple[float, float]
 
 
 def random_masks(keys: Tensor, patches: int, ratio: float) -> tuple[Tensor, Tensor]:
-    """Hide a share of the patches, any subset of that size alike.
+    """Hide a share of the patches, any subset of that size with equal probability.
 
     He et al. 2022 (MAE), https://arxiv.org/abs/2111.06377, section 3.
 
@@ -56,11 +56,11 @@ def block_masks(
     """Draw blocks to predict and, without their patches, a context to predict from.
 
     Assran et al. 2023 (I-JEPA), https://arxiv.org/abs/2301.08243, section 3 and
-    appendix A.1: sizes are drawn once a batch, places for each image.
-    Differs from the paper: it cuts all contexts to the shortest of a batch, which
-    depends on the batch; here all have the patches that targets without overlap would
-    leave, so that sizes alone decide. They come from the context block; an image whose
-    block has too few, its targets overlapping little, takes the rest from outside it.
+    appendix A.1: sizes are drawn once a batch, positions for each image.
+    Differs from the paper: it cuts all contexts to the shortest of a batch, so an
+    image's mask depends on the batch; here all contexts have as many patches as targets
+    without overlap would leave. They come from the context block; an image whose block
+    has too few, as its targets hardly overlap, gets the rest from outside the block.
 
     Args:
         keys: one an image, (N,) int64.
@@ -83,37 +83,38 @@ def block_masks(
             f"{targets} targets of up to {target_scale[1]} of the image leave no"
             " context; use fewer or smaller ones"
         )
-    at = seeding.uniform(sizes_key.cpu()[None], (3,))[0].tolist()
-    high, wide = _size(grid, target_scale, at[0], _between(at[1], target_aspect))
-    context = _size(grid, context_scale, at[2], 1.0)
-    blocks = _place(seeding.fold_in(keys, 0), grid, high, wide, targets)
-    inside = _mask(_place(seeding.fold_in(keys, 1), grid, *context, 1)[:, 0], grid**2)
-    taken = _mask(blocks.flatten(1), grid**2)
-    # first a random order of what is inside, then of what is not, targets last
-    rank = seeding.uniform(seeding.fold_in(keys, 2), (grid**2,)).double()
-    order = (rank + (~inside) + 2 * taken).argsort(dim=1, stable=True)
-    visible = grid**2 - targets * high * wide
+    u = seeding.uniform(sizes_key.cpu()[None], (3,))[0].tolist()
+    height, width = _size(grid, target_scale, u[0], _interpolate(u[1], target_aspect))
+    context = _size(grid, context_scale, u[2], 1.0)
+    blocks = _blocks(seeding.fold_in(keys, 0), grid, height, width, targets)
+    context_blocks = _blocks(seeding.fold_in(keys, 1), grid, *context, 1)
+    in_context = _mask(context_blocks.flatten(1), grid**2)
+    in_targets = _mask(blocks.flatten(1), grid**2)
+    # context patches come first, then those around, then targets, each in random order
+    random_order = seeding.uniform(seeding.fold_in(keys, 2), (grid**2,)).double()
+    order = (random_order + (~in_context) + 2 * in_targets).argsort(dim=1, stable=True)
+    visible = grid**2 - targets * height * width
     return order[:, :visible].sort(1).values, blocks
 
 
-def _between(u: float, ends: Range) -> float:
+def _interpolate(u: float, ends: Range) -> float:
     return ends[0] + u * (ends[1] - ends[0])
 
 
 def _size(grid: int, scale: Range, u: float, aspect: float) -> tuple[int, int]:
     """Return height and width of a block, at most the largest scale when rounded."""
-    area, largest = _between(u, scale) * grid**2, scale[1] * grid**2
-    high = min(grid, max(1, round(math.sqrt(area * aspect))))
-    wide = min(round(area / high), int(largest / high))
-    return high, min(grid, max(1, wide))
+    area, largest = _interpolate(u, scale) * grid**2, scale[1] * grid**2
+    height = min(grid, max(1, round(math.sqrt(area * aspect))))
+    width = min(round(area / height), int(largest / height))
+    return height, min(grid, max(1, width))
 
 
-def _place(keys: Tensor, grid: int, high: int, wide: int, count: int) -> Tensor:
+def _blocks(keys: Tensor, grid: int, height: int, width: int, count: int) -> Tensor:
     """Return the patches of `count` blocks an image, (N, count, high * wide)."""
-    top = seeding.randint(seeding.fold_in(keys, 0), grid - high + 1, (count,))
-    left = seeding.randint(seeding.fold_in(keys, 1), grid - wide + 1, (count,))
-    rows = torch.arange(high, device=keys.device)[:, None]
-    columns = torch.arange(wide, device=keys.device)
+    top = seeding.randint(seeding.fold_in(keys, 0), grid - height + 1, (count,))
+    left = seeding.randint(seeding.fold_in(keys, 1), grid - width + 1, (count,))
+    rows = torch.arange(height, device=keys.device)[:, None]
+    columns = torch.arange(width, device=keys.device)
     return (top * grid + left)[..., None] + (rows * grid + columns).flatten()
 
 

@@ -54,21 +54,21 @@ def modify(model: nn.Module, modifiers: Mapping[str, Mapping | None]) -> None:
 def change_first_convolutional_layer(model: nn.Module, num_input_channels: int) -> None:
     """Let a network see images of another number of channels, and keep its filters.
 
-    They are averaged over their inputs, then shared out, so that a grey image gives
-    what it gave before.
+    They are summed over the old channels and spread evenly over the new ones, so that a
+    grey image gives what it gave before.
     """
     check_positive({"num_input_channels": num_input_channels})
     conv = first_convolution(model)
     if conv.in_channels != num_input_channels:
-        share = conv.weight.detach().sum(1, keepdim=True) / num_input_channels
-        set_filters(conv, share.repeat(1, num_input_channels, 1, 1))
+        filters = conv.weight.detach().sum(1, keepdim=True) / num_input_channels
+        set_filters(conv, filters.repeat(1, num_input_channels, 1, 1))
 
 
 @register_modifier
 def change_last_layer(model: nn.Module, num_outputs: int) -> None:
     """Give a network a new linear last layer, or its first where it has none.
 
-    A backbone's classifier was removed; this one stands in its place.
+    It stands where the backbone's classifier was, which `backbone` removes.
     """
     check_positive({"num_outputs": num_outputs})
     path, old = last_layer(model)
@@ -90,7 +90,7 @@ def change_last_layer_to_identity(model: nn.Module) -> None:
 
 
 def first_convolution(model: nn.Module) -> nn.Conv2d:
-    """Return the first convolution of a network in definition.
+    """Return the first convolution of a network in the order of definition.
 
     Raises:
         ConfigError: there is none, or its filters see a part of the channels.
@@ -116,25 +116,25 @@ def set_filters(conv: nn.Conv2d, filters: Tensor) -> None:
 
 
 def last_layer(model: nn.Module) -> tuple[str, nn.Module]:
-    """Return the last layer of a network, or the place where a backbone had it.
+    """Return path and last layer of a network, or what a removed classifier left.
 
     The last linear layer of its classifier, which timm's models name and others call
-    fc, classifier, head or heads; else the last linear layer in definition.
+    fc, classifier, head or heads; else the last linear layer to be defined.
 
     Raises:
         ConfigError: there is none.
     """
     head = next((h for h in HEADS if hasattr(model, h)), "")
     if hasattr(model, "get_classifier"):
-        own = model.get_classifier()
-        head = next((path for path, m in model.named_modules() if m is own), head)
-    within = [
+        module = model.get_classifier()
+        head = next((path for path, m in model.named_modules() if m is module), head)
+    linear_layers = [
         (path, layer)
         for path, layer in model.named_modules()
         if isinstance(layer, nn.Linear) and f"{path}.".startswith(head and f"{head}.")
     ]
-    if within:
-        return within[-1]
+    if linear_layers:
+        return linear_layers[-1]
     if hasattr(model, "dim"):
         if not head and isinstance(model, nn.Sequential):
             model.append(nn.Identity())
@@ -148,14 +148,7 @@ def last_layer(model: nn.Module) -> tuple[str, nn.Module]:
 
 
 def check_positive(sizes: Mapping[str, Any]) -> None:
-    """Refuse what is no positive integer.
-
-    Args:
-        sizes: by the names that the error gives them.
-
-    Raises:
-        ConfigError: the first that is none.
-    """
+    """Raise a ConfigError, which gives its name, for a size that is not positive."""
     for name, value in sizes.items():
         if type(value) is not int or value < 1:
             raise ConfigError(f"{name}={value}, expected a positive integer")

@@ -1,6 +1,6 @@
 """Batch normalisation with the statistics of all ranks, on the CPU as on GPUs.
 
-torch's own SyncBatchNorm refuses tensors of the CPU. Ioffe and Szegedy 2015,
+torch's SyncBatchNorm refuses tensors of the CPU. Ioffe and Szegedy 2015,
 https://arxiv.org/abs/1502.03167, over the batch of all processes.
 """
 
@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from stable_ssl import distributed
 
-PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def convert_sync_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
@@ -35,10 +35,10 @@ def convert_sync_batchnorm(module: nn.Module, device: torch.device) -> nn.Module
         The module; another one only where it is itself a batch norm on a GPU.
 
     Raises:
-        ValueError: a norm of another class, whose own forward would be lost.
+        ValueError: a norm of another class, whose `forward` would be lost.
     """
     for name, child in module.named_modules():
-        if isinstance(child, _BatchNorm) and type(child) not in (*PLAIN, SyncBatchNorm):
+        if isinstance(child, _BatchNorm) and type(child) not in (*NORMS, SyncBatchNorm):
             raise ValueError(
                 f"{name or 'the module'} is a {type(child).__name__}, which cannot be"
                 " synchronised over ranks; use torch's BatchNorm, or normalise each"
@@ -47,7 +47,7 @@ def convert_sync_batchnorm(module: nn.Module, device: torch.device) -> nn.Module
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for child in module.modules():
-        if type(child) in PLAIN:
+        if type(child) in NORMS:
             child.__class__ = SyncBatchNorm
     return module
 
@@ -99,7 +99,7 @@ class _Normalise(Function):
 
     With h = (x - mean) / std, n values a channel over all ranks and means over those,
     dx = weight / std * (dy - mean(dy) - h mean(dy h)): Ioffe and Szegedy 2015, section
-    3. In torch's fused passes over a batch: one forward, three backward.
+    3. By torch's fused kernels: one pass over the batch forward, three backward.
     """
 
     @staticmethod
@@ -124,23 +124,23 @@ class _Normalise(Function):
         _, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             dy, x, None, mean, var, None, None, False, ctx.eps, (False, True, True)
         )
-        own = (dweight, dbias) if weight is not None else (None, None)
+        affine_gradients = (dweight, dbias) if weight is not None else (None, None)
         sums = distributed.all_sum(torch.stack([dweight, dbias]))
-        along_h, along_1 = sums / count
+        mean_dy_h, mean_dy = sums / count
         scale = (var + ctx.eps).rsqrt()
         if weight is not None:
             scale = scale * weight
-        dx = batch_norm(x, mean, var, -scale * along_h, -scale * along_1, eps=ctx.eps)
+        dx = batch_norm(x, mean, var, -scale * mean_dy_h, -scale * mean_dy, eps=ctx.eps)
         shape = (1, -1) + (1,) * (x.ndim - 2)
         dx.addcmul_(dy, scale.view(shape))
-        return dx, *own, None, None, None, None
+        return dx, *affine_gradients, None, None, None, None
 
 
 def global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean and biased variance by channel over all ranks, and the count.
 
-    One gather: every rank's own moments are joined as in Chan et al. 1979, which
-    cancels nothing, unlike sums of squares. Synchronises ranks.
+    In one gather the moments of each rank are joined as in Chan et al. 1979: sums of
+    squares would lose precision where the mean is large. Synchronises ranks.
 
     Args:
         x: (N, C, ...) on the CPU, float32 or wider.

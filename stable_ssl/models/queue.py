@@ -1,4 +1,4 @@
-"""The last vectors of a training, as negatives or neighbours of the present ones.
+"""A queue of recent vectors, used as negatives or neighbours of those of a batch.
 
 He et al. 2020 (MoCo), https://arxiv.org/abs/1911.05722, section 3.2; Dwibedi et al.
 2021 (NNCLR), https://arxiv.org/abs/2104.14548, section 3.2.
@@ -42,8 +42,8 @@ class Queue(nn.Module):
     def enqueue(self, z: Tensor) -> None:
         """Replace the oldest rows by the vectors of all ranks; synchronises ranks.
 
-        Call it once a batch and after the loss, or the batch's own vectors would be
-        its negatives. `rows` becomes a new tensor, so the backward pass of a loss that
+        Call it once a batch and after the loss, or the batch's vectors would be their
+        own negatives. `rows` becomes a new tensor, so the backward pass of a loss that
         used the old one is safe; a copy of the queue is cheaper than comparing with it.
 
         Args:
@@ -52,13 +52,13 @@ class Queue(nn.Module):
         """
         size = len(self.rows)
         z = distributed.gather(unit(z.to(self.rows.dtype)))[-size:]
-        places = torch.arange(len(z), device=z.device)
-        self.rows = self.rows.index_copy(0, (self.pointer + places) % size, z)
+        offsets = torch.arange(len(z), device=z.device)
+        self.rows = self.rows.index_copy(0, (self.pointer + offsets) % size, z)
         self.pointer = (self.pointer + len(z)) % size
 
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
         """Return for each of z (N, dim) the row of largest cosine, (N, dim)."""
         with torch.autocast(z.device.type, enabled=False):
-            cosines = z.to(self.rows.dtype) @ self.rows.T  # but for |z|
+            cosines = z.to(self.rows.dtype) @ self.rows.T  # times |z|
         return self.rows[cosines.argmax(1)]

@@ -1,4 +1,4 @@
-"""A vision transformer of timm in the words of the config, and smaller ones beside it.
+"""timm's vision transformer with our argument names, and its parts for decoders.
 
 Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929. Positions are fixed and
 weights drawn as in MAE, He et al. 2022, https://arxiv.org/abs/2111.06377, appendix A.1.
@@ -41,9 +41,9 @@ def vit(
         depth: number of blocks.
         heads: of each attention.
         class_token: put a learnt token before the patches.
-        pool: what the features are, token, mean (of the patches) or a word of timm's;
-            null: the class token where there is one.
-        weight_init: a word of timm's; `jax` is nearest to MAE.
+        pool: what the features are, token, mean (of the patches) or a value of timm's
+            `global_pool`; null: the class token where there is one.
+        weight_init: as in timm; `jax` is nearest to MAE.
         options: other arguments of timm's, such as mlp_ratio, reg_tokens, drop_rate.
 
     Raises:

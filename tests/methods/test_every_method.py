@@ -53,6 +53,19 @@ def test_three_steps_move_all_that_trains_and_nothing_frozen(method, tmp_path):
     trainer.cleanup()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_may_have_entries_after_the_labels(method, tmp_path):
+    trainer = make(method, tmp_path, "optim.steps=1", *BARE)
+    trainer.setup()
+    batch = next(iter(trainer.train_loader))
+    if isinstance(batch, dict):
+        trainer.data = {name: (*part, part[1]) for name, part in batch.items()}
+    else:
+        trainer.data = (*batch, batch[1])
+    trainer.compute_loss()
+    trainer.cleanup()
+
+
 class Killed(Exception):
     """Stands for the end of a process."""
 

@@ -1,15 +1,15 @@
 """Batched augmentation: torchvision's operations, drawn per image from its key.
 
 An op is `apply(images, **draw(keys, height, width))`. `draw` turns each image's key
-into its own parameters, distributed as torchvision's; `apply` is arithmetic on the
-batch. Both give an image the same bits whatever the batch it is in and however many
-threads run. On the CPU, booleans and per-pixel selections are slow in torch: hence
-clamps and signs where one expects `where`. On a GPU nothing here waits for the device.
+into parameters with torchvision's distribution; `apply` is arithmetic on the batch.
+Both give an image the same bits in any batch and with any number of threads. Boolean
+masks and `where` are slow in torch on the CPU, so clamps and signs replace them. On a
+GPU nothing here waits for the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stable_ssl.data.augment.blur import GaussianBlur
@@ -33,6 +33,7 @@ from stable_ssl.data.augment.view import View
 from stable_ssl.objects import accepted_by
 from stable_ssl.schema import nearest
 
+Node = Mapping[str, Any] | Callable[[Any], Any]  # {name, arguments}, or a callable
 OPS: dict[str, type[Op]] = {
     "random_resized_crop": RandomResizedCrop,
     "resize": Resize,
@@ -53,11 +54,11 @@ OPS: dict[str, type[Op]] = {
     "normalize": Normalize,
 }
 
-__all__ = ["OPS", "External", "Replay", "View", "build_ops"]
+__all__ = ["OPS", "External", "Op", "Replay", "View", "build_ops"]
 __all__ += [op.__name__ for op in OPS.values()]
 
 
-def build_ops(nodes: Sequence[Any]) -> list[Op | External]:
+def build_ops(nodes: Sequence[Node | None]) -> list[Op | External]:
     """Build the ops of a view.
 
     Args:
@@ -70,7 +71,7 @@ def build_ops(nodes: Sequence[Any]) -> list[Op | External]:
     return [_build(node) for node in nodes if node is not None]
 
 
-def _build(node: Any) -> Op | External:
+def _build(node: Node) -> Op | External:
     if callable(node):
         return node if isinstance(node, Op) else External(node)
     check(

@@ -21,15 +21,15 @@ from stable_ssl.data.augment.op import (
     total,
 )
 
-BLOCK = 32  # pixels that one product makes: more multiply zeros, fewer cost calls
+BLOCK = 32  # pixels of a product: larger ones multiply zeros, smaller ones cost calls
 
 
-def _filtering(weight: Tensor, size: int) -> Tensor:
+def _filter_matrices(weight: Tensor, size: int) -> Tensor:
     """Return matrices (N, size, size) that filter by weight (N, K), reflected."""
     n, taps = weight.shape
-    radius, wide = taps // 2, size + taps - 1
-    matrix = weight.new_zeros(n, size, wide)
-    diagonals = matrix.as_strided((n, size, taps), (size * wide, wide + 1, 1))
+    radius, padded = taps // 2, size + taps - 1
+    matrix = weight.new_zeros(n, size, padded)
+    diagonals = matrix.as_strided((n, size, taps), (size * padded, padded + 1, 1))
     diagonals.copy_(weight[:, None])
     left, inner, right = matrix.split((radius, size, radius), 2)
     inner[..., 1 : radius + 1] += left.flip(2)
@@ -38,7 +38,7 @@ def _filtering(weight: Tensor, size: int) -> Tensor:
 
 
 def _blocks(size: int, radius: int) -> Iterator[tuple[slice, slice]]:
-    """Yield the rows of a matrix by the block, and its columns that are not zero."""
+    """Yield blocks of a matrix's rows, each with its columns that are not zero."""
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
         yield slice(start, stop), slice(max(start - radius, 0), stop + radius)
@@ -78,18 +78,18 @@ class GaussianBlur(Sometimes):
         """Multiply by the matrices' bands: at 224 pixels whole ones cost twice that."""
         n, c, h, w = x.shape
         columns, rows = (
-            _filtering(self._weights(taps, sigma), side)
+            _filter_matrices(self._weights(taps, sigma), side)
             for taps, side in zip(self.kernel_size, (w, h), strict=True)
         )
         across, down = (taps // 2 for taps in self.kernel_size)
         x, y = x.reshape(n, c * h, w), x.new_empty(n, c * h, w)
-        for block, near in _blocks(w, across):
-            part = columns[:, block, near].mT
-            y[..., block].baddbmm_(x[..., near], part, beta=0)
+        for block, inputs in _blocks(w, across):
+            band = columns[:, block, inputs].mT
+            y[..., block].baddbmm_(x[..., inputs], band, beta=0)
         x, y = y.view(n * c, h, w), x.new_empty(n * c, h, w)
-        for block, near in _blocks(h, down):
-            part = rows[:, block, near].repeat_interleave(c, 0)
-            y[:, block].baddbmm_(part, x[:, near], beta=0)
+        for block, inputs in _blocks(h, down):
+            band = rows[:, block, inputs].repeat_interleave(c, 0)
+            y[:, block].baddbmm_(band, x[:, inputs], beta=0)
         return y.view(n, c, h, w)
 
     def _weights(self, taps: int, sigma: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from stable_ssl.data.augment.op import (
 
 HAS_TRITON = find_spec("triton") is not None
 NAMES = ("brightness", "contrast", "saturation", "hue")
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # torchvision's numbers of them
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # torchvision's numbers
 
 
 def _turn_hue(x: Tensor, turn: Tensor) -> Tensor:
@@ -72,19 +72,19 @@ class _Colour(Sometimes):
     def draw(self, keys: Tensor, height: int, width: int) -> Params:
         """Draw `on` (N,), `order` and `factor` (N, ops).
 
-        `order` names the op in each place, by torchvision's numbers (brightness 0,
-        contrast 1, saturation 2, hue 3); `factor` is that op's.
+        `order` lists the ops as they run, by torchvision's numbers (brightness 0,
+        contrast 1, saturation 2, hue 3); `factor` is theirs, in that order.
         """
         k = len(self.ranges)
         u = seeding.uniform(keys, (1 + 2 * k,))
-        chance, place, factor = u[:, 0], u[:, 1 : 1 + k], u[:, 1 + k :]
+        chance, shuffle, factor = u[:, 0], u[:, 1 : 1 + k], u[:, 1 + k :]
         low = tuple(low for low, _ in self.ranges.values())
         span = tuple(high - low for low, high in self.ranges.values())
         factor = factor * constant(span, u.device) + constant(low, u.device)
         order = constant(tuple(self.ranges), u.device).long().expand_as(factor)
         if k > 1:
-            place = place.argsort(stable=True)
-            order, factor = order.gather(1, place), factor.gather(1, place)
+            shuffle = shuffle.argsort(stable=True)
+            order, factor = order.gather(1, shuffle), factor.gather(1, shuffle)
         return {"on": chance < self.p, "order": order, "factor": factor}
 
     def apply(self, x: Tensor, on: Tensor, order: Tensor, factor: Tensor) -> Tensor:
@@ -98,37 +98,38 @@ class _Colour(Sometimes):
         return super().apply(x, on, order=order, factor=factor)
 
     def change(self, x: Tensor, order: Tensor, factor: Tensor) -> Tensor:
-        """Blend in the places before hue, turn the hue, blend in those after it.
+        """Run the ops before hue, turn the hue, and run the ops after it.
 
-        With images sorted by hue's place, those that blend in a place are a slice.
+        Images are sorted by the position of hue in their order: then those whose i-th
+        op blends are a slice, which needs no copy.
         """
-        n, places = order.shape
+        n, ops = order.shape
         colours = x.shape[1] == 3
         if not colours:
             factor = torch.where(order < SATURATION, factor, 1)
         if not colours or HUE not in self.ranges:
             x = x.clone()
-            for i in range(places):
+            for i in range(ops):
                 self._blend(x, order[:, i], factor[:, i])
             return x
         hue = order == HUE
-        place, turn = hue.byte().argmax(1), (factor * hue).sum(1)
-        rank = place.argsort(stable=True)
-        ends = place.bincount(minlength=places).cumsum(0).tolist()
-        x, order, factor, turn, place = (
-            v.index_select(0, rank) for v in (x, order, factor, turn, place)
+        position, turn = hue.byte().argmax(1), (factor * hue).sum(1)
+        by_hue = position.argsort(stable=True)
+        ends = position.bincount(minlength=ops).cumsum(0).tolist()
+        x, order, factor, turn, position = (
+            v.index_select(0, by_hue) for v in (x, order, factor, turn, position)
         )
-        for i in range(places - 1):
+        for i in range(ops - 1):
             s = slice(ends[i], n)
             self._blend(x[s], order[s, i], factor[s, i])
         x = _turn_hue(x, turn)
-        for i in range(1, places):
+        for i in range(1, ops):
             s = slice(ends[i - 1])
             self._blend(x[s], order[s, i], factor[s, i])
-        return torch.empty_like(x).index_copy_(0, rank, x)
+        return torch.empty_like(x).index_copy_(0, by_hue, x)
 
-    def _blend(self, x: Tensor, colour: Tensor, factor: Tensor) -> None:
-        """Blend x, in place, with black, its mean grey or its grey; colour (N,)."""
+    def _blend(self, x: Tensor, op: Tensor, factor: Tensor) -> None:
+        """Blend x in place with black, its mean grey or its grey, by the op (N,)."""
         if not len(x):
             return
         scale = column(factor, x[:, 0])
@@ -137,8 +138,8 @@ class _Colour(Sometimes):
             return
         grey, rest = grey_of(x), 1 - factor
         mean = total(total(grey)) / grey[0].numel()
-        grey.mul_(column(rest * (colour == SATURATION), grey))
-        grey.add_(column(rest * (colour == CONTRAST) * mean, grey))
+        grey.mul_(column(rest * (op == SATURATION), grey))
+        grey.add_(column(rest * (op == CONTRAST) * mean, grey))
         for channel in x.unbind(1):
             channel.mul_(scale).add_(grey).clamp_(0, 1)
 

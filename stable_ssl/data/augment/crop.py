@@ -154,9 +154,9 @@ class RandomResizedCrop(Op):
             x = separable(as_float(x), rows, columns)
         else:
             boxes = torch.stack((top, left, top + box_height, left + box_width), 1)
-            how = self.size, self.interpolation
+            options = self.size, self.interpolation
             crops = [
-                _interpolate(as_float(image[None, :, y0:y1, x0:x1]), *how)
+                _interpolate(as_float(image[None, :, y0:y1, x0:x1]), *options)
                 for image, (y0, x0, y1, x1) in zip(x, boxes.tolist(), strict=True)
             ]
             x = torch.cat(crops)

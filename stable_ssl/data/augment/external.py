@@ -1,4 +1,4 @@
-"""Transforms of other libraries: one sample at a time, every generator keyed before."""
+"""Transforms of other libraries, one sample at a time, with every generator seeded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stable_ssl import seeding
 
 
 class External:
-    """Call a transform of torchvision, albumentations or one's own, keyed.
+    """Call a transform of torchvision, albumentations or the user, seeded by a key.
 
     The transform gets a PIL image, or what the one before it returned; albumentations'
     get arrays (H, W, C). The last returns a PIL image, an array (H, W, C) or a tensor
@@ -34,6 +34,6 @@ class External:
             import numpy
 
             if hasattr(self.transform, "set_random_seed"):
-                # since version 1.4 it draws from generators that are its own
+                # since version 1.4 it draws from generators of its instance
                 self.transform.set_random_seed(int(key) % 2**32)
             return self.transform(image=numpy.asarray(image))["image"]

@@ -69,8 +69,8 @@ class Erasing(Sometimes):
         An image for which no attempt fits is left alone, as in torchvision.
         """
         ratio = (1 / self.ratio[1], 1 / self.ratio[0])  # of width over height
-        drawn = seeding.fold_in(keys, 1)
-        fits, box = draw_boxes(drawn, height, width, self.scale, ratio, margin=1)
+        box_keys = seeding.fold_in(keys, 1)
+        fits, box = draw_boxes(box_keys, height, width, self.scale, ratio, margin=1)
         on = super().draw(keys, height, width)["on"] & fits
         return {"on": on, **box, "keys": seeding.fold_in(keys, 2)}
 
@@ -84,11 +84,11 @@ class Erasing(Sometimes):
         keys: Tensor,
     ) -> Tensor:
         inside = [
-            (at >= start[:, None]) & (at < (start + length)[:, None])
+            (pixel >= start[:, None]) & (pixel < (start + length)[:, None])
             for side, start, length in zip(
                 x.shape[2:], (top, left), (box_height, box_width), strict=True
             )
-            for at in [torch.arange(side, device=x.device)]
+            for pixel in [torch.arange(side, device=x.device)]
         ]
         mask = (inside[0][:, :, None] & inside[1][:, None]).float()[:, None]
         if self.value == "random":

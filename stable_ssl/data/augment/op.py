@@ -20,11 +20,11 @@ Size = int | Sequence[int]
 class Op:
     """What the ops of this module share: an identity without parameters."""
 
-    fixes_size: bool = False  # whether images of any size leave with `size`
-    draws_late: bool = False  # whether `apply` draws more from keys among its params
+    fixes_size: bool = False  # whether images of any size become `size`
+    draws_late: bool = False  # whether `apply` draws, too, from keys in its parameters
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the (height, width) that an image of this size leaves with."""
+        """Return the (height, width) of the output for an image of this size."""
         return self.size if self.fixes_size else (height, width)
 
     def draw(self, keys: Tensor, height: int, width: int) -> Params:
@@ -83,7 +83,8 @@ def column(values: Tensor, x: Tensor) -> Tensor:
 def total(x: Tensor) -> Tensor:
     """Sum the last axis in an order that does not depend on the other axes.
 
-    torch's CPU adds up each row alone; a GPU does not, so there by halves.
+    On the CPU torch sums each row by itself. On a GPU the order depends on the shape,
+    so there halves are added instead.
     """
     if not on_gpu(x):
         return x.sum(-1)
@@ -97,7 +98,7 @@ def total(x: Tensor) -> Tensor:
 
 @lru_cache
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Keep small float32 tensors on the device: to copy them waits for the host."""
+    """Return a float32 tensor that stays on the device: a copy would wait for it."""
     return torch.tensor(values, dtype=torch.float32, device=device)
 
 
@@ -117,7 +118,7 @@ def separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def check(ok: bool, value: str, expected: str) -> None:
-    """Raise a ValueError that says which value was found and expected, unless ok."""
+    """Raise a ValueError with the wrong value and what is expected, unless ok."""
     if not ok:
         raise ValueError(f"{value}: {expected}")
 

@@ -14,14 +14,14 @@ from torch import Tensor
 from stable_ssl.data.augment.view import View
 
 SMALL = 2**24  # values of a batch; a larger one keeps the GPU busy while the host works
-WARM = 2  # batches of a shape before its graph: kernels are built, tables cached
+WARMUP = 2  # batches before a graph is recorded: they build kernels, cache constants
 
 
 class Replay:
-    """Make a view as `View` does; from the third batch of a shape on by its graph.
+    """Make a view as `View` does; from the third batch of a shape on by a graph.
 
     Args:
-        view: without operations that wait for the GPU; one that does stays as it is.
+        view: one with operations that wait for the GPU is made without a graph.
     """
 
     def __init__(self, view: View):
@@ -33,13 +33,13 @@ class Replay:
         """Return the view (N, C, H', W') float32; the arguments are those of `View`."""
         if not images.is_cuda or images.numel() > SMALL or not len(images):
             return self.view(images, keys)
-        kind = images.shape, images.dtype
-        if self.batches.setdefault(kind, 0) < WARM:
-            self.batches[kind] += 1
+        shape = images.shape, images.dtype
+        if self.batches.setdefault(shape, 0) < WARMUP:
+            self.batches[shape] += 1
             return self.view(images, keys)
-        if kind not in self.graphs:
-            self.graphs[kind] = self._record(images, keys)
-        if (recorded := self.graphs[kind]) is None:
+        if shape not in self.graphs:
+            self.graphs[shape] = self._record(images, keys)
+        if (recorded := self.graphs[shape]) is None:
             return self.view(images, keys)
         graph, graph_images, graph_keys, view = recorded
         graph_images.copy_(images)
@@ -54,8 +54,8 @@ class Replay:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 view = self.view(*inputs)
         except RuntimeError as error:
-            first = str(error).partition("\n")[0]
-            warnings.warn(f"a view is made without a graph: {first}", stacklevel=2)
+            reason = str(error).partition("\n")[0]
+            warnings.warn(f"a view is made without a graph: {reason}", stacklevel=2)
             return None
         return graph, *inputs, view
 

@@ -61,28 +61,26 @@ def _adjust(red, green, blue, colour, factor, mean):
 
 
 @triton.jit
-def _jitter(
-    x, out, on, order, factor, pixels, PLACES: tl.constexpr, BLOCK: tl.constexpr
-):
+def _jitter(x, out, on, order, factor, pixels, OPS: tl.constexpr, BLOCK: tl.constexpr):
     """Jitter one image (3, H, W)."""
     image = tl.program_id(0).to(tl.int64)
     x += image * 3 * pixels
     out += image * 3 * pixels
-    order += image * PLACES
-    factor += image * PLACES
+    order += image * OPS
+    factor += image * OPS
     lanes = tl.arange(0, BLOCK)
     jittered = tl.load(on + image) != 0
-    contrast = tl.load(order) * 0 + PLACES  # its place, where it is among them
-    for k in tl.static_range(PLACES):
+    contrast = tl.load(order) * 0 + OPS  # position of contrast; OPS if there is none
+    for k in tl.static_range(OPS):
         contrast = tl.where(tl.load(order + k) == 1, k, contrast)
     total = tl.zeros((BLOCK,), tl.float32)
-    if jittered and contrast < PLACES:
+    if jittered and contrast < OPS:
         for start in range(0, pixels, BLOCK):
             inside = start + lanes < pixels
             red = tl.load(x + start + lanes, inside, 0.0)
             green = tl.load(x + pixels + start + lanes, inside, 0.0)
             blue = tl.load(x + 2 * pixels + start + lanes, inside, 0.0)
-            for k in tl.static_range(PLACES):
+            for k in tl.static_range(OPS):
                 if k < contrast:
                     red, green, blue = _adjust(
                         red, green, blue, tl.load(order + k), tl.load(factor + k), 0.0
@@ -95,7 +93,7 @@ def _jitter(
         green = tl.load(x + pixels + start + lanes, inside, 0.0)
         blue = tl.load(x + 2 * pixels + start + lanes, inside, 0.0)
         if jittered:
-            for k in tl.static_range(PLACES):
+            for k in tl.static_range(OPS):
                 red, green, blue = _adjust(
                     red, green, blue, tl.load(order + k), tl.load(factor + k), mean
                 )
@@ -111,8 +109,8 @@ def jitter(x: Tensor, on: Tensor, order: Tensor, factor: Tensor) -> Tensor:
     Args:
         x: (N, 3, H, W) float32 in [0, 1], contiguous.
         on: (N,) bool.
-        order: (N, ops) int64, the op in each place by torchvision's number.
-        factor: (N, ops) float32, of that op.
+        order: (N, ops) int64, torchvision's numbers of the ops in their order.
+        factor: (N, ops) float32, of these ops.
     """
     n, _, height, width = x.shape
     out, order, factor = torch.empty_like(x), order.contiguous(), factor.contiguous()
@@ -123,7 +121,7 @@ def jitter(x: Tensor, on: Tensor, order: Tensor, factor: Tensor) -> Tensor:
         order,
         factor,
         height * width,
-        PLACES=order.shape[1],
+        OPS=order.shape[1],
         BLOCK=BLOCK,
         num_warps=8,
         enable_fp_fusion=False,

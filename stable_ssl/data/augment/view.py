@@ -11,7 +11,7 @@ from stable_ssl import seeding
 from stable_ssl.data.augment.crop import RandomResizedCrop, as_float
 from stable_ssl.data.augment.op import Op, Params, on_gpu
 
-CHUNK = 2**19  # values that, with their temporaries, stay in a cache of the CPU
+CHUNK = 2**19  # values at a time, so that with temporaries they fit a CPU's cache
 
 
 class View:
@@ -19,7 +19,7 @@ class View:
 
     Args:
         ops: of the view.
-        first: number of the first of them, for the second part of a view in two parts.
+        first: number of the first op; not 0 for the second part of a view.
     """
 
     def __init__(self, ops: Sequence[Op], first: int = 0):
@@ -38,8 +38,8 @@ class View:
         for i, op in enumerate(self.ops):
             params.append(op.draw(seeding.fold_in(keys, self.first + i), *size))
             size = op.out_size(*size)
-        at_once = on_gpu(images) or n == 0
-        step = n if at_once else max(1, CHUNK // images[0].numel())
+        whole_batch = on_gpu(images) or n == 0
+        step = n if whole_batch else max(1, CHUNK // images[0].numel())
         if n <= step:
             return self.apply(images, params)
         view = images.new_empty(n, images.shape[1], *size, dtype=torch.float32)
@@ -52,8 +52,8 @@ class View:
     def compile(self) -> View:
         """Let torch.compile fuse the ops; equal to rounding, no longer to the bit.
 
-        What draws stays outside: compiled for a CPU by torch 2.15, a product of int64
-        that wraps, plus a broadcast key, is wrong in a third of the places.
+        Ops that draw are left out: torch 2.15 compiles the key arithmetic for a CPU, an
+        int64 product that wraps plus a broadcast key, to wrong numbers.
         """
         for i, op in enumerate(self.ops):
             if op.draws_late:
@@ -63,7 +63,7 @@ class View:
 
     def _apply_all(self, x: Tensor, params: Sequence[Params]) -> Tensor:
         if not (self.ops and isinstance(self.ops[0], RandomResizedCrop)):
-            x = as_float(x)  # a crop makes float what it keeps
+            x = as_float(x)  # a crop converts only the pixels that it keeps
         for apply, drawn in zip(self.applies, params, strict=True):
             x = apply(x, **drawn)
         return x

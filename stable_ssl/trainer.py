@@ -739,7 +739,7 @@ class BaseTrainer(nn.Module):
         if late or (save.every_n_steps and step % save.every_n_steps == 0):
             self.save_checkpoint()
         if signal:
-            self.preemption.adopt(signal)
+            self.preemption.number = signal  # another rank may have received it
             self.save_checkpoint()
             distributed.barrier()  # none ends the job before rank 0 has saved
             raise Preempted(f"{self.preemption.requested} at step {self.step}")

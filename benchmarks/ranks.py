@@ -11,17 +11,17 @@ features exchanged). What exchange and waiting cost is the difference of the las
 import argparse
 import statistics
 import time
-from types import SimpleNamespace
 
 import torch
 
 from stable_ssl import distributed
+from stable_ssl.distributed.placement import Hardware
 from stable_ssl.losses import nt_xent
 from stable_ssl.models import backbone, mlp
 from stable_ssl.models.norm import convert_sync_batchnorm
 
 BATCH = 128  # images of a process
-HARDWARE = SimpleNamespace(gpus=0, accelerator="cpu", processes=None)
+HARDWARE = Hardware(gpus=0, accelerator="cpu")
 MODELS = {
     "convnet": ({"name": "convnet"}, 10),
     "resnet18": ({"name": "resnet18", "stem": "cifar"}, 2),

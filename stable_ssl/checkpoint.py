@@ -1,4 +1,4 @@
-"""Checkpoints that survive: written atomically, checked on reading, never half there.
+"""Checkpoints that a crash cannot damage: written atomically, checked on reading.
 
 A file is what `torch.save` writes, tensors and plain Python types only, with the
 SHA-256 of its bytes in the comment of the ZIP archive; so `torch.load` opens it.
@@ -11,18 +11,16 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy
 import torch
-from torch import nn
 
 from stable_ssl.files import add_name, write_atomically
-from stable_ssl.schema import ConfigError, key, remedy
+from stable_ssl.schema import ConfigError, key, unwritable
 
 SUFFIX = ".ckpt"
 SETTINGS = {  # what a resumed run must share with its start; None: every key
@@ -40,6 +38,7 @@ MOVABLE |= {"timeout", "multiprocessing_context"}  # of a loader or a dataset
 PLAIN = {int, float, bool, complex, str, bytes, type(None)}
 NO_COMMENT = b"\x00\x00"  # a ZIP archive ends with the length of its comment
 DIGEST = 64  # hexadecimal characters of SHA-256
+State: TypeAlias = dict[str, Any]  # tensors, plain Python types, lists, dicts of them
 
 
 @dataclass
@@ -53,11 +52,21 @@ class Checkpoint:
     last: bool = True  # keep the newest after the run too, as last.ckpt
 
 
+class Stateful(Protocol):
+    """What has a state to save: a module, and a trainer, which is one."""
+
+    def state_dict(self) -> State:
+        """Return the state."""
+
+    def load_state_dict(self, state_dict: State, strict: bool = True) -> Any:
+        """Restore a state; where strict, all of it and nothing else."""
+
+
 class CorruptCheckpoint(ConfigError):
     """A checkpoint that is truncated or whose bytes are not those that were written."""
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
+def save(path: Path, state: State) -> None:
     """Write `state` to `path` so that a crash leaves the old file or the new one.
 
     Tensors are copied to the CPU: synchronises the device.
@@ -90,9 +99,9 @@ def readable(value: Any, at: str = "state") -> Any:
     if type(value) in PLAIN or isinstance(value, torch.Tensor):
         return value
     if isinstance(value, dict):
-        found = {readable(k, at): readable(v, f"{at}.{k}") for k, v in value.items()}
-        same = all(found.get(k, found) is v for k, v in value.items())
-        return value if same else found
+        plain = {readable(k, at): readable(v, f"{at}.{k}") for k, v in value.items()}
+        same = all(plain.get(k, plain) is v for k, v in value.items())
+        return value if same else plain
     if type(value) in (list, tuple):
         return type(value)(readable(v, f"{at}[{i}]") for i, v in enumerate(value))
     buffer = io.BytesIO()
@@ -108,7 +117,7 @@ def readable(value: Any, at: str = "state") -> Any:
     return value
 
 
-def load(path: Path | str, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load(path: Path | str, device: torch.device | str = "cpu") -> State:
     """Read what `save` wrote, after its checksum.
 
     Raises:
@@ -132,7 +141,7 @@ def _checked(path: Path) -> bytearray:
     return content
 
 
-def newest_valid(folder: Path) -> dict[str, Any] | None:
+def newest_valid(folder: Path) -> State | None:
     """Return the state of the newest readable checkpoint of a run, None without any.
 
     A truncated or corrupt one is skipped with a warning that names it. Where somebody
@@ -140,7 +149,7 @@ def newest_valid(folder: Path) -> dict[str, Any] | None:
 
     Raises:
         CorruptCheckpoint: there are some, and none can be read.
-        ConfigError: a folder is in the place of one.
+        ConfigError: a folder has the name of one.
     """
     paths = _in_order(folder) or _files(folder, f"last{SUFFIX}")
     for path in reversed(paths):
@@ -156,7 +165,7 @@ def newest_valid(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def choose(resume: str | None, folder: Path) -> tuple[dict[str, Any] | None, bool]:
+def choose(resume: str | None, folder: Path) -> tuple[State | None, bool]:
     """Return the state that a run starts from, and whether it is the run's own.
 
     A run's own newest checkpoint comes first, so that a run which was started from
@@ -166,15 +175,13 @@ def choose(resume: str | None, folder: Path) -> tuple[dict[str, Any] | None, boo
         resume: auto, None (afresh), or the path of another run's checkpoint.
         folder: of the run's own checkpoints.
     """
-    own = newest_valid(folder) if resume is not None else None
-    if own is not None or resume in (None, "auto"):
-        return own, own is not None
+    state = newest_valid(folder) if resume is not None else None
+    if state is not None or resume in (None, "auto"):
+        return state, state is not None
     return load(resume), False
 
 
-def refuse_other_settings(
-    saved: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any]
-) -> None:
+def refuse_other_settings(saved: State, now: State, defaults: State) -> None:
     """Refuse to go on with a run under settings that it was not trained with.
 
     Args:
@@ -182,7 +189,6 @@ def refuse_other_settings(
             default.
         now: that of today; the length of the training, where data lies and what is
             evaluated or written may differ.
-
         defaults: of all keys.
 
     Raises:
@@ -215,12 +221,12 @@ def _refuse_other(path: str, old: Any, new: Any) -> None:
 
 
 def length_changed(
-    state: dict[str, Any],
-    optim: Any,
+    state: State,
+    optim: Mapping[str, Any],
     total_steps: int,
     epoch: tuple[int | None, int],
 ) -> str:
-    """Say in words that a training goes on with another length; "" where it does not.
+    """Return a message if a training goes on with another length, else an empty one.
 
     Args:
         state: that it goes on from.
@@ -230,17 +236,18 @@ def length_changed(
             step, of now.
 
     Raises:
-        ConfigError: the state is beyond them, or its place in the data is another.
+        ConfigError: the state is beyond them, or its position in the data another.
     """
-    if (was := state.get("lengths")) and tuple(was) != epoch:
+    if (saved := state.get("lengths")) and tuple(saved) != epoch:
         raise ConfigError(
-            f"an epoch was {was[0]} batches, {was[1]} images a step, and is {epoch[0]},"
-            f" {epoch[1]} a step, now: the place in the data is lost; choose the data,"
-            " the batch size and the processes of then, or another log.run"
+            f"an epoch was {saved[0]} batches, {saved[1]} images a step, and is"
+            f" {epoch[0]}, {epoch[1]} a step, now: the place in the data is lost;"
+            " choose the data, the batch size and the processes of then, or another"
+            " log.run"
         )
     before, now = (
-        " ".join(f"optim.{key}={words[key]}" for key in ("epochs", "steps"))
-        for words in (state["config"]["optim"], optim)
+        f"optim.epochs={group['epochs']} optim.steps={group['steps']}"
+        for group in (state["config"]["optim"], optim)
     )
     if state["step"] > total_steps:
         raise ConfigError(
@@ -255,23 +262,23 @@ def length_changed(
     )
 
 
-def load_modules(
-    module: nn.Module, saved: dict[str, torch.Tensor], strict: bool = True
-) -> str:
-    """Load the tensors that fit by name and shape; return in words what did not.
+def load_modules(module: Stateful, saved: State, strict: bool = True) -> str:
+    """Load the tensors that fit by name and shape; return a message about the others.
 
     Raises:
         ConfigError: strict, and something is missing, unexpected or of another shape;
             or nothing fits.
     """
-    own = module.state_dict()
+    current = module.state_dict()
+    common = [name for name in current if name in saved]
+    fitting = {n: saved[n] for n in common if _shape(saved[n]) == _shape(current[n])}
     misfits = {
-        "missing": [name for name in own if name not in saved],
-        "unexpected": [name for name in saved if name not in own],
+        "missing": [name for name in current if name not in saved],
+        "unexpected": [name for name in saved if name not in current],
         "of another shape": [
-            f"{name} {_shape(saved[name])} for {_shape(own[name])}"
-            for name in own
-            if name in saved and _shape(saved[name]) != _shape(own[name])
+            f"{name} {_shape(saved[name])} for {_shape(current[name])}"
+            for name in common
+            if name not in fitting
         ],
     }
     report = "; ".join(
@@ -284,16 +291,15 @@ def load_modules(
             f"the checkpoint is of another model: {report}; use the config that it was"
             " trained with"
         )
-    fits = {n: t for n, t in saved.items() if n in own and _shape(t) == _shape(own[n])}
-    if own and not fits:
+    if current and not fitting:
         raise ConfigError(
             f"the checkpoint has no tensor of this model: {report}; choose one of a"
             " model like this, or log.load_from=null to start afresh"
         )
-    module.load_state_dict(fits, strict=False)
+    module.load_state_dict(fitting, strict=False)
     if report:
-        return f"{len(fits)} of {len(own)} tensors; {report}"
-    return f"all {len(fits)} tensors"
+        return f"{len(fitting)} of {len(current)} tensors; {report}"
+    return f"all {len(fitting)} tensors"
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
@@ -319,9 +325,7 @@ class Checkpoints:
         self.folder, self.top_k, self.last, self.largest = folder, top_k, last, largest
         self.best: list[tuple[float, str]] = []  # (monitored value, file), best first
 
-    def save(
-        self, state: dict[str, Any], epoch: int, step: int, value: float | None
-    ) -> Path:
+    def save(self, state: State, epoch: int, step: int, value: float | None) -> Path:
         """Write one checkpoint, rank it by its monitored value, delete the surplus.
 
         Args:
@@ -335,14 +339,18 @@ class Checkpoints:
         """
         path = self.folder / f"e{epoch:03d}_s{step:06d}{SUFFIX}"
         best = self._ranked(path.name, value)
-        with _in_words(path):
+        try:
             save(path, {**state, "best": best})
+        except OSError as error:
+            raise unwritable(path, error) from error
         self.best = best
-        self._settle()
+        self._tidy()
         return path
 
-    def resume(self, state: dict[str, Any]) -> None:
-        """Be as after the save of a state: later checkpoints are written again.
+    def resume(self, state: State) -> None:
+        """Return to what the folder was after the save of a state.
+
+        Later checkpoints are deleted: the resumed run writes them again.
 
         Args:
             state: of this run, as it was read.
@@ -350,42 +358,43 @@ class Checkpoints:
         Raises:
             ConfigError: a name could not be given.
         """
-        self.best = [tuple(entry) for entry in state["best"] if self._whole(entry[1])]
+        best = [(value, name) for value, name in state["best"] if self._intact(name)]
+        self.best = best
         for path in _in_order(self.folder):
-            if _place(path.name) > (state["step"], state["epoch"]):
+            if _position(path.name) > (state["step"], state["epoch"]):
                 path.unlink()
-        if not self.best:  # what was ranked came later
+        if not best:  # what `best.ckpt` names was written later
             for path in _files(self.folder, f"best{SUFFIX}"):
                 path.unlink()
-        self._settle()
+        self._tidy()
 
     def finish(self) -> None:
         """Without `last`, delete the newest at the end of a run and leave the best.
 
         A run of which nothing could be ranked keeps its newest, or all would be lost.
         """
-        self._settle()
+        self._tidy()
         best = {name for _, name in self.best if (self.folder / name).exists()}
         if not self.last and (best or not self.top_k):
             (self.folder / f"last{SUFFIX}").unlink(missing_ok=True)
             self._delete_but(best)
 
-    def _settle(self) -> None:
-        """Name the newest and the best; delete all but them, the best and the last two.
+    def _tidy(self) -> None:
+        """Write `last.ckpt` and `best.ckpt`; delete all but the best and the last two.
 
         A kill may come between a checkpoint's writing and this, so that a resumed run
         does it, too. Of one step the later checkpoint counts.
         """
-        by_step = {_place(path.name)[0]: path for path in _in_order(self.folder)}
+        by_step = {_position(path.name)[0]: path for path in _in_order(self.folder)}
         newest = list(by_step.values())[-2:]
         if self.last and newest:
-            _name(newest[-1], "last")
+            _add_name(newest[-1], "last")
         if self.best:
-            _name(self.folder / self.best[0][1], "best")
+            _add_name(self.folder / self.best[0][1], "best")
         self._delete_but({p.name for p in newest} | {name for _, name in self.best})
 
-    def _whole(self, name: str) -> bool:
-        """Say whether one of the best is as it was written; warn if it is not.
+    def _intact(self, name: str) -> bool:
+        """Return whether one of the best is as it was written; warn if it is not.
 
         Where its file was deleted, `best.ckpt` may still hold it.
         """
@@ -397,16 +406,17 @@ class Checkpoints:
             return False
 
     def _ranked(self, name: str, value: float | None) -> list[tuple[float, str]]:
-        """Return the ranking with this file in the place of others of its step."""
-        step = _place(name)[0]
-        own = [v for v, other in self.best if _place(other)[0] == step]
-        if value is None or not math.isfinite(value):  # a step's weights are the same
-            value = own[0] if own else None
-        ranked = [entry for entry in self.best if _place(entry[1])[0] != step]
+        """Return the ranking with this file instead of others of its step."""
+        step = _position(name)[0]
+        ranked = [entry for entry in self.best if _position(entry[1])[0] != step]
+        if value is None or not math.isfinite(value):
+            # the value of another file of this step is that of the same weights
+            same_step = [v for v, other in self.best if _position(other)[0] == step]
+            value = same_step[0] if same_step else None
         if value is not None:
             ranked.append((value, name))
         # the earlier wins ties
-        ranked.sort(key=lambda e: (-e[0] if self.largest else e[0], _place(e[1])))
+        ranked.sort(key=lambda e: (-e[0] if self.largest else e[0], _position(e[1])))
         return ranked[: self.top_k]
 
     def _delete_but(self, names: set[str]) -> None:
@@ -426,34 +436,23 @@ def equal(a: Any, b: Any) -> bool:
     return a == b
 
 
-@contextmanager
-def _in_words(path: Path) -> Iterator[None]:
-    """Say which checkpoint could not be written, why, and what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"the checkpoint could not be written to {path}: {error.strerror or error};"
-            f" the earlier checkpoints are intact; {remedy(path, error)} and start the"
-            " same command again to resume"
-        ) from error
-
-
-def _name(path: Path, name: str) -> None:
+def _add_name(path: Path, name: str) -> None:
     """Give a checkpoint, if it is still there, a further name."""
-    other = f"{name}{SUFFIX}"
     if path.exists():
-        with _in_words(path.with_name(other)):
-            add_name(path, other)
+        try:
+            add_name(path, f"{name}{SUFFIX}")
+        except OSError as error:
+            raise unwritable(path.with_name(f"{name}{SUFFIX}"), error) from error
 
 
 def _in_order(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run, the newest last; without those two names."""
-    return sorted(_files(folder, f"e*_s*{SUFFIX}"), key=lambda path: _place(path.name))
+    """Return the checkpoints of a run, the newest last; not `last` and `best`."""
+    paths = _files(folder, f"e*_s*{SUFFIX}")
+    return sorted(paths, key=lambda path: _position(path.name))
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
-    """Return the checkpoints of a pattern; refuse a folder in the place of one."""
+    """Return the checkpoints of a pattern; refuse a folder of such a name."""
     paths = list(folder.glob(pattern))
     for path in paths:
         if path.is_dir():
@@ -461,7 +460,7 @@ def _files(folder: Path, pattern: str) -> list[Path]:
     return paths
 
 
-def _place(name: str) -> tuple[int, int]:
+def _position(name: str) -> tuple[int, int]:
     """Return the step and the epoch in a file's name.
 
     Of one step the file of the later epoch is the newer: the epoch was ended there.

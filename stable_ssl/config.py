@@ -1,4 +1,4 @@
-"""The configuration: five groups as dataclasses, composed by Hydra, checked in words.
+"""The configuration: five groups as dataclasses, composed by Hydra, then checked.
 
 Keys, defaults, units and ranges stand in a dataclass beside what they configure:
 
@@ -54,7 +54,7 @@ from stable_ssl.schema import (
 
 MODES = (*TRAINING, "validate", "test", "predict", "export")
 RECIPES = "stable_ssl.recipes"  # the package that holds the shipped YAML recipes
-MISTAKEN = ("optimizer", "scheduler")  # for groups, which other libraries have
+MISTAKEN = ("optimizer", "scheduler")  # groups in other libraries, keys in this one
 
 
 # --- the five groups ------------------------------------------------------------------
@@ -125,7 +125,7 @@ class Config:
     log: Log = node(Log)
 
     def __post_init__(self) -> None:
-        """Refuse a method's name in the place of its mapping."""
+        """Refuse a method's name instead of its mapping."""
         if not isinstance(self.model, Model):
             refuse_no_mapping("model", self.model, "{name: simclr}")
 
@@ -135,12 +135,13 @@ class Config:
 
 @functools.cache
 def _register_recipes() -> Any:
-    """Tell Hydra of our schema, and of folders to search before the shipped recipes.
+    """Register the schema with Hydra, and folders to search before the recipes.
 
     Returns:
         The plugin that adds them, a class; its attribute `folders` says which. Hydra's
         own key, `hydra.searchpath`, is the user's, and is searched after them.
     """
+    from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.config_store import ConfigStore
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -148,7 +149,7 @@ def _register_recipes() -> Any:
     class FoldersOfRecipes(SearchPathPlugin):
         folders: Sequence[str | Path] = ()
 
-        def manipulate_search_path(self, search_path: Any) -> None:
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
             for folder in self.folders:
                 url = f"file://{Path(folder).absolute()}"
                 search_path.prepend("stable-ssl", url, anchor="main")
@@ -176,7 +177,7 @@ def hydra_session(folders: Sequence[str | Path] = ()) -> Iterator[Any]:
         `sys.argv` alone, and prints tracebacks.
 
     Raises:
-        ConfigError: an error of Hydra or OmegaConf in the block, in words.
+        ConfigError: an error of Hydra or OmegaConf in the block, in one line.
     """
     from hydra import initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
@@ -184,7 +185,7 @@ def hydra_session(folders: Sequence[str | Path] = ()) -> Iterator[Any]:
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with errors_in_words():
+        with translated_errors():
             read_env()
             _register_recipes().folders = folders
             with warnings.catch_warnings():  # Hydra 1.4 asks to leave out the version
@@ -255,30 +256,30 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
         ConfigError: an unknown key, a wrong type, a value out of range, keys that
             contradict each other, a mandatory value (???) that is missing.
     """
-    with errors_in_words():
+    with translated_errors():
         read_env()
-        given = OmegaConf.create({} if config is None else config)
-        given = OmegaConf.to_container(given)  # plain: keys added by ++ are checked too
-        given.pop("hydra", None)
-        runtime.check(given)
-        for path in sorted(OmegaConf.missing_keys(given))[:1]:
+        config = OmegaConf.create({} if config is None else config)
+        plain = OmegaConf.to_container(config)  # so that keys added by ++ are checked
+        plain.pop("hydra", None)
+        runtime.check(plain)
+        for path in sorted(OmegaConf.missing_keys(plain))[:1]:
             raise ConfigError(
                 f"{path} has no value, and this recipe needs one: add {path}=..."
             )
         full = OmegaConf.structured(Config)
-        scheduler = OmegaConf.select(OmegaConf.create(given), "optim.scheduler")
-        ours = {} if is_foreign(scheduler) else OmegaConf.structured(Schedule)
-        full.optim.scheduler = ours
-        evaluators = _own_evaluators(given.get("log"))
-        own_groups = {n: value for n, value in given.items() if n not in full}
-        for name, value in own_groups.items():
-            _check_own_group(str(name), value, full)
-            del given[name]
+        scheduler = OmegaConf.select(OmegaConf.create(plain), "optim.scheduler")
+        schedule = {} if is_foreign(scheduler) else OmegaConf.structured(Schedule)
+        full.optim.scheduler = schedule
+        evaluators = _pop_evaluators(plain.get("log"))
+        user_groups = {n: value for n, value in plain.items() if n not in full}
+        for name, value in user_groups.items():
+            _check_user_group(str(name), value, full)
+            del plain[name]
         if model is not None:
             full.model = OmegaConf.structured(model)
-        full = OmegaConf.merge(full, given)  # refuses unknown keys and wrong types
+        full = OmegaConf.merge(full, plain)  # refuses unknown keys and wrong types
         OmegaConf.set_struct(full, False)
-        full.merge_with(own_groups)
+        full.merge_with(user_groups)
         OmegaConf.set_struct(full.log.eval, False)
         full.log.eval.merge_with(evaluators)
         check_limits(full)
@@ -286,16 +287,16 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
     return full
 
 
-def _own_evaluators(log: Any) -> dict[str, Any]:
-    """Take the evaluators of the user's own out of a group `log`; return them."""
-    evaluators = log.get("eval") if isinstance(log, dict) else None
-    evaluators = evaluators if isinstance(evaluators, dict) else {}
+def _pop_evaluators(log: Any) -> dict[str, Any]:
+    """Remove the user's evaluators from a group `log`; return them."""
+    group = log.get("eval") if isinstance(log, dict) else None
+    group = group if isinstance(group, dict) else {}
     known = {field.name for field in dataclasses.fields(Eval)}
-    own = [n for n, e in evaluators.items() if n not in known and "_target_" in str(e)]
-    return {name: evaluators.pop(name) for name in own}
+    names = [n for n, e in group.items() if n not in known and "_target_" in str(e)]
+    return {name: group.pop(name) for name in names}
 
 
-def _check_own_group(name: str, value: Any, schema: DictConfig) -> None:
+def _check_user_group(name: str, value: Any, schema: DictConfig) -> None:
     """Refuse a top-level key that nobody reads: a group, or one of its keys, misplaced.
 
     Args:
@@ -321,7 +322,7 @@ def _check_own_group(name: str, value: Any, schema: DictConfig) -> None:
 
 
 @contextmanager
-def errors_in_words() -> Iterator[None]:
+def translated_errors() -> Iterator[None]:
     """Turn the errors of Hydra and OmegaConf into a ConfigError of one line."""
     from hydra.errors import HydraException
     from yaml import YAMLError
@@ -380,7 +381,7 @@ def _key_of_null(error: Exception) -> str:
     )
 
 
-def _unknown_key(path: str, group_type: Any) -> str:
+def _unknown_key(path: str, group_type: type | None) -> str:
     """Say which keys the group of an unknown key has, or how a new one is added."""
     group, _, name = path.rpartition(".")
     if dataclasses.is_dataclass(group_type):

@@ -1,8 +1,8 @@
 """Files that may change any key: the groups experiment, local (a machine's) and debug.
 
-Each is a file of `configs/<group>/` that starts with `# @package _global_`. Composed
-where a recipe's base would name them, they would lose to the recipe's own keys; so they
-are composed after it, in this order, and before what the command line sets.
+Each is a file of `configs/<group>/` that starts with `# @package _global_`. The keys of
+a recipe would win over those of a group in the defaults of its base; so the groups are
+composed after the recipe, in this order, and before what the command line sets.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import re
 from collections.abc import Sequence
 
 GROUPS = ("experiment", "local", "debug")
-ALONE = "experiment_alone"  # an empty recipe, of experiments that build on one
+ALONE = "experiment_alone"  # an empty recipe, for experiments that name theirs
 
 
 def arranged(
     name: str, overrides: Sequence[str], named: bool = True
 ) -> tuple[str, list[str]]:
-    """Return the recipe to compose, and the overrides with `GROUPS` as they act.
+    """Return the recipe to compose, and overrides that compose `GROUPS` after it.
 
     Hydra must be initialized. A file `local/default` is used where it is there and the
     recipe is composed of files.
@@ -52,7 +52,7 @@ def arranged(
 def _defaults(name: str) -> set[str]:
     """Return the recipes and groups that a file builds on, and those that these do.
 
-    None where there is no such file, or where it overrides what only a recipe has.
+    Empty where there is no such file, or where it overrides what only a recipe has.
     """
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import ConfigCompositionException

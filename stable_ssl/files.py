@@ -1,7 +1,7 @@
-"""Files that a crash, of the process or of the machine, leaves old or new, never half.
+"""Write files so that a crash, of process or machine, leaves the old one or the new.
 
-What is new is written beside the old, flushed to the disk, and renamed; then the rename
-is flushed. Who appends to a file, a row or a line at a time, does it without.
+The new content is written beside the old file, flushed to the disk, and renamed; then
+the rename is flushed. Files to which rows are appended need none of this.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a new path; the file written there then takes the place of `path`.
+    """Yield a new path; the file written there then replaces `path`.
 
     Nothing happens to `path` where the block raises. Its folder is made, and what
     killed processes left half-written there is deleted; so blocks of one folder do not
@@ -51,7 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield a new empty folder, which then takes the place of the folder `path`.
+    """Yield a new empty folder, which then replaces the folder `path`.
 
     Raises:
         OSError: it could not be flushed or renamed; the old folder is untouched.
@@ -77,9 +77,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def add_name(path: Path, name: str) -> None:
-    """Let another name in the folder of a file stand for it, too.
-
-    A hard link, or a copy where the file system has none.
+    """Give a file another name in its folder: a hard link, or else a copy.
 
     Raises:
         OSError: as for `replacing`.
@@ -102,7 +100,7 @@ def _holds(path: Path, content: bytes | memoryview) -> bool:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder, which is on the disk before its first file is."""
+    """Make a folder, and flush its name before a file is written to it."""
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         _flush(folder.parent)
@@ -111,20 +109,20 @@ def _make_folder(folder: Path) -> None:
 def _delete_leftovers(folder: Path) -> None:
     """Delete the temporary files of processes that were killed while they wrote."""
     for path in folder.glob(".*.tmp"):
-        owner = path.name.split(".")[-2]
+        pid = path.name.split(".")[-2]
         # in a container a restarted process often has the number of the killed one
-        if owner.isdigit() and (int(owner) == os.getpid() or not _lives(int(owner))):
+        if pid.isdigit() and (int(pid) == os.getpid() or not _lives(int(pid))):
             path.unlink(missing_ok=True)
 
 
-def _lives(process: int) -> bool:
-    """Say whether a process of this machine has this number."""
+def _lives(pid: int) -> bool:
+    """Return whether a process of this machine has this number."""
     try:
-        os.kill(process, 0)
+        os.kill(pid, 0)
     except (OverflowError, ProcessLookupError):
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # a process of another user
     return True
 
 

@@ -1,16 +1,20 @@
-"""How a run begins and ends as processes: its name, its ranks, its last words."""
+"""How a run begins and ends as processes: its name, its ranks, its last status."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import distributed
+from stable_ssl.distributed.placement import Hardware
 from stable_ssl.loggers.run_folder import mark_failed, reserve, run_path
 from stable_ssl.preemption import Preempted
+from stable_ssl.state import Run
 
 
 class Diverged(RuntimeError):
@@ -25,7 +29,33 @@ def name_run(config: DictConfig) -> None:
     log.run = distributed.broadcast_object(log.run)
 
 
-def run_on_ranks(trainer: Any, processes: int) -> float | None:
+def apply_settings(hardware: Hardware) -> None:
+    """Set torch's settings of the whole process: threads, determinism, anomalies."""
+    if hardware.threads is not None:
+        torch.set_num_threads(hardware.threads)
+    if hardware.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks it
+        torch.use_deterministic_algorithms(True)
+    if hardware.detect_anomaly:
+        torch.autograd.set_detect_anomaly(True)
+
+
+@contextmanager
+def preserve_settings() -> Iterator[None]:
+    """Restore torch's settings of the whole process: the next run has its own."""
+    threads = torch.get_num_threads()
+    strict = torch.are_deterministic_algorithms_enabled()
+    warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    anomaly = torch.is_anomaly_enabled()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict, warn_only=warn)
+        torch.autograd.set_detect_anomaly(anomaly)
+
+
+def run_on_ranks(run: Run, processes: int) -> float | None:
     """Run a trainer in several processes of this machine, each with one like it.
 
     Returns:
@@ -35,49 +65,51 @@ def run_on_ranks(trainer: Any, processes: int) -> float | None:
         Diverged: in one of them.
         RankFailed: another error, or a process died.
     """
-    name_run(trainer.config)
-    config = OmegaConf.to_container(trainer.config)
-    work = type(trainer), config, trainer.overrides
+    name_run(run.config)
+    config = OmegaConf.to_container(run.config)
+    arguments = type(run), config, run.overrides
     try:
-        return distributed.spawn(_run, processes, work)
+        return distributed.spawn(_run, processes, arguments)
     except distributed.RankFailed as error:
-        mark_failed(run_path(trainer.config.log), str(error))
+        mark_failed(run_path(run.config.log), str(error))
         if isinstance(error.__cause__, Diverged):
             raise error.__cause__ from None
         raise
 
 
-def _run(cls: type, config: dict[str, Any], overrides: list[str]) -> float | None:
-    """Be one of the processes of a run."""
-    trainer = cls(config)
-    trainer.overrides = overrides
-    return trainer.run()
+def _run(
+    trainer: Callable[..., Run], config: dict[str, Any], overrides: list[str]
+) -> float | None:
+    """Run a trainer's class in one of the processes of a run."""
+    run = trainer(config)
+    run.overrides = overrides
+    return run.run()
 
 
 @contextmanager
-def ended_in_words(trainer: Any) -> Iterator[None]:
-    """Write how a run ends to its folder, clean up, and let a signal take its course.
+def recorded_end(run: Run) -> Iterator[None]:
+    """Write how a run ends to its folder, clean up, and let a signal act.
 
     A run that a signal stopped ends the context, and most often the process, without
-    an error; every other error goes on.
+    an error; every other error is raised again.
     """
 
     def end(status: str, reason: str) -> None:
-        if folder := trainer.records.folder:
+        if folder := run.records.folder:
             folder.say(f"{status} {reason}".strip())
             folder.status(status, reason)
 
     preempted = False
     try:
         yield
-        step, why = trainer.step, trainer.stopped
+        step, why = run.step, run.stopped
         end("finished", f"stopped at step {step}: {why}" if why else "")
     except Preempted as error:
         preempted = True
         end("preempted", str(error))
-        if trainer.step and not trainer.config.fast_dev_run:
-            run = trainer.config.log.run
-            trainer.say(f"{error}; saved: the same command and log.run={run} go on")
+        if run.step and not run.config.fast_dev_run:
+            name = run.config.log.run
+            run.say(f"{error}; saved: the same command and log.run={name} go on")
     except KeyboardInterrupt:
         end("preempted", "interrupted twice from the keyboard; not saved")
         raise
@@ -88,6 +120,6 @@ def ended_in_words(trainer: Any) -> Iterator[None]:
         end("failed", f"{type(error).__name__}: {error}")
         raise
     finally:
-        trainer.cleanup()
+        run.cleanup()
     if preempted:
-        trainer.preemption.chain()
+        run.preemption.chain()

@@ -1,10 +1,11 @@
-"""From the dotted path of a class or function in a config to the thing itself."""
+"""Find or build the object that a config names by its dotted path."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
 from stable_ssl.schema import ConfigError, nearest
@@ -15,15 +16,16 @@ def find_object(path: str, at: str) -> Callable[..., Any]:
 
     Args:
         path: such as "torchmetrics.functional.accuracy".
-        at: the key that holds it, which begins the errors.
+        at: the key that holds it, for messages.
 
     Raises:
-        ConfigError: there is no such thing, or it cannot be called.
+        ConfigError: there is no such object, or it cannot be called.
     """
     if not isinstance(path, str):
         raise ConfigError(f"{at}: found {path}; write a dotted path")
     root, *names = path.split(".")
-    target, parent = _module(root, path, at), root
+    target: Any = _module(root, path, at)
+    parent = root
     if target is None:
         raise ConfigError(
             f"{at}: {path} cannot be imported: no module {root}; install it"
@@ -33,7 +35,7 @@ def find_object(path: str, at: str) -> Callable[..., Any]:
         if inner is None:
             inner = _module(f"{parent}.{name}", path, at)
         if inner is None:
-            public = [known for known in dir(target) if not known.startswith("_")]
+            public = [n for n in dir(target) if not n.startswith("_")]
             raise ConfigError(
                 f"{at}: {path} cannot be imported: {parent} has no {name}"
                 f"{nearest(name, public)}"
@@ -60,7 +62,7 @@ def build_object(node: Mapping[str, Any], at: str, **arguments: Any) -> Any:
 
     Args:
         node: read by Hydra's `instantiate`; its lists and mappings arrive as Python's.
-        at: the key that holds it, which begins the errors.
+        at: the key that holds it, for messages.
         arguments: further ones, which win.
 
     Raises:
@@ -78,12 +80,13 @@ def build_object(node: Mapping[str, Any], at: str, **arguments: Any) -> Any:
         raise ConfigError(f"{at}: {' '.join(str(error).split())}") from error
 
 
-def _module(name: str, path: str, at: str) -> Any:
+def _module(name: str, path: str, at: str) -> ModuleType | None:
     """Import a module; None where there is none of that name."""
     try:
         return importlib.import_module(name)
     except (ImportError, ValueError) as error:
         if isinstance(error, ModuleNotFoundError):
-            if f"{name}.".startswith(f"{error.name}."):  # it or what it is in, and ...
-                return None  # ... not a module that it imports
+            # the module itself or its package is missing, not one that it imports
+            if f"{name}.".startswith(f"{error.name}."):
+                return None
         raise ConfigError(f"{at}: {path} cannot be imported: {error}") from error

@@ -1,6 +1,6 @@
-"""Signals that ask a run to stop: heard at once, honoured at the next step boundary.
+"""Signals that ask a run to stop: it does at the next step boundary, once it saved.
 
-Before the first step, when there is nothing to save, they are honoured at once.
+Before the first step, when there is nothing to save, it stops at once.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
+Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | None
 STOP = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)  # Slurm sends the first two
 CTRL_C = "stopping after this step; press Ctrl-C again to stop at once"
-
-
 REQUEUE_SECONDS = 30  # task 0 requeues a job; some clusters end it if another exits
 
 
 class Preempted(BaseException):
     """A signal asked the run to stop; its state is saved, or there was none yet.
 
-    Like KeyboardInterrupt no Exception, so that nobody takes it for a failure.
+    Like KeyboardInterrupt no Exception, so that `except Exception` lets it pass.
     """
 
 
 class Preemption:
     """Listen for SIGTERM, SIGUSR2 and the first Ctrl-C while the context is open.
 
-    `requested` names the signal that came, None without one. A second Ctrl-C raises
+    `number` is that of the signal that came, 0 without one. A second Ctrl-C raises
     KeyboardInterrupt at once. Outside the main thread nothing is listened for.
 
     Whoever opens the context looks at `number` after every step, unless `at_once`.
@@ -40,17 +40,16 @@ class Preemption:
     """
 
     def __init__(self) -> None:
-        self.requested: str | None = None
+        self.number = 0
         self._at_once = False
         self._process: int | None = None  # a forked worker inherits the handlers
-        self._signal: int | None = None
-        self._before: dict[int, Any] = {}
+        self._handlers: dict[int, Handler] = {}  # that were there before, by signal
 
     def __enter__(self) -> Preemption:
         self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
             for number in STOP:
-                self._before[number] = signal.signal(number, self._hear)
+                self._handlers[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(
@@ -59,7 +58,7 @@ class Preemption:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if self._at_once and isinstance(error, Exception):
             self.honour(error)
@@ -69,7 +68,7 @@ class Preemption:
         self._at_once = True
 
     def at_steps(self) -> None:
-        """From now on, as at first, leave a signal to whoever looks at `requested`.
+        """From now on, as at first, leave a signal to whoever looks at `number`.
 
         Raises:
             Preempted: as `honour`.
@@ -85,51 +84,50 @@ class Preemption:
         Args:
             error: what arrived instead.
         """
-        if self.requested:
+        if self.number:
             raise Preempted(self._reason()) from error
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            return  # a worker's: the main process decides for it
-        again = number == signal.SIGINT and self.requested == "SIGINT"
-        self._signal, self.requested = number, signal.Signals(number).name
+            return  # this is a worker, whose main process decides when it stops
+        again = number == self.number == signal.SIGINT
+        self.number = number
         if again:
             raise KeyboardInterrupt
         if self._at_once:
             raise Preempted(self._reason())
         if number == signal.SIGINT:
-            _tell(CTRL_C)
+            _write_line(CTRL_C)
 
     def _reason(self) -> str:
         return f"{self.requested} before the first step; nothing to save"
 
     @property
-    def number(self) -> int:
-        """The signal that came, 0 without one."""
-        return self._signal or 0
-
-    def adopt(self, number: int) -> None:
-        """Do as if a signal had come, which another process of the run heard."""
-        self._signal, self.requested = number, signal.Signals(number).name
+    def requested(self) -> str | None:
+        """The name of the signal that came, None without one."""
+        return signal.Signals(self.number).name if self.number else None
 
     def chain(self) -> None:
-        """Do what the signal would have done: call the handler from before, or exit.
-
-        Submitit's handler of SIGUSR2 requeues the job and ends the process. Exits with
-        128 + the signal's number where there was no handler of Python's.
-        """
-        before = self._before.get(self._signal)
-        if callable(before) and self._signal != signal.SIGINT:
-            before(self._signal, None)
-            if os.environ.get("SLURM_PROCID", "0") != "0":
-                time.sleep(REQUEUE_SECONDS)
-        sys.exit(128 + self._signal)
+        """Do what the signal would have done without this context."""
+        end_by_signal(self.number, self._handlers.get(self.number))
 
 
-def _tell(text: str) -> None:
+def end_by_signal(number: int, handler: Handler) -> None:
+    """Call a signal's handler, or exit with 128 + its number where there is none.
+
+    Submitit's handler of SIGUSR2 requeues the job and ends the process.
+    """
+    if callable(handler) and number != signal.SIGINT:
+        handler(number, None)
+        if os.environ.get("SLURM_PROCID", "0") != "0":
+            time.sleep(REQUEUE_SECONDS)
+    sys.exit(128 + number)
+
+
+def _write_line(text: str) -> None:
     """Write a line to the standard error past Python's buffer.
 
     A signal may come in the middle of a print, which must not be entered again.
     """
-    with suppress(OSError):  # nobody listens any more
+    with suppress(OSError):  # the terminal may be closed
         os.write(2, f"\n{text}\n".encode())

@@ -1,9 +1,9 @@
 """Numbers that a config may name before they are known: ${stable_ssl:max_iterations}.
 
-They stand in `optim`, `model` and groups of the user's own, but for the keys that they
-follow from (`EARLY`), and are known once the loaders are built, when each is replaced
-by its value: the config that is written needs none of them, and no run sees those of
-another in the same process.
+They may stand in `optim`, `model` and groups of the user's, except in the keys that
+they are computed from (`EARLY`). Each is replaced by its value once the loaders are
+built, so that the config that is written holds numbers, and the runs of one process do
+not share them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ NAMES = (
     "num_nodes",  # machines
 )
 VALUE = re.compile(r"\$\{\s*stable_ssl\s*:\s*(\w*)\s*\}")
-EARLY = ("data", "hardware", "log", "mode", "fast_dev_run", "model.backbone")
-EARLY += ("optim.epochs", "optim.steps", "optim.steps_per_epoch", "optim.accumulate")
+EARLY = (
+    *("data", "hardware", "log", "mode", "fast_dev_run", "model.backbone"),
+    *("optim.epochs", "optim.steps", "optim.steps_per_epoch", "optim.accumulate"),
+)
 _standing_in = ContextVar("standing_in", default=False)
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Refuse names that there are not, and those in what the values follow from.
+    """Refuse unknown names, and names in keys that the values are computed from.
 
     Args:
         config: a plain mapping, nothing of it resolved.
 
     Raises:
-        ConfigError: in words.
+        ConfigError: names the key and its text.
     """
     for path, text in _asking_texts(config):
         for name in VALUE.findall(text):
@@ -87,7 +89,7 @@ def filled(config: DictConfig, values: Mapping[str, int | None]) -> dict[str, An
 
 @contextmanager
 def stand_ins() -> Iterator[None]:
-    """Let each be 1, while a config is checked before they are known."""
+    """Give each of `NAMES` the value 1, to check a config before they are known."""
     token = _standing_in.set(True)
     try:
         yield
@@ -96,13 +98,13 @@ def stand_ins() -> Iterator[None]:
 
 
 def _resolver(name: str) -> int:
-    """Return what OmegaConf puts in the place of ${stable_ssl:name}."""
+    """Return what OmegaConf substitutes for ${stable_ssl:name}."""
     if not _standing_in.get():
         raise ConfigError(f"stable_ssl:{name} is known only when the data are there")
     return 1
 
 
-with warnings.catch_warnings():  # OmegaConf 2.4 renames it to a name that 2.3 has too
+with warnings.catch_warnings():  # OmegaConf 2.4 deprecates this name
     warnings.filterwarnings("ignore", "register_new_resolver")
     OmegaConf.register_new_resolver("stable_ssl", _resolver, replace=True)
 

@@ -1,7 +1,6 @@
-"""Fields of a configuration's dataclasses, their limits, and the error in words.
+"""Fields of a configuration's dataclasses, their limits, and the error of a user.
 
-A dataclass stands beside what it configures, and its fields are made with `key`; that
-is all that a room needs in order to have keys of its own.
+A dataclass stands beside what it configures, and its fields are made with `key`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import difflib
 import errno
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, field
 from pathlib import Path
 from typing import Any
@@ -28,27 +27,23 @@ BOUNDS = (
 
 
 class ConfigError(ValueError):
-    """What a person can mend; the text says what was found, expected and to do."""
-
-
-def remedy(path: Path, error: OSError) -> str:
-    """Return what a person can do about a file that could not be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "free some space"
-    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
-        return "move away what is in its place"
-    return f"make {path.parent} writable"
+    """An error that a user can fix; its message says what is wrong and what to do."""
 
 
 def unwritable(path: Path, error: OSError) -> ConfigError:
     """Return the error that says which file of a run could not be written, and why."""
+    remedy = f"make {path.parent} writable"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "free some space"
+    elif error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+        remedy = "move away what is in its place"
     return ConfigError(
-        f"{path} could not be written: {error.strerror or error}; the checkpoints are"
-        f" intact; {remedy(path, error)} and start the same command again to resume"
+        f"{path} could not be written: {error.strerror or error}; the earlier"
+        f" checkpoints are intact; {remedy} and start the same command again to resume"
     )
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" with the nearest known name, or an empty string."""
     folded = {str(k).lower(): str(k) for k in known}
     match = difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.6)
@@ -80,10 +75,10 @@ def check_limits(group: DictConfig, at: str = "") -> None:
 
     Args:
         group: made by `OmegaConf.structured`, and groups in it.
-        at: its place in the whole, "log.eval.", for messages.
+        at: its path in the whole, "log.eval.", for messages.
 
     Raises:
-        ConfigError: in words.
+        ConfigError: names the key, its value and the limit.
     """
     cls = OmegaConf.get_type(group)
     if not dataclasses.is_dataclass(cls):
@@ -133,9 +128,9 @@ def _check_value(path: str, value: Any, limits: Mapping[str, Any]) -> None:
             )
         if "pattern" in limits and not re.fullmatch(limits["pattern"], element):
             raise ConfigError(f"{path}={value} must be like {limits['like']}")
-        for bound, words, fits in BOUNDS:
+        for bound, relation, fits in BOUNDS:
             if bound in limits and not fits(element, limits[bound]):
-                raise ConfigError(f"{path}={value} must be {words} {limits[bound]}")
+                raise ConfigError(f"{path}={value} must be {relation} {limits[bound]}")
 
 
 def refuse_no_mapping(path: str, value: Any, example: str) -> None:

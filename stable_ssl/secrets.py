@@ -1,4 +1,4 @@
-"""Secrets in a configuration, and that none of them is written."""
+"""Mask the secrets of a configuration before it is written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def to_yaml(config: DictConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(masked(config)))
 
 
-def masked(config: DictConfig) -> dict:
+def masked(config: DictConfig) -> dict[str, Any]:
     """Return the resolved config as a plain dict with the values of secrets masked.
 
     A secret is the value of a key whose name says so, and what an interpolation takes

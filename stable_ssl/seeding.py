@@ -9,7 +9,6 @@ this module touches a global generator.
 from __future__ import annotations
 
 import math
-import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -42,8 +41,8 @@ def _mixed(counters: Tensor, step: int, key: Tensor) -> Tensor:
     return x.bitwise_xor_(_shift(x, 31))
 
 
-# torch.compile gets such products wrong, as it does not wrap them: it sees an operator
-# into which it does not look. That one costs 5 us more, and is called there alone.
+# torch.compile computes such products without wrapping, so wrong. It does not look into
+# a custom operator, which costs 5 us more and is called only where it compiles.
 _mixed_whole = torch.library.custom_op("stable_ssl::mixed", _mixed, mutates_args=())
 
 
@@ -96,8 +95,7 @@ def sample_keys(seed: int, epoch: int, index: Tensor, view: int = 0) -> Tensor:
 def bits(keys: Tensor, shape: Shape = ()) -> Tensor:
     """Draw 64 random bits an entry, (N, *shape) int64; keys are (N,) int64."""
     counters = torch.arange(1, math.prod(shape) + 1, device=keys.device)
-    words = _mix(counters, _signed(DRAWS), keys.unsqueeze(-1))
-    return words.view(*keys.shape, *shape)
+    return _mix(counters, _signed(DRAWS), keys.unsqueeze(-1)).view(*keys.shape, *shape)
 
 
 def uniform(
@@ -117,9 +115,9 @@ def normal(keys: Tensor, shape: Shape = ()) -> Tensor:
     Equal on two devices to the last places only: the logarithm and the sine are theirs.
     """
     n = math.prod(shape)
-    words = bits(keys, (-(-n // 2),))  # a word gives two uniforms, and they two normals
-    radius = (1 - _shift(words, 40).float().mul_(2**-24)).log_().mul_(-2).sqrt_()
-    angle = words.bitwise_and_(2**24 - 1).float().mul_(2**-23 * math.pi)
+    drawn = bits(keys, (-(-n // 2),))  # 64 bits give two uniforms, and they two normals
+    radius = (1 - _shift(drawn, 40).float().mul_(2**-24)).log_().mul_(-2).sqrt_()
+    angle = drawn.bitwise_and_(2**24 - 1).float().mul_(2**-23 * math.pi)
     z = torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)), -1)
     return z[..., :n].reshape(*keys.shape, *shape)
 
@@ -194,9 +192,9 @@ def get_rng_state() -> dict[str, Any]:
     Tensors and plain types only, for `torch.load(weights_only=True)`. A CUDA not yet
     initialised has drawn nothing and stays so.
     """
-    (version, words, gauss), (name, keys, *rest), cpu, cuda = _capture()
+    (version, numbers, gauss), (name, keys, *rest), cpu, cuda = _capture()
     return {
-        "python": [version, torch.tensor(words), gauss],
+        "python": [version, torch.tensor(numbers), gauss],
         "numpy": [name, torch.from_numpy(keys.astype("int64")), *rest],
         "cpu": cpu,
         "cuda": cuda,
@@ -205,42 +203,12 @@ def get_rng_state() -> dict[str, Any]:
 
 def set_rng_state(state: dict[str, Any]) -> None:
     """Restore what `get_rng_state` returned."""
-    version, words, gauss = state["python"]
+    version, numbers, gauss = state["python"]
     name, keys, *rest = state["numpy"]
-    python = (version, tuple(words.tolist()), gauss)
+    python = (version, tuple(numbers.tolist()), gauss)
     numpy_ = (name, keys.cpu().numpy().astype("uint32"), *rest)
     cuda = state["cuda"]
     _restore(python, numpy_, state["cpu"].cpu(), None if cuda is None else cuda.cpu())
-
-
-def apply_settings(hardware: Any) -> None:
-    """Set torch's settings of the whole process: threads, determinism, anomalies.
-
-    Args:
-        hardware: the group `hardware` of a configuration.
-    """
-    if hardware.threads is not None:
-        torch.set_num_threads(hardware.threads)
-    if hardware.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks it
-        torch.use_deterministic_algorithms(True)
-    if hardware.detect_anomaly:
-        torch.autograd.set_detect_anomaly(True)
-
-
-@contextmanager
-def preserve_settings() -> Iterator[None]:
-    """Restore torch's settings of the whole process: the next run has its own."""
-    threads = torch.get_num_threads()
-    strict = torch.are_deterministic_algorithms_enabled()
-    warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    anomaly = torch.is_anomaly_enabled()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(strict, warn_only=warn)
-        torch.autograd.set_detect_anomaly(anomaly)
 
 
 @contextmanager

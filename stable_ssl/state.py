@@ -1,39 +1,107 @@
-"""What a run is at a step: taken for a checkpoint, restored from one.
+"""What a run is at a step: captured for a checkpoint, restored from one.
 
-A state is tensors and plain Python types; `FORMAT` counts its forms.
+`FORMAT` counts the forms that states have had.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
 
-from torch import nn
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from stable_ssl import attributes, checkpoint, distributed, seeding
+from stable_ssl.checkpoint import State
 from stable_ssl.data.batch import known_length, to_device
 from stable_ssl.data.build import TRAINING
+from stable_ssl.evaluation.monitor import Patience
+from stable_ssl.evaluation.suite import Suite
+from stable_ssl.loggers.records import Records
 from stable_ssl.models import EMA
 from stable_ssl.optim.collect import MAIN
+from stable_ssl.optim.schedules import Schedulers
+from stable_ssl.preemption import Preemption
 from stable_ssl.schema import ConfigError
 from stable_ssl.secrets import masked
 
 FORMAT = 3  # 1 had one optimizer and no attributes, 2 one evaluator with a state
 
 
-def take(run: Any) -> dict[str, Any]:
-    """Return all that a resumed run needs: tensors and plain Python types.
+class Run(checkpoint.Stateful, Protocol):
+    """What the rest of the library reads of a trainer after `setup`."""
 
-    Synchronises the host and the ranks.
+    config: DictConfig
+    settings: Any  # group `log` of the config, as plain dataclasses
+    overrides: list[str]
+    task: str
+    epoch: int
+    step: int
+    total_steps: int
+    steps_per_epoch: int
+    images_per_step: int
+    batch_limit: int | None
+    device: torch.device
+    rank: int
+    world_size: int
+    run_dir: Path | None
+    train_loader: Iterable[Any] | None
+    loaders: dict[str, Iterable[Any]]  # by split
+    optimizers: dict[str, Optimizer]
+    schedulers: Schedulers
+    scaler: torch.amp.GradScaler
+    evaluation: Suite
+    early_stopping: Patience | None
+    validated: int
+    stopped: str | None
+    metrics: dict[str, float]
+    records: Records
+    checkpoints: checkpoint.Checkpoints
+    preemption: Preemption
+    subclass_attributes: attributes.Attributes
+    rng_at_epoch: State | None
+    resumed_state: State | None
+
+    def run(self) -> float | None:
+        """Live through setup and `mode`; return the last monitored value."""
+
+    def cleanup(self) -> None:
+        """Release the workers, the terminal and the files."""
+
+    def say(self, text: str) -> None:
+        """Print a line, in console.log too."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the features (N, D)."""
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return the logits (N, C)."""
+
+    def autocast(self) -> AbstractContextManager:
+        """Return the context of the run's precision."""
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield all modules with their names, as any module does."""
+
+
+def capture(run: Run) -> State:
+    """Return all that a resumed run needs; synchronises the host and the ranks.
 
     Args:
         run: a trainer after `setup`.
     """
-    own = {  # of each rank
+    rank_state = {
         "rng": seeding.get_rng_state(),
         "rng_at_epoch": run.rng_at_epoch,
         "logged": run.records.training.state(),
     }
-    everyone = distributed.all_gather_object((own, run.subclass_attributes.state()))
+    local_states = rank_state, run.subclass_attributes.state()
+    states = distributed.all_gather_object(local_states)
+    rank_states, attribute_states = zip(*states, strict=True)
     return {
         "format": FORMAT,
         "trainer": type(run).__name__,
@@ -43,12 +111,12 @@ def take(run: Any) -> dict[str, Any]:
         "lengths": (known_length(run.train_loader), run.images_per_step),
         "modules": run.state_dict(),
         "unsaved": _unsaved(run),
-        "attributes": attributes.merged([kept for _, kept in everyone]),
+        "attributes": attributes.merged(attribute_states),
         "optimizers": {n: o.state_dict() for n, o in run.optimizers.items()},
         "schedulers": {n: s.state_dict() for n, s in run.schedulers.items()},
         "scaler": run.scaler.state_dict(),
         "evaluators": run.evaluation.state_dict(),
-        "ranks": [own for own, _ in everyone],
+        "ranks": list(rank_states),
         "metrics": run.metrics,
         "validated": run.validated,
         "stopped": run.stopped,
@@ -57,7 +125,7 @@ def take(run: Any) -> dict[str, Any]:
     }
 
 
-def begin(run: Any, defaults: dict[str, Any]) -> dict[str, Any] | None:
+def begin(run: Run, defaults: State) -> State | None:
     """Resume the state that a run's config asks for, or load weights alone, or neither.
 
     Synchronises the ranks.
@@ -74,12 +142,12 @@ def begin(run: Any, defaults: dict[str, Any]) -> dict[str, Any] | None:
         ConfigError: the state is of another run or model, or there is none to evaluate.
     """
     log, fit = run.config.log, run.config.mode == "fit"
-    state, own = checkpoint.choose(log.resume, run.checkpoints.folder)
+    state, is_own = checkpoint.choose(log.resume, run.checkpoints.folder)
     distributed.barrier()  # all have read it before rank 0 deletes later ones
     if not fit and log.load_from is not None:
-        state, own = None, False  # it is these weights that are asked about
+        state, is_own = None, False  # those weights are to be evaluated, not the run's
     if state is not None:
-        _resume(run, state, own, defaults)
+        _resume(run, state, is_own, defaults)
     elif log.load_from is not None:
         restore_weights(run, checkpoint.load(log.load_from), strict=not fit)
     elif run.config.mode not in TRAINING:
@@ -89,22 +157,18 @@ def begin(run: Any, defaults: dict[str, Any]) -> dict[str, Any] | None:
         )
     if not fit:
         return None
-    return state if own else {}
+    return state if is_own else {}
 
 
-def _resume(
-    run: Any, state: dict[str, Any], own: bool, defaults: dict[str, Any]
-) -> None:
-    """Restore a state, the run's own or another's, and say so."""
+def _resume(run: Run, state: State, is_own: bool, defaults: State) -> None:
+    """Restore a state, the run's own or that of another run, and say so."""
     fit = run.config.mode == "fit"
     if fit:
         checkpoint.refuse_other_settings(state["config"], masked(run.config), defaults)
         lengths = known_length(run.train_loader), run.images_per_step
-        longer = checkpoint.length_changed(
-            state, run.config.optim, run.total_steps, lengths
-        )
-        if longer:
-            run.say(longer)
+        optim, total_steps = run.config.optim, run.total_steps
+        if change := checkpoint.length_changed(state, optim, total_steps, lengths):
+            run.say(change)
             state["stopped"] = None
         run.resumed_state = state
     restore(run, state)
@@ -113,14 +177,14 @@ def _resume(
             f"saved by {saved} processes, resumed by {run.world_size}: what draws from"
             " global generators, such as dropout, goes on otherwise"
         )
-    if own and fit and run.rank == 0:
+    if is_own and fit and run.rank == 0:
         run.checkpoints.resume(state)
-    whose = "its own state" if own else run.config.log.resume
-    run.say(f"resumed at epoch {run.epoch}, step {run.step} from {whose}")
+    source = "its own state" if is_own else run.config.log.resume
+    run.say(f"resumed at epoch {run.epoch}, step {run.step} from {source}")
 
 
-def restore(run: Any, state: dict[str, Any]) -> None:
-    """Make a trainer, of which all is built, what it was when `state` was taken.
+def restore(run: Run, state: State) -> None:
+    """Make a trainer, of which all is built, what it was when `state` was captured.
 
     Raises:
         ConfigError: the state is of another model.
@@ -128,14 +192,13 @@ def restore(run: Any, state: dict[str, Any]) -> None:
     state = upgraded(state)
     checkpoint.load_modules(run, state["modules"])
     _load_unsaved(run, state["unsaved"])
-    _restore_place(run, state)
+    _restore_position(run, state)
     if run.steps_per_epoch:  # the last epoch of `optim.steps` may be a part of one
         run.epoch = min(run.epoch, run.step // run.steps_per_epoch)
     run.metrics.clear()
     run.metrics.update(state["metrics"])
-    ranks = state["ranks"]
-    own = ranks[run.rank % len(ranks)]
-    if run.optimizer is not None:
+    rank_state = state["ranks"][run.rank % len(state["ranks"])]
+    if run.optimizers:
         run.validated, run.stopped = state["validated"], state["stopped"]
         if run.early_stopping is not None and state["patience"] is not None:
             run.early_stopping.load_state_dict(state["patience"])
@@ -149,14 +212,15 @@ def restore(run: Any, state: dict[str, Any]) -> None:
         for name, scheduler in run.schedulers.items():
             if name in state["schedulers"]:
                 scheduler.load_state_dict(state["schedulers"][name])
-        run.subclass_attributes.load_state(attributes.of_rank(state["attributes"]))
+        saved = attributes.of_rank(state["attributes"])
+        run.subclass_attributes.load_state(saved, run.device)
         run.scaler.load_state_dict(state["scaler"])
-        run.records.training.load_state(own["logged"])
-    run.rng_at_epoch = own["rng_at_epoch"]
-    seeding.set_rng_state(own["rng"])
+        run.records.training.load_state(rank_state["logged"])
+    run.rng_at_epoch = rank_state["rng_at_epoch"]
+    seeding.set_rng_state(rank_state["rng"])
 
 
-def upgraded(state: dict[str, Any]) -> dict[str, Any]:
+def upgraded(state: State) -> State:
     """Return a state of an earlier format in today's.
 
     Raises:
@@ -185,29 +249,31 @@ def upgraded(state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _unsaved(module: nn.Module) -> dict[str, Any]:
+def _unsaved(run: Run) -> dict[str, State]:
     """Return what modules hold and their state dicts leave out, by module and name.
 
     Those are buffers that are not persistent, and the states of torchmetrics.
     """
-    saved, found = module.state_dict().keys(), {}
-    for path, child in module.named_modules():
-        own = {n: b for n, b in child.named_buffers(path, recurse=False)}
-        own = {n.rpartition(".")[2]: b for n, b in own.items() if n not in saved}
-        if own | getattr(child, "metric_state", {}):
-            found[path] = own | getattr(child, "metric_state", {})
-    return found
+    saved, unsaved = run.state_dict().keys(), {}
+    for path, module in run.named_modules():
+        values = {
+            full_name.rpartition(".")[2]: buffer
+            for full_name, buffer in module.named_buffers(path, recurse=False)
+            if full_name not in saved
+        }
+        if values := values | getattr(module, "metric_state", {}):
+            unsaved[path] = values
+    return unsaved
 
 
-def _load_unsaved(module: nn.Module, saved: dict[str, Any]) -> None:
+def _load_unsaved(run: Run, unsaved: Mapping[str, State]) -> None:
     """Restore what `_unsaved` returned, of the modules that are there."""
-    there = dict(module.named_modules())
-    for path, values in saved.items():
-        for name, value in values.items() if path in there else ():
-            setattr(there[path], name, to_device(value, module.device))
+    for path, module in run.named_modules():
+        for name, value in unsaved.get(path, {}).items():
+            setattr(module, name, to_device(value, run.device))
 
 
-def restore_weights(run: Any, state: dict[str, Any], strict: bool) -> None:
+def restore_weights(run: Run, state: State, strict: bool) -> None:
     """Load weights alone, and say which.
 
     Args:
@@ -225,7 +291,7 @@ def restore_weights(run: Any, state: dict[str, Any], strict: bool) -> None:
     report = checkpoint.load_modules(run, saved, strict)
     run.say(f"weights of {run.config.log.load_from}: {report}")
     if strict:
-        _restore_place(run, state)
+        _restore_position(run, state)
         return
     for name, module in run.named_modules():
         if isinstance(module, EMA) and not any(k.startswith(f"{name}.") for k in saved):
@@ -233,6 +299,6 @@ def restore_weights(run: Any, state: dict[str, Any], strict: bool) -> None:
             run.say(f"{name}: not in the checkpoint, so a copy of its student")
 
 
-def _restore_place(run: Any, state: dict[str, Any]) -> None:
+def _restore_position(run: Run, state: State) -> None:
     run.evaluation.load_state_dict(state["evaluators"])
     run.epoch, run.step = state["epoch"], state["step"]

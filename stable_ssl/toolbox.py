@@ -1,16 +1,20 @@
-"""Tools that a run starts by name, found at that moment: the core imports none.
+"""Tools that a run starts by name, imported when they start: the core imports none.
 
-A tool is a function of a trainer after `setup`. Each could be deleted, and a run that
-asks for it would say so in a sentence.
+A tool is a function of a trainer after `setup`. Where a tool is missing, a run that
+asks for it says so in one sentence.
 """
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stable_ssl.objects import find_object
 from stable_ssl.schema import ConfigError
+
+if TYPE_CHECKING:
+    from stable_ssl.config import Log
+    from stable_ssl.state import Run
 
 MODES = {  # what `mode` asks besides fit, validate and test
     "predict": "stable_ssl.tools.predict.predict",
@@ -23,10 +27,10 @@ SUMMARY = "stable_ssl.tools.summary.end_of_run"
 CHECK_EXPORT = "stable_ssl.tools.export.check_types"
 
 
-def run_tool(path: str, run: Any) -> None:
-    """Let a tool look at a run that is done; where it cannot, a warning says why.
+def run_tool(path: str, run: Run) -> None:
+    """Call a tool at the end of a run; where it fails, a warning says why.
 
-    What the run has learned is saved by then, so that no tool is a reason to fail.
+    The weights are saved by then, so that the run does not fail because of a tool.
 
     Args:
         path: dotted.
@@ -35,15 +39,12 @@ def run_tool(path: str, run: Any) -> None:
     try:
         find_object(path, "the tool")(run)
     except Exception as error:
-        why = error if isinstance(error, ConfigError) else repr(error)
-        warnings.warn(f"the run is complete, but {path} failed: {why}", stacklevel=2)
+        reason = error if isinstance(error, ConfigError) else repr(error)
+        warnings.warn(f"the run is complete, but {path} failed: {reason}", stacklevel=2)
 
 
-def check_tools(log: Any) -> None:
+def check_tools(log: Log) -> None:
     """Refuse, before anything is trained, what no tool could do at the end.
-
-    Args:
-        log: group `log`.
 
     Raises:
         ConfigError: says what to install.

@@ -55,7 +55,14 @@ from stable_ssl.evaluation.labels import require_labels
 from stable_ssl.evaluation.monitor import Patience, check_monitor
 from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.evaluation.suite import Suite
-from stable_ssl.lifecycle import Diverged, ended_in_words, name_run, run_on_ranks
+from stable_ssl.lifecycle import (
+    Diverged,
+    apply_settings,
+    name_run,
+    preserve_settings,
+    recorded_end,
+    run_on_ranks,
+)
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.means import Reduce
 from stable_ssl.loggers.records import Records
@@ -70,7 +77,7 @@ from stable_ssl.optim.step import Stepper
 from stable_ssl.preemption import Preempted, Preemption
 from stable_ssl.schema import ConfigError, nearest
 from stable_ssl.secrets import masked
-from stable_ssl.state import begin, restore, take
+from stable_ssl.state import begin, capture, restore
 from stable_ssl.toolbox import GALLERY, MODES, SUMMARY, check_tools, run_tool
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -229,8 +236,8 @@ class BaseTrainer(nn.Module):
         processes = distributed.processes_asked(self.config.hardware)
         if processes > 1:
             return run_on_ranks(self, processes)
-        with ended_in_words(self):
-            with seeding.preserve_settings(), self.preemption:
+        with recorded_end(self):
+            with preserve_settings(), self.preemption:
                 self.preemption.at_once()  # there is nothing to save yet
                 self.setup()
                 self.preemption.honour()
@@ -360,7 +367,7 @@ class BaseTrainer(nn.Module):
         check_tools(log)
         self.device = distributed.start(config.hardware)
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
-        seeding.apply_settings(config.hardware)
+        apply_settings(config.hardware)
         self.batch_limit = 1 if config.fast_dev_run else None
         if log.resume is None and int(os.environ.get("SLURM_RESTART_COUNT", 0)):
             log.resume = "auto"  # the folder is this very job's, requeued
@@ -741,7 +748,7 @@ class BaseTrainer(nn.Module):
         if late or (save.every_n_steps and step % save.every_n_steps == 0):
             self.save_checkpoint()
         if signal:
-            self.preemption.adopt(signal)
+            self.preemption.number = signal  # another rank may have received it
             self.save_checkpoint()
             distributed.barrier()  # none ends the job before rank 0 has saved
             raise Preempted(f"{self.preemption.requested} at step {self.step}")
@@ -912,7 +919,7 @@ class BaseTrainer(nn.Module):
         if self.config.fast_dev_run:
             return
         self._check_ranks()
-        state = take(self)
+        state = capture(self)
         for rank_state in state["ranks"]:
             for loss in rank_state["logged"].get("train/loss", [])[-1:]:
                 self._check_finite("train/loss", loss.item())

@@ -6,12 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from stable_ssl import BaseTrainer, distributed, load_config
+from stable_ssl.distributed.placement import Hardware
 
 torch.set_num_threads(1)  # tiny models; two threads wait for each other on busy cores
 os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too
@@ -104,7 +104,7 @@ def shell(tmp_path):
 
 def on_a_rank(fn, *arguments):
     """Join the group, call, leave it; return every rank's value."""
-    hardware = SimpleNamespace(gpus=0, accelerator="cpu")
+    hardware = Hardware(gpus=0, accelerator="cpu")
     distributed.start(hardware)
     torch.set_num_threads(1)
     try:

@@ -16,9 +16,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "stable_ssl"
 ROWS = [  # a file imports only from rooms above its own
     {"schema", "secrets", "curves", "seeding", "dotenv", "experiments", "preemption"},
     {"files", "objects", "distributed", "runtime"},
-    {"data", "models", "losses", "optim", "checkpoint", "loggers", "toolbox"},
-    {"evaluation", "attributes", "lifecycle"},
+    {"data", "models", "losses", "optim", "checkpoint", "loggers"},
+    {"evaluation", "attributes"},
     {"config", "state"},
+    {"lifecycle", "toolbox"},
     {"trainer", "tools"},  # neither knows the other; a run finds tools by their names
     {"methods", "report"},
     {"commands"},

@@ -190,7 +190,7 @@ def test_a_failing_save_is_said_in_one_line(tmp_path, monkeypatch, number, remed
 
     monkeypatch.setattr("os.fsync", fail)
     words = (
-        f"could not be written to .*e000_s000002.ckpt: {os.strerror(number)}; the"
+        f"e000_s000002.ckpt could not be written: {os.strerror(number)}; the"
         f" earlier checkpoints are intact; {remedy} and start the same command again"
     )
     with pytest.raises(ConfigError, match=words) as caught:
@@ -203,7 +203,7 @@ def test_a_failing_save_is_said_in_one_line(tmp_path, monkeypatch, number, remed
 def test_a_file_in_the_way_of_the_folder_is_said_in_one_line(tmp_path):
     (tmp_path / "run").write_text("a file")
     keep = Checkpoints(tmp_path / "run" / "ckpts", top_k=0, last=True, largest=True)
-    with pytest.raises(ConfigError, match="could not be written to .*Not a directory"):
+    with pytest.raises(ConfigError, match="could not be written: Not a directory"):
         keep.save(state(1), 0, 1, None)
 
 

@@ -181,7 +181,7 @@ def test_a_disk_that_is_full_for_a_checkpoint(start, whole, rows, disk):
     assert code == 2
     assert_one_line(
         errors,
-        "e013_s000120.ckpt: No space left on device",
+        "e013_s000120.ckpt could not be written: No space left on device",
         "the earlier checkpoints are intact",
         "free some space and start the same command again to resume",
     )

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +15,13 @@ import torch.distributed as dist
 from stable_ssl import distributed
 from stable_ssl.config import ConfigError
 from stable_ssl.distributed import local
-from stable_ssl.distributed.placement import first_host
+from stable_ssl.distributed.placement import (
+    Hardware,
+    Process,
+    first_host,
+    this_process,
+)
+from stable_ssl.preemption import STOP
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -32,7 +37,7 @@ SRUN = {
 
 
 def hardware(**keys):
-    return SimpleNamespace(**{"gpus": None, "accelerator": "auto", **keys})
+    return Hardware(**keys)
 
 
 @pytest.fixture(autouse=True)
@@ -57,10 +62,10 @@ def started(monkeypatch):
 
 
 def test_torchruns_variables():
-    found = distributed.place(TORCHRUN)
-    assert found == distributed.Place(1, 4, 1, "10.0.0.7", 29500, "torchrun")
-    assert distributed.place({**SRUN, **TORCHRUN}) == found
-    assert distributed.place({"RANK": "0", "WORLD_SIZE": "1"}).world_size == 1
+    found = this_process(TORCHRUN)
+    assert found == Process(1, 4, 1, "10.0.0.7", 29500, "torchrun")
+    assert this_process({**SRUN, **TORCHRUN}) == found
+    assert this_process({"RANK": "0", "WORLD_SIZE": "1"}).world_size == 1
 
 
 @pytest.mark.parametrize(
@@ -83,24 +88,24 @@ def test_torchruns_variables():
 def test_a_wrong_variable_of_torchrun_is_named(changed, words):
     environ = {k: v for k, v in (TORCHRUN | changed).items() if v is not None}
     with pytest.raises(ConfigError, match=words):
-        distributed.place(environ)
+        this_process(environ)
 
 
 def test_sruns_variables():
     port = 12000 + 41
-    found = distributed.place(SRUN)
-    assert found == distributed.Place(5, 8, 1, "node01", port, "Slurm")
-    chosen = distributed.place({**SRUN, "MASTER_ADDR": "ib0", "MASTER_PORT": "77"})
+    found = this_process(SRUN)
+    assert found == Process(5, 8, 1, "node01", port, "Slurm")
+    chosen = this_process({**SRUN, "MASTER_ADDR": "ib0", "MASTER_PORT": "77"})
     assert (chosen.address, chosen.port) == ("ib0", 77)
-    assert distributed.place({**SRUN, "WORLD_SIZE": "8"}) == found  # a script's own
-    assert distributed.place({**SRUN, "SLURM_JOB_ID": "42"}).port == port + 1
-    assert distributed.place({**SRUN, "SLURM_STEP_ID": "1"}).port != port
+    assert this_process({**SRUN, "WORLD_SIZE": "8"}) == found  # a script's own
+    assert this_process({**SRUN, "SLURM_JOB_ID": "42"}).port == port + 1
+    assert this_process({**SRUN, "SLURM_STEP_ID": "1"}).port != port
     array = {"SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "3"}
-    assert distributed.place({**SRUN, "SLURM_JOB_ID": "44", **array}).port == port + 3
+    assert this_process({**SRUN, "SLURM_JOB_ID": "44", **array}).port == port + 3
     ours = {"SLURM_STEP_NUM_TASKS": "6", "SLURM_JOB_NODELIST": "first"}
-    assert distributed.place({**SRUN, **ours}).world_size == 6
+    assert this_process({**SRUN, **ours}).world_size == 6
     job_only = {k: v for k, v in SRUN.items() if k != "SLURM_STEP_NODELIST"}
-    assert distributed.place({**job_only, **ours}).address == "first"
+    assert this_process({**job_only, **ours}).address == "first"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +123,7 @@ def test_sruns_variables():
 def test_a_wrong_variable_of_slurm_is_named(changed, words):
     environ = {k: v for k, v in (SRUN | changed).items() if v is not None}
     with pytest.raises(ConfigError, match=words):
-        distributed.place(environ)
+        this_process(environ)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +138,7 @@ def test_a_wrong_variable_of_slurm_is_named(changed, words):
     ],
 )
 def test_one_process(environ):
-    found = distributed.place(environ)
+    found = this_process(environ)
     assert (found.rank, found.world_size, found.address) == (0, 1, None)
 
 
@@ -425,7 +430,7 @@ def test_a_crash_after_the_work_is_no_failure(tmp_path):
 def listen(folder):
     """Say that this rank is there; wait for a signal, and say which came."""
     heard = []
-    for number in local.FORWARDED:
+    for number in STOP:
         signal.signal(number, lambda number, _: heard.append(number))
     path = folder / os.environ["RANK"]
     path.write_text(str(os.getpid()))

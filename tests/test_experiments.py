@@ -8,7 +8,7 @@ import pytest
 from stable_ssl import ConfigError, SimCLR, load_config
 from stable_ssl.commands.launcher import Command
 from stable_ssl.config import RECIPES
-from stable_ssl.seeding import preserve_settings
+from stable_ssl.lifecycle import preserve_settings
 
 GLOBAL = "# @package _global_\n"
 

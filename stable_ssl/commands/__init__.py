@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from stable_ssl.schema import nearest
 
-COMMANDS = {  # name: home, whose `add_arguments(parser)` and `run(args)` it is
+COMMANDS = {  # name: module with `add_arguments(parser)` and `run(args)`
     "table": "stable_ssl.tools.table",
     "plot": "stable_ssl.tools.plot",
     "report": "stable_ssl.tools.page",
@@ -37,17 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: after the program's name; None reads them from the process.
     """
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    first = given[0] if given else ""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    first = arguments[0] if arguments else ""
     if first in COMMANDS:
-        sys.exit(_command(first, given[1:]))
+        sys.exit(_command(first, arguments[1:]))
     if first.isidentifier():  # neither an option nor key=value
         from stable_ssl.config import recipes
 
         hint = (
             f"{first} is a recipe; start it by --config-name={first}"
             if first in recipes()
-            else f"{first} is no command{nearest(first, list(COMMANDS))} (there are:"
+            else f"{first} is no command{nearest(first, COMMANDS)} (there are:"
             f" {', '.join(COMMANDS)}); a run takes options and KEY=VALUE"
         )
         print(f"error: {hint}", file=sys.stderr)
@@ -56,24 +56,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     if first in ("-h", "--help"):
         print(HELP, flush=True)
-    launcher.start(given)
+    launcher.start(arguments)
 
 
 def _command(name: str, arguments: Sequence[str]) -> int:
     """Run a command by name; return the exit code."""
-    home = importlib.import_module(COMMANDS[name])
+    command = importlib.import_module(COMMANDS[name])
     parser = argparse.ArgumentParser(
         prog=f"stable-ssl {name}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    home.add_arguments(parser)
+    command.add_arguments(parser)
     args = parser.parse_args(arguments)
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _say  # restored with the filters
         try:
-            return home.run(args) or 0
+            return command.run(args) or 0
         except (ValueError, OSError) as error:  # ConfigError is a ValueError
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -82,5 +82,5 @@ def _command(name: str, arguments: Sequence[str]) -> int:
 
 
 def _say(message: Warning | str, *_: object) -> None:
-    """Show a warning as a line for a person, without a place in the code."""
+    """Print a warning as one line, without the file and line number."""
     print(f"warning: {message}", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""The command line: Hydra, checked before anything starts, here or on Slurm.
+"""The command line: Hydra, with a check of every job before one starts or is submitted.
 
-What Hydra does not do is done here: wrong input ends with one message, before any job
-is started; a chosen launcher is used with or without `-m`; the name of a run is fixed
-once, before it is submitted.
+Unlike Hydra itself, wrong input ends with one message, before any job is started; a
+chosen launcher is used with or without `-m`; and the name of a run is fixed once,
+before it is submitted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,9 +24,12 @@ from stable_ssl.config import complete, hydra_session
 from stable_ssl.loggers.run_folder import reserve, run_path
 from stable_ssl.schema import ConfigError
 
+if TYPE_CHECKING:
+    from stable_ssl.trainer import BaseTrainer
+
 NUMBER = "${hydra:job.num}"  # of a job, in the name of its run
 REQUEUES = 1000  # of a job that runs into its time limit, again and again
-HYDRA = [  # Hydra writes nothing of its own: the run folder holds what it would
+HYDRA = [  # Hydra writes no files: the run folder holds what would be in them
     "hydra.output_subdir=null",
     "hydra.run.dir=.",
     "hydra.sweep.dir=${log.folder}",
@@ -36,7 +40,7 @@ HYDRA = [  # Hydra writes nothing of its own: the run folder holds what it would
 
 
 def launch(
-    trainer: type | None = None,
+    trainer: type[BaseTrainer] | None = None,
     config_name: str | None = None,
     config_path: str | Path | None = None,
 ) -> None:
@@ -44,10 +48,10 @@ def launch(
 
     Args:
         trainer: a BaseTrainer subclass; None lets `model.name` choose.
-        config_name: recipe where the command line names none; `base` for a trainer of
-            one's own, `simclr` otherwise.
-        config_path: folder of recipes, relative to the script; None is its `configs`.
-            The shipped recipes are found besides.
+        config_name: recipe where the command line names none; None is `base` for a
+            given trainer, and `simclr` otherwise.
+        config_path: folder of recipes, relative to the script, searched before its
+            folder `configs` and the shipped recipes.
 
     Exits with 2 after one message where a person can mend what is wrong, with 1 where
     a run diverged or failed, with 128 + its number where a signal ended a run.
@@ -58,7 +62,7 @@ def launch(
 
 def start(
     argv: Sequence[str],
-    trainer: type | None = None,
+    trainer: type[BaseTrainer] | None = None,
     config_name: str | None = None,
     config_path: str | Path | None = None,
     script: Path | None = None,
@@ -87,11 +91,11 @@ def start(
 class Job:
     """What Hydra calls for every run, here or, pickled, in a Slurm job."""
 
-    def __init__(self, trainer: type | None):
+    def __init__(self, trainer: type[BaseTrainer] | None):
         self.trainer = trainer
 
     def __call__(self, config: DictConfig) -> float | Exception | None:
-        """Run; return the monitored value, or the error once it was said."""
+        """Run; return the monitored value, or the error once it was printed."""
         from hydra.core.hydra_config import HydraConfig
 
         from stable_ssl.trainer import Diverged
@@ -99,8 +103,8 @@ class Job:
         try:
             run = trainer_class(self.trainer, config)(config)
             overrides = OmegaConf.to_container(HydraConfig.get().overrides.task)
-            naming = f"++log.run='{config.log.run}'"  # with the number of this job
-            run.overrides = [naming if NUMBER in o else o for o in overrides]
+            name = f"++log.run='{config.log.run}'"  # with the number of this job
+            run.overrides = [name if NUMBER in o else o for o in overrides]
             return run.run()
         except (ConfigError, Diverged) as error:
             kind = "error" if isinstance(error, ConfigError) else "diverged"
@@ -128,15 +132,15 @@ def option_parser() -> argparse.ArgumentParser:
     option("--run", "-r", action="store_true", help="start one run, the default")
     option("--multirun", "-m", action="store_true", help="one for each value of a,b,c")
     parts = ("job", "hydra", "all")
-    explained = f"show the configuration, one of {', '.join(parts)}"
-    option("--cfg", "-c", choices=parts, help=explained)
+    text = f"show the configuration, one of {', '.join(parts)}"
+    option("--cfg", "-c", choices=parts, help=text)
     option("--package", "-p", help="the group that --cfg shows")
     option("--resolve", action="store_true", help="interpolations, for --cfg, --help")
     kinds = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-    explained = f"show what Hydra found, one of {', '.join(kinds)}"
-    option("--info", "-i", nargs="?", const="all", choices=kinds, help=explained)
-    explained = "of keys and values, by install=SHELL or uninstall=SHELL"
-    option("--shell-completion", "-sc", action="store_true", help=explained)
+    text = f"show what Hydra found, one of {', '.join(kinds)}"
+    option("--info", "-i", nargs="?", const="all", choices=kinds, help=text)
+    text = "of keys and values, by install=SHELL or uninstall=SHELL"
+    option("--shell-completion", "-sc", action="store_true", help=text)
     return parser
 
 
@@ -146,7 +150,7 @@ class Command:
     def __init__(
         self,
         argv: Sequence[str],
-        trainer: type | None,
+        trainer: type[BaseTrainer] | None,
         config_name: str | None,
         config_path: str | Path | None,
         script: Path,
@@ -176,8 +180,8 @@ class Command:
                     f"no folder of recipes at {folder}; --config-path is relative to"
                     " the script, --config-dir to the current folder"
                 )
-        beside = script / "configs"
-        return [*folders, beside] if beside.is_dir() else folders
+        configs = script / "configs"
+        return [*folders, configs] if configs.is_dir() else folders
 
     def execute(self) -> list[Exception]:
         """Answer a question about the configuration, or check and run the jobs.
@@ -196,7 +200,7 @@ class Command:
             check(job, self.trainer, here=launcher == "basic")
         overrides = [*self.overrides, *HYDRA]
         if searches:
-            jobs = jobs[:1]  # what the others are, each result decides
+            jobs = jobs[:1]  # each result decides what the next job is
             overrides += self._direction(jobs[0])
         if launcher.startswith("submitit"):
             overrides += self._submitit(jobs[0])
@@ -260,9 +264,9 @@ class Command:
         return [list(job) for job in itertools.product(*values.values())]
 
     def _direction(self, job: DictConfig) -> list[str]:
-        """Return what a search by Optuna is to do: make `log.monitor` large, or small.
+        """Return the override that tells Optuna to maximise or minimise `log.monitor`.
 
-        Its own default is to make it small.
+        Without it Optuna minimises.
 
         Raises:
             ConfigError: nothing is monitored.
@@ -277,13 +281,13 @@ class Command:
         return [f"hydra.sweeper.direction={direction}"]
 
     def _submitit(self, job: DictConfig) -> list[str]:
-        """Return what a job of submitit needs and the command line leaves open.
+        """Return the overrides of submitit that the command line does not set.
 
-        Its own default never requeues a job that has timed out; and a job that asks
-        for several GPUs or processes a machine gets a task for each.
+        A job that has timed out is requeued, which is not submitit's default; and a job
+        that asks for several GPUs or processes a machine gets a task for each.
 
         Raises:
-            ConfigError: a time limit that a job would meet as it starts.
+            ConfigError: a time limit of which Slurm would warn the job as it starts.
         """
         hardware, launcher = job.hardware, job.hydra.launcher
         limit, delay = launcher.get("timeout_min"), launcher.get("signal_delay_s")
@@ -294,10 +298,10 @@ class Command:
                 f" 30 s early; use timeout_min={math.ceil(delay / 60) + 1} or more"
             )
         ids = None if hardware.gpus is None else distributed.named_ids(hardware.gpus)
-        each = hardware.processes or len(ids or [0])  # of all, a task sees its own
-        wanted = {
+        tasks = hardware.processes or len(ids or [0])  # -1, all GPUs: one task
+        wanted = {  # submitit's default, and the value to set where it was not changed
             "max_num_timeout": (0, REQUEUES),
-            "tasks_per_node": (1, each),
+            "tasks_per_node": (1, tasks),
             "nodes": (1, hardware.num_nodes),
         }
         return [
@@ -315,10 +319,10 @@ class Command:
 def _run_names(
     jobs: Sequence[DictConfig], several: bool, searches: bool
 ) -> tuple[list[str], list[str]]:
-    """Return the names of the runs, whose folders are reserved, and what sets them.
+    """Reserve the folders of the runs; return their names, and overrides to set them.
 
-    Time and job number, or the name given and the job number where a sweep would write
-    all its runs to one folder.
+    A name is time and job number, or the name given and the job number where a sweep
+    would write all its runs to one folder.
     """
     if jobs[0].log.run is not None:
         folders = {run_path(job.log) for job in jobs}
@@ -327,7 +331,7 @@ def _run_names(
         stem = str(jobs[0].log.run)
     else:
         logs = [None if job.fast_dev_run else job.log for job in jobs]
-        stem = reserve(logs if distributed.place().rank == 0 else [])
+        stem = reserve(logs if distributed.this_process().rank == 0 else [])
     names = [f"{stem}_{number}" for number in range(len(jobs))]
     return names, [f"++log.run='{stem}_{NUMBER if several else 0}'"]
 
@@ -353,7 +357,9 @@ def _show_sweep(
         print(f"\nbest: {keys}, {jobs[0].log.monitor} {best.get('best_value')}")
 
 
-def trainer_class(trainer: type | None, config: DictConfig) -> type:
+def trainer_class(
+    trainer: type[BaseTrainer] | None, config: DictConfig
+) -> type[BaseTrainer]:
     """Return the trainer to run: the one given, or what `model.name` names."""
     from stable_ssl.methods import method_class
 
@@ -367,7 +373,7 @@ def trainer_class(trainer: type | None, config: DictConfig) -> type:
     return trainer
 
 
-def check(job: DictConfig, trainer: type | None, here: bool) -> None:
+def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> None:
     """Refuse a composed job that could not run, before anything is started.
 
     Args:
@@ -376,7 +382,7 @@ def check(job: DictConfig, trainer: type | None, here: bool) -> None:
         here: whether it runs on this machine, whose devices are then looked at.
 
     Raises:
-        ConfigError: in words.
+        ConfigError: names the key and what to change.
     """
     from stable_ssl.data.build import build_views, named_nodes
     from stable_ssl.data.datasets import check_name

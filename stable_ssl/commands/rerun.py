@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from stable_ssl.commands import launcher
 from stable_ssl.config import complete, compose
 from stable_ssl.distributed import choose_device
-from stable_ssl.distributed.placement import asked_of
+from stable_ssl.distributed.placement import to_spawn
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.table import Table
 from stable_ssl.schema import ConfigError
@@ -73,25 +73,25 @@ def run(args: Namespace) -> int:
     launched = _last_launch(folder)
     processes = launched.get("processes", 1)  # torchrun or Slurm may have started them
     chosen = changed & {"hardware.processes", "hardware.gpus"}
-    if processes > asked_of(config.hardware) and not chosen:
+    if processes > to_spawn(config.hardware) and not chosen:
         key = "processes" if launched["device"] == "cpu" else "gpus"
         overrides.append(f"hardware.{key}={processes}")
     script = _script(launched, config.model.get("name"), folder)
-    start = ["stable-ssl"] if script is None else [sys.executable, str(script)]
+    program = ["stable-ssl"] if script is None else [sys.executable, str(script)]
     arguments = ["--config-dir", str(folder.absolute()), "--config-name", "config"]
     arguments += overrides
     print(differences(launched, choose_device(config.hardware), folder), end="\n\n")
-    print(shlex.join([*start, *arguments]), end="\n\n", flush=True)
+    print(shlex.join([*program, *arguments]), end="\n\n", flush=True)
     if args.dry_run:
         return 0
     if script is not None:
-        return subprocess.run([*start, *arguments]).returncode
+        return subprocess.run([*program, *arguments]).returncode
     launcher.start(arguments)
     return 0
 
 
 def secrets(config: Mapping[str, Any], at: str = "") -> Iterator[str]:
-    """Yield the dotted keys whose secrets a config.yaml does not tell."""
+    """Yield the dotted keys whose values are masked in a config.yaml."""
     for name, value in config.items():
         if isinstance(value, Mapping):
             yield from secrets(value, f"{at}{name}.")
@@ -126,9 +126,9 @@ def differences(
         for e in (launched, now)
     )
     rows += [(name, old.get(name, "-"), new.get(name, "-")) for name in PACKAGES]
-    code = [launched.get("git") or {}, now["git"]]
-    rows.append(("git commit", *(str(c.get("commit"))[:10] for c in code)))
-    diffs = [c.get("diff") or "" for c in code]
+    git = [launched.get("git") or {}, now["git"]]
+    rows.append(("git commit", *(str(g.get("commit"))[:10] for g in git)))
+    diffs = [g.get("diff") or "" for g in git]
     if diffs[0] != diffs[1]:
         rows.append(("not committed", *(f"{len(d.splitlines())} lines" for d in diffs)))
     rows = [row for row in rows if row[1] != row[2]]
@@ -155,7 +155,7 @@ def _warn_of_defaults(folder: Path, set_keys: set[str], config: DictConfig) -> N
 
 
 def _last_launch(folder: Path) -> dict[str, Any]:
-    """Return what environment.json says of the last launch, nothing if it does not."""
+    """Return the last launch in environment.json, empty where it has none."""
     try:
         return json.loads((folder / "environment.json").read_text())[-1]
     except (OSError, ValueError, LookupError, TypeError):
@@ -163,7 +163,7 @@ def _last_launch(folder: Path) -> dict[str, Any]:
 
 
 def _program(launched: Mapping[str, Any]) -> Path:
-    """Return the program that had started a run, as far as it is on record."""
+    """Return the program that had started a run, as far as it was recorded."""
     argv: Sequence[str] = launched.get("argv") or [""]
     return Path(launched.get("cwd", "."), argv[0])
 
@@ -181,8 +181,9 @@ def _script(
     if is_script and program.is_file():
         return program
     if method is None:
-        none = "no script is on record"
-        reason = f"{program} is no script any more" if is_script else none
+        reason = "no script is on record"
+        if is_script:
+            reason = f"{program} is no script any more"
         raise ConfigError(
             f"{folder} names no method, and {reason}; start your own with these"
             f" options: python my_script.py --config-dir {folder.absolute()}"

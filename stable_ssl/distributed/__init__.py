@@ -1,6 +1,6 @@
-"""The processes of a run: where they stand, what they exchange, how they end.
+"""The processes of a run: which one this is, what they exchange, how they end.
 
-torchrun's variables, Slurm's, or nothing say which of them this process is: `place`.
+`this_process` reads which one from the variables of torchrun or Slurm.
 `spawn` starts several on this machine, `start` joins them into torch.distributed's
 group, gloo for tensors on the CPU and NCCL for those on GPUs. Every collective is a
 no-op for one process; several must call it, all of them and in the same order.
@@ -27,16 +27,16 @@ from stable_ssl.distributed.group import (
 )
 from stable_ssl.distributed.local import RankFailed, spawn
 from stable_ssl.distributed.placement import (
-    Place,
+    Process,
     choose_device,
     named_ids,
-    place,
     processes_asked,
+    this_process,
 )
 from stable_ssl.distributed.vote import Vote
 
 __all__ = [
-    "Place",
+    "Process",
     "RankFailed",
     "Vote",
     "all_gather_object",
@@ -52,7 +52,6 @@ __all__ = [
     "is_main",
     "main_first",
     "named_ids",
-    "place",
     "processes_asked",
     "rank",
     "refuse_differences",
@@ -60,5 +59,6 @@ __all__ = [
     "spawn",
     "start",
     "stop",
+    "this_process",
     "world_size",
 ]

@@ -1,9 +1,9 @@
-"""What all ranks saw of a split, in its order."""
+"""Join what each rank evaluated of a split, in the order of the split."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
+from itertools import islice, zip_longest
 
 import torch
 from torch import Tensor
@@ -21,14 +21,11 @@ def gather_batches(parts: Sequence[Tensor]) -> Tensor:
     Returns:
         (N, ...), as one process would see them; synchronises ranks.
     """
-    own = torch.cat(list(parts))
+    local = torch.cat(list(parts))
     if world_size() == 1:
-        return own
-    lengths = all_gather_object([len(part) for part in parts])
-    whole = gather_uneven(own).split([n for some in lengths for n in some])
-    ranks, start = [], 0
-    for some in lengths:
-        ranks.append(whole[start : start + len(some)])
-        start += len(some)
-    batches = zip_longest(*ranks, fillvalue=own[:0])
+        return local
+    lengths = all_gather_object([len(part) for part in parts])  # by rank
+    gathered = iter(gather_uneven(local).split(sum(lengths, [])))
+    by_rank = [list(islice(gathered, len(batches))) for batches in lengths]
+    batches = zip_longest(*by_rank, fillvalue=local[:0])
     return torch.cat([part for batch in batches for part in batch])

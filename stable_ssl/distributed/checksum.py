@@ -1,4 +1,4 @@
-"""Whether ranks still train one model: a checksum of what is to be alike on all."""
+"""Whether ranks still train one model: a checksum of what all of them must share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from stable_ssl.distributed.group import all_gather_object, world_size
 from stable_ssl.schema import ConfigError
 
-WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
 @torch.no_grad()
@@ -32,19 +32,18 @@ def refuse_differences(
     """
     if world_size() == 1:
         return
-    alike = dict(module.state_dict(keep_vars=True))
-    alike = {name: one for name, one in alike.items() if isinstance(one, Tensor)}
+    state = dict(module.state_dict(keep_vars=True))
     for name, optimizer in optimizers.items():
         groups = optimizer.param_groups
         for i, parameter in enumerate(p for g in groups for p in g["params"]):
-            for key, value in optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor):
-                    alike[f"optimizer {name}, {key} of parameter {i}"] = value
-    sums = [_checksum(tensor) for tensor in alike.values()]
+            for entry, value in optimizer.state.get(parameter, {}).items():
+                state[f"optimizer {name}, {entry} of parameter {i}"] = value
+    tensors = {name: value for name, value in state.items() if torch.is_tensor(value)}
+    sums = [_checksum(tensor) for tensor in tensors.values()]
     # Adam counts steps on the CPU, whatever the device of the weights
-    own = torch.stack([one.to(sums[0].device) for one in sums]).tolist()
-    everyone = zip(*all_gather_object(own), strict=True)
-    for name, checksums in zip(alike, everyone, strict=True):
+    local_sums = torch.stack([one.to(sums[0].device) for one in sums]).tolist()
+    by_tensor = zip(*all_gather_object(local_sums), strict=True)
+    for name, checksums in zip(tensors, by_tensor, strict=True):
         if len(set(checksums)) > 1:
             raise ConfigError(
                 f"the ranks do not train one model any more: {name} differs by step"
@@ -54,13 +53,13 @@ def refuse_differences(
 
 
 def _checksum(tensor: Tensor) -> Tensor:
-    """Return the sum of a tensor's bits, read as integers, each times its place.
+    """Return the sum of a tensor's bits, read as integers, each times its position.
 
     () int64, which wraps, on the tensor's device; no rounding hides a difference.
     """
     flat = tensor.detach().contiguous().view(-1)
     if flat.is_complex():
         flat = torch.view_as_real(flat).view(-1)
-    words = flat.view(WORDS[flat.element_size()]).long()
-    places = torch.arange(1, len(words) + 1, device=words.device)
-    return (words * (2 * places + 1)).sum()
+    integers = flat.view(INTEGERS[flat.element_size()]).long()
+    positions = torch.arange(1, len(integers) + 1, device=integers.device)
+    return (integers * (2 * positions + 1)).sum()

@@ -31,30 +31,29 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     if world_size() == 1 or not parameters:
         return
     sent = [(bucket, _send(bucket)) for bucket in _buckets(parameters)]
-    lacking = [p.grad is None for p in parameters]
-    have = torch.tensor([float(not lacks) for lacks in lacking])
-    have = have.to(parameters[0].device, non_blocking=True)
-    dist.all_reduce(have)
-    ranks = have.tolist() if any(lacking) else [1.0] * len(parameters)
-    on_some = {id(p): n > 0 for p, n in zip(parameters, ranks, strict=True)}
+    counts = torch.tensor([float(p.grad is not None) for p in parameters])
+    counts = counts.to(parameters[0].device, non_blocking=True)
+    dist.all_reduce(counts)  # on how many ranks each parameter has a gradient
+    if any(p.grad is None for p in parameters):
+        for parameter, count in zip(parameters, counts.tolist(), strict=True):
+            if parameter.grad is None and count:
+                parameter.grad = torch.empty_like(parameter)
     for bucket, (flat, work) in sent:
         work.wait()
         means = flat.split([p.numel() for p in bucket])
         for parameter, mean in zip(bucket, means, strict=True):
-            if parameter.grad is None and on_some[id(parameter)]:
-                parameter.grad = torch.empty_like(parameter)
             if parameter.grad is not None:
                 parameter.grad.copy_(mean.view_as(parameter))
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     """Yield parameters of one type and device, in their order, a bucket at a time."""
-    kinds: dict[tuple, list[nn.Parameter]] = {}
+    kinds: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
     for parameter in parameters:
         kinds.setdefault((parameter.dtype, parameter.device), []).append(parameter)
-    for alike in kinds.values():
+    for members in kinds.values():
         bucket, size = [], 0
-        for parameter in alike:
+        for parameter in members:
             bucket.append(parameter)
             size += parameter.numel() * parameter.element_size()
             if size >= BUCKET:

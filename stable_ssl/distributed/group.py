@@ -8,17 +8,26 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
-from stable_ssl.distributed.placement import Place, asked_of, choose_device, place
+from stable_ssl.distributed.placement import (
+    Hardware,
+    Process,
+    choose_device,
+    this_process,
+    to_spawn,
+)
 from stable_ssl.schema import ConfigError
 
-START_SECONDS = 60  # for all ranks to come; imports over a slow network take some
+START_SECONDS = 60  # until all ranks are here; imports over a slow network are slow
 COLLECTIVE = timedelta(minutes=30)  # a rank may wait while another saves or evaluates
+
+T = TypeVar("T")
 
 _store: dist.Store | None = None  # kept for later starts, as its server's port is
 _starts = 0
@@ -40,7 +49,7 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def start(hardware: Any, seconds: float = START_SECONDS) -> torch.device:
+def start(hardware: Hardware, seconds: float = START_SECONDS) -> torch.device:
     """Join the other processes of the run, if any; synchronises ranks.
 
     A group that exists already, such as a notebook's, is used and left as it is.
@@ -55,32 +64,32 @@ def start(hardware: Any, seconds: float = START_SECONDS) -> torch.device:
     Raises:
         ConfigError: a variable, an address or a device is wrong, or not all came.
     """
-    device, here = choose_device(hardware), place()
-    _check_nodes(getattr(hardware, "num_nodes", 1), here)
-    if device.type == "cpu" and here.rank == 0:
+    device, process = choose_device(hardware), this_process()
+    _check_nodes(hardware.num_nodes, process)
+    if device.type == "cpu" and process.rank == 0:
         _warn_of_cpu(hardware)
     if dist.is_initialized():
-        if device.type == "cuda" and here.starter is None:
+        if device.type == "cuda" and process.starter is None:
             device = torch.device("cuda", torch.cuda.current_device())
         return device
-    asked = asked_of(hardware) if here.world_size == 1 else 1
-    if asked > 1:
+    several = process.world_size > 1
+    if not several and (expected := to_spawn(hardware)) > 1:
         raise ConfigError(
-            f"hardware asks for {asked} processes, and one was started; start it by"
-            f" stable_ssl.launch, or by torchrun --nproc-per-node={asked}"
+            f"hardware asks for {expected} processes, and one was started; start it by"
+            f" stable_ssl.launch, or by torchrun --nproc-per-node={expected}"
         )
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if here.world_size > 1:
-        _join(here, device, timedelta(seconds=seconds))
+    if several:
+        _join(process, device, timedelta(seconds=seconds))
     return device
 
 
-def _warn_of_cpu(hardware: Any) -> None:
+def _warn_of_cpu(hardware: Hardware) -> None:
     """Say what is meant for a GPU, where there is none."""
     if str(hardware.gpus) == "-1":
         warnings.warn("hardware.gpus=-1, and torch sees no GPU: the CPU", stacklevel=3)
-    if getattr(hardware, "precision", None) == "float16":
+    if hardware.precision == "float16":
         warnings.warn(
             "hardware.precision=float16 on a CPU, which convolves about a hundred times"
             " slower in it than in float32; use hardware.precision=bfloat16 or float32",
@@ -88,18 +97,19 @@ def _warn_of_cpu(hardware: Any) -> None:
         )
 
 
-def _check_nodes(asked: int, here: Place) -> None:
+def _check_nodes(expected: int, process: Process) -> None:
     """Refuse a number of machines that nobody started."""
-    if asked == 1:
+    if expected == 1:
         return
-    if here.starter == "Slurm":
-        found = int(os.environ.get("SLURM_STEP_NUM_NODES", os.environ["SLURM_NNODES"]))
+    if process.starter == "Slurm":
+        nodes = os.environ.get("SLURM_STEP_NUM_NODES") or os.environ["SLURM_NNODES"]
+        started = int(nodes)
     else:  # torchrun says how many processes there are on this machine
-        found = here.world_size // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if found != asked:
+        started = process.world_size // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if started != expected:
         raise ConfigError(
-            f"hardware.num_nodes={asked}, but {found} were started; start it by"
-            f" hydra/launcher=submitit_slurm or torchrun --nnodes={asked}"
+            f"hardware.num_nodes={expected}, but {started} were started; start it by"
+            f" hydra/launcher=submitit_slurm or torchrun --nnodes={expected}"
         )
 
 
@@ -111,25 +121,25 @@ def stop() -> None:
     _ours = False
 
 
-def _join(here: Place, device: torch.device, patience: timedelta) -> None:
+def _join(process: Process, device: torch.device, timeout: timedelta) -> None:
     global _store, _starts, _ours
-    met = f"MASTER_ADDR={here.address}, MASTER_PORT={here.port}"
-    if here.starter == "Slurm":
-        met += " (unless set: SLURM_STEP_NODELIST's first node, by SLURM_JOB_ID)"
+    address = f"MASTER_ADDR={process.address}, MASTER_PORT={process.port}"
+    if process.starter == "Slurm":
+        address += " (unless set: SLURM_STEP_NODELIST's first node, by SLURM_JOB_ID)"
     try:
-        socket.getaddrinfo(here.address, here.port)
-        _store = _store or _meet(here, patience)
-        _starts += 1  # ranks count alike, and no key of an earlier start is met again
+        socket.getaddrinfo(process.address, process.port)
+        _store = _store or _connect(process, timeout)
+        _starts += 1  # the same on every rank: names of an earlier start are not reused
         store = dist.PrefixStore(f"start{_starts}", _store)
-        arrivals = [f"rank{r}" for r in range(here.world_size)]
-        if store.add(arrivals[here.rank], 1) > 1:
-            raise ValueError(f"two processes came as rank {here.rank}")
-        store.wait(arrivals, patience)
+        arrivals = [f"rank{r}" for r in range(process.world_size)]
+        if store.add(arrivals[process.rank], 1) > 1:
+            raise ValueError(f"two processes came as rank {process.rank}")
+        store.wait(arrivals, timeout)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=store,
-            rank=here.rank,
-            world_size=here.world_size,
+            rank=process.rank,
+            world_size=process.world_size,
             timeout=COLLECTIVE,
         )
         _ours = True
@@ -137,19 +147,20 @@ def _join(here: Place, device: torch.device, patience: timedelta) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         stop()
         raise ConfigError(
-            f"rank {here.rank} of {here.world_size} did not meet the others within"
-            f" {patience.total_seconds():.0f} s at {met}: {str(error).splitlines()[0]};"
-            " are all of them started, and can each reach this address?"
+            f"rank {process.rank} of {process.world_size} did not meet the others"
+            f" within {timeout.total_seconds():.0f} s at {address}:"
+            f" {str(error).splitlines()[0]}; are all of them started, and can each"
+            " reach this address?"
         ) from error
 
 
-def _meet(here: Place, patience: timedelta) -> dist.Store:
+def _connect(process: Process, timeout: timedelta) -> dist.Store:
     """Connect to the store through which the ranks find one another."""
-    if here.starter == "torchrun":  # whose agent may be the server
-        url = f"env://?rank={here.rank}&world_size={here.world_size}"
-        return next(dist.rendezvous(url, timeout=patience))[0]
-    main = here.rank == 0
-    return dist.TCPStore(here.address, here.port, here.world_size, main, patience)
+    rank, world_size = process.rank, process.world_size
+    if process.starter == "torchrun":  # whose agent may be the server
+        url = f"env://?rank={rank}&world_size={world_size}"
+        return next(dist.rendezvous(url, timeout=timeout))[0]
+    return dist.TCPStore(process.address, process.port, world_size, rank == 0, timeout)
 
 
 # --- collectives ----------------------------------------------------------------------
@@ -178,22 +189,22 @@ def share(tensors: Iterable[Tensor]) -> None:
         dist.broadcast(tensor, 0)
 
 
-def broadcast_object(x: Any) -> Any:
+def broadcast_object(x: T) -> T:
     """Return rank 0's x; synchronises ranks and, of GPUs, the host."""
     if world_size() == 1:
         return x
-    box = [x]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+    objects = [x]
+    dist.broadcast_object_list(objects, src=0)
+    return objects[0]
 
 
-def all_gather_object(x: Any) -> list[Any]:
+def all_gather_object(x: T) -> list[T]:
     """Return every rank's x, by rank; synchronises ranks and, of GPUs, the host."""
     if world_size() == 1:
         return [x]
-    boxes = [None] * world_size()
-    dist.all_gather_object(boxes, x)
-    return boxes
+    objects = [x] * world_size()
+    dist.all_gather_object(objects, x)
+    return objects
 
 
 def gather(x: Tensor) -> Tensor:
@@ -241,24 +252,24 @@ class _AllSum(torch.autograd.Function):
     """torch.distributed.nn has these two, deprecated: they cannot be compiled."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         x = x.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(x)
         return x
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
         return _AllSum.apply(grad)
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         gathered = x.new_empty(world_size() * len(x), *x.shape[1:])
         dist.all_gather_into_tensor(gathered, x.contiguous())
         return gathered
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
         # A reduce-scatter would move half as much, and gloo's older versions lack it.
         return _AllSum.apply(grad).chunk(world_size())[rank()]

@@ -12,31 +12,34 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from stable_ssl.preemption import STOP, end_by_signal
 from stable_ssl.schema import ConfigError
 
-SETTLE_SECONDS = 2  # for ranks to fail by themselves, in words, after one of them died
+SETTLE_SECONDS = 2  # for ranks to write their errors after one of them died
 GRACE_SECONDS = 10  # between SIGTERM and SIGKILL
-FORWARDED = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+T = TypeVar("T")
 
 
 class RankFailed(RuntimeError):
     """A process of the run died; the text names its rank, `__cause__` its error."""
 
 
-def spawn(fn: Callable[..., Any], n: int, args: Iterable[Any] = ()) -> Any:
+def spawn(fn: Callable[..., T], n: int, args: Iterable[Any] = ()) -> T:
     """Run `fn(*args)` in n new processes of this machine; return rank 0's value.
 
     They find torchrun's variables, and share the CPU's threads. SIGTERM, SIGUSR2 and
-    Ctrl-C are passed on; when all have ended on one, it then takes its course here.
+    Ctrl-C are passed on; when all have ended on one, it then acts here, too.
     A second Ctrl-C ends them. None outlives this process.
 
     Args:
@@ -61,26 +64,27 @@ def spawn(fn: Callable[..., Any], n: int, args: Iterable[Any] = ()) -> Any:
     context = torch.multiprocessing.get_context("spawn")
     call = _portable(fn, tuple(args))
     with tempfile.TemporaryDirectory() as name:
-        folder, processes = Path(name), []
-        with _forward_signals(processes) as heard:
+        folder = Path(name)
+        processes: list[BaseProcess] = []
+        with _forward_signals(processes) as signals:
             try:
                 for r in range(n):
-                    own = environ | {"RANK": str(r), "LOCAL_RANK": str(r)}
-                    work = (call, own, folder, os.getpid())
-                    process = context.Process(target=_child, args=work)
+                    variables = environ | {"RANK": str(r), "LOCAL_RANK": str(r)}
+                    child_args = (call, variables, folder, os.getpid())
+                    process = context.Process(target=_child, args=child_args)
                     process.start()
                     processes.append(process)
-                deaths = _watch(processes, heard, folder)
+                deaths = _watch(processes, signals, folder)
             finally:
                 _end(processes)
-        if deaths and heard and all(_obeyed(code, heard) for _, _, code in deaths):
-            _take_course(heard[0])
+        if deaths and signals and all(_obeyed(code, signals) for *_, code in deaths):
+            end_by_signal(signals[0], signal.getsignal(signals[0]))
         if deaths:
-            # one killed before it could say anything, or the first error: the others
-            # died of it, and may be aborted by torch while their interpreter ends
-            silent = {r for _, r, code in deaths if code < 0}
-            silent = {r for r in silent if not (folder / f"error{r}").exists()}
-            _, r, code = min(deaths, key=lambda death: (death[1] not in silent, death))
+            # report a process that was killed before it could write its error, or else
+            # the first error: the other ranks fail because a rank is missing
+            killed = {r for _, r, code in deaths if code < 0}
+            killed = {r for r in killed if not (folder / f"error{r}").exists()}
+            _, r, code = min(deaths, key=lambda death: (death[1] not in killed, death))
             _raise_for(r, n, code, folder / f"error{r}")
         return pickle.loads((folder / "value0").read_bytes())
 
@@ -98,11 +102,11 @@ def _portable(fn: Callable[..., Any], args: tuple) -> bytes:
     return cloudpickle.dumps((fn, args))
 
 
-def _child(call: bytes, environ: dict, folder: Path, parent: int) -> None:
-    """Be one of the processes of `spawn`."""
+def _child(call: bytes, environ: dict[str, str], folder: Path, parent: int) -> None:
+    """Run the call in one of the processes of `spawn`."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:  # it died before
+    if os.getppid() != parent:  # the parent died before that call
         sys.exit(1)
     faulthandler.enable()  # a crash below Python prints where it was
     os.setsid()  # a terminal's Ctrl-C comes once, through the parent
@@ -116,7 +120,7 @@ def _child(call: bytes, environ: dict, folder: Path, parent: int) -> None:
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        if not isinstance(error, ConfigError):  # whose words the parent says
+        if not isinstance(error, ConfigError):  # which the parent prints
             traceback.print_exc()
         path = folder / f"error{environ['RANK']}"
         path.write_bytes(_pickled(error))
@@ -136,13 +140,13 @@ def _pickled(error: Exception) -> bytes:
 
 
 @contextmanager
-def _forward_signals(processes: list) -> Iterator[list[int]]:
-    """Pass signals on while open; yield the list of those heard."""
-    heard: list[int] = []
+def _forward_signals(processes: Sequence[BaseProcess]) -> Iterator[list[int]]:
+    """Pass signals on while open; yield the list of those that came."""
+    signals: list[int] = []
 
-    def forward(number: int, frame: Any) -> None:
-        again = number == signal.SIGINT and number in heard
-        heard.append(number)
+    def forward(number: int, frame: FrameType | None) -> None:
+        again = number == signal.SIGINT and number in signals
+        signals.append(number)
         for process in processes:
             if process.is_alive():
                 os.kill(process.pid, number)
@@ -150,18 +154,18 @@ def _forward_signals(processes: list) -> Iterator[list[int]]:
             raise KeyboardInterrupt
 
     main = threading.current_thread() is threading.main_thread()
-    before = {s: signal.signal(s, forward) for s in FORWARDED if main}
+    handlers = {s: signal.signal(s, forward) for s in STOP if main}
     try:
-        yield heard
+        yield signals
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 def _watch(
-    processes: list, heard: list[int], folder: Path
+    processes: Sequence[BaseProcess], signals: Sequence[int], folder: Path
 ) -> list[tuple[float, int, int]]:
-    """Wait until all ended, or one died and the others had time to fail in words.
+    """Wait until all ended, or one died and the others had time to write their errors.
 
     Returns:
         Time, rank and exit code of those that ended before their work was done.
@@ -172,21 +176,22 @@ def _watch(
         for r, process in list(alive.items()):
             if process.exitcode is not None:
                 del alive[r]
-            done = (folder / f"value{r}").exists()  # a crash of the exit undoes nothing
+            # the work is done even if the interpreter then crashes while it exits
+            done = (folder / f"value{r}").exists()
             if process.exitcode and not done:
                 error = folder / f"error{r}"
-                died = error.stat().st_mtime if error.exists() else time.time()
-                deaths.append((died, r, process.exitcode))
-                if process.exitcode - 128 not in heard:  # else the others save, too
+                died_at = error.stat().st_mtime if error.exists() else time.time()
+                deaths.append((died_at, r, process.exitcode))
+                if process.exitcode - 128 not in signals:  # else the others are saving
                     deadline = min(deadline, time.monotonic() + SETTLE_SECONDS)
-    for r in alive:  # one that failed may take its time to end
+    for r in alive:  # one that has written its error may still be exiting
         if (error := folder / f"error{r}").exists():
             deaths.append((error.stat().st_mtime, r, 1))
     return deaths
 
 
-def _end(processes: list) -> None:
-    """End what still runs: with SIGTERM, and SIGKILL for those that do not listen."""
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """End what still runs: with SIGTERM, and SIGKILL where that has no effect."""
     for process in processes:
         if process.is_alive():
             process.terminate()
@@ -198,18 +203,10 @@ def _end(processes: list) -> None:
             process.join()
 
 
-def _obeyed(code: int, heard: list[int]) -> bool:
+def _obeyed(code: int, signals: Sequence[int]) -> bool:
     """Return whether an exit code is that of a process which a signal asked to stop."""
-    starting = code == 1 and signal.SIGINT in heard  # Python's own, before `_child`
-    return code - 128 in heard or -code in heard or starting
-
-
-def _take_course(number: int) -> None:
-    """Do what a signal would have done: submitit's handler requeues the job."""
-    handler = signal.getsignal(number)
-    if callable(handler) and number != signal.SIGINT:
-        handler(number, None)
-    sys.exit(128 + number)
+    starting = code == 1 and signal.SIGINT in signals  # Python exits so before `_child`
+    return code - 128 in signals or -code in signals or starting
 
 
 def _raise_for(r: int, n: int, code: int, path: Path) -> None:
@@ -217,10 +214,10 @@ def _raise_for(r: int, n: int, code: int, path: Path) -> None:
     error = pickle.loads(path.read_bytes()) if path.exists() else None
     if isinstance(error, ConfigError):
         raise error
-    how = f"exited with code {code}"
+    end = f"exited with code {code}"
     if error is not None:
-        how = f"failed: {type(error).__name__}: {error}"
+        end = f"failed: {type(error).__name__}: {error}"
     elif code < 0:
-        how = f"was ended by {signal.Signals(-code).name}"
-        how += " (out of memory?)" if -code == signal.SIGKILL else ""
-    raise RankFailed(f"rank {r} of {n} {how}; the other ranks were ended") from error
+        end = f"was ended by {signal.Signals(-code).name}"
+        end += " (out of memory?)" if -code == signal.SIGKILL else ""
+    raise RankFailed(f"rank {r} of {n} {end}; the other ranks were ended") from error

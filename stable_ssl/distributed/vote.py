@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 
@@ -18,18 +16,20 @@ class Vote:
     """
 
     def __init__(self) -> None:
-        self.pending: tuple[torch.Tensor, Any] | None = None
+        self.pending: tuple[torch.Tensor, dist.Work] | None = None
 
     def __call__(self, *wishes: int) -> list[int]:
         """Return the largest of all ranks' wishes, each as of the call before."""
         if world_size() == 1:
             return list(wishes)
-        before, box = self.pending, torch.tensor(wishes)
-        self.pending = box, dist.all_reduce(box, dist.ReduceOp.MAX, async_op=True)
-        if before is None:
+        previous, largest = self.pending, torch.tensor(wishes)
+        work = dist.all_reduce(largest, dist.ReduceOp.MAX, async_op=True)
+        self.pending = largest, work
+        if previous is None:
             return [0] * len(wishes)
-        before[1].wait()
-        return before[0].tolist()
+        largest, work = previous
+        work.wait()
+        return largest.tolist()
 
     def close(self) -> None:
         """Wait for the last vote's answers, which nobody reads; all ranks do it."""

@@ -1,8 +1,10 @@
-"""From the words of the config to an optimizer with its parameter groups."""
+"""Build an optimizer and its parameter groups from a configuration."""
+
+from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +20,9 @@ from stable_ssl.optim.schedules import Schedule
 from stable_ssl.schema import ConfigError, key, nearest
 
 GROUP_KEYS = ("pattern", "lr", "weight_decay", "schedule")
+Build = Callable[..., Optimizer]  # a class or a function that returns an optimizer
+Rule = dict[str, Any]  # an entry of `groups`, its pattern compiled
+Kind = tuple[int, bool, float]  # of a group: rule, whether matrices, scale of the lr
 
 
 @dataclass
@@ -46,7 +51,7 @@ class Optim:
 
 def build_optimizer(
     named_parameters: Iterable[tuple[str, nn.Parameter]],
-    config: Any,
+    config: Optim,
     batch_size: int | None = None,
     at: str = "optim",
 ) -> Optimizer:
@@ -59,8 +64,8 @@ def build_optimizer(
 
     Args:
         named_parameters: as `module.named_parameters()` gives them.
-        config: `config.Optim` or its like. optimizer: a torch.optim name or lars in any
-            case, or {_target_: dotted path, its own arguments}. lr, weight_decay,
+        config: or what has some of its keys. optimizer: a torch.optim name or lars in
+            any case, or {_target_: dotted path, further arguments}. lr, weight_decay,
             momentum, nesterov and betas are passed to an optimizer that takes them.
             scale_lr_by: see `base_lr`; scales the groups' lr too. groups: a list of
             {pattern, lr, weight_decay, schedule}; the first regular expression found in
@@ -69,7 +74,7 @@ def build_optimizer(
             multiplies the groups' lr too. decay_bias_and_norm: whether weight_decay is
             for those, too. Missing keys are not set.
         batch_size: samples an optimizer step, over all processes.
-        at: where the config stands, to name its keys.
+        at: path of the config in the whole, for messages.
 
     Raises:
         ConfigError: nothing to train, a pattern that finds no parameter, what
@@ -81,12 +86,12 @@ def build_optimizer(
             "found no trainable parameters; assign a module to the trainer in "
             "initialize_modules, or unfreeze one"
         )
-    name, cls, options, rules = check_optimizer(config, at)
+    name, build, options, rules = check_optimizer(config, at)
     options["lr"] = base_lr(config, batch_size)
-    accepted = inspect.signature(cls).parameters
+    accepted = inspect.signature(build).parameters
     groups = _groups(parameters, config, batch_size, rules, accepted)
     try:
-        return cls(groups, **options)
+        return build(groups, **options)
     except (TypeError, ValueError) as error:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown is None and isinstance(error, TypeError):
@@ -96,8 +101,8 @@ def build_optimizer(
 
 
 def check_optimizer(
-    config: Any, at: str = "optim"
-) -> tuple[str, Callable[..., Optimizer], dict[str, Any], list[dict[str, Any]]]:
+    config: Optim, at: str = "optim"
+) -> tuple[str, Build, dict[str, Any], list[Rule]]:
     """Read all that can be read of an optimizer's config without its parameters.
 
     Args:
@@ -113,16 +118,16 @@ def check_optimizer(
             is none.
     """
     spec = getattr(config, "optimizer", None) or Optim.optimizer
-    name, cls, options = _resolve(spec, at)
-    accepted = inspect.signature(cls).parameters
+    name, build, options = _resolve(spec, at)
+    accepted = inspect.signature(build).parameters
     options = {**_hyperparameters(config, name, accepted, options, at), **options}
-    own = getattr(config, "groups", None) or ()
-    rules = [_rule(rule, name, accepted) for rule in own]
-    return name, cls, options, [*rules, {"pattern": re.compile("")}]
+    groups = getattr(config, "groups", None) or ()
+    rules = [_rule(group, name, accepted) for group in groups]
+    return name, build, options, [*rules, {"pattern": re.compile("")}]
 
 
 def base_lr(
-    config: Any, batch_size: int | None = None, lr: float | None = None
+    config: Optim, batch_size: int | None = None, lr: float | None = None
 ) -> float:
     """Return `lr`, config.lr if None, times batch_size / scale_lr_by where that is set.
 
@@ -147,17 +152,18 @@ def base_lr(
 
 
 def _resolve(
-    spec: str | Mapping, at: str
-) -> tuple[str, Callable[..., Optimizer], dict]:
-    """Return the optimizer's name, its constructor and the arguments of its own."""
+    spec: str | Mapping[str, Any], at: str
+) -> tuple[str, Build, dict[str, Any]]:
+    """Return the optimizer's name, its constructor and the arguments stated for it."""
     if isinstance(spec, str):
-        known = _by_name()
-        if spec.lower() not in known:
+        classes = _classes()
+        if spec.lower() not in classes:
             raise ConfigError(
                 f"{at}.optimizer={spec} is neither lars nor in torch.optim"
-                f"{nearest(spec, known)}; for another one use {{_target_: dotted.path}}"
+                f"{nearest(spec, classes)}; for another one use"
+                " {_target_: dotted.path}"
             )
-        return spec, known[spec.lower()], {}
+        return spec, classes[spec.lower()], {}
     if isinstance(spec, DictConfig):
         spec = OmegaConf.to_container(spec, resolve=True)
     if not isinstance(spec, Mapping) or not isinstance(spec.get("_target_"), str):
@@ -175,29 +181,33 @@ def _resolve(
     return path, find_object(path, f"{at}.optimizer._target_"), options
 
 
-def _by_name() -> dict[str, type[Optimizer]]:
+def _classes() -> dict[str, type[Optimizer]]:
     """Return torch.optim's classes by lower-case name, and LARS.
 
     LBFGS is not among them: it needs a closure and takes no parameter groups.
     """
-    found = {
+    classes = {
         name.lower(): cls
         for name, cls in vars(torch.optim).items()
         if inspect.isclass(cls) and issubclass(cls, Optimizer)
     }
-    del found["optimizer"], found["lbfgs"]
-    return {**found, "lars": LARS}
+    del classes["optimizer"], classes["lbfgs"]
+    return {**classes, "lars": LARS}
 
 
 def _hyperparameters(
-    config: Any, name: str, accepted: Mapping, own: Mapping, at: str
+    config: Optim,
+    name: str,
+    accepted: Collection[str],
+    stated: Collection[str],
+    at: str,
 ) -> dict[str, Any]:
     """Return the config's values that the optimizer takes; refuse those set in vain."""
     values = {}
     defaults = Optim()
     for option in ("weight_decay", "momentum", "nesterov", "betas"):
         value = getattr(config, option, None)
-        if value is None or option in own:
+        if value is None or option in stated:
             continue
         if option == "betas":
             value = list(value)
@@ -216,12 +226,12 @@ def _hyperparameters(
 
 def _groups(
     parameters: list[tuple[str, nn.Parameter]],
-    config: Any,
+    config: Optim,
     batch_size: int | None,
-    rules: list[dict[str, Any]],
-    accepted: Mapping,
+    rules: list[Rule],
+    accepted: Collection[str],
 ) -> list[dict[str, Any]]:
-    """Split the parameters by the first pattern found and by whether they decay."""
+    """Split the parameters by the first pattern that fits, and whether they decay."""
     layer_decay = getattr(config, "layer_decay", None) or 1.0
     scales = layer_scales(parameters, layer_decay)
     if layer_decay < 1 and set(scales) == {1.0}:
@@ -230,14 +240,14 @@ def _groups(
             f" like {parameters[0][0]}, {parameters[-1][0]}; use optim.groups instead"
         )
     all_decay = getattr(config, "decay_bias_and_norm", False)
-    split: dict[tuple[int, bool, float], list[nn.Parameter]] = {}
+    split: dict[Kind, list[nn.Parameter]] = {}
     for (path, parameter), scale in zip(parameters, scales, strict=True):
         i = next(i for i, rule in enumerate(rules) if rule["pattern"].search(path))
         decay = rules[i].get("weight_decay", getattr(config, "weight_decay", 0))
-        alike = "adapt" not in accepted and (not decay or all_decay)
-        kind = i, alike or parameter.ndim > 1, scale  # one group costs less a step
-        split.setdefault(kind, []).append(parameter)
-    _check_found(rules, split, parameters, all_decay)
+        # vectors that are treated as matrices join their group: fewer cost less a step
+        same = "adapt" not in accepted and (not decay or all_decay)
+        split.setdefault((i, same or parameter.ndim > 1, scale), []).append(parameter)
+    _check_matches(rules, split, parameters, all_decay)
     groups = []
     for (i, matrix, scale), members in split.items():
         rule = rules[i]
@@ -254,22 +264,22 @@ def _groups(
     return groups
 
 
-def _check_found(
-    rules: list[dict[str, Any]],
-    split: Mapping[tuple[int, bool, float], list[nn.Parameter]],
+def _check_matches(
+    rules: list[Rule],
+    split: Iterable[Kind],
     parameters: list[tuple[str, nn.Parameter]],
     all_decay: bool,
 ) -> None:
     """Refuse rules that find nothing, or nothing that their weight decay is for."""
     for i, rule in enumerate(rules[:-1]):
         at = f"optim.groups: pattern={rule['pattern'].pattern}"
-        found = [matrix for j, matrix, _ in split if j == i]
-        if not found:
+        matrices = [matrix for j, matrix, _ in split if j == i]  # of each of its groups
+        if not matrices:
             raise ConfigError(
                 f"{at} finds no trainable parameter that an earlier one has not taken;"
                 f" their names are like {parameters[0][0]}, {parameters[-1][0]}"
             )
-        if rule.get("weight_decay") and not any(found) and not all_decay:
+        if rule.get("weight_decay") and not any(matrices) and not all_decay:
             raise ConfigError(
                 f"{at} finds biases and norms only, which do not take its weight_decay="
                 f"{rule['weight_decay']}; remove it, or set"
@@ -277,39 +287,36 @@ def _check_found(
             )
 
 
-def _rule(rule: Mapping, name: str, accepted: Mapping) -> dict[str, Any]:
+def _rule(group: Mapping[str, Any], name: str, accepted: Collection[str]) -> Rule:
     """Check one entry of `groups` and compile its pattern."""
-    if not isinstance(rule, Mapping):
+    known = f"(a group knows {', '.join(GROUP_KEYS)})"
+    if not isinstance(group, Mapping):
         raise ConfigError(
-            f"optim.groups: found {rule}, expected {{pattern: ..., lr: ...}} (a group"
-            f" knows {', '.join(GROUP_KEYS)})"
+            f"optim.groups: found {group}, expected {{pattern: ..., lr: ...}} {known}"
         )
-    for option in rule:
+    for option in group:
         if option not in GROUP_KEYS:
-            raise ConfigError(
-                f"optim.groups: {option} is not a key"
-                f"{nearest(str(option), GROUP_KEYS)}"
-                f" (a group knows {', '.join(GROUP_KEYS)})"
-            )
+            hint = nearest(str(option), GROUP_KEYS)
+            raise ConfigError(f"optim.groups: {option} is not a key{hint} {known}")
     for option in ("lr", "weight_decay"):
-        value = rule.get(option)
+        value = group.get(option)
         if value is not None and (type(value) not in (int, float) or not value >= 0):
             raise ConfigError(
                 f"optim.groups: {option}={value}, expected a number from 0"
             )
-    if not isinstance(rule.get("schedule", True), bool):
+    if not isinstance(group.get("schedule", True), bool):
         raise ConfigError(
-            f"optim.groups: schedule={rule['schedule']}, expected true or false"
+            f"optim.groups: schedule={group['schedule']}, expected true or false"
         )
-    if rule.get("weight_decay") and "weight_decay" not in accepted:
+    if group.get("weight_decay") and "weight_decay" not in accepted:
         raise ConfigError(
-            f"optim.groups: weight_decay={rule['weight_decay']} is set and {name} does "
-            "not take it; remove it"
+            f"optim.groups: weight_decay={group['weight_decay']} is set and {name} does"
+            " not take it; remove it"
         )
     try:
-        return {**rule, "pattern": re.compile(rule["pattern"])}
+        return {**group, "pattern": re.compile(group["pattern"])}
     except (KeyError, TypeError, re.error) as error:
         raise ConfigError(
-            f"optim.groups: found pattern={rule.get('pattern')} ({error}), expected a "
+            f"optim.groups: found pattern={group.get('pattern')} ({error}), expected a "
             "regular expression that is searched in the parameters' names"
         ) from error

@@ -1,4 +1,4 @@
-"""The optimizers of a trainer: what each is called, and which parameters are its."""
+"""The optimizers of a trainer: the name of each, and which parameters it has."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def collect_optimizers(
 
     Args:
         named: those that have a name.
-        attributes: of a trainer; an optimizer among them is called as its attribute, in
-            a dict by its key, in a list by the list's name and its place.
+        attributes: of a trainer; an optimizer among them has the attribute's name, in a
+            dict that of its key, in a list the list's name and its index.
         built: that of the config; it gives up what others hold, too.
 
     Raises:
@@ -59,9 +59,9 @@ def _among(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Optimizer]]:
         elif isinstance(value, Mapping):
             yield from ((k, v) for k, v in value.items() if isinstance(v, Optimizer))
         elif isinstance(value, (list, tuple)):
-            for i, one in enumerate(value):
-                if isinstance(one, Optimizer):
-                    yield f"{name}_{i}", one
+            for i, item in enumerate(value):
+                if isinstance(item, Optimizer):
+                    yield f"{name}_{i}", item
 
 
 def members(optimizer: Optimizer) -> list[nn.Parameter]:

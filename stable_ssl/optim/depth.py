@@ -26,10 +26,11 @@ def layer_scales(parameters: Sequence[tuple[str, Tensor]], decay: float) -> list
     Returns:
         A factor for each parameter. All are 1 where nothing is numbered.
     """
-    found = [(NUMBERED.match(name), p.ndim) for name, p in parameters]
-    layers = list(dict.fromkeys(m[1] for m, ndim in found if m and ndim > 1))
+    matches = [NUMBERED.match(name) for name, _ in parameters]
+    named = zip(matches, parameters, strict=True)
+    layers = list(dict.fromkeys(m[1] for m, (_, p) in named if m and p.ndim > 1))
     top, depth, scales = len(layers) + 1, 0, []
-    for match, _ in found:
+    for match in matches:
         if match and match[1] in layers:
             depth = 1 + layers.index(match[1])
         above = not match and depth > 0

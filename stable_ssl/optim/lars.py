@@ -20,14 +20,14 @@ class LARS(Optimizer):
     """SGD with momentum m on g' = r (g + b w), trust ratio r = t |w| / (|g| + b |w|).
 
     Args:
-        params: tensors or groups. A group with `adapt: False`, the place of biases and
-            norms, takes r = 1: plain SGD.
+        params: tensors or groups. A group with `adapt: False`, for biases and norms,
+            has r = 1: plain SGD.
         lr: learning rate, gamma in the paper.
         momentum: m, without dampening; the buffer starts at the first g'.
         weight_decay: b, beta in the paper.
         trust_coefficient: t, eta in the paper.
-        clip_lr: use min(r / lr, 1) in place of r, so that a tensor's rate is r and lr
-            is its ceiling, not its scale (known as LARC).
+        clip_lr: use min(r / lr, 1) instead of r, so that a tensor's rate is r and lr is
+            its ceiling, not its scale (known as LARC).
         nesterov: apply g' + m v instead of the buffer v.
         adapt: use the trust ratio. It is 1 where |w| or |g| is 0.
 
@@ -37,7 +37,7 @@ class LARS(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float,
         momentum: float = 0.9,
         weight_decay: float = 0.0,

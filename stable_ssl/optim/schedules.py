@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from inspect import Parameter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -16,16 +16,18 @@ from stable_ssl.curves import constant, cosine, multistep, polynomial
 from stable_ssl.objects import accepted_by, find_object
 from stable_ssl.schema import ConfigError, key, nearest
 
+if TYPE_CHECKING:
+    from stable_ssl.optim.build import Optim
+
 Factor = Callable[[int], float]
+NAMES = ("cosine", "polynomial", "step", "constant")
 
 
 @dataclass
 class Schedule:
     """The learning rate as a function of the step; warm-up, then decay."""
 
-    name: str | None = key(
-        "cosine", choices=("cosine", "polynomial", "step", "constant")
-    )
+    name: str | None = key("cosine", choices=NAMES)
     warmup_epochs: float = key(0.0, low=0)  # epochs, fractions allowed
     warmup_lr: float = key(0.0, low=0)  # learning rate of the first step
     min_lr: float = key(  # learning rate after the last step
@@ -45,14 +47,14 @@ def is_foreign(scheduler: Any) -> bool:
     )
 
 
-def count_steps(config: Any, batches: int | None) -> tuple[int, int]:
+def count_steps(config: Optim, batches: int | None) -> tuple[int, int]:
     """Turn the length of a training into optimizer steps: (of an epoch, in all).
 
     Args:
-        config: `config.Optim`: accumulate, epochs or steps, steps_per_epoch.
+        config: accumulate, epochs or steps, and steps_per_epoch are read.
         batches: micro-batches in an epoch of the train data; those left over when
-            `accumulate` of them make a step are a step of their own. None where the
-            data does not know its length: an epoch is then `steps_per_epoch`, or all.
+            `accumulate` of them make a step are one more step. None where the data
+            has no length: an epoch is then `steps_per_epoch`, or the whole training.
 
     Raises:
         ConfigError: neither epochs nor steps, or more steps an epoch than there are.
@@ -76,13 +78,13 @@ def count_steps(config: Any, batches: int | None) -> tuple[int, int]:
 
 
 def build_schedule(
-    config: Any, base_lr: float, steps_per_epoch: int, total_steps: int
+    config: Schedule | None, base_lr: float, steps_per_epoch: int, total_steps: int
 ) -> Factor | None:
-    """Turn the words of `optim.scheduler` into a function step -> factor of base_lr.
+    """Turn `optim.scheduler` into a function step -> factor of base_lr.
 
     Args:
-        config: `config.Schedule` or its like: name, warmup_epochs, warmup_lr, min_lr,
-            power, milestones (epochs), gamma. Missing keys take its defaults.
+        config: or a node of a configuration, in which missing keys and null are the
+            defaults of `Schedule`.
         base_lr: the rate that warmup_lr and min_lr, absolute values, are shares of;
             parameter groups with a rate of their own keep the same factor.
         steps_per_epoch: optimizer steps an epoch; fractions of epochs are rounded.
@@ -98,11 +100,10 @@ def build_schedule(
     if name is None:
         return None
 
-    defaults = Schedule()
-
-    def key(attribute: str) -> Any:
-        value = getattr(config, attribute, None)
-        return getattr(defaults, attribute) if value is None else value
+    keys = asdict(Schedule())
+    for attribute in keys:
+        if (value := getattr(config, attribute, None)) is not None:
+            keys[attribute] = value
 
     def steps(epochs: float) -> int:
         return round(epochs * steps_per_epoch)
@@ -110,73 +111,69 @@ def build_schedule(
     def share(lr: float) -> float:
         return lr / base_lr if base_lr else 0.0
 
-    end = share(key("min_lr"))
+    end = share(keys["min_lr"])
     warm = {
-        "warmup_steps": steps(key("warmup_epochs")),
-        "start": share(key("warmup_lr")),
+        "warmup_steps": steps(keys["warmup_epochs"]),
+        "start": share(keys["warmup_lr"]),
     }
     if name == "constant":
         return partial(constant, **warm)
     if end > 1:
         raise ConfigError(
-            f"optim.scheduler.min_lr={key('min_lr')} is above the learning rate "
+            f"optim.scheduler.min_lr={keys['min_lr']} is above the learning rate "
             f"{base_lr:g} it decays from; use at most that"
         )
+    decay = {"end": end, **warm}
     if name == "cosine":
-        return partial(cosine, total_steps=total_steps, end=end, **warm)
+        return partial(cosine, total_steps=total_steps, **decay)
     if name == "polynomial":
-        power = key("power")
-        return partial(
-            polynomial, total_steps=total_steps, end=end, power=power, **warm
-        )
+        power = keys["power"]
+        return partial(polynomial, total_steps=total_steps, power=power, **decay)
     if name == "step":
-        milestones = sorted(steps(epoch) for epoch in key("milestones"))
+        milestones = sorted(steps(epoch) for epoch in keys["milestones"])
         if not milestones:
             raise ConfigError(
                 "optim.scheduler.name=step has no milestones; set "
                 "optim.scheduler.milestones, in epochs, or choose another name"
             )
-        gamma = key("gamma")
-        return partial(multistep, milestones=milestones, gamma=gamma, end=end, **warm)
-    known = ("cosine", "polynomial", "step", "constant")
+        return partial(multistep, milestones=milestones, gamma=keys["gamma"], **decay)
     raise ConfigError(
-        f"optim.scheduler.name={name}, expected one of {', '.join(known)} or null"
-        f"{nearest(str(name), known)}"
+        f"optim.scheduler.name={name}, expected one of {', '.join(NAMES)} or null"
+        f"{nearest(str(name), NAMES)}"
     )
 
 
 def build_schedulers(
-    config: Any,
+    config: Optim,
     optimizers: Mapping[str, Optimizer],
     steps_per_epoch: int,
     total_steps: int,
-) -> dict[str, Any]:
-    """Return what moves the rates of optimizers, by name, and their weight decay.
+) -> Schedulers:
+    """Return the schedulers of optimizers' learning rates and weight decay.
 
     Args:
-        config: `config.Optim` or its like.
-        optimizers: by name; `<name>/weight_decay` is what moves that.
+        config: scheduler, weight_decay and weight_decay_end are read.
+        optimizers: by name, which is also that of the rate's scheduler; that of the
+            weight decay is `<name>/weight_decay`.
         steps_per_epoch: optimizer steps an epoch.
         total_steps: optimizer steps of the whole training.
 
     Raises:
         ConfigError: as of `build_scheduler` and `decay_scheduler`.
     """
-    schedulers: dict[str, Any] = {}
+    built: dict[str, Scheduler | LRScheduler | None] = {}
     for name, optimizer in optimizers.items():
-        schedulers[name] = build_scheduler(
+        built[name] = build_scheduler(
             config.scheduler, optimizer, steps_per_epoch, total_steps
         )
-        schedulers[f"{name}/weight_decay"] = decay_scheduler(
-            config, optimizer, total_steps
-        )
-    return {name: one for name, one in schedulers.items() if one is not None}
+        built[f"{name}/weight_decay"] = decay_scheduler(config, optimizer, total_steps)
+    return {name: scheduler for name, scheduler in built.items() if scheduler}
 
 
 def build_scheduler(
     config: Any, optimizer: Optimizer, steps_per_epoch: int, total_steps: int
-) -> Any:
-    """Return what moves the rates of an optimizer once a step, None: nothing does.
+) -> Scheduler | LRScheduler | None:
+    """Return the scheduler of an optimizer's rates, None where they stay as they are.
 
     Args:
         config: `optim.scheduler`: as for `build_schedule`; or the name of a class of
@@ -191,30 +188,27 @@ def build_scheduler(
     Raises:
         ConfigError: there is no such schedule, or it does not take the arguments.
     """
+    lengths = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
     if not is_foreign(config):
-        lengths = steps_per_epoch, total_steps
-        factor = build_schedule(config, optimizer.defaults["lr"], *lengths)
+        factor = build_schedule(config, optimizer.defaults["lr"], **lengths)
         return None if factor is None else Scheduler(optimizer, factor)
     arguments = dict(config)
     name = arguments.pop("name", None)
     path = arguments.pop("_target_", f"torch.optim.lr_scheduler.{name}")
     at = f"optim.scheduler={path}"
-    found = find_object(path, "optim.scheduler")
-    takes = accepted_by(found)
-    for field in fields(Schedule):  # keys of ours are there, whoever set them
-        default = field.default if field.default is not MISSING else []
-        needed = field.name in takes and takes[field.name].default is Parameter.empty
-        if field.name not in takes or (
-            arguments.get(field.name, default) == default and not needed
-        ):
-            arguments.pop(field.name, None)
+    target = find_object(path, "optim.scheduler")
+    parameters = accepted_by(target)
+    for name, default in asdict(Schedule()).items():
+        # the recipe may have set keys of `Schedule`, for the schedule that it names
+        needed = name in parameters and parameters[name].default is Parameter.empty
+        unset = arguments.get(name, default) == default and not needed
+        if name not in parameters or unset:
+            arguments.pop(name, None)
     try:
-        if not (isinstance(found, type) and issubclass(found, LRScheduler)):
-            known = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
-            known = {k: v for k, v in known.items() if k in takes}
-            factor = partial(found, **{**known, **arguments})
-            return Scheduler(optimizer, factor)
-        if issubclass(found, ReduceLROnPlateau):
+        if not (isinstance(target, type) and issubclass(target, LRScheduler)):
+            accepted = {n: steps for n, steps in lengths.items() if n in parameters}
+            return Scheduler(optimizer, partial(target, **{**accepted, **arguments}))
+        if issubclass(target, ReduceLROnPlateau):
             raise ConfigError(
                 f"{at} waits for a metric; use log.early_stopping, or another schedule"
             )
@@ -223,13 +217,13 @@ def build_scheduler(
                 f"{at} moves all groups, and optim.groups has one with schedule: false;"
                 " use a schedule of optim.scheduler.name: cosine, ..., or a function"
             )
-        return found(optimizer, **arguments)
+        return target(optimizer, **arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{at} with {arguments}: {error}") from error
 
 
 class Scheduler:
-    """Set each group's `lr` to `base_lr * factor(step)`, with torch's protocol.
+    """Set each group's `lr` to `base_lr * factor(step)`, as torch's schedulers do.
 
     The rate of step 0 is set at once; `step()` follows each `optimizer.step()`. A group
     goes from its own `base_lr`, by default the `lr` it was built with; one with
@@ -276,16 +270,16 @@ class Scheduler:
 
 
 def decay_scheduler(
-    config: Any, optimizer: Optimizer, total_steps: int
+    config: Optim, optimizer: Optimizer, total_steps: int
 ) -> Scheduler | None:
-    """Return what moves the weight decay of an optimizer once a step, None: nothing.
+    """Return the scheduler of an optimizer's weight decay, None where it is constant.
 
     Half a cosine from `weight_decay` to `weight_decay_end` at step `total_steps`: DINO,
     Caron et al. 2021, https://arxiv.org/abs/2104.14294, section 3.2. Groups with a
     weight decay of their own keep its ratio to the others', so 0 stays 0.
 
     Args:
-        config: `config.Optim` or its like.
+        config: weight_decay and weight_decay_end are read.
         optimizer: whose weight decay moves.
         total_steps: optimizer steps of the whole training.
 
@@ -304,3 +298,6 @@ def decay_scheduler(
     end = config.weight_decay_end / config.weight_decay
     factor = partial(cosine, total_steps=total_steps, end=end)
     return Scheduler(optimizer, factor, "weight_decay")
+
+
+Schedulers = dict[str, Scheduler | LRScheduler]  # by name, as `build_schedulers` says

@@ -1,9 +1,9 @@
-"""A step of the trainer's optimizers: of one gradient, clipped, counted, scheduled.
+"""A step of the trainer's optimizers: gradients averaged, clipped, used and cleared.
 
 Gradients are averaged by whoever steps an optimizer, never by whoever computed a loss:
 `Stepper.step` does it, and so does a hook before any `optimizer.step()` that a user
 calls by hand. A round is what happens between two values of the trainer's step: its
-micro-batches, and as many steps of as many optimizers as it likes.
+micro-batches, and any number of steps of any of the optimizers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from torch.optim.optimizer import (
 )
 
 from stable_ssl import distributed
+from stable_ssl.optim.build import Optim
 from stable_ssl.optim.collect import MAIN, members
+from stable_ssl.optim.schedules import Schedulers
 from stable_ssl.schema import ConfigError
 
 
@@ -31,21 +33,21 @@ class Stepper:
     Args:
         optimizers: by name; a parameter belongs to one of them.
         schedulers: of some of them, by the same names, or `<name>/weight_decay`; each
-            moves once a round in which its own stepped.
+            moves once a round in which its optimizer stepped.
         parameters: that get gradients, those of no optimizer too.
         scaler: of the loss; does nothing unless it is enabled, for float16.
-        config: `config.Optim`: `accumulate`, and `grad_max_norm`, the 2-norm that each
+        config: `accumulate` is read, and `grad_max_norm`, the 2-norm that each
             optimizer's gradient is clipped to.
-        log: is told the norm of the gradient.
+        log: logs the norm of the gradient.
     """
 
     def __init__(
         self,
         optimizers: Mapping[str, Optimizer],
-        schedulers: Mapping[str, Any],
+        schedulers: Schedulers,
         parameters: Sequence[nn.Parameter],
         scaler: torch.amp.GradScaler,
-        config: Any,
+        config: Optim,
         log: Callable[[Mapping[str, Tensor]], None],
     ):
         self.optimizers, self.schedulers = optimizers, schedulers
@@ -54,11 +56,11 @@ class Stepper:
         self.log = log
         self.scales = scaler.is_enabled()  # asked for once: it costs 1 us ...
         self.ranks = distributed.world_size()  # ... and so does this
-        self.owned = {id(p) for p in self.parameters}
-        own = {id(p) for o in optimizers.values() for p in members(o)}
-        self.left_out = [p for p in self.parameters if id(p) not in own]
+        self.parameter_ids = {id(p) for p in self.parameters}
+        optimized = {id(p) for o in optimizers.values() for p in members(o)}
+        self.left_out = [p for p in self.parameters if id(p) not in optimized]
         self.others: weakref.WeakSet = weakref.WeakSet()  # optimizers of other models
-        self.inside = False  # `step`
+        self.inside = False  # whether `step` is running, and not a step by hand
         self.scheduled = dict(_scheduled(optimizers, schedulers))
         self.begin(measures=False)
         self.hooks = [
@@ -85,10 +87,10 @@ class Stepper:
             for figure, (optimizer, group, key) in self.scheduled.items()
         }
         self.stepped: set[str] = set()
-        self.chosen: set[str] = set()  # of these, by name or by hand
-        self.divided = self.scaled = False
+        self.chosen: set[str] = set()  # those of them stepped by name or by hand
+        self.divided = self.scaled = False  # gradients by micro-batches, and the loss
         self.averaged: dict[int, tuple[int, int]] = {}  # versions of gradients
-        self.cleared = len(self.optimizers) == 1  # by `step`, all there are
+        self.cleared = len(self.optimizers) == 1  # whether `step` drops all gradients
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a micro-batch's loss."""
@@ -139,12 +141,13 @@ class Stepper:
                 "hardware.precision=float16 scales the loss: call self.backward(loss)"
                 " instead of loss.backward()"
             )
+        names = [n for n in self.optimizers if n not in self.chosen]
         if name is not None:
             self.chosen.add(name)
-        rest = [n for n in self.optimizers if n not in self.chosen]
-        for one in rest if name is None else [name]:
-            optimizer = self.optimizers[one]
-            self._prepare(optimizer, one, micro_batches)
+            names = [name]
+        for stepped in names:
+            optimizer = self.optimizers[stepped]
+            self._prepare(optimizer, stepped, micro_batches)
             self.inside = True
             try:
                 if self.scales:  # it skips the step of a gradient that is not finite
@@ -153,7 +156,7 @@ class Stepper:
                     optimizer.step()
             finally:
                 self.inside = False
-            self.stepped.add(one)
+            self.stepped.add(stepped)
             clear(members(optimizer))
 
     def average(self, micro_batches: int) -> None:
@@ -163,8 +166,8 @@ class Stepper:
         """
         if micro_batches > 1 and not self.divided:
             self.divided = True
-            own = [p.grad for p in self.parameters if p.grad is not None]
-            torch._foreach_div_(own, micro_batches)
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            torch._foreach_div_(gradients, micro_batches)
         if self.ranks == 1:
             return
         if self.averaged.items() >= self._versions().items():
@@ -230,7 +233,7 @@ class Stepper:
                 return name
         if optimizer in self.others:
             return None
-        if any(id(p) in self.owned for p in members(optimizer)):
+        if any(id(p) in self.parameter_ids for p in members(optimizer)):
             raise ConfigError(
                 f"a {type(optimizer).__name__} that is no attribute of the trainer"
                 " steps its parameters; build it in initialize_optimizer, so that it"
@@ -247,9 +250,9 @@ def clear(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def _scheduled(
-    optimizers: Mapping[str, Optimizer], schedulers: Mapping[str, Any]
+    optimizers: Mapping[str, Optimizer], schedulers: Schedulers
 ) -> Iterator[tuple[str, tuple[Optimizer, int, str]]]:
-    """Yield the name in the rows of what moves, its optimizer, group and key."""
+    """Yield (name in the rows, (optimizer, number of the group, key)) to be logged."""
     for name, optimizer in optimizers.items():
         yield "train/lr" + suffix(name), (optimizer, 0, "lr")
         if f"{name}/weight_decay" in schedulers:

@@ -14,7 +14,7 @@ from stable_ssl import distributed
 from stable_ssl.distributed.placement import Hardware
 from stable_ssl.loggers.run_folder import mark_failed, reserve, run_path
 from stable_ssl.preemption import Preempted
-from stable_ssl.state import Run
+from stable_ssl.run import Run
 
 
 class Diverged(RuntimeError):

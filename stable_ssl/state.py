@@ -5,87 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any, Protocol
-
-import torch
-from omegaconf import DictConfig
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from collections.abc import Mapping
 
 from stable_ssl import attributes, checkpoint, distributed, seeding
 from stable_ssl.checkpoint import State
 from stable_ssl.data.batch import known_length, to_device
 from stable_ssl.data.build import TRAINING
-from stable_ssl.evaluation.monitor import Patience
-from stable_ssl.evaluation.suite import Suite
-from stable_ssl.loggers.records import Records
 from stable_ssl.models import EMA
 from stable_ssl.optim.collect import MAIN
-from stable_ssl.optim.schedules import Schedulers
-from stable_ssl.preemption import Preemption
+from stable_ssl.run import Run
 from stable_ssl.schema import ConfigError
 from stable_ssl.secrets import masked
 
 FORMAT = 3  # 1 had one optimizer and no attributes, 2 one evaluator with a state
-
-
-class Run(checkpoint.Stateful, Protocol):
-    """What the rest of the library reads of a trainer after `setup`."""
-
-    config: DictConfig
-    settings: Any  # group `log` of the config, as plain dataclasses
-    overrides: list[str]
-    task: str
-    epoch: int
-    step: int
-    total_steps: int
-    steps_per_epoch: int
-    images_per_step: int
-    batch_limit: int | None
-    device: torch.device
-    rank: int
-    world_size: int
-    run_dir: Path | None
-    train_loader: Iterable[Any] | None
-    loaders: dict[str, Iterable[Any]]  # by split
-    optimizers: dict[str, Optimizer]
-    schedulers: Schedulers
-    scaler: torch.amp.GradScaler
-    evaluation: Suite
-    early_stopping: Patience | None
-    validated: int
-    stopped: str | None
-    metrics: dict[str, float]
-    records: Records
-    checkpoints: checkpoint.Checkpoints
-    preemption: Preemption
-    subclass_attributes: attributes.Attributes
-    rng_at_epoch: State | None
-    resumed_state: State | None
-
-    def run(self) -> float | None:
-        """Live through setup and `mode`; return the last monitored value."""
-
-    def cleanup(self) -> None:
-        """Release the workers, the terminal and the files."""
-
-    def say(self, text: str) -> None:
-        """Print a line, in console.log too."""
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Return the features (N, D)."""
-
-    def predict(self, x: Tensor) -> Tensor:
-        """Return the logits (N, C)."""
-
-    def autocast(self) -> AbstractContextManager:
-        """Return the context of the run's precision."""
-
-    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield all modules with their names, as any module does."""
 
 
 def capture(run: Run) -> State:

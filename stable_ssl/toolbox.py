@@ -14,7 +14,7 @@ from stable_ssl.schema import ConfigError
 
 if TYPE_CHECKING:
     from stable_ssl.config import Log
-    from stable_ssl.state import Run
+    from stable_ssl.run import Run
 
 MODES = {  # what `mode` asks besides fit, validate and test
     "predict": "stable_ssl.tools.predict.predict",

@@ -17,9 +17,8 @@ ROWS = [  # a file imports only from rooms above its own
     {"schema", "secrets", "curves", "seeding", "dotenv", "experiments", "preemption"},
     {"files", "objects", "distributed", "runtime"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers"},
-    {"evaluation", "attributes"},
-    {"config", "state"},
-    {"lifecycle", "toolbox"},
+    {"evaluation", "attributes", "run"},
+    {"config", "state", "lifecycle", "toolbox"},
     {"trainer", "tools"},  # neither knows the other; a run finds tools by their names
     {"methods", "report"},
     {"commands"},

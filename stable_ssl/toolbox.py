@@ -7,14 +7,11 @@ asks for it says so in one sentence.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from stable_ssl.objects import find_object
+from stable_ssl.run import Run
 from stable_ssl.schema import ConfigError
-
-if TYPE_CHECKING:
-    from stable_ssl.config import Log
-    from stable_ssl.run import Run
 
 MODES = {  # what `mode` asks besides fit, validate and test
     "predict": "stable_ssl.tools.predict.predict",
@@ -43,11 +40,14 @@ def run_tool(path: str, run: Run) -> None:
         warnings.warn(f"the run is complete, but {path} failed: {reason}", stacklevel=2)
 
 
-def check_tools(log: Log) -> None:
+def check_tools(export_types: Sequence[str]) -> None:
     """Refuse, before anything is trained, what no tool could do at the end.
+
+    Args:
+        export_types: of `log.export`.
 
     Raises:
         ConfigError: says what to install.
     """
-    if log.export.types:
-        find_object(CHECK_EXPORT, "log.export.types")(log.export.types)
+    if export_types:
+        find_object(CHECK_EXPORT, "the tool")(export_types)

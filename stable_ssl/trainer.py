@@ -364,7 +364,7 @@ class BaseTrainer(nn.Module):
         """Join the other processes, choose the device and open the run folder."""
         config, log = self.config, self.config.log
         check_installed(log.api)
-        check_tools(log)
+        check_tools(log.export.types)
         self.device = distributed.start(config.hardware)
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         apply_settings(config.hardware)

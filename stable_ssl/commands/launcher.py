@@ -407,7 +407,7 @@ def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> Non
                     " such as ckpts/last.ckpt of a run's folder"
                 )
     check_installed(full.log.api)
-    check_tools(full.log)
+    check_tools(full.log.export.types)
     list(asked_for(OmegaConf.to_object(full.log.eval)))  # each can be built
     nodes = [node for _, _, node in named_nodes(full.data)]
     if full.mode == "predict" and isinstance(full.data.predict, DictConfig):

@@ -33,7 +33,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from stable_ssl import experiments, runtime
+from stable_ssl import experiments, resolver
 from stable_ssl.checkpoint import Checkpoint
 from stable_ssl.data.build import TRAINING, Data
 from stable_ssl.distributed.placement import Hardware
@@ -244,7 +244,7 @@ def recipes(folders: Sequence[str | Path] = ()) -> list[str]:
 # --- defaults and checks --------------------------------------------------------------
 
 
-@runtime.stand_ins()
+@resolver.stand_ins()
 def complete(config: Mapping | None = None, model: type | None = None) -> DictConfig:
     """Fill a config with the defaults and check every key and value of it.
 
@@ -261,7 +261,7 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
         config = OmegaConf.create({} if config is None else config)
         plain = OmegaConf.to_container(config)  # so that keys added by ++ are checked
         plain.pop("hydra", None)
-        runtime.check(plain)
+        resolver.check(plain)
         for path in sorted(OmegaConf.missing_keys(plain))[:1]:
             raise ConfigError(
                 f"{path} has no value, and this recipe needs one: add {path}=..."

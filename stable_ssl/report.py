@@ -16,7 +16,7 @@ _HOMES = {
     "summary": "tools.summary",
     "overview": "tools.summary",
     "table": "tools.table",
-    "learning_curves": "tools.learning",
+    "learning_curves": "tools.learning_curves",
     "curves": "tools.figures",
     "sweep": "tools.figures",
     "heatmap": "tools.figures",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stable_ssl import attributes, checkpoint, distributed, seeding
+from stable_ssl import checkpoint, distributed, seeding, subclass_state
 from stable_ssl.checkpoint import State
 from stable_ssl.data.batch import known_length, to_device
 from stable_ssl.data.build import TRAINING
@@ -43,7 +43,7 @@ def capture(run: Run) -> State:
         "lengths": (known_length(run.train_loader), run.images_per_step),
         "modules": run.state_dict(),
         "unsaved": _unsaved(run),
-        "attributes": attributes.merged(attribute_states),
+        "attributes": subclass_state.merged(attribute_states),
         "optimizers": {n: o.state_dict() for n, o in run.optimizers.items()},
         "schedulers": {n: s.state_dict() for n, s in run.schedulers.items()},
         "scaler": run.scaler.state_dict(),
@@ -144,7 +144,7 @@ def restore(run: Run, state: State) -> None:
         for name, scheduler in run.schedulers.items():
             if name in state["schedulers"]:
                 scheduler.load_state_dict(state["schedulers"][name])
-        saved = attributes.of_rank(state["attributes"])
+        saved = subclass_state.of_rank(state["attributes"])
         run.subclass_attributes.load_state(saved, run.device)
         run.scaler.load_state_dict(state["scaler"])
         run.records.training.load_state(rank_state["logged"])

@@ -37,8 +37,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stable_ssl import checkpoint, distributed, runtime, seeding
-from stable_ssl.attributes import Attributes
+from stable_ssl import checkpoint, distributed, resolver, seeding
 from stable_ssl.config import TRAINING, Config, Eval, complete, load_config
 from stable_ssl.data import Loader, build_loaders, splits
 from stable_ssl.data.batch import (
@@ -55,6 +54,7 @@ from stable_ssl.evaluation.labels import require_labels
 from stable_ssl.evaluation.monitor import Patience, check_monitor
 from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.evaluation.suite import Suite
+from stable_ssl.instantiate import find_object
 from stable_ssl.lifecycle import (
     Diverged,
     apply_settings,
@@ -70,7 +70,6 @@ from stable_ssl.loggers.run_folder import open_folder, run_path
 from stable_ssl.loggers.trackers import check_installed
 from stable_ssl.models.ema import forgotten
 from stable_ssl.models.norm import convert_sync_batchnorm
-from stable_ssl.objects import find_object
 from stable_ssl.optim import build_optimizer, build_schedulers, count_steps
 from stable_ssl.optim.collect import MAIN, collect_optimizers
 from stable_ssl.optim.step import Stepper
@@ -78,7 +77,14 @@ from stable_ssl.preemption import Preempted, Preemption
 from stable_ssl.schema import ConfigError, nearest
 from stable_ssl.secrets import masked
 from stable_ssl.state import begin, capture, restore
-from stable_ssl.toolbox import GALLERY, MODES, SUMMARY, check_tools, run_tool
+from stable_ssl.subclass_state import Attributes
+from stable_ssl.tool_registry import (
+    IMAGE_CALLBACK,
+    MODES,
+    SUMMARY,
+    check_tools,
+    run_tool,
+)
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -148,7 +154,7 @@ class BaseTrainer(nn.Module):
         self.settings: Any = None  # group log, plain: read at every step
         self.checkpoints: Any = None
         self.evaluation: Suite | None = None  # evaluators, the online probe among them
-        self.gallery: Any = None  # pictures
+        self.image_callback: Any = None  # pictures
         self.subclass_attributes: Attributes | None = None  # that the subclass set
         self.split: str | None = None  # the one under evaluation
         self.early_stopping: Patience | None = None  # of early stopping
@@ -432,14 +438,14 @@ class BaseTrainer(nn.Module):
             if every is not None and every < 1:
                 every = max(1, round(every * self.steps_per_epoch))
                 self.settings.eval.every_n_steps = every
-        if runtime.asked(self.config):
+        if resolver.asked(self.config):
             values = {
                 "iterations_per_epoch": self.steps_per_epoch or None,
                 "max_iterations": self.total_steps or None,
                 "num_gpus": self.world_size if self.device.type == "cuda" else 0,
                 "num_nodes": len(set(distributed.all_gather_object(platform.node()))),
             }
-            filled = runtime.filled(self.config, values)
+            filled = resolver.filled(self.config, values)
             self.config = complete(filled, self.model_config)
 
     def place_modules(self) -> None:
@@ -539,8 +545,10 @@ class BaseTrainer(nn.Module):
         if log.early_stopping.patience:
             self.early_stopping = Patience(log)
         if log.pictures is not None and not self.config.fast_dev_run:
-            self.gallery = find_object(GALLERY, "log.pictures")(log.pictures)
-            self.evaluation.evaluators["pictures"] = self.gallery
+            self.image_callback = find_object(IMAGE_CALLBACK, "log.pictures")(
+                log.pictures
+            )
+            self.evaluation.evaluators["pictures"] = self.image_callback
 
     def load_checkpoint(self) -> None:
         """Resume the full state, or load weights alone, or start afresh."""
@@ -604,11 +612,13 @@ class BaseTrainer(nn.Module):
         self.epoch += 1
         last = self.step == self.total_steps or bool(self.stopped)
         evaluation, save = self.settings.eval, self.settings.checkpoint
-        draws = self.gallery is not None and self.gallery.draws(self.epoch, last)
+        draws = self.image_callback is not None and self.image_callback.draws(
+            self.epoch, last
+        )
         before = self.validated
         if draws:
             val = self.splits("val")
-            self.gallery.open(self.loaders[val[0]] if val else None)
+            self.image_callback.open(self.loaders[val[0]] if val else None)
         if last or (
             evaluation.every_n_epochs and self.epoch % evaluation.every_n_epochs == 0
         ):
@@ -624,7 +634,7 @@ class BaseTrainer(nn.Module):
             if not seen and (val := self.splits("val")):
                 self.evaluate(val[0], self.batch_limit)
             if self.rank == 0:
-                for name, path in self.gallery.draw(
+                for name, path in self.image_callback.draw(
                     self.run_dir / "figures",
                     self.epoch,
                     self.step,

@@ -14,11 +14,12 @@ from stable_ssl import BaseTrainer
 
 PACKAGE = Path(__file__).resolve().parents[1] / "stable_ssl"
 ROWS = [  # a file imports only from rooms above its own
-    {"schema", "secrets", "curves", "seeding", "dotenv", "experiments", "preemption"},
-    {"files", "objects", "distributed", "runtime"},
+    {"schema", "secrets", "seeding", "dotenv", "experiments", "preemption"}
+    | {"schedule_curves"},
+    {"files", "instantiate", "distributed", "resolver"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers"},
-    {"evaluation", "attributes", "run"},
-    {"config", "state", "lifecycle", "toolbox"},
+    {"evaluation", "subclass_state", "run"},
+    {"config", "state", "lifecycle", "tool_registry"},
     {"trainer", "tools"},  # neither knows the other; a run finds tools by their names
     {"methods", "report"},
     {"commands"},
@@ -62,17 +63,17 @@ def test_a_room_imports_only_from_rows_above_its_own(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_the_core_imports_no_tools(path):
-    """A run finds them by name, `stable_ssl.toolbox`; nothing else knows them."""
+    """A run finds them by name, `stable_ssl.tool_registry`; nothing else knows them."""
     if room(path) not in TOOLS:
         assert not TOOLS & set(imports(path))
 
 
 def test_a_tool_that_is_missing_or_fails_is_a_sentence(tiny, config, monkeypatch):
-    from stable_ssl import toolbox
+    from stable_ssl import tool_registry
 
     monkeypatch.setitem(sys.modules, "stable_ssl.tools.summary", None)  # deleted
     monkeypatch.delattr("stable_ssl.tools.summary", raising=False)
-    monkeypatch.setitem(toolbox.MODES, "export", f"{__name__}.fails")
+    monkeypatch.setitem(tool_registry.MODES, "export", f"{__name__}.fails")
     keys = ["log.export.types=[torchscript]", "optim.epochs=1"]
     with pytest.warns(UserWarning) as caught:
         tiny(config("base", *keys)).run()
@@ -141,8 +142,8 @@ def test_a_method_is_one_page():
 
 
 PRIVATE = {  # names of other libraries that have no public twin, and why
-    "attributes.py": {"_version"},  # of a tensor: torch's notes on autograd name it
-    "data/decode.py": {"_exit", "_replace"},  # of os and of named tuples, and public
+    "subclass_state.py": {"_version"},  # of a tensor: torch's notes on autograd name it
+    "data/worker.py": {"_exit", "_replace"},  # of os and of named tuples, and public
     "loggers/means.py": {"_base"},  # of a view of a tensor
     "models/ema.py": {"_foreach_lerp_"},  # one kernel for all tensors
     "models/masked_vit.py": {"_pos_embed"},  # of timm's ViTs
@@ -216,7 +217,7 @@ def test_no_method_is_replaced_on_an_instance(path):
 
 OWN_PLACE = {  # writes to nothing that a run needs again
     "files.py": "is the helper",
-    "distributed/local.py": "to a temporary folder between processes",
+    "distributed/spawning.py": "to a temporary folder between processes",
     "loggers/console.py": "to the null device",
     "tools/table.py": "to a file of the user's, which may be a device",
 }

@@ -324,7 +324,9 @@ def stopped(tmp_path_factory):
 @pytest.fixture
 def quick(monkeypatch):
     """Leave out what takes longest and reads no file of the run: figures, packages."""
-    monkeypatch.setattr("stable_ssl.tools.learning.learning_curves", lambda folder: [])
+    monkeypatch.setattr(
+        "stable_ssl.tools.learning_curves.learning_curves", lambda folder: []
+    )
     monkeypatch.setattr("stable_ssl.loggers.environment.packages", dict)
 
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from stable_ssl import distributed
 from stable_ssl.config import ConfigError
-from stable_ssl.distributed import local
+from stable_ssl.distributed import spawning
 from stable_ssl.distributed.placement import (
     Hardware,
     Process,
@@ -407,14 +407,14 @@ def die(how, folder):
 @pytest.mark.parametrize(
     "how, error, words",
     [
-        ("killed", local.RankFailed, "rank 1 of 2 was ended by SIGKILL"),
-        ("raised", local.RankFailed, "rank 1 of 2 failed: ZeroDivisionError: boom"),
+        ("killed", spawning.RankFailed, "rank 1 of 2 was ended by SIGKILL"),
+        ("raised", spawning.RankFailed, "rank 1 of 2 failed: ZeroDivisionError: boom"),
         ("wrong", ConfigError, "data.root=nowhere"),
         ("aborted", ConfigError, "data.root=nowhere"),
     ],
 )
 def test_the_rank_that_died_is_named(monkeypatch, tmp_path, how, error, words):
-    monkeypatch.setattr(local, "SETTLE_SECONDS", 0.4)
+    monkeypatch.setattr(spawning, "SETTLE_SECONDS", 0.4)
     before = time.monotonic()
     with pytest.raises(error, match=words) as caught:
         distributed.spawn(die, 2, (how, tmp_path))
@@ -455,7 +455,7 @@ def wait_for(condition, seconds=120):
 def test_a_signal_reaches_all_ranks_and_takes_its_course(monkeypatch, tmp_path, number):
     course = []
     monkeypatch.setattr(
-        local.signal, "getsignal", lambda s: lambda *_: course.append(s)
+        spawning.signal, "getsignal", lambda s: lambda *_: course.append(s)
     )
 
     def send():

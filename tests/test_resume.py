@@ -119,7 +119,9 @@ def test_resume_at_the_end_of_an_epoch_that_accumulation_does_not_divide(
             self.before_train_step()
             super().after_train_epoch()
 
-    monkeypatch.setattr("stable_ssl.tools.learning.learning_curves", lambda folder: [])
+    monkeypatch.setattr(
+        "stable_ssl.tools.learning_curves.learning_curves", lambda folder: []
+    )
     Signalled.__name__ = Dying.__name__ = "Counting"
     options = [
         *(

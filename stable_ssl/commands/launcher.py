@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from stable_ssl import distributed, experiments, runtime
+from stable_ssl import distributed, experiments, resolver
 from stable_ssl.config import complete, hydra_session
 from stable_ssl.loggers.run_folder import reserve, run_path
 from stable_ssl.schema import ConfigError
@@ -389,11 +389,11 @@ def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> Non
     from stable_ssl.evaluation.suite import asked_for
     from stable_ssl.loggers.trackers import check_installed
     from stable_ssl.optim import check_optimizer
-    from stable_ssl.toolbox import check_tools
+    from stable_ssl.tool_registry import check_tools
 
     full = complete(job, trainer_class(trainer, job).model_config)
     if full.mode == "fit":
-        with runtime.stand_ins():
+        with resolver.stand_ins():
             check_optimizer(full.optim)
     if full.log.eval.linear is not None:
         check_optimizer(full.log.eval.linear, at="log.eval.linear")

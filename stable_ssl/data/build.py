@@ -18,7 +18,7 @@ from stable_ssl.data.check import check_alike
 from stable_ssl.data.combined import Combined, named_parts, split_name
 from stable_ssl.data.datasets import Images, build_dataset, held_in_memory
 from stable_ssl.data.loader import Loader
-from stable_ssl.objects import accepted_by, build_object, find_object
+from stable_ssl.instantiate import accepted_by, build_object, find_object
 from stable_ssl.schema import ConfigError, key, nearest, refuse_no_mapping
 
 TRAINING = ("fit", "profile_data", "profile_model")  # modes that need train data

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch.utils.data import DistributedSampler
 
+from stable_ssl.data.class_names import source
 from stable_ssl.data.combined import named_parts, split_datasets
-from stable_ssl.data.facts import source
 from stable_ssl.data.folder import ImageFolder
 from stable_ssl.data.loader import Loader
 from stable_ssl.schema import ConfigError

@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_ssl import seeding
-from stable_ssl.data.few import choose_few
+from stable_ssl.data.few_labels import choose_few
 from stable_ssl.data.folder import ImageFolder, Unreadable
-from stable_ssl.objects import accepted_by, build_object, find_object
+from stable_ssl.instantiate import accepted_by, build_object, find_object
 from stable_ssl.schema import ConfigError, nearest
 
 BUILDERS: dict[str, Callable[..., Dataset]] = {"image_folder": ImageFolder}

@@ -19,7 +19,8 @@ from stable_ssl import seeding
 from stable_ssl.data.augment import External, Op, Replay, View
 from stable_ssl.data.batch import known_length, mapped, to_device
 from stable_ssl.data.datasets import Images
-from stable_ssl.data.decode import (
+from stable_ssl.data.sampler import BatchSampler
+from stable_ssl.data.worker import (
     Batch,
     Head,
     Samples,
@@ -30,7 +31,6 @@ from stable_ssl.data.decode import (
     ignore_signals,
     to_tensor,
 )
-from stable_ssl.data.sampler import BatchSampler
 from stable_ssl.schema import ConfigError
 
 GPU_SHARE = 1 / 4  # share of the GPU's free memory that images may be held in

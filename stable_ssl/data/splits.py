@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 from torch.utils.data import Dataset
 
-from stable_ssl.data.facts import class_names, source
+from stable_ssl.data.class_names import class_names, source
 from stable_ssl.files import write_atomically
 from stable_ssl.schema import ConfigError, nearest, unwritable
 

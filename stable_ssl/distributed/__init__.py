@@ -25,7 +25,6 @@ from stable_ssl.distributed.group import (
     stop,
     world_size,
 )
-from stable_ssl.distributed.local import RankFailed, spawn
 from stable_ssl.distributed.placement import (
     Process,
     choose_device,
@@ -33,6 +32,7 @@ from stable_ssl.distributed.placement import (
     processes_asked,
     this_process,
 )
+from stable_ssl.distributed.spawning import RankFailed, spawn
 from stable_ssl.distributed.vote import Vote
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from stable_ssl.data.few import choose_few
+from stable_ssl.data.few_labels import choose_few
 from stable_ssl.evaluation.evaluator import Evaluator, Labelled, Split
 from stable_ssl.evaluation.linear import standardiser
 from stable_ssl.evaluation.logistic import logistic_accuracy

@@ -15,7 +15,7 @@ from stable_ssl import distributed, seeding
 from stable_ssl.data.batch import first_view
 from stable_ssl.distributed import gather_batches
 from stable_ssl.evaluation.collapse import collapse_warning
-from stable_ssl.evaluation.custom import custom_metrics
+from stable_ssl.evaluation.custom_metrics import custom_metrics
 from stable_ssl.evaluation.evaluator import (
     Encode,
     Evaluator,
@@ -31,8 +31,8 @@ from stable_ssl.evaluation.logistic import Logistic
 from stable_ssl.evaluation.predictions import Predictions
 from stable_ssl.evaluation.probe import Probe, ProbeConfig
 from stable_ssl.evaluation.spectrum import Spectrum
+from stable_ssl.instantiate import build_object, find_object
 from stable_ssl.loggers.names import Metric
-from stable_ssl.objects import build_object, find_object
 from stable_ssl.schema import ConfigError, key
 
 BUILT_IN: tuple[type[Evaluator], ...] = (

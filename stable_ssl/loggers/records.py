@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from stable_ssl.loggers.console import Console
 from stable_ssl.loggers.means import Means
-from stable_ssl.loggers.run_folder import Bystander, RunFolder
+from stable_ssl.loggers.run_folder import NullRunFolder, RunFolder
 
 
 class Clock:
@@ -45,14 +45,14 @@ class Records:
 
     def __init__(self) -> None:
         self.console = Console()
-        self.folder: RunFolder | Bystander | None = None
+        self.folder: RunFolder | NullRunFolder | None = None
         self.training, self.evaluation = Means(), Means()  # logged, not yet written
         self.last: dict[str, float] = {}  # the last value of everything reported
         self.before = time.perf_counter(), 0  # time and step of the row before
         self.waited = 0.0  # seconds since then
         self.clock: Clock | None = None  # of mode=profile_model
 
-    def open(self, folder: RunFolder | Bystander, quiet: bool = False) -> None:
+    def open(self, folder: RunFolder | NullRunFolder, quiet: bool = False) -> None:
         """Write to a run folder from now on; if quiet, show nothing: rank 0 does."""
         self.folder = folder
         if quiet:

@@ -206,11 +206,11 @@ class RunFolder:
             raise unwritable(path, error) from error
 
 
-def open_folder(path: Path | None, fresh: bool) -> RunFolder | Bystander:
+def open_folder(path: Path | None, fresh: bool) -> RunFolder | NullRunFolder:
     """Open a run's folder, as `RunFolder` does, on rank 0; on others a bystander."""
     folder = RunFolder(path, fresh) if distributed.rank() == 0 else None
     path = distributed.broadcast_object(folder and folder.path)
-    return folder or Bystander(path)
+    return folder or NullRunFolder(path)
 
 
 def mark_failed(path: Path, reason: str) -> None:
@@ -221,7 +221,7 @@ def mark_failed(path: Path, reason: str) -> None:
             write_atomically(file, _status("failed", reason))
 
 
-class Bystander:
+class NullRunFolder:
     """The run folder of the ranks other than 0, which write nothing."""
 
     def __init__(self, path: Path):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stable_ssl import distributed
-from stable_ssl.losses.inputs import check_positive, check_rows, in_float32
+from stable_ssl.losses.checks import check_positive, check_rows, in_float32
 from stable_ssl.losses.swapped import check_views, swapped_cross_entropy
 
 

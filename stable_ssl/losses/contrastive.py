@@ -11,7 +11,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from stable_ssl import distributed
-from stable_ssl.losses.inputs import check_positive, check_rows, in_float32, unit
+from stable_ssl.losses.checks import check_positive, check_rows, in_float32, unit
 
 BLOCK = 2**21  # similarities in memory at once: 8 MiB in float32
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from stable_ssl import distributed
-from stable_ssl.losses.inputs import in_float32
+from stable_ssl.losses.checks import in_float32
 
 
 @in_float32

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stable_ssl import distributed
-from stable_ssl.losses.inputs import check_rows, in_float32
+from stable_ssl.losses.checks import check_rows, in_float32
 
 MIN_VARIANCE = 1e-5  # divided by: a constant feature must not multiply gradients
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from stable_ssl.losses.inputs import check_rows, in_float32
+from stable_ssl.losses.checks import check_rows, in_float32
 
 
 @in_float32

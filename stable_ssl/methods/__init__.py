@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stable_ssl.objects import find_object
+from stable_ssl.instantiate import find_object
 from stable_ssl.schema import ConfigError, nearest
 
 METHODS = {  # file: class

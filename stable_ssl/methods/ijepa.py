@@ -20,7 +20,7 @@ from torch.nn.functional import layer_norm, smooth_l1_loss
 from stable_ssl import models
 from stable_ssl.config import Model, key
 from stable_ssl.data.batch import first_view
-from stable_ssl.losses.inputs import in_float32
+from stable_ssl.losses.checks import in_float32
 from stable_ssl.trainer import BaseTrainer
 
 

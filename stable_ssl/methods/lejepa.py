@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 from stable_ssl import seeding
 from stable_ssl.config import Model, key
 from stable_ssl.losses import sigreg
-from stable_ssl.losses.inputs import in_float32
+from stable_ssl.losses.checks import in_float32
 from stable_ssl.models import backbone, mlp
 from stable_ssl.trainer import BaseTrainer
 

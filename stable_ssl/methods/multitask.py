@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from stable_ssl.config import ConfigError, Model, Schedule, nearest
 from stable_ssl.data.batch import first_view
 from stable_ssl.data.build import labelled_name, named_nodes
+from stable_ssl.instantiate import build_object
 from stable_ssl.models import backbone
-from stable_ssl.objects import build_object
 from stable_ssl.optim import build_schedule
 from stable_ssl.trainer import BaseTrainer
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stable_ssl.curves import cosine, polynomial
+from stable_ssl.schedule_curves import cosine, polynomial
 from stable_ssl.schema import ConfigError
 
 CURVES = {"cosine": cosine, "polynomial": polynomial}

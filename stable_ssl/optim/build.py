@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
-from stable_ssl.objects import find_object
-from stable_ssl.optim.depth import layer_scales
+from stable_ssl.instantiate import find_object
 from stable_ssl.optim.lars import LARS
+from stable_ssl.optim.layer_decay import layer_scales
 from stable_ssl.optim.schedules import Schedule
 from stable_ssl.schema import ConfigError, key, nearest
 

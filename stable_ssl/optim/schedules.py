@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from stable_ssl.curves import constant, cosine, multistep, polynomial
-from stable_ssl.objects import accepted_by, find_object
+from stable_ssl.instantiate import accepted_by, find_object
+from stable_ssl.schedule_curves import constant, cosine, multistep, polynomial
 from stable_ssl.schema import ConfigError, key, nearest
 
 if TYPE_CHECKING:

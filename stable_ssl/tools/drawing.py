@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from stable_ssl.loggers.names import axis_label, is_accuracy, spelled, value_label
 from stable_ssl.schema import ConfigError
-from stable_ssl.tools import keys
-from stable_ssl.tools.seeds import Sample, sample_of
+from stable_ssl.tools import run_keys
+from stable_ssl.tools.seed_statistics import Sample, sample_of
 from stable_ssl.tools.style import COLOURS, SPARSE
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ def metric(runs: DataFrame, value: str | None, rows: DataFrame | None = None) ->
     Raises:
         ConfigError: no runs, or none of them has it, nor the rows that are given.
     """
-    keys.require_runs(runs)
+    run_keys.require_runs(runs)
     if value is None:
         monitors = [m for m in runs.get("log.monitor", ()) if isinstance(m, str)]
-        value = monitors[0] if monitors else keys.usual(runs)[0]
+        value = monitors[0] if monitors else run_keys.usual(runs)[0]
     if rows is not None:
         rows = rows[rows["run"].isin(runs["run"])]
-    if rows is None or value not in rows or not keys.has_numbers(rows[value]):
-        keys.require_metrics([value], runs)
+    if rows is None or value not in rows or not run_keys.has_numbers(rows[value]):
+        run_keys.require_metrics([value], runs)
     if rows is not None and "epoch" not in rows:
         raise ConfigError("the rows of these runs have no epoch to draw against")
     return value
@@ -68,8 +68,8 @@ def grouping(
     Raises:
         ConfigError: a key that no run has.
     """
-    keys.require_keys(by or (), runs)
-    chosen = keys.telling(runs, given=beside) if by is None else by
+    run_keys.require_keys(by or (), runs)
+    chosen = run_keys.telling(runs, given=beside) if by is None else by
     return [key for key in chosen if key not in beside]
 
 
@@ -86,7 +86,7 @@ def grouped(
     from matplotlib import colormaps
 
     names = grouping(runs, by, beside)
-    members = keys.groups(runs, names)
+    members = run_keys.groups(runs, names)
     n, title, looks = len(members), "", LOOKS
     if n > len(LOOKS):
         raise ConfigError(
@@ -94,7 +94,7 @@ def grouped(
             " be told apart; group by fewer keys, or give fewer runs"
         )
     labels = [", ".join(map(value_label, names, texts)) for texts in members]
-    if len(names) == 1 and keys.numeric(text for (text,) in members):
+    if len(names) == 1 and run_keys.numeric(text for (text,) in members):
         title, labels = axis_label(names[0]), [text for (text,) in members]
         if n > 2:
             looks = [(colormaps["viridis"](0.86 * i / (n - 1)), "-") for i in range(n)]
@@ -110,7 +110,11 @@ def numbers(runs: DataFrame, n: int, known: Sequence[str | None] = ()) -> list[s
     Raises:
         ConfigError: there are more or fewer.
     """
-    differ = [k for k in keys.telling(runs) if keys.numeric(runs[k].map(keys.cell))]
+    differ = [
+        k
+        for k in run_keys.telling(runs)
+        if run_keys.numeric(runs[k].map(run_keys.cell))
+    ]
     names = list(dict.fromkeys([*filter(None, known), *differ]))
     if len(names) != n:
         raise ConfigError(
@@ -156,7 +160,7 @@ def bars(
     """
     import numpy as np
 
-    cells = keys.groups(group.runs, [key])
+    cells = run_keys.groups(group.runs, [key])
     at = [positions[text] for (text,) in cells]
     samples = [sample_of(cell, value) for cell in cells.values()]
     means = [sample.mean for sample in samples]
@@ -233,8 +237,8 @@ class Scale:
     @classmethod
     def of(cls, values: Sequence[Any]) -> Scale:
         """Return the scale that suits the values of a key."""
-        texts = keys.distinct(values)
-        joined = keys.numeric(texts)
+        texts = run_keys.distinct(values)
+        joined = run_keys.numeric(texts)
         numbers = [float(text) for text in texts] if joined else []
         log = _geometric([number for number in numbers if number > 0])
         even = not joined or (log and numbers[0] <= 0)  # 0 has no logarithm

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 from stable_ssl.loggers.jsonl import read_rows
 from stable_ssl.loggers.names import axis_label, is_accuracy, spelled
 from stable_ssl.schema import ConfigError
-from stable_ssl.tools import drawing, keys
-from stable_ssl.tools.seeds import sample_of
+from stable_ssl.tools import drawing, run_keys
+from stable_ssl.tools.seed_statistics import sample_of
 from stable_ssl.tools.style import WIDTHS, column, styled
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def curves(
     points = rows[["run", "step", "epoch", value]].dropna()
     trained = runs["run"].isin(points["run"][points["step"] > 0])
     valued = trained if trained.any() else runs["run"].isin(points["run"])
-    groups = drawing.grouped(keys.with_values(runs, valued), by)
-    keys.warn_of_cells([group.runs for group in groups], ["epoch"])
+    groups = drawing.grouped(run_keys.with_values(runs, valued), by)
+    run_keys.warn_of_cells([group.runs for group in groups], ["epoch"])
     points = points.sort_values("epoch", kind="stable")
     points = points.drop_duplicates(["run", "epoch"], keep="last")
     lines = points.pivot(index="epoch", columns="run", values=value)
@@ -90,11 +90,11 @@ def sweep(
     """
     value = drawing.metric(runs, value)
     x = x or drawing.numbers(runs, 1)[0]
-    keys.require_keys([x], runs)
-    runs = keys.with_values(runs, runs[value].notna())
+    run_keys.require_keys([x], runs)
+    runs = run_keys.with_values(runs, runs[value].notna())
     groups = drawing.grouped(runs, by, beside=[x])
-    cells = keys.groups(runs, [*drawing.grouping(runs, by, [x]), x])
-    keys.warn_of_cells(cells.values(), [value])
+    cells = run_keys.groups(runs, [*drawing.grouping(runs, by, [x]), x])
+    run_keys.warn_of_cells(cells.values(), [value])
     scale = drawing.Scale.of(runs[x])
     with styled():
         figure, axes = column(style)
@@ -121,18 +121,18 @@ def compare(
     numbers stay in order. Without a value it is the first accuracy of test, or of val.
     Other arguments are those of this module.
     """
-    keys.require_runs(runs)
-    value = drawing.metric(runs, value or keys.usual(runs)[0])
-    runs = keys.with_values(runs, runs[value].notna())
+    run_keys.require_runs(runs)
+    value = drawing.metric(runs, value or run_keys.usual(runs)[0])
+    runs = run_keys.with_values(runs, runs[value].notna())
     first, *others = drawing.grouping(runs, by) or ["run"]
-    rows = keys.groups(runs, [first])
+    rows = run_keys.groups(runs, [first])
     means = {text: sample_of(group, value).mean for (text,), group in rows.items()}
     order = list(means)[::-1]  # the last is on top
-    numeric = keys.numeric(order)
+    numeric = run_keys.numeric(order)
     if not numeric:
-        order.sort(key=means.get, reverse=keys.preferred(runs, value) == "low")
+        order.sort(key=means.get, reverse=run_keys.preferred(runs, value) == "low")
     groups = drawing.grouped(runs, others)
-    keys.warn_of_cells(keys.groups(runs, [first, *others]).values(), [value])
+    run_keys.warn_of_cells(run_keys.groups(runs, [first, *others]).values(), [value])
     with styled():
         height = 0.5 + 0.16 * len(order) * max(len(groups), 1.6)
         figure, axes = column(style, min(height, 8.0))
@@ -170,11 +170,11 @@ def heatmap(
         pair = drawing.numbers(runs, 2, known=[x, y])
         x = x or next(key for key in pair if key != y)
         y = y or next(key for key in pair if key != x)
-    keys.require_keys([x, y], runs)
-    runs = keys.with_values(runs, runs[value].notna())
-    columns, lines = keys.distinct(runs[x]), keys.distinct(runs[y])
-    cells = keys.groups(runs, [x, y])
-    keys.warn_of_cells(cells.values(), [value])
+    run_keys.require_keys([x, y], runs)
+    runs = run_keys.with_values(runs, runs[value].notna())
+    columns, lines = run_keys.distinct(runs[x]), run_keys.distinct(runs[y])
+    cells = run_keys.groups(runs, [x, y])
+    run_keys.warn_of_cells(cells.values(), [value])
     means = np.full((len(lines), len(columns)), np.nan)
     for (across, upwards), cell in cells.items():
         mean = sample_of(cell, value).mean
@@ -218,7 +218,7 @@ def spectrum(
     """
     import numpy as np
 
-    keys.require_runs(runs)
+    run_keys.require_runs(runs)
     spectra = {
         run: _eigenvalues(folder, split, step)
         for run, folder, step in runs[["run", "folder", "step"]].itertuples(index=False)
@@ -229,7 +229,7 @@ def spectrum(
             f"no run has spectra of the split {split}; train with"
             " ++log.eval.spectrum=true, which writes spectra.jsonl"
         )
-    groups = drawing.grouped(keys.with_values(runs, valued), by)
+    groups = drawing.grouped(run_keys.with_values(runs, valued), by)
     with styled():
         figure, axes = column(style)
         for group in groups:

@@ -26,8 +26,8 @@ from typing import Any
 import stable_ssl
 from stable_ssl.files import write_atomically
 from stable_ssl.loggers.names import better, describe, in_order, is_accuracy
-from stable_ssl.tools.keys import FIRST, NAMES, differing
-from stable_ssl.tools.pictures import embedded
+from stable_ssl.tools.page_images import embedded
+from stable_ssl.tools.run_keys import FIRST, NAMES, differing
 from stable_ssl.tools.runs import Run, distinct_names, read_runs
 from stable_ssl.tools.style import COLOURS
 from stable_ssl.tools.thinning import Curves, metrics_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stable_ssl.tools import figures
 from stable_ssl.tools.runs import load
-from stable_ssl.tools.seeds import INTERVALS
+from stable_ssl.tools.seed_statistics import INTERVALS
 from stable_ssl.tools.style import WIDTHS, save
 from stable_ssl.tools.table import Words, add_runs
 

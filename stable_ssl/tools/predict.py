@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stable_ssl import distributed
 from stable_ssl.data.batch import first_view
-from stable_ssl.data.facts import class_names, source
+from stable_ssl.data.class_names import class_names, source
 from stable_ssl.evaluation.suite import undisturbed
 from stable_ssl.files import replacing
 from stable_ssl.schema import ConfigError, unwritable

@@ -24,8 +24,8 @@ from stable_ssl import distributed, seeding
 from stable_ssl.data import build_loaders
 from stable_ssl.data.batch import BatchSource, batches_from, count, first_view
 from stable_ssl.data.combined import named_parts
-from stable_ssl.data.decode import begin
 from stable_ssl.data.loader import Loader
+from stable_ssl.data.worker import begin
 from stable_ssl.evaluation.suite import undisturbed
 from stable_ssl.loggers.records import Clock, peak_memory
 from stable_ssl.loggers.table import Table

@@ -11,8 +11,8 @@ from typing import Any
 
 from stable_ssl.loggers.names import as_text, describe, in_order, is_accuracy, order
 from stable_ssl.loggers.table import Table
-from stable_ssl.tools import learning
-from stable_ssl.tools.keys import cell, differing
+from stable_ssl.tools import learning_curves
+from stable_ssl.tools.run_keys import cell, differing
 from stable_ssl.tools.runs import (
     Run,
     distinct_names,
@@ -29,7 +29,7 @@ def end_of_run(run: Any) -> None:
     run.records.console.stop()
     run.records.console.table(summary(run.run_dir))
     try:
-        paths = learning.learning_curves(run.run_dir)
+        paths = learning_curves.learning_curves(run.run_dir)
         run.say(f"figures: {', '.join(map(str, paths))}")
     except Exception as error:  # the table was shown all the same
         warnings.warn(f"no figure was drawn: {error!r}", stacklevel=2)

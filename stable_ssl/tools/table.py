@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from stable_ssl.loggers.names import NONE, axis_label, is_accuracy
 from stable_ssl.schema import ConfigError
-from stable_ssl.tools import formats, keys
+from stable_ssl.tools import run_keys, table_formats
 from stable_ssl.tools.runs import At, load
-from stable_ssl.tools.seeds import INTERVALS, Sample, sample_of, told_apart
+from stable_ssl.tools.seed_statistics import INTERVALS, Sample, sample_of, told_apart
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -43,7 +43,7 @@ class MeanTable:
     cells: dict[tuple[Texts, Texts], Cell]  # by values of rows, (metric, of columns)
 
     def __str__(self) -> str:
-        return formats.text(self)
+        return table_formats.text(self)
 
     __repr__ = __str__
 
@@ -123,14 +123,14 @@ def table(
     Raises:
         ConfigError: no runs, or a key or metric that none of them has.
     """
-    keys.require_runs(runs)
-    metrics = [value] if isinstance(value, str) else list(value or keys.usual(runs))
-    keys.require_metrics(metrics, runs)
-    keys.require_keys([*(rows or ()), *columns], runs)
+    run_keys.require_runs(runs)
+    metrics = [value] if isinstance(value, str) else list(value or run_keys.usual(runs))
+    run_keys.require_metrics(metrics, runs)
+    run_keys.require_keys([*(rows or ()), *columns], runs)
     runs = _of_trainings(runs, metrics)
-    rows = list(keys.telling(runs, given=columns) if rows is None else rows)
-    groups = keys.groups(runs, [*rows, *columns])
-    keys.warn_of_cells(groups.values(), metrics)
+    rows = list(run_keys.telling(runs, given=columns) if rows is None else rows)
+    groups = run_keys.groups(runs, [*rows, *columns])
+    run_keys.warn_of_cells(groups.values(), metrics)
     cells = {}
     for metric in metrics:
         by_column: dict[Texts, list[Cell]] = {}
@@ -139,7 +139,7 @@ def table(
             cell = cells[side, top] = Cell(metric, sample_of(group, metric))
             by_column.setdefault(top, []).append(cell)
         for column in by_column.values():
-            _mark(column, prefer or keys.preferred(runs, metric))
+            _mark(column, prefer or run_keys.preferred(runs, metric))
     at = runs.attrs.get("at", "last")
     when = {"last": "", "best": ", at the best step on validation"}
     when = when.get(at, f", at step {at}")
@@ -151,7 +151,7 @@ def _of_trainings(runs: DataFrame, metrics: Sequence[str]) -> DataFrame:
     emptied = set()
     for metric in metrics:
         valued = runs[runs[metric].notna()]
-        again = set(valued["run"]) - set(keys.trainings(valued)["run"])
+        again = set(valued["run"]) - set(run_keys.trainings(valued)["run"])
         runs = runs.assign(**{metric: runs[metric].where(~runs["run"].isin(again))})
         emptied |= again
     return runs[runs[metrics].notna().any(axis=1) | ~runs["run"].isin(emptied)]
@@ -159,7 +159,7 @@ def _of_trainings(runs: DataFrame, metrics: Sequence[str]) -> DataFrame:
 
 def _ranks(texts: Texts) -> list[tuple]:
     """Return a key to sort by: numbers by their value, before words."""
-    return [keys.rank(text) for text in texts]
+    return [run_keys.rank(text) for text in texts]
 
 
 def _mark(cells: Sequence[Cell], prefer: str | None) -> None:
@@ -224,7 +224,7 @@ def run(args: Namespace) -> None:
     runs, _ = load(*args.runs, at=args.at)
     means = table(runs, args.rows, args.columns, args.value, args.interval, args.prefer)
     kind = args.format or _format(args.out)
-    text = getattr(formats, kind)(means)
+    text = getattr(table_formats, kind)(means)
     if args.out is None:
         print(text)
     else:
@@ -232,7 +232,7 @@ def run(args: Namespace) -> None:
         args.out.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
         print(f"wrote {args.out}")
     if kind == "text" and not (args.rows or args.columns or args.value):
-        print(f"\n{keys.offer(runs)}")
+        print(f"\n{run_keys.offer(runs)}")
 
 
 class Words(Action):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stable_ssl.data.few import choose_few
+from stable_ssl.data.few_labels import choose_few
 from stable_ssl.evaluation.few_labels import FewLabels, few_label_accuracy
 from stable_ssl.evaluation.linear import standardiser
 from stable_ssl.evaluation.logistic import logistic_accuracy

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from stable_ssl import commands, report
-from stable_ssl.tools import pictures
+from stable_ssl.tools import page_images
 from stable_ssl.tools.thinning import Curves, thinned
 
 
@@ -239,14 +239,14 @@ def test_large_pictures_are_downscaled_and_it_is_said(make_run, tmp_path):
     kind, _, data = picture["source"].partition(",")
     assert kind == "data:image/jpeg;base64"
     small = Image.open(io.BytesIO(base64.b64decode(data)))
-    assert small.size == (pictures.SIDE, pictures.SIDE)
+    assert small.size == (page_images.SIDE, page_images.SIDE)
     assert "downscaled" in data_of(path)["notes"][0]
 
 
 def test_pictures_stop_at_their_budget_and_it_is_said(make_run, tmp_path, monkeypatch):
     for name in "abc":
         image(make_run(name), "views_e001.png", size=(64, 64), noise=True)
-    monkeypatch.setattr(pictures, "ALL", 4000)
+    monkeypatch.setattr(page_images, "ALL", 4000)
     path = report.page(tmp_path, out=tmp_path / "page.html")
     assert [len(names_of_pictures(path, run)) for run in range(3)] == [1, 0, 0]
     assert "pictures of 2 runs" in data_of(path)["notes"][0]

@@ -11,7 +11,7 @@ import pytest
 
 from stable_ssl import report
 from stable_ssl.config import ConfigError
-from stable_ssl.tools import formats
+from stable_ssl.tools import table_formats
 
 METHODS = {  # three seeds each: the best, its equal, and one that is told from it
     "simclr": (0.971, 0.975, 0.973),
@@ -85,8 +85,8 @@ def test_columns_by_a_key_and_several_metrics(make_study, tmp_path):
     lrs = ["0.03", "0.3", "1.0"]  # by size, not by letters
     metrics = ["val/knn_acc1"] * 3 + ["train/loss"] * 3
     assert table.tops == list(zip(metrics, lrs * 2, strict=True))
-    assert r"\multicolumn{3}{c}{learning rate}" in formats.latex(table)
-    assert "val/knn_acc1, optim.lr=0.03" in formats.text(table)
+    assert r"\multicolumn{3}{c}{learning rate}" in table_formats.latex(table)
+    assert "val/knn_acc1, optim.lr=0.03" in table_formats.text(table)
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_named(runs):
@@ -112,11 +112,11 @@ def test_a_seed_twice_and_an_unfinished_run_are_named(runs):
 def test_a_cell_of_one_run_is_not_said_to_be_tested(runs):
     few = runs.drop(runs.index[1:3])  # one of SimCLR's three
     table = quiet(few, ["model.name"], value="test/knn_acc1")
-    text, latex = str(table), formats.latex(table)
+    text, latex = str(table), table_formats.latex(table)
     assert "a cell of one run is not tested" in text
     assert "Welch" in latex and "a cell of one run is not tested" in latex
     alone = quiet(runs[::3], ["model.name"], value="test/knn_acc1")
-    assert "Welch" not in formats.latex(alone) and "one run a cell" in str(alone)
+    assert "Welch" not in table_formats.latex(alone) and "one run a cell" in str(alone)
 
 
 def test_why_there_is_no_metric_is_said(runs, tmp_path):
@@ -165,7 +165,7 @@ def test_text_keeps_the_names_that_a_command_takes(runs):
 
 
 def test_markdown_has_the_best_and_its_equals_in_bold(runs):
-    assert formats.markdown(quiet(runs, value="test/knn_acc1")).startswith(
+    assert table_formats.markdown(quiet(runs, value="test/knn_acc1")).startswith(
         "| method | test kNN accuracy (%) |\n"
         "| :-- | --: |\n"
         "| Barlow Twins | **97.20 ± 0.35** |\n"
@@ -177,7 +177,10 @@ def test_markdown_has_the_best_and_its_equals_in_bold(runs):
 
 def test_csv_is_read_back_with_full_numbers(runs):
     table = quiet(runs, value="test/knn_acc1")
-    rows = {r["model.name"]: r for r in csv.DictReader(io.StringIO(formats.csv(table)))}
+    rows = {
+        r["model.name"]: r
+        for r in csv.DictReader(io.StringIO(table_formats.csv(table)))
+    }
     assert rows["simclr"]["mark"] == "best" and rows["simclr"]["n"] == "3"
     found = table.cells[("byol",), ("test/knn_acc1",)].sample
     assert float(rows["byol"]["ci95"]) == pytest.approx(found.ci95, rel=1e-5)
@@ -200,7 +203,7 @@ def test_latex_compiles_whatever_the_names(make_study, tmp_path):
     table = quiet(runs, ["my_note.a%b"], ["note.size"], metrics)
     (tmp_path / "t.tex").write_text(
         "\\documentclass{article}\\usepackage{booktabs}\\pagestyle{empty}\n"
-        f"\\begin{{document}}{formats.latex(table)}\\end{{document}}\n",
+        f"\\begin{{document}}{table_formats.latex(table)}\\end{{document}}\n",
         encoding="utf-8",
     )
     command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "t.tex"]

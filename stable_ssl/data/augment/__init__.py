@@ -24,13 +24,13 @@ from stable_ssl.data.augment.colour import (
     Solarize,
 )
 from stable_ssl.data.augment.crop import CenterCrop, RandomResizedCrop, Resize
+from stable_ssl.data.augment.cuda_graph import Replay
 from stable_ssl.data.augment.external import External
 from stable_ssl.data.augment.geometry import HorizontalFlip, Rotation, Shear
 from stable_ssl.data.augment.noise import Erasing, Noise
 from stable_ssl.data.augment.op import Op, check
-from stable_ssl.data.augment.replay import Replay
 from stable_ssl.data.augment.view import View
-from stable_ssl.objects import accepted_by
+from stable_ssl.instantiate import accepted_by
 from stable_ssl.schema import nearest
 
 Node = Mapping[str, Any] | Callable[[Any], Any]  # {name, arguments}, or a callable

@@ -11,13 +11,13 @@ from stable_ssl.config import Pictures
 from stable_ssl.data.batch import first_view
 from stable_ssl.evaluation.evaluator import Encode, Evaluator
 from stable_ssl.files import replacing
-from stable_ssl.tools.album import Album
-from stable_ssl.tools.panels import (
+from stable_ssl.tools.draw_images import (
     NEIGHBOURS,
     draw_features,
     draw_neighbours,
     draw_views,
 )
+from stable_ssl.tools.feature_buffer import FeatureBuffer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ STYLE = {"font.size": 8, "font.family": ["DejaVu Sans"]}
 DPI = 160
 
 
-class Gallery(Evaluator):
+class ImageCallback(Evaluator):
     """Collect what is to be drawn while a split is evaluated, then draw it.
 
     What fails is a warning: a picture is no reason to lose a run.
@@ -40,7 +40,7 @@ class Gallery(Evaluator):
 
     def __init__(self, config: Pictures):
         self.config = config
-        self.album: Album | None = None
+        self.buffer: FeatureBuffer | None = None
 
     def draws(self, epoch: int, last: bool) -> bool:
         """Return whether pictures are drawn after so many epochs; at the last, too."""
@@ -49,19 +49,19 @@ class Gallery(Evaluator):
 
     def open(self, loader: Any) -> None:
         """Keep images of this loader when it is evaluated; None keeps nothing."""
-        self.album = None if loader is None else Album(loader)
+        self.buffer = None if loader is None else FeatureBuffer(loader)
 
     def see(self, batch: Any, loader: Any, encode: Encode) -> None:
         """Keep some of a batch if its split is the one."""
-        if self.album is None or self.album.loader is not loader:
+        if self.buffer is None or self.buffer.loader is not loader:
             return
         x, labels, *_ = batch
         view = first_view(x)
         features = encode(view)
         try:
-            self.album.collect(view, features, labels)
+            self.buffer.collect(view, features, labels)
         except Exception as error:
-            self.album = None
+            self.buffer = None
             _warn("neighbours and features", error)
 
     def draw(
@@ -76,13 +76,13 @@ class Gallery(Evaluator):
             batch: of the training, (views, labels) or {name: such a batch}; or None.
             loader: that made it.
         """
-        album, self.album = self.album, None
+        buffer, self.buffer = self.buffer, None
         draws: dict[str, Callable[[], Figure | None]] = {}
         if batch is not None:
             draws["views"] = lambda: draw_views(batch, loader)
-        if album is not None and len(album) > NEIGHBOURS:
-            draws["neighbours"] = lambda: draw_neighbours(album)
-            draws["features"] = lambda: draw_features(album)
+        if buffer is not None and len(buffer) > NEIGHBOURS:
+            draws["neighbours"] = lambda: draw_neighbours(buffer)
+            draws["features"] = lambda: draw_features(buffer)
         for name, draw in draws.items():
             path = folder / f"{name}_e{epoch:03d}.png"
             try:

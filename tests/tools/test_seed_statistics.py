@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy import stats
 
-from stable_ssl.tools.seeds import sample, told_apart
+from stable_ssl.tools.seed_statistics import sample, told_apart
 
 A, B = [97.1, 97.4, 97.9, 97.2], [96.2, 96.9, 96.4]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stable_ssl.config import ConfigError
-from stable_ssl.objects import accepted_by, build_object, find_object
+from stable_ssl.instantiate import accepted_by, build_object, find_object
 
 
 def test_classes_functions_and_methods_are_found():

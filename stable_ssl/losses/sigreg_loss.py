@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stable_ssl import distributed
-from stable_ssl.losses.inputs import check_rows, in_float32
+from stable_ssl.losses.checks import check_rows, in_float32
 
 LIMIT, KNOTS = 3.0, 17  # of the quadrature in the official code
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stable_ssl.evaluation.predictions import TASKS, Score
-from stable_ssl.objects import find_object
+from stable_ssl.instantiate import find_object
 from stable_ssl.schema import ConfigError
 
 LIKE = "{callable: torchmetrics.functional.accuracy, kwargs: {task: multiclass}}"

@@ -13,9 +13,7 @@ from torch.nn.functional import cosine_similarity
 from stable_ssl.config import Pictures
 from stable_ssl.data.augment import build_ops
 from stable_ssl.data.combined import Combined
-from stable_ssl.tools.album import IMAGES, Album, thumbnails
-from stable_ssl.tools.gallery import Gallery
-from stable_ssl.tools.panels import (
+from stable_ssl.tools.draw_images import (
     NEIGHBOURS,
     RIGHT,
     SHOWN,
@@ -27,6 +25,8 @@ from stable_ssl.tools.panels import (
     plane,
     spread,
 )
+from stable_ssl.tools.feature_buffer import IMAGES, FeatureBuffer, thumbnails
+from stable_ssl.tools.image_callback import ImageCallback
 
 generator = torch.Generator().manual_seed(0)
 NORMALIZE = {"name": "normalize", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
@@ -54,9 +54,9 @@ def loader(views=1, batch_size=100, batches=3, classes=None, ops=(), **known):
     )
 
 
-def album(n=60, classes=4, dim=8, labels=True):
-    """Return an album of images of overlapping classes."""
-    kept = Album(loader(batch_size=25, batches=-(-n // 25)))
+def buffer(n=60, classes=4, dim=8, labels=True):
+    """Return an buffer of images of overlapping classes."""
+    kept = FeatureBuffer(loader(batch_size=25, batches=-(-n // 25)))
     y = torch.randint(classes, (n,), generator=generator)
     centres = normal(classes, dim)
     for part in torch.arange(n).split(25):
@@ -67,10 +67,10 @@ def album(n=60, classes=4, dim=8, labels=True):
 
 
 def drawn(folder, batch, made_by, kept, epoch=7, step=63):
-    """Return what a gallery draws: [(name, path)]."""
-    gallery = Gallery(None)
-    gallery.album = kept
-    return list(gallery.draw(folder, epoch, step, batch, made_by))
+    """Return what a callback draws: [(name, path)]."""
+    callback = ImageCallback(None)
+    callback.buffer = kept
+    return list(callback.draw(folder, epoch, step, batch, made_by))
 
 
 def width(path):
@@ -83,7 +83,7 @@ def width(path):
 
 @pytest.mark.parametrize("size", [130, 999])
 def test_an_album_is_spread_over_a_split_in_the_order_of_its_classes(size):
-    kept = Album(loader(batch_size=size, batches=7000 // size + 1))
+    kept = FeatureBuffer(loader(batch_size=size, batches=7000 // size + 1))
     labels = torch.arange(7000) // 70
     for part in torch.arange(7000).split(size):
         x = labels[part].float().view(-1, 1, 1, 1) / 100
@@ -95,7 +95,7 @@ def test_an_album_is_spread_over_a_split_in_the_order_of_its_classes(size):
 
 
 def test_a_stream_without_a_length_fills_the_album_and_no_more():
-    kept = Album(object())
+    kept = FeatureBuffer(object())
     for _ in range(5):
         kept.collect(uniform(900, 1, 2, 2), normal(900, 2), torch.zeros(900).long())
     assert len(kept) == 2700  # the batch that fills it is whole
@@ -127,7 +127,7 @@ def test_thumbnails_are_small_and_keep_their_shape():
 
 def test_files_are_named_by_epoch_and_say_their_step(tmp_path):
     batch = [uniform(10, 3, 8, 8)] * 2, torch.arange(10)
-    pictures = drawn(tmp_path, batch, loader(2), album())
+    pictures = drawn(tmp_path, batch, loader(2), buffer())
     assert [name for name, _ in pictures] == ["views", "neighbours", "features"]
     for name, path in pictures:
         assert path == tmp_path / f"{name}_e007.png"
@@ -137,7 +137,7 @@ def test_files_are_named_by_epoch_and_say_their_step(tmp_path):
 
 
 def test_equal_runs_draw_equal_files(tmp_path):
-    batch, kept = (uniform(10, 3, 8, 8), torch.arange(10)), album()
+    batch, kept = (uniform(10, 3, 8, 8), torch.arange(10)), buffer()
     files = []
     for _ in range(2):
         pictures = drawn(tmp_path, batch, loader(), kept)
@@ -146,7 +146,7 @@ def test_equal_runs_draw_equal_files(tmp_path):
 
 
 def test_neighbours_are_the_nearest_by_cosine_and_never_the_image_itself():
-    kept = album()
+    kept = buffer()
     figure = draw_neighbours(kept)
     features, labels = kept.features(), kept.labels()
     same = 0
@@ -182,17 +182,17 @@ def test_the_plane_is_that_of_the_principal_components(shape):
 
 
 def test_collapsed_features_still_have_a_map():
-    kept = Album(loader())
+    kept = FeatureBuffer(loader())
     kept.collect(uniform(9, 1, 8, 8), torch.ones(9, 4), torch.arange(9))
     draw_features(kept)
-    kept = Album(loader())
+    kept = FeatureBuffer(loader())
     kept.collect(uniform(9, 1, 8, 8), torch.full((9, 1), 2.0), torch.arange(9))
     draw_features(kept)
 
 
 @pytest.mark.parametrize(("classes", "named"), [(3, True), (25, False), (None, False)])
 def test_a_map_has_a_legend_of_up_to_ten_classes(classes, named):
-    kept = album(120, classes or 4, labels=classes is not None)
+    kept = buffer(120, classes or 4, labels=classes is not None)
     kept.loader.dataset.classes = [f"class {i}" for i in range(30)]
     figure = draw_features(kept)
     legend = figure.axes[0].get_legend()
@@ -235,7 +235,7 @@ def test_views_of_one_of_several_and_of_several_loaders():
 
 
 def test_images_without_labels_have_neighbours_without_frames(tmp_path):
-    kept = album(labels=False)
+    kept = buffer(labels=False)
     assert kept.labels() is None
     assert not draw_neighbours(kept).axes[0].patches
     names = [name for name, _ in drawn(tmp_path, None, None, kept)]
@@ -243,11 +243,11 @@ def test_images_without_labels_have_neighbours_without_frames(tmp_path):
 
 
 def test_few_images_are_no_album(tmp_path):
-    assert not drawn(tmp_path, None, None, album(NEIGHBOURS))
+    assert not drawn(tmp_path, None, None, buffer(NEIGHBOURS))
 
 
 def test_a_failing_picture_is_a_warning_and_the_others_are_drawn(tmp_path):
-    kept = album()
+    kept = buffer()
     kept.parts[0][1][0] = float("nan")  # as of a model that diverges
     with pytest.warns(UserWarning, match="no picture of features was drawn"):
         names = [name for name, _ in drawn(tmp_path, None, None, kept)]
@@ -256,18 +256,18 @@ def test_a_failing_picture_is_a_warning_and_the_others_are_drawn(tmp_path):
     batch = uniform(9, 3, 8, 8), torch.arange(9)
     with pytest.warns(UserWarning, match="no picture of views was drawn"):
         assert not drawn(tmp_path / "full", batch, loader(), None)
-    gallery = Gallery(None)
-    gallery.open(loader())
+    callback = ImageCallback(None)
+    callback.open(loader())
     with pytest.warns(UserWarning, match="no picture of neighbours and features"):
         batch = uniform(9, 3, 8, 8), {"no": "tensor"}
-        gallery.see(batch, gallery.album.loader, lambda x: x.flatten(1))
-    assert gallery.album is None
+        callback.see(batch, callback.buffer.loader, lambda x: x.flatten(1))
+    assert callback.buffer is None
 
 
 def test_pictures_are_due_every_few_epochs_and_at_the_end():
     def due(config, epochs=6):
-        gallery = Gallery(config)
-        return [e for e in range(1, epochs + 1) if gallery.draws(e, e == epochs)]
+        callback = ImageCallback(config)
+        return [e for e in range(1, epochs + 1) if callback.draws(e, e == epochs)]
 
     assert due(Pictures()) == [6]
     assert due(Pictures(every_n_epochs=4)) == [4, 6]
@@ -276,10 +276,10 @@ def test_pictures_are_due_every_few_epochs_and_at_the_end():
 def test_pyplot_is_not_touched(tmp_path):
     code = (
         "import sys, torch; from pathlib import Path;"
-        "from stable_ssl.tools.gallery import Gallery;"
+        "from stable_ssl.tools.image_callback import ImageCallback;"
         "batch = (torch.rand(9, 3, 8, 8), torch.arange(9));"
         f"folder = Path({str(tmp_path)!r});"
-        "drawn = list(Gallery(None).draw(folder, 1, 1, batch, None));"
+        "drawn = list(ImageCallback(None).draw(folder, 1, 1, batch, None));"
         "print(len(drawn), 'matplotlib.pyplot' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

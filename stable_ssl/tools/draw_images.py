@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from stable_ssl.data.class_names import class_names
 from stable_ssl.data.combined import named_parts
-from stable_ssl.data.facts import class_names
 from stable_ssl.evaluation.collapse import float64
-from stable_ssl.tools.album import IMAGES, Album, thumbnails
+from stable_ssl.tools.feature_buffer import IMAGES, FeatureBuffer, thumbnails
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,16 +83,16 @@ def _size(view: Tensor) -> str:
 # --- neighbours -----------------------------------------------------------------------
 
 
-def draw_neighbours(album: Album) -> Figure:
+def draw_neighbours(buffer: FeatureBuffer) -> Figure:
     """Draw a few images of a split, and those of it nearest by cosine similarity."""
-    images, features, labels = album.images(), album.features(), album.labels()
+    images, features, labels = buffer.images(), buffer.features(), buffer.labels()
     queries = spread(labels, len(images))
     similarity = features[queries] @ features.T
     similarity[torch.arange(len(queries)), queries] = -2  # not itself
     nearest = similarity.topk(NEIGHBOURS).indices
     names = [""] * len(queries)
     if labels is not None:
-        names = names_of(labels[queries], album.loader)
+        names = names_of(labels[queries], buffer.loader)
     columns = ["image", *(str(i + 1) for i in range(NEIGHBOURS))]
     figure, axes = _canvas("images and their nearest by features", columns, names, FOOT)
     for r, (query, others) in enumerate(zip(queries, nearest, strict=True)):
@@ -126,12 +126,12 @@ def spread(labels: Tensor | None, count: int) -> list[int]:
 # --- the map --------------------------------------------------------------------------
 
 
-def draw_features(album: Album) -> Figure:
+def draw_features(buffer: FeatureBuffer) -> Figure:
     """Draw the features on their first two principal components, coloured by class."""
     from matplotlib.figure import Figure
 
-    points, shares = plane(album.features())
-    labels = album.labels()
+    points, shares = plane(buffer.features())
+    labels = buffer.labels()
     figure = Figure(figsize=(4.6, 3.5), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(f"features of {len(points):,} images", loc="left", fontsize=9)
@@ -148,7 +148,7 @@ def draw_features(album: Album) -> Figure:
     axes.set_aspect("equal", "datalim")
     axes.spines[:].set_color("#cccccc")
     if labels is not None:
-        _legend(axes, labels, album.loader)
+        _legend(axes, labels, buffer.loader)
     return figure
 
 

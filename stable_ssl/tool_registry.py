@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
-from stable_ssl.objects import find_object
+from stable_ssl.instantiate import find_object
 from stable_ssl.run import Run
 from stable_ssl.schema import ConfigError
 
@@ -19,7 +19,7 @@ MODES = {  # what `mode` asks besides fit, validate and test
     "profile_data": "stable_ssl.tools.profile.profile_data",
     "profile_model": "stable_ssl.tools.profile.profile_model",
 }
-GALLERY = "stable_ssl.tools.gallery.Gallery"
+IMAGE_CALLBACK = "stable_ssl.tools.image_callback.ImageCallback"
 SUMMARY = "stable_ssl.tools.summary.end_of_run"
 CHECK_EXPORT = "stable_ssl.tools.export.check_types"
 
@@ -50,4 +50,4 @@ def check_tools(export_types: Sequence[str]) -> None:
         ConfigError: says what to install.
     """
     if export_types:
-        find_object(CHECK_EXPORT, "the tool")(export_types)
+        find_object(CHECK_EXPORT, "log.export.types")(export_types)

@@ -15,7 +15,7 @@ IMAGES = 2000  # of a split that are kept, evenly spread
 SIDE = 64  # pixels of a thumbnail at most: 24 MB of them
 
 
-class Album:
+class FeatureBuffer:
     """Keep images of the batches of a split, with features and labels.
 
     Args:

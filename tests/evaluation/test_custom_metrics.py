@@ -5,7 +5,7 @@ import torch
 from torchmetrics.functional import f1_score
 
 from stable_ssl.config import ConfigError
-from stable_ssl.evaluation.custom import custom_metrics
+from stable_ssl.evaluation.custom_metrics import custom_metrics
 
 generator = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(50, 4, generator=generator)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from stable_ssl.loggers.names import axis_label, is_accuracy, spelled, value_label
 from stable_ssl.loggers.table import Table, render
-from stable_ssl.tools import keys
+from stable_ssl.tools import run_keys
 
 if TYPE_CHECKING:
     from stable_ssl.tools.table import Cell, MeanTable
@@ -127,7 +127,7 @@ def _levels(table: MeanTable) -> list[list[str]]:
     for key, texts in table.header():
         if not key:
             levels.append([axis_label(metric) for metric in texts])
-        elif keys.numeric(texts):
+        elif run_keys.numeric(texts):
             levels += [[axis_label(key)] * len(texts), list(texts)]
         else:
             levels.append([value_label(key, text) for text in texts])

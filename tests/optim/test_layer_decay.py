@@ -7,7 +7,7 @@ from torch import nn
 from stable_ssl.config import ConfigError, Optim
 from stable_ssl.models import backbone
 from stable_ssl.optim import build_optimizer
-from stable_ssl.optim.depth import layer_scales
+from stable_ssl.optim.layer_decay import layer_scales
 
 
 def classifier(spec):

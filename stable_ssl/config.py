@@ -157,6 +157,7 @@ def _register_recipes() -> Any:
     Plugins.instance().register(FoldersOfRecipes)
     schema = OmegaConf.structured(Config, flags={"struct": False})
     OmegaConf.set_struct(schema.log.eval, False)  # evaluators of one's own
+    OmegaConf.set_struct(schema.optim.scheduler, False)  # arguments of any schedule
     for name, recipe in (("stable_ssl", schema), (experiments.ALONE, {})):
         ConfigStore.instance().store(name, recipe, provider="stable_ssl")
     return FoldersOfRecipes
@@ -292,7 +293,11 @@ def _pop_evaluators(log: Any) -> dict[str, Any]:
     group = log.get("eval") if isinstance(log, dict) else None
     group = group if isinstance(group, dict) else {}
     known = {field.name for field in dataclasses.fields(Eval)}
-    names = [n for n, e in group.items() if n not in known and "_target_" in str(e)]
+    unknown = {name: node for name, node in group.items() if name not in known}
+    names = [n for n, e in unknown.items() if isinstance(e, dict) and "_target_" in e]
+    # null turns off one of a recipe, unless it is a key of ours that is misspelt
+    close = functools.partial(difflib.get_close_matches, n=1, cutoff=0.75)
+    names += [n for n, e in unknown.items() if e is None and not close(n, known)]
     return {name: group.pop(name) for name in names}
 
 

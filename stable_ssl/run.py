@@ -43,6 +43,7 @@ class Run(Stateful, Protocol):
     evaluation: Any  # a `Suite`
     early_stopping: Any  # a `Patience`, or None
     validated: int
+    measured: dict[str, float]
     stopped: str | None
     metrics: dict[str, float]
     records: Records

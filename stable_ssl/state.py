@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from typing import Any
 
 from stable_ssl import checkpoint, distributed, seeding, subclass_state
 from stable_ssl.checkpoint import State
@@ -51,6 +53,7 @@ def capture(run: Run) -> State:
         "ranks": list(rank_states),
         "metrics": run.metrics,
         "validated": run.validated,
+        "measured": run.measured,
         "stopped": run.stopped,
         "patience": run.early_stopping and run.early_stopping.state_dict(),
         **run.records.folder.positions,
@@ -121,7 +124,7 @@ def restore(run: Run, state: State) -> None:
     Raises:
         ConfigError: the state is of another model.
     """
-    state = upgraded(state)
+    state = _copied(upgraded(state))
     checkpoint.load_modules(run, state["modules"])
     _load_unsaved(run, state["unsaved"])
     _restore_position(run, state)
@@ -131,7 +134,8 @@ def restore(run: Run, state: State) -> None:
     run.metrics.update(state["metrics"])
     rank_state = state["ranks"][run.rank % len(state["ranks"])]
     if run.optimizers:
-        run.validated, run.stopped = state["validated"], state["stopped"]
+        run.validated, run.measured = state["validated"], dict(state["measured"])
+        run.stopped = state["stopped"]
         if run.early_stopping is not None and state["patience"] is not None:
             run.early_stopping.load_state_dict(state["patience"])
         if run.optimizers.keys() != state["optimizers"].keys():
@@ -152,6 +156,17 @@ def restore(run: Run, state: State) -> None:
     seeding.set_rng_state(rank_state["rng"])
 
 
+def _copied(value: Any) -> Any:
+    """Return a state whose containers an object may change while it loads them."""
+    if isinstance(value, dict):
+        copied = copy.copy(value)  # of its type, with what it has besides entries
+        copied.update((key, _copied(entry)) for key, entry in value.items())
+        return copied
+    if type(value) in (list, tuple):
+        return type(value)(map(_copied, value))
+    return value
+
+
 def upgraded(state: State) -> State:
     """Return a state of an earlier format in today's.
 
@@ -167,6 +182,7 @@ def upgraded(state: State) -> State:
     if number < 3:
         probe = state["probe"]
         state = {**state, "evaluators": {} if probe is None else {"probe": probe}}
+        state["measured"] = state["metrics"]
     if number > 1:
         return state
     scheduler = state["scheduler"]

@@ -125,7 +125,8 @@ class BaseTrainer(nn.Module):
             if name in vars(cls):
                 text = f"{cls.__name__}.{name} {message}"
                 warnings.warn(text, DeprecationWarning, stacklevel=2)
-        cls.min_views = vars(cls).get("least_views", cls.min_views)
+        if "min_views" not in vars(cls):
+            cls.min_views = getattr(cls, "least_views", cls.min_views)
 
     def __init__(self, config: Mapping | None = None):
         super().__init__()
@@ -160,7 +161,8 @@ class BaseTrainer(nn.Module):
         self.early_stopping: Patience | None = None  # of early stopping
         self.stopped: str | None = None  # why the training ended before its last step
         self._stop_asked: str | None = None  # by this rank
-        self.validated = -1  # the step of the last validation
+        self.validated = -1  # the step of the last validation ...
+        self.measured: dict[str, float] = {}  # ... and its values
         self.probe_features: Any = None  # that the loss handed over
         self._ranks_checked = False  # whether they train one model
         self.rng_at_epoch: Any = None  # the global generators at its start
@@ -282,19 +284,20 @@ class BaseTrainer(nn.Module):
     def validate(self) -> None:
         """Evaluate the val split, or several, and write their rows, once a step."""
         if self.validated != self.step:
-            self.validated = self.step
+            self.validated, self.measured = self.step, {}
             with self.records.off_the_clock():
                 for split in self.splits("val"):
-                    self._report_split(split)
-            monitor = self.settings.monitor
-            if monitor and self.splits("val") and monitor not in self.metrics:
+                    self.measured |= self._report_split(split)
+            monitor, waits = self.settings.monitor, self.evaluation.waits
+            if monitor not in (None, *self.metrics) and self.measured and not waits:
                 raise ConfigError(
                     f"log.monitor={monitor} is never reported"
                     f"{nearest(monitor, list(self.metrics))}"
                     f" (reported: {', '.join(self.metrics)})"
                 )
-            if self.early_stopping is not None and self.step:
-                self.stopped = self.stopped or self.early_stopping(self.metrics)
+            if self.early_stopping is not None and self.step and not self.stopped:
+                reason = self.early_stopping(self.measured, waits)
+                self.stopped = distributed.broadcast_object(reason)
 
     def stop(self, why: str) -> None:
         """End the training after this step, on all ranks, as if it were the last one.
@@ -312,7 +315,7 @@ class BaseTrainer(nn.Module):
         for split in self.splits("test"):
             self._report_split(split)
 
-    def _report_split(self, split: str) -> None:
+    def _report_split(self, split: str) -> dict[str, float]:
         """Evaluate a split and write its row; say each figure's protocol, if asked."""
         values = self.evaluate(split, self.batch_limit)
         self.report(values)
@@ -325,6 +328,7 @@ class BaseTrainer(nn.Module):
             title = f"{split} split, epoch {self.epoch}, step {self.step}"
             title += f", seed {self.config.hardware.seed}"
             self.records.console.table(protocol_table(values, metrics, title))
+        return values
 
     def splits(self, kind: str) -> list[str]:
         """Return the splits there are of val or test: `val`, or `val_<name>` each."""
@@ -500,8 +504,7 @@ class BaseTrainer(nn.Module):
         )
 
     def _build_stepper(self) -> None:
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        moved = self.optimizers, self.schedulers, parameters
+        moved = self.optimizers, self.schedulers, list(self.parameters())
         self.stepper = Stepper(*moved, self.scaler, self.config.optim, self.log)
 
     @property
@@ -741,7 +744,7 @@ class BaseTrainer(nn.Module):
         save, evaluation = log.checkpoint, log.eval
         if self.evaluation.online:
             batch = self.labelled(self.data)
-            losses = self.evaluation.fit(batch, self.probe_features)
+            losses = self.evaluation.fit(batch, self.probe_features, step)
             self.log({f"train/{name}": loss for name, loss in losses.items()})
         minutes, signal = save.every_n_minutes, self.preemption.number
         late = minutes and time.monotonic() - self._saved_at > 60 * minutes
@@ -937,8 +940,8 @@ class BaseTrainer(nn.Module):
         norm = nn.utils.get_total_norm(weights).item()
         self._check_finite("the norm of the weights", norm)
         self.records.folder.sync()  # the checkpoint refers to lengths of the files
-        fresh = self.validated == self.step
-        value = self.metrics.get(self.settings.monitor) if fresh else None
+        fresh = self.measured if self.validated == self.step else {}
+        value = fresh.get(self.settings.monitor)
         if self.rank == 0:
             with self.records.off_the_clock():
                 self.checkpoints.save(state, self.epoch, self.step, value)

@@ -150,6 +150,7 @@ PRIVATE = {  # names of other libraries that have no public twin, and why
     "models/norm.py": {"_BatchNorm"},  # the class of all norms, also of others'
     "optim/lars.py": {"_foreach_norm", "_foreach_add", "_foreach_add_"}
     | {"_foreach_mul_"},
+    "evaluation/suite.py": {"_version"},
     "optim/step.py": {"_version", "_foreach_div_"},
     "data/loader.py": {"_iterator", "_shutdown_workers"},  # of kept workers
 }

@@ -1,8 +1,4 @@
-"""An override keeps every promise: what a researcher may write, and what then holds.
-
-The tests marked xfail state what is not so yet. Each fails today for the reason beside
-it; who makes one pass removes its mark.
-"""
+"""An override keeps every promise: what a researcher may write, and what then holds."""
 
 import json
 import re
@@ -612,3 +608,173 @@ def test_a_run_that_is_stopped_ends_cleanly_on_all_processes(ranks, tmp_path):
     assert status["status"] == "finished"
     assert "the loss is low enough" in status["reason"]
     assert list(folder.glob(f"ckpts/*_s{two[0]['step']:06d}.ckpt"))
+
+
+# --- gradients of a round that are used more than once, or by somebody else ----------
+
+
+class Pairs(Double):
+    """Two optimizers, each stepped after its own backward pass, in either order."""
+
+    order = ("main", "judge")
+
+    def initialize_modules(self):
+        super().initialize_modules()
+        self.judge = torch.nn.Linear(64, 1).double()
+
+    def initialize_optimizer(self):
+        self.optimizers = {
+            "main": torch.optim.SGD(self.layer.parameters(), lr=0.1),
+            "judge": torch.optim.SGD(self.judge.parameters(), lr=0.1),
+        }
+
+    def judged(self, batch):
+        return self.judge(batch[0][0].flatten(1).double()).square().mean()
+
+    def train_step(self, batch):
+        losses = {"main": lambda: self.loss(batch), "judge": lambda: self.judged(batch)}
+        for name in self.order:
+            self.backward(losses[name]())
+            self.optimizer_step(name)
+
+
+class Reversed(Pairs):
+    order = ("judge", "main")
+
+
+class AtOnce(Pairs):
+    """Both backward passes, then both steps."""
+
+    def train_step(self, batch):
+        self.backward(self.loss(batch) + self.judged(batch))
+        self.optimizer_step()
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("trainer", [Pairs, Reversed])
+def test_pairs_of_backward_and_step_are_those_at_once(tmp_path, trainer, accumulate):
+    keys = f"optim.accumulate={accumulate}", "data.batch_size=64"
+    pairs = trained(trainer, tmp_path / "pairs", *keys)["weights"]
+    at_once = trained(AtOnce, tmp_path / "once", *keys)["weights"]
+    assert apart(pairs, at_once) < 1e-12
+
+
+class Thawed(Double):
+    """Unfreeze a layer after setup, as a fine-tuning does after some epochs."""
+
+    late = True
+
+    def initialize_modules(self):
+        super().initialize_modules()
+        self.hidden = torch.nn.Linear(64, 64).double()
+        self.hidden.requires_grad_(not self.late)
+
+    def initialize_optimizer(self):
+        self.optimizers = {"main": torch.optim.SGD(self.parameters(), lr=0.1)}
+
+    def forward(self, x):
+        return super().forward(self.hidden(x.flatten(1).double()).view(-1, 1, 8, 8))
+
+    def before_train_epoch(self):
+        self.hidden.requires_grad_(True)
+
+
+class ThawedBefore(Thawed):
+    late = False
+
+
+def thawed_on_a_rank(folder, trainer):
+    keys = "optim.accumulate=3", "data.batch_size=64"
+    return trained(trainer, folder, *keys)["weights"]
+
+
+def test_what_is_unfrozen_after_setup_is_averaged_too(ranks, tmp_path):
+    before = thawed_on_a_rank(tmp_path / "before", ThawedBefore)
+    assert apart(thawed_on_a_rank(tmp_path / "late", Thawed), before) < 1e-12
+    for rank in ranks(2, thawed_on_a_rank, tmp_path / "ranks", Thawed):
+        assert apart(rank, before) < 1e-12
+
+
+class OnOneRank(Double):
+    """A backward pass on rank 0 alone, whose gradient then counts as half of one."""
+
+    def train_step(self, batch):
+        loss = self.loss(batch)
+        if self.rank == 0:
+            self.backward(loss)
+        self.optimizer_step()
+
+
+def on_one_rank(folder):
+    return trained(OnOneRank, folder)["weights"]
+
+
+def test_a_gradient_that_only_one_rank_has_is_zero_on_the_other(ranks, tmp_path):
+    one, two = ranks(2, on_one_rank, tmp_path)
+    assert same(one, two)
+
+
+class OwnClip(Tiny):
+    """Clip by hand what the step will use."""
+
+    def optimizer_step(self, name=None):
+        self.average_gradients()
+        torch.nn.utils.clip_grad_norm_(self.parameters(), 0.1)
+        super().optimizer_step(name)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_an_own_clip_sees_gradients_of_one_scale(tmp_path, precision):
+    keys = f"hardware.precision={precision}", "optim.lr=1", "optim.steps=1"
+    keys += ("optim.scheduler=null", "optim.momentum=0", "optim.weight_decay=0")
+    torch.manual_seed(0)
+    run = make(OwnClip, tmp_path, *keys)
+    run.setup()
+    before = weights(run)
+    run.train_epoch()
+    run.cleanup()
+    moved = torch.cat([(run.state_dict()[n] - w).flatten() for n, w in before.items()])
+    assert moved.norm().item() == pytest.approx(0.1, rel=1e-3)
+
+
+class Again(OwnClip):
+    """A second backward pass after the first was averaged, as SAM's."""
+
+    def train_step(self, batch):
+        self.backward(self.loss(batch))
+        self.average_gradients()
+        self.zero_grad()
+        self.backward(self.loss(batch))
+        self.optimizer_step()
+
+
+class Twice(Tiny):
+    def train_step(self, batch):
+        for _ in range(2):
+            self.backward(self.loss(batch))
+            self.optimizer_step("main")
+
+
+class ByClosure(Tiny):
+    def train_step(self, batch):
+        def closure():
+            self.optimizer.zero_grad()
+            loss = self.loss(batch)
+            loss.backward()
+            return loss
+
+        self.optimizer.step(closure)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "key", "message"),
+    [
+        (Again, "hardware.precision=float16", "would mix gradients of two scales"),
+        (Twice, "hardware.precision=float16", "steps twice in one train_step"),
+        (ByClosure, "optim.grad_max_norm=1", "neither averaged nor clipped"),
+    ],
+)
+def test_what_would_use_another_gradient_is_refused(tmp_path, trainer, key, message):
+    with pytest.raises(ConfigError, match=message):
+        make(trainer, tmp_path, key).run()
+    make(trainer, tmp_path / "plain").run()

@@ -388,13 +388,14 @@ def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> Non
     from stable_ssl.data.datasets import check_name
     from stable_ssl.evaluation.suite import asked_for
     from stable_ssl.loggers.trackers import check_installed
-    from stable_ssl.optim import check_optimizer
+    from stable_ssl.optim import check_optimizer, check_scheduler
     from stable_ssl.tool_registry import check_tools
 
     full = complete(job, trainer_class(trainer, job).model_config)
     if full.mode == "fit":
         with resolver.stand_ins():
             check_optimizer(full.optim)
+            check_scheduler(full.optim.scheduler)
     if full.log.eval.linear is not None:
         check_optimizer(full.log.eval.linear, at="log.eval.linear")
     if here:

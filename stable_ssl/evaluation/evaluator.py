@@ -34,7 +34,7 @@ class Split:
 
     name: str  # val, test, val_<name> or test_<name>
     features: Tensor  # (N, D), of the first view of each image
-    labels: Any  # (N,), or as the dataset has them
+    labels: Tensor | None  # (N, ...); None where the dataset's are no tensor
     views: Tensor | None  # (N, V, D), where the split's loader makes V > 1 views
     bank: Labelled | None  # the train split, seen as in validation, of all ranks
     finite: bool  # whether all features are, of the bank too, on every rank
@@ -44,6 +44,8 @@ class Split:
 
 class Evaluator:
     """Measure one thing of a split; a subclass yields (name, value) when called.
+
+    One that has `state_dict` and `load_state_dict` is saved in every checkpoint.
 
     It is called within `torch.no_grad`, in float32, and the global random generators
     are as before when it is done: nothing it does can disturb the training.
@@ -81,17 +83,20 @@ class Evaluator:
 class OnlineEvaluator(Evaluator):
     """Train something on detached features, beside the method and never through it.
 
-    What it learns is in every checkpoint; its loss is logged as train/<name>_loss.
+    Its loss is logged as train/<name>_loss. On several processes each of them trains it
+    on the batch of all, from the same random numbers, so that it stays one.
     """
 
-    draws = True  # from the global generators, which are then restored after a step
-    each_rank = True
+    whole_batch = True  # `fit` sees that of all ranks; False: its share, and averages
 
-    def build(self, dim: int, num_classes: int, seed: int, device: Any) -> None:
-        """Build what is trained, for features (N, dim) and labels (N,)."""
+    def build(self, dim: int, num_classes: int, device: Any) -> None:
+        """Build what is trained, for features (N, dim) and labels (N,).
+
+        Initial weights are the same on all ranks, and disturb no other random number.
+        """
 
     def fit(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Take a step on a batch of this rank; return the loss, () on the device."""
+        """Take a step on a batch; return the loss, () on the device."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:

@@ -46,12 +46,18 @@ class Patience:
                 " them, or log.early_stopping.monitor"
             )
 
-    def __call__(self, metrics: Mapping[str, float]) -> str | None:
+    def __call__(self, metrics: Mapping[str, float], waits: bool) -> str | None:
         """Look at a validation; say why the training is to end, None if it is not.
+
+        Args:
+            metrics: that it measured.
+            waits: whether an evaluator was not due; its metric may come later.
 
         Raises:
             ConfigError: the metric is not reported.
         """
+        if self.monitor not in metrics and waits:
+            return None
         if self.monitor not in metrics:
             raise ConfigError(
                 f"log.early_stopping.monitor={self.monitor} is never reported"

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from stable_ssl import distributed, seeding
+from stable_ssl import distributed
 from stable_ssl.evaluation.evaluator import OnlineEvaluator
 from stable_ssl.models.norm import SyncBatchNorm
 from stable_ssl.optim import build_optimizer
@@ -34,16 +33,15 @@ class Probe(OnlineEvaluator):
 
     key = "linear"
     needs_labels = True
-    needs_features = draws = False
+    needs_features = whole_batch = False
+    each_rank = True  # and yields nothing
 
     def __init__(self, config: ProbeConfig):
         self.config = config
 
-    def build(self, dim: int, num_classes: int, seed: int, device: Any) -> None:
-        """Build the classifier for features (N, dim), its weights drawn from a seed."""
-        with seeding.preserve_rng():
-            torch.manual_seed(seed)
-            self.module = LinearProbe(dim, num_classes).to(device)
+    def build(self, dim: int, num_classes: int, device: Any) -> None:
+        """Build the classifier for features (N, dim)."""
+        self.module = LinearProbe(dim, num_classes).to(device)
         self.optimizer = build_optimizer(
             self.module.named_parameters(), self.config, at="log.eval.linear"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from typing import Any
@@ -44,6 +44,7 @@ BUILT_IN: tuple[type[Evaluator], ...] = (
     Spectrum,
 )
 
+RESERVED = {*(cls.__name__.lower() for cls in BUILT_IN), "predictions", "pictures"}
 CADENCE = ("every_n_epochs", "splits", "in_fit")  # keys of every evaluator's node
 
 
@@ -120,6 +121,11 @@ def asked_for(config: Any) -> Iterator[tuple[str, Evaluator]]:
     known = {field.name for field in fields(config)}
     for name, node in vars(config).items():
         if name not in known and node is not None:
+            if name in RESERVED:
+                raise ConfigError(
+                    f"log.eval.{name} is the name of one of the library's evaluators;"
+                    " choose another"
+                )
             yield name, _own(node, f"log.eval.{name}")
 
 
@@ -138,6 +144,41 @@ def _own(node: Mapping[str, Any], at: str) -> Evaluator:
     if every is not None and not (isinstance(every, int) and every > 0):
         raise ConfigError(f"{at}.every_n_epochs={every}: write a number of epochs")
     return evaluator
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw from global generators of this seed, which are restored afterwards."""
+    with seeding.preserve_rng():
+        torch.manual_seed(seed % 2**63)
+        yield
+
+
+def _yielded(evaluator: Evaluator, split: Split) -> dict[str, float]:
+    """Return what an evaluator yields of a split.
+
+    Raises:
+        ConfigError: it is no name and number, or the split was changed.
+    """
+    seen = [split.features, split.labels, split.views, *(split.bank or ())]
+    seen = [tensor for tensor in seen if isinstance(tensor, Tensor)]
+    versions = [tensor._version for tensor in seen]
+    values, of = {}, type(evaluator).__name__
+    for pair in evaluator(split):
+        try:
+            name, value = pair
+            values[str(name)] = float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"{of} yielded {pair!r}; an evaluator yields pairs of a name and a"
+                " number"
+            ) from error
+    if versions != [tensor._version for tensor in seen]:
+        raise ConfigError(
+            f"{of} changed features or labels in place, which others see too; change a"
+            " clone of them"
+        )
+    return values
 
 
 def _refuse_twins(evaluators: Mapping[str, Evaluator]) -> None:
@@ -238,9 +279,9 @@ class Suite:
                 " probe needs (N, D): pool them in encode, or set log.eval.linear=null"
             )
         for evaluator in self.online.values():
-            evaluator.build(
-                features.shape[1], self.num_classes, self.seed, features.device
-            )
+            with _seeded(self.seed):
+                dim, device = features.shape[1], features.device
+                evaluator.build(dim, self.num_classes, device)
 
     @property
     def probe(self) -> nn.Module | None:
@@ -258,6 +299,12 @@ class Suite:
         """Those of the last split's features, largest first; on rank 0, if measured."""
         spectrum = self.evaluators.get("spectrum")
         return spectrum.eigenvalues if spectrum in self.asked else []
+
+    @property
+    def waits(self) -> bool:
+        """Whether an evaluator of val splits was not due when one was measured last."""
+        of_val = [e for e in self.evaluators.values() if "val" in e.splits]
+        return any(e.every_n_epochs and e not in self.asked for e in of_val)
 
     # --- features, once ---------------------------------------------------------------
 
@@ -278,7 +325,7 @@ class Suite:
     # --- beside a training step -------------------------------------------------------
 
     def fit(
-        self, batch: Any, features: Tensor | Sequence[Tensor] | None
+        self, batch: Any, features: Tensor | Sequence[Tensor] | None, step: int
     ) -> dict[str, Tensor]:
         """Train what trains beside the method on a batch.
 
@@ -287,6 +334,7 @@ class Suite:
             features: of the images as the loss handed them over, (N, D), or of several
                 views, (N, D) each, or all of one after all of another, (V N, D); None:
                 the first view is encoded in eval mode, one forward pass more.
+            step: optimizer steps taken.
 
         Returns:
             The losses, () on the device, by name: {"probe_loss": loss}.
@@ -310,8 +358,13 @@ class Suite:
         losses = {}
         with torch.enable_grad(), torch.autocast(features.device.type, enabled=False):
             for name, evaluator in self.online.items():
-                with seeding.preserve_rng() if evaluator.draws else nullcontext():
+                if not evaluator.whole_batch:  # and draws nothing
                     losses[f"{name}_loss"] = evaluator.fit(features, labels)
+                    continue
+                # view after view, as on one process
+                pair = [gather_batches(t.chunk(views)) for t in (features, labels)]
+                with _seeded(int(seeding.fold_in(self.seed, step))):
+                    losses[f"{name}_loss"] = evaluator.fit(*pair)
         return losses
 
     # --- during an evaluation ---------------------------------------------------------
@@ -375,12 +428,18 @@ class Suite:
             whole = self._whole(share)
             for evaluator in self.asked:
                 if evaluator.each_rank:
-                    measured = dict(evaluator(share))
+                    measured = _yielded(evaluator, share)
                 else:
-                    measured = dict(evaluator(whole)) if distributed.is_main() else {}
+                    main = distributed.is_main()
+                    measured = _yielded(evaluator, whole) if main else {}
                     measured = distributed.broadcast_object(measured)
                 self._describe(evaluator, measured)
-                values |= {name: float(value) for name, value in measured.items()}
+                if twins := values.keys() & measured.keys():
+                    raise ConfigError(
+                        f"{type(evaluator).__name__} yields {', '.join(twins)}, which"
+                        " is measured already; yield it by another name"
+                    )
+                values |= measured
             if self.features and step and not self.collapsed:
                 # untrained features have one direction, too
                 if warning := collapse_warning(torch.cat(self.features)):
@@ -429,9 +488,14 @@ class Suite:
 
     # --- checkpoints ------------------------------------------------------------------
 
+    def stateful(self) -> dict[str, Any]:
+        """Return the evaluators that have a state, by name."""
+        everyone = {**self.evaluators, **self.online}
+        return {name: e for name, e in everyone.items() if hasattr(e, "state_dict")}
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of what trains beside the method, by name."""
-        return {name: e.state_dict() for name, e in self.online.items()}
+        """Return the states of the evaluators that have one, by name."""
+        return {name: e.state_dict() for name, e in self.stateful().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -439,7 +503,7 @@ class Suite:
         Raises:
             ConfigError: there is one now that was not saved.
         """
-        for name, evaluator in self.online.items():
+        for name, evaluator in self.stateful().items():
             if name not in state:
                 what = "linear probe" if name == "probe" else f"log.eval.{name}"
                 key = "linear" if name == "probe" else name

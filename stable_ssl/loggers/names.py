@@ -18,7 +18,7 @@ class Metric:
     """
 
     label: str  # of an axis or a column: "kNN accuracy"
-    title: str = ""  # of a row in a summary: "kNN (k=20)"; its name where empty
+    title: str = ""  # of a row in a summary: "kNN (k=20)"; the label where empty
     protocol: str = ""  # how to measure it again; {bank}: what it is compared with
     order: float = 90  # its place in a table; equals are sorted by their names
 
@@ -140,8 +140,9 @@ def as_text(metric: str, value: Any, digits: int = 2) -> str:
 def describe(metric: str, stated: Mapping[str, Metric]) -> str:
     """Return a metric of a split in words, as its run states by name: "kNN (k=20)"."""
     name = metric.partition("/")[2]
-    title = stated[name].title if name in stated else ""
-    return title or (_plain(name) if is_accuracy(name) else name)
+    if name in stated:
+        return stated[name].title or stated[name].label
+    return _plain(name) if is_accuracy(name) else name
 
 
 def in_order(metrics: Iterable[str], splits: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from stable_ssl.optim.schedules import (
     Scheduler,
     build_schedule,
     build_schedulers,
+    check_scheduler,
     count_steps,
     decay_scheduler,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "build_schedule",
     "build_schedulers",
     "check_optimizer",
+    "check_scheduler",
     "count_steps",
     "decay_scheduler",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ class Optim:
     groups: list[Any] = field(default_factory=list)  # {pattern, lr, weight_decay, ...}
     layer_decay: float | None = key(None, above=0, high=1)  # lr's factor a layer down
     # a `Schedule`, a torch.optim.lr_scheduler name, {_target_: ...}; null: constant
-    scheduler: Any = field(default_factory=lambda: asdict(Schedule()))
+    scheduler: Any = field(default_factory=lambda: {"name": Schedule.name})
 
 
 def build_optimizer(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
@@ -170,6 +170,22 @@ def build_schedulers(
     return {name: scheduler for name, scheduler in built.items() if scheduler}
 
 
+def check_scheduler(config: Any) -> None:
+    """Refuse a schedule that is not there, before anything is built.
+
+    Args:
+        config: `optim.scheduler`, as for `build_scheduler`.
+    """
+    if is_foreign(config):
+        _schedule_class(config)
+
+
+def _schedule_class(config: Mapping) -> Callable[..., Any]:
+    """Return the class or function that a node names."""
+    path = config.get("_target_", f"torch.optim.lr_scheduler.{config.get('name')}")
+    return find_object(path, "optim.scheduler")
+
+
 def build_scheduler(
     config: Any, optimizer: Optimizer, steps_per_epoch: int, total_steps: int
 ) -> Scheduler | LRScheduler | None:
@@ -196,14 +212,16 @@ def build_scheduler(
     name = arguments.pop("name", None)
     path = arguments.pop("_target_", f"torch.optim.lr_scheduler.{name}")
     at = f"optim.scheduler={path}"
-    target = find_object(path, "optim.scheduler")
+    target = _schedule_class(config)
     parameters = accepted_by(target)
-    for name, default in asdict(Schedule()).items():
-        # the recipe may have set keys of `Schedule`, for the schedule that it names
-        needed = name in parameters and parameters[name].default is Parameter.empty
-        unset = arguments.get(name, default) == default and not needed
-        if name not in parameters or unset:
-            arguments.pop(name, None)
+    for key_of_ours, default in asdict(Schedule()).items():
+        # a recipe may have set keys of `Schedule`, for the schedule that it names
+        if key_of_ours in arguments and key_of_ours not in parameters:
+            if (value := arguments.pop(key_of_ours)) != default:
+                warnings.warn(
+                    f"optim.scheduler.{key_of_ours}={value} is not read by {path}",
+                    stacklevel=2,
+                )
     try:
         if not (isinstance(target, type) and issubclass(target, LRScheduler)):
             accepted = {n: steps for n, steps in lengths.items() if n in parameters}

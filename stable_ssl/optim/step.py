@@ -34,7 +34,7 @@ class Stepper:
         optimizers: by name; a parameter belongs to one of them.
         schedulers: of some of them, by the same names, or `<name>/weight_decay`; each
             moves once a round in which its optimizer stepped.
-        parameters: that get gradients, those of no optimizer too.
+        parameters: of the model, frozen ones and those of no optimizer too.
         scaler: of the loss; does nothing unless it is enabled, for float16.
         config: `accumulate` is read, and `grad_max_norm`, the 2-norm that each
             optimizer's gradient is clipped to.
@@ -58,7 +58,8 @@ class Stepper:
         self.ranks = distributed.world_size()  # ... and so does this
         self.parameter_ids = {id(p) for p in self.parameters}
         optimized = {id(p) for o in optimizers.values() for p in members(o)}
-        self.left_out = [p for p in self.parameters if id(p) not in optimized]
+        trained = self.trainable()
+        self.left_out = [p for p in trained if id(p) not in optimized]
         self.others: weakref.WeakSet = weakref.WeakSet()  # optimizers of other models
         self.inside = False  # whether `step` is running, and not a step by hand
         self.scheduled = dict(_scheduled(optimizers, schedulers))
@@ -88,13 +89,25 @@ class Stepper:
         }
         self.stepped: set[str] = set()
         self.chosen: set[str] = set()  # those of them stepped by name or by hand
-        self.divided = self.scaled = False  # gradients by micro-batches, and the loss
-        self.averaged: dict[int, tuple[int, int]] = {}  # versions of gradients
+        self.scaled = False  # whether the loss was
+        self.divided: set[int] = set()  # parameters, by micro-batches
+        self.averaged: dict[int, tuple | None] = {}  # over ranks: gradients' versions
+        self.unscaled: set[str] = set()  # optimizers, for float16
         self.cleared = len(self.optimizers) == 1  # whether `step` drops all gradients
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a micro-batch's loss."""
+        """Add the gradient of a micro-batch's loss.
+
+        Raises:
+            ConfigError: it would be added to one whose scale was undone.
+        """
         self.scaled = True
+        if self.scales and self.unscaled - self.stepped:
+            raise ConfigError(
+                "self.backward after self.average_gradients() in one train_step would"
+                " mix gradients of two scales under hardware.precision=float16; use"
+                " bfloat16"
+            )
         (self.scaler.scale(loss) if self.scales else loss).backward()
 
     def end(self) -> None:
@@ -159,36 +172,68 @@ class Stepper:
             self.stepped.add(stepped)
             clear(members(optimizer))
 
-    def average(self, micro_batches: int) -> None:
+    def trainable(self) -> list[nn.Parameter]:
+        """Return the parameters that get gradients now; some may be unfrozen later."""
+        return [p for p in self.parameters if p.requires_grad]
+
+    def average(self, micro_batches: int, optimizer: Optimizer | None = None) -> None:
         """Make gradients those of all micro-batches and ranks; synchronises ranks.
 
-        Nothing happens where no gradient changed since it was averaged.
-        """
-        if micro_batches > 1 and not self.divided:
-            self.divided = True
-            gradients = [p.grad for p in self.parameters if p.grad is not None]
-            torch._foreach_div_(gradients, micro_batches)
-        if self.ranks == 1:
-            return
-        if self.averaged.items() >= self._versions().items():
-            return
-        distributed.average_gradients(self.parameters)
-        self.averaged = self._versions()
+        Each is divided by the micro-batches once a round, and averaged again only where
+        it changed since.
 
-    def _versions(self) -> dict[int, tuple[int, int]]:
-        """Return what changes with a gradient: the tensor, or its version."""
-        return {
-            id(p): (id(p.grad), p.grad._version)
-            for p in self.parameters
-            if p.grad is not None
-        }
+        Args:
+            micro_batches: of the round.
+            optimizer: whose gradients; None takes all, and undoes the loss's scale.
+        """
+        if micro_batches > 1 or self.ranks > 1:
+            parameters = self.trainable() if optimizer is None else members(optimizer)
+            self._divide(parameters, micro_batches)
+            # a gradient that this rank lacks may be on another, so that the first time
+            # in a round no rank leaves the others alone
+            if self.ranks > 1 and not self.averaged.items() >= _versions(parameters):
+                distributed.average_gradients(parameters)
+                self.averaged.update(_versions(parameters))
+        if self.scales and optimizer is None:
+            for name in self.optimizers:
+                self._unscale(name)
+
+    def _divide(self, parameters: Sequence[nn.Parameter], micro_batches: int) -> None:
+        """Make sums over the micro-batches means, once a round and parameter."""
+        if micro_batches == 1:
+            return
+        sums = [p for p in parameters if p.grad is not None]
+        sums = [p for p in sums if id(p) not in self.divided]
+        if sums:
+            torch._foreach_div_([p.grad for p in sums], micro_batches)
+            self.divided |= {id(p) for p in sums}
+
+    def _unscale(self, name: str) -> None:
+        """Undo the loss's scale in the gradients of an optimizer, once a round.
+
+        Raises:
+            ConfigError: it has stepped in this round already.
+        """
+        optimizer = self.optimizers[name]
+        if name in self.unscaled and name not in self.stepped:
+            return
+        if all(p.grad is None for p in members(optimizer)):
+            return
+        if name in self.stepped:
+            raise ConfigError(
+                f"the optimizer {name} steps twice in one train_step, which"
+                " hardware.precision=float16 does not allow; use bfloat16"
+            )
+        self.scaler.unscale_(optimizer)
+        self.unscaled.add(name)
 
     def _prepare(self, optimizer: Optimizer, name: str, micro_batches: int = 1) -> None:
         """Average, unscale and clip the gradient that an optimizer is about to use."""
-        self.average(micro_batches)
+        self.average(micro_batches, optimizer)
+        if self.scales:
+            self._unscale(name)
         if self.max_norm is None and not self.measures:
             return
-        self.scaler.unscale_(optimizer)
         gradients = [p.grad for p in members(optimizer) if p.grad is not None]
         if not gradients:
             return
@@ -212,10 +257,15 @@ class Stepper:
                 f"an optimizer.step() by hand under {what} would use a gradient that is"
                 f" not whole; call self.optimizer_step({name!r})"
             )
-        if (args[1:] or kwargs.get("closure")) and self.ranks > 1:
+        closure = args[1:] or kwargs.get("closure")
+        if closure and (self.ranks > 1 or self.max_norm is not None):
+            what = (
+                "on several processes" if self.ranks > 1 else "and optim.grad_max_norm"
+            )
             raise ConfigError(
-                "optimizer.step(closure) on several processes: each would call its"
-                " closure by itself; compute the loss before, and call step()"
+                f"optimizer.step(closure) {what}: gradients that a closure computes are"
+                " neither averaged nor clipped; compute the loss before, and call"
+                " step()"
             )
         self._prepare(optimizer, name)
 
@@ -241,6 +291,14 @@ class Stepper:
             )
         self.others.add(optimizer)
         return None
+
+
+def _versions(parameters: Sequence[nn.Parameter]) -> Any:
+    """Return, of each parameter, what changes with its gradient: tensor, or version."""
+    return {
+        id(p): None if p.grad is None else (id(p.grad), p.grad._version)
+        for p in parameters
+    }.items()
 
 
 def clear(parameters: Sequence[nn.Parameter]) -> None:

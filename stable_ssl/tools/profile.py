@@ -278,7 +278,7 @@ def _step(run: Any, batch: Any, clock: Clock) -> None:
         run.train_micro_batch(batch)
     if run.evaluation.online:
         with clock.part("probe"):
-            run.evaluation.fit(run.labelled(batch), run.probe_features)
+            run.evaluation.fit(run.labelled(batch), run.probe_features, run.step)
 
 
 def _parts(seconds: Counter[str]) -> dict[str, float]:

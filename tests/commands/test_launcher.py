@@ -69,6 +69,7 @@ def rows(run):
         ("++log.resume=/no/such/file", "log.resume=/no/such/file is not a file"),
         ("++optim.lr=-1", "optim.lr=-1.0 must be at least 0"),
         ("optim.optimizer=adamx", "optim.optimizer=adamx is neither.*did you mean"),
+        ("++optim.scheduler.name=StepsLR", "optim.scheduler: .*did you mean 'StepLR'"),
         ("++log.eval.a={_target_: no.Such}", "log.eval.a: no.Such cannot be imported"),
         ("++hardware.gpus=99", "hardware.gpus=99 asks for GPU 98"),
         ("++model.temperatur=1", "model.temperatur .*did you mean 'temperature'"),

@@ -45,7 +45,7 @@ class Nonlinear(stable_ssl.OnlineEvaluator):
 
     needs_labels = True
 
-    def build(self, dim, num_classes, seed, device):
+    def build(self, dim, num_classes, device):
         self.layers = torch.nn.Sequential(
             torch.nn.Linear(dim, 32), torch.nn.Dropout(0.1), torch.nn.ReLU()
         ).append(torch.nn.Linear(32, num_classes))
@@ -117,6 +117,104 @@ def test_what_it_learned_is_resumed(config, rows):
     assert resumed.metrics["val/mlp_acc1"] == whole.metrics["val/mlp_acc1"]
     probes = (run.evaluation.online["c"].state_dict() for run in (whole, resumed))
     assert all(map(torch.equal, *(probe.values() for probe in probes)))
+
+
+class Counts(stable_ssl.Evaluator):
+    """How often it was asked, over all launches of the run."""
+
+    calls = 0
+
+    def __call__(self, split):
+        self.calls += 1
+        yield "calls", self.calls
+
+    def state_dict(self):
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state):
+        self.calls = state.pop("calls")  # the state is its own
+
+
+class Centres(stable_ssl.Evaluator):
+    """Centre the features in place, which others see too."""
+
+    needs_bank = True
+
+    def __call__(self, split):
+        split.bank[0].sub_(split.bank[0].mean(0))
+        yield "centred", 0.0
+
+
+class Yields(stable_ssl.Evaluator):
+    def __init__(self, name="knn_acc1", value=0.5):
+        self.pair = name, value
+
+    def __call__(self, split):
+        yield self.pair
+
+
+def test_one_with_a_state_goes_on_counting(config, rows):
+    keys = *QUICK, *OFF, *nodes(n="Counts"), "log.monitor=null"
+    half = SimCLR(config("simclr", *keys))
+    half.setup()
+    half.train_epoch()
+    half.cleanup()
+    resumed = trained(config, *OFF, *nodes(n="Counts"))
+    calls = [row["val/calls"] for row in rows(resumed.run_dir) if "val/calls" in row]
+    assert calls == [1, 2] and resumed.metrics["test/calls"] == 3
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ("{_target_: %s.Centres}", "Centres changed features or labels in place"),
+        ("{_target_: %s.Yields}", "Yields yields knn_acc1, which is measured already"),
+        ("{_target_: %s.Yields, name: a, value: [1, 2]}", "a name and a number"),
+        ("{_target_: %s.Yields, name: a, value: text}", "a name and a number"),
+    ],
+)
+def test_one_that_would_change_figures_of_others_is_refused(config, node, message):
+    with pytest.raises(ConfigError, match=message):
+        trained(config, f"++log.eval.mine={node % HERE}")
+
+
+def test_a_name_of_the_library_is_refused_and_null_turns_one_off(config):
+    with pytest.raises(ConfigError, match="log.eval.probe is the name of one"):
+        trained(config, *nodes(probe="Norms"))
+    off = config("simclr", *nodes(mine="Norms"), "log.eval.mine=null")
+    assert "mine" not in SimCLR(off).config.log.eval or off.log.eval.mine is None
+    with pytest.raises(ConfigError, match="did you mean 'knn'"):
+        config("simclr", "++log.eval.knnn=null")
+
+
+def test_a_metric_that_is_rarely_measured_ends_and_ranks_by_its_own_values(config):
+    node = f"++log.eval.n={{_target_: {HERE}.Counts, every_n_epochs: 3}}"
+    keys = ["optim.epochs=6", "log.monitor=val/calls", "log.early_stopping.patience=1"]
+    quick = [key for key in QUICK if "epochs" not in key]
+    run = SimCLR(config("simclr", *quick, *OFF, *keys, node))
+    run.run()
+    assert run.epoch == 6 and run.stopped is None
+    assert {path.name for path in run.checkpoints.folder.glob("e*")} >= {
+        "e006_s000012.ckpt"
+    }
+
+
+def probed_on_a_rank(folder):
+    where = [f"log.folder={folder}", f"log.run=ranks{distributed.rank()}"]
+    double = [*QUICK, *OFF, *where, *nodes(c="Nonlinear"), "log.monitor=null"]
+    trainer = SimCLR(load_config("simclr", double))
+    trainer.run()
+    state = trainer.evaluation.online["c"].state_dict()
+    return trainer.metrics["val/mlp_acc1"], {n: t.clone() for n, t in state.items()}
+
+
+def test_one_that_trains_is_one_on_two_processes(ranks, tmp_path):
+    accuracy, whole = probed_on_a_rank(tmp_path / "one")
+    (first, one), (second, two) = ranks(2, probed_on_a_rank, tmp_path / "two")
+    assert first == second == pytest.approx(accuracy, abs=0.03)
+    for name, value in whole.items():
+        assert torch.equal(one[name], two[name])
+        assert torch.allclose(one[name], value, atol=1e-3)
 
 
 def on_a_rank(folder):

@@ -17,7 +17,7 @@ STATED = {
     ("metric", "title", "label"),
     [
         ("test/knn_acc1", "kNN (k=7)", "test kNN accuracy (%)"),
-        ("test/rankme", "rankme", "test RankMe"),
+        ("test/rankme", "RankMe", "test RankMe"),
         ("test/mine_acc5", "mine accuracy, top 5", "test mine accuracy, top 5 (%)"),
         ("val/acc1", "accuracy", "val accuracy (%)"),
         ("train/grad_norm", "grad_norm", "train gradient norm"),

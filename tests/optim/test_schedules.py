@@ -191,3 +191,24 @@ def test_a_scheduled_weight_decay_is_logged_and_resumed_exactly(tiny, config, ro
     decays = [r["train/weight_decay"] for r in rows(whole.run_dir) if "train/lr" in r]
     cosines = [math.cos(math.pi * step / 8) for step in range(8)]
     assert decays == pytest.approx([1 - 0.9 * (1 + c) / 2 for c in cosines])
+
+
+def falling(step, gamma=0.9, power=2.0):
+    return gamma ** (step * power)
+
+
+def test_arguments_that_equal_defaults_of_ours_are_given(tiny, config, rows):
+    node = f"{{_target_: {__name__}.falling, gamma: 0.1, power: 1.0}}"
+    keys = ["optim.epochs=null", "optim.steps=3", "log.every_n_steps=1"]
+    run = tiny(config("base", *keys, f"optim.scheduler={node}"))
+    run.run()
+    rates = [row["train/lr"] for row in rows(run.run_dir) if "train/lr" in row]
+    assert rates == pytest.approx([0.1, 0.01, 0.001])
+
+
+def test_keys_of_ours_that_another_schedule_does_not_read_are_named(tiny, config):
+    keys = ["optim.scheduler.warmup_epochs=2", "++optim.scheduler.name=StepLR"]
+    run = tiny(config("base", *keys, "++optim.scheduler.step_size=5"))
+    with pytest.warns(UserWarning, match="warmup_epochs=2 is not read by torch"):
+        run.setup()
+    run.cleanup()

@@ -70,7 +70,7 @@ def outcome(folder):
 
 def same(a, b):
     assert a[3] == b[3]
-    for part in ("modules", "optimizers", "probe", "ranks"):
+    for part in ("modules", "optimizers", "evaluators", "ranks"):
         assert checkpoint.equal(a[2][part], b[2][part]), part
 
 

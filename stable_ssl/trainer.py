@@ -613,7 +613,7 @@ class BaseTrainer(nn.Module):
             for message in forgotten(self):
                 self.say(message)
         self.epoch += 1
-        last = self.step == self.total_steps or bool(self.stopped)
+        last = self.ended
         evaluation, save = self.settings.eval, self.settings.checkpoint
         draws = self.image_callback is not None and self.image_callback.draws(
             self.epoch, last
@@ -645,6 +645,11 @@ class BaseTrainer(nn.Module):
                     self.train_loader,
                 ):
                     self.records.folder.trackers.picture(name, path, self.step)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no step of the training is left."""
+        return self.step == self.total_steps or bool(self.stopped)
 
     @property
     def last_micro_batch(self) -> bool:
@@ -809,8 +814,7 @@ class BaseTrainer(nn.Module):
             return {}
         training_data, self.split = self.data, split
         self._share_buffers()
-        ended = self.step == self.total_steps or bool(self.stopped)
-        due = self.evaluation.due(split, self.epoch, ended)
+        due = self.evaluation.due(split, self.epoch, self.ended)
         with self.evaluation.collecting(due):
             self.before_eval_epoch()
             loader = self.loaders[split]

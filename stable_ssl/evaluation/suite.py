@@ -232,12 +232,8 @@ class Suite:
         limit: int | None = None,
     ):
         self.model, self.plain, self.autocast = model, encode, autocast
-        self.num_classes, self.seed, self.say, self.limit = (
-            num_classes,
-            seed,
-            say,
-            limit,
-        )
+        self.num_classes, self.seed = num_classes, seed
+        self.say, self.limit = say, limit
         self.bank_loader = loaders.get("bank")
         self.bank: tuple[int, Labelled | None] = -1, None  # the step it was encoded at
         self.collapsed = self.evaluating = False
@@ -247,14 +243,13 @@ class Suite:
         asked = {
             name: evaluator
             for name, evaluator in asked_for(log.eval)
-            if (num_classes or not evaluator.needs_labels)
+            if (loaders or not isinstance(evaluator, OnlineEvaluator))  # to be built
+            and (num_classes or not evaluator.needs_labels)
             and (evaluator.in_fit or not fits)
             and (self.bank_loader is not None or not evaluator.needs_bank)
         }
         check_labels(loaders, num_classes, asked)
-        self.online = {
-            n: e for n, e in asked.items() if isinstance(e, OnlineEvaluator) and loaders
-        }
+        self.online = {n: e for n, e in asked.items() if isinstance(e, OnlineEvaluator)}
         if self.online:
             self._build_online(loaders.get("bank", next(iter(loaders.values()))))
         task = "multiclass" if self.probe is not None else task
@@ -468,14 +463,10 @@ class Suite:
         """Return what all ranks saw of a split, in its order; synchronises them."""
         if share.features is None or all(e.each_rank for e in self.asked):
             return share
-        return replace(
-            share,
-            features=gather_batches(self.features),
-            labels=share.labels
-            if share.labels is None
-            else gather_batches(self.labels),
-            views=gather_batches(self.views) if self.views else None,
-        )
+        features = gather_batches(self.features)
+        labels = None if share.labels is None else gather_batches(self.labels)
+        views = gather_batches(self.views) if self.views else None
+        return replace(share, features=features, labels=labels, views=views)
 
     def _describe(self, evaluator: Evaluator, names: Iterable[str]) -> None:
         """Keep what a reader is told of the values that were yielded."""
@@ -490,8 +481,7 @@ class Suite:
 
     def stateful(self) -> dict[str, Any]:
         """Return the evaluators that have a state, by name."""
-        everyone = {**self.evaluators, **self.online}
-        return {name: e for name, e in everyone.items() if hasattr(e, "state_dict")}
+        return {n: e for n, e in self.evaluators.items() if hasattr(e, "state_dict")}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the evaluators that have one, by name."""

@@ -81,3 +81,17 @@ def test_an_evaluation_encodes_a_view_once(config, linear):
             evaluation.see(batch, loader)
         assert len(calls) == 1
     trainer.cleanup()
+
+
+def test_a_probe_without_data_to_measure_features_on_is_none(tiny, config):
+    """Such a run has loaders of its own; its checkpoints hold no probe."""
+
+    class Bare(tiny):
+        def initialize_data(self):
+            super().initialize_data()
+            self.loaders = {}
+
+    trainer = Bare(config("base", "log.monitor=null", "optim.epochs=1"))
+    trainer.run()
+    assert trainer.evaluation.probe is None
+    assert list((trainer.run_dir / "ckpts").glob("e*.ckpt"))

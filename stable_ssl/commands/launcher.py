@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import distributed, experiments, resolver
 from stable_ssl.config import complete, hydra_session
-from stable_ssl.loggers.run_folder import reserve, run_path
+from stable_ssl.loggers.run_folder import check_names, reserve, run_path
 from stable_ssl.schema import ConfigError
 
 if TYPE_CHECKING:
@@ -333,6 +333,7 @@ def _run_names(
         logs = [None if job.fast_dev_run else job.log for job in jobs]
         stem = reserve(logs if distributed.this_process().rank == 0 else [])
     names = [f"{stem}_{number}" for number in range(len(jobs))]
+    check_names(jobs[0].log.folder, jobs[0].log.experiment, names[-1])
     return names, [f"++log.run='{stem}_{NUMBER if several else 0}'"]
 
 

@@ -33,7 +33,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from stable_ssl import experiments, resolver
+from stable_ssl import experiments, recorded, resolver
 from stable_ssl.checkpoint import Checkpoint
 from stable_ssl.data.build import TRAINING, Data
 from stable_ssl.distributed.placement import Hardware
@@ -213,13 +213,15 @@ def compose(
     Args:
         name: recipe without `.yaml`, found in `folders` or among the shipped ones.
         overrides: as on the command line: "optim.lr=2", "++log.tags=[a]".
-        folders: searched before the shipped recipes.
+        folders: searched before the shipped recipes; of a run folder there is `config`
+            alone, see recorded.py.
 
     Raises:
         ConfigError: no such recipe or group option, an unknown key, a wrong type.
     """
     import hydra
 
+    name, folders, _ = recorded.kept_apart(name, folders)
     with hydra_session(folders):
         name, arranged = experiments.arranged(name, overrides)
         return hydra.compose(name, arranged, return_hydra_config=True)

@@ -519,22 +519,33 @@ def test_a_script_of_ones_own_stands_for_its_folder_alone(
     script("code/lab", "__init__.py", "from .parts import Deep as Margin, run\n")
     script("code/lab", "parts.py", "from os import system as run\nclass Deep: ...\n")
     script("code/src", "stream.py", "from lab.parts import Deep\ndef make(): ...\n")
+    script("code", "one.py", "from two import Thing\n")
+    script("code", "two.py", "from one import Thing\n")
     for path in ("mine.Checked", "lab.Margin", "lab.parts.Deep", "stream.Deep"):
         folder = forge(path, {"log.eval.a": {"_target_": path}}, of(mine))
         assert command("rerun", folder, "--script", mine)[0] == 0, path
     assert len(started) == 4 and not any("--trust" in line for line in started)
-    for path in ("lab.run", "mine.sys.exit", "stream.os.system", "os.path.join", "lab"):
+    for path in (
+        "lab.run",
+        "mine.sys.exit",
+        "stream.os.system",
+        "os.path.join",
+        "one.Thing",
+    ):
         folder = forge(path, {"log.eval.a": {"_target_": path}}, of(mine))
         code, _, err = command("rerun", folder, "--script", mine)
         assert code == 2 and f"  {path}  (log.eval.a" in err
     assert len(started) == 4
 
 
-def test_modules_among_runs_are_in_no_ones_folder(forge, command, started, script):
+@pytest.mark.parametrize("place", ["logs/runs/simclr/x", "logs/runs", "logs"])
+def test_modules_beside_runs_are_in_no_ones_folder(
+    forge, command, started, script, place
+):
     mine = script(".")
-    path = "logs.runs.simclr.x.evil.Deep"
+    path = f"{place.replace('/', '.')}.evil.Deep"
     folder = forge(changes={"log.eval.a": {"_target_": path}})
-    script("logs/runs/simclr/x", "evil.py", "class Deep: ...\n")
+    script(place, "evil.py", "class Deep: ...\n")
     code, _, err = command("rerun", folder, "--script", mine)
     assert code == 2 and f"  {path}  (" in err and not started
 

@@ -189,7 +189,7 @@ def is_building_block(path: str) -> bool:
         return False
     try:
         found = find_object(path, "")
-    except ConfigError:
+    except Exception:  # whatever an odd module raises as it is imported
         return False
     module = f"{getattr(found, '__module__', '')}"
     if isinstance(found, FunctionType):
@@ -199,51 +199,53 @@ def is_building_block(path: str) -> bool:
     return f"{module}.".startswith(f"{package}.") and issubclass(found, kinds[package])
 
 
-def _defined_in(own: Path, path: str, run: Path) -> bool:
+def _defined_in(own: Path, path: str, run: Path, hops: int = 9) -> bool:
     """Return whether a class or function is defined in a folder, by its text alone.
 
     Args:
         own: the folder; its modules are those in it, and in `src` of it.
         path: dotted: of packages, a module, and a name that it defines.
-        run: a run folder, among which nothing is anybody's own.
+        run: a run folder; what lies in the `log.folder` around it is nobody's own.
+        hops: modules that may hand the name on.
     """
     *module, name = path.split(".")
-    if not module or module[0] in sys.stdlib_module_names:
+    if not (module and hops) or module[0] in sys.stdlib_module_names:
         return False
+    runs = runs_folder(Path(os.path.realpath(run)))
+    strangers = [folder for folder in (runs and runs.parent, runs, run) if folder]
+    strangers = [folder for folder in strangers if not is_within(own, folder)]
     for root in (own, own / "src"):
         file, search = None, [str(root)]
         for part in module:  # none is imported, as a lookup of a.b would import a
             spec = PathFinder.find_spec(part, search)
             file = spec.origin if spec else None
             search = list(spec.submodule_search_locations or ()) if spec else []
-        if file is None or not file.endswith(".py"):
+        if file is None or not file.endswith(".py") or not is_within(Path(file), own):
             continue
-        inside = is_within(Path(file), own)
-        stray = among_runs(Path(file), run) and not among_runs(own, run)
-        if inside and not stray and _defines(Path(file), module, name, own, run):
+        if any(is_within(Path(file), folder) for folder in strangers):
+            continue
+        source = _source(Path(file), module, name)
+        if source == path or (source and _defined_in(own, source, run, hops - 1)):
             return True
     return False
 
 
-def _defines(
-    file: Path, module: Sequence[str], name: str, own: Path, run: Path
-) -> bool:
-    """Return whether a module defines a name, or has it from another of its folder."""
+def _source(file: Path, module: Sequence[str], name: str) -> str | None:
+    """Return the dotted path that a module has a name from: its own, or an import's."""
     package = list(module if file.name == "__init__.py" else module[:-1])
     try:
         body = ast.parse(file.read_text(encoding="utf-8")).body
     except (OSError, ValueError, SyntaxError):
-        return False
+        return None
     for node in body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
-            return True
+            return ".".join([*module, name])
         if isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else []
-            source = [*above, *filter(None, [node.module])]
             for alias in node.names:
-                if (alias.asname or alias.name) == name and source != list(module):
-                    return _defined_in(own, ".".join([*source, alias.name]), run)
-    return False
+                if (alias.asname or alias.name) == name:
+                    return ".".join([*above, *filter(None, [node.module]), alias.name])
+    return None
 
 
 # --- the question ---------------------------------------------------------------------
@@ -251,9 +253,7 @@ def _defines(
 
 def shown(named: Sequence[Use]) -> str:
     """Return a line for each thing that would be executed, none that could hide one."""
-    lines = (
-        f"  {printable(use.what, '')}  ({printable(use.where, '')})" for use in named
-    )
+    lines = (f"  {printable(use.what)}  ({printable(use.where)})" for use in named)
     return "\n".join(["it would execute or read, besides the library itself:", *lines])
 
 

@@ -13,6 +13,7 @@ from stable_ssl import checkpoint, distributed, seeding, subclass_state
 from stable_ssl.checkpoint import State
 from stable_ssl.data.batch import known_length, to_device
 from stable_ssl.data.build import TRAINING
+from stable_ssl.loggers.means import shared_out
 from stable_ssl.models import EMA
 from stable_ssl.optim.collect import MAIN
 from stable_ssl.run import Run
@@ -151,7 +152,11 @@ def restore(run: Run, state: State) -> None:
         saved = subclass_state.of_rank(state["attributes"])
         run.subclass_attributes.load_state(saved, run.device)
         run.scaler.load_state_dict(state["scaler"])
-        run.records.training.load_state(rank_state["logged"])
+        logged = rank_state["logged"]
+        if len(state["ranks"]) != run.world_size:
+            by_rank = [one["logged"] for one in state["ranks"]]
+            logged = shared_out(by_rank, run.world_size)
+        run.records.training.load_state(logged)
     run.rng_at_epoch = rank_state["rng_at_epoch"]
     seeding.set_rng_state(rank_state["rng"])
 

@@ -238,8 +238,8 @@ class BaseTrainer(nn.Module):
     def run(self) -> float | None:
         """Live through setup and `mode`; return the last monitored value.
 
-        SIGTERM, SIGUSR2 and Ctrl-C are honoured at the next step boundary: the state is
-        saved, and the signal then takes its course.
+        SIGTERM, SIGUSR2, SIGHUP and Ctrl-C are honoured at the next step boundary: the
+        state is saved, and the signal then takes its course.
         """
         processes = distributed.processes_asked(self.config.hardware)
         if processes > 1:
@@ -251,7 +251,8 @@ class BaseTrainer(nn.Module):
                 self.preemption.honour()
                 mode = self.config.mode
                 if mode in MODES:
-                    find_object(MODES[mode], "mode")(self)
+                    with distributed.patient():
+                        find_object(MODES[mode], "mode")(self)
                 else:
                     getattr(self, mode)()
             distributed.barrier()  # none leaves while another still writes
@@ -272,14 +273,15 @@ class BaseTrainer(nn.Module):
         epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         while self.epoch < epochs and not self.stopped:
             self.train_epoch()
-        if self.settings.eval.test_at_end:
-            self.test()
-        if self.rank == 0:
-            self.checkpoints.finish()
-            if not self.config.fast_dev_run:
-                run_tool(SUMMARY, self)
-        if self.settings.export.types:
-            run_tool(MODES["export"], self)
+        with distributed.patient():
+            if self.settings.eval.test_at_end:
+                self.test()
+            if self.rank == 0:
+                self.checkpoints.finish()
+                if not self.config.fast_dev_run:
+                    run_tool(SUMMARY, self)
+            if self.settings.export.types:
+                run_tool(MODES["export"], self)
 
     def validate(self) -> None:
         """Evaluate the val split, or several, and write their rows, once a step."""
@@ -386,6 +388,7 @@ class BaseTrainer(nn.Module):
         folder = open_folder(path, fresh=log.resume is None)
         self.records.open(folder, quiet=self.rank > 0)
         self.run_dir = folder.path
+        distributed.at_missing(folder.abandon)
         folder.status("running")
         self.checkpoints = checkpoint.Checkpoints(
             self.run_dir / "ckpts",
@@ -404,7 +407,7 @@ class BaseTrainer(nn.Module):
     def initialize_data(self) -> None:
         """Build the loaders `train` (to fit), `val`, `test` and `bank`."""
         # data draws nothing from the global generators; rank 0 alone downloads
-        with seeding.preserve_rng(), distributed.main_first():
+        with seeding.preserve_rng(), distributed.patient(), distributed.main_first():
             self.loaders = build_loaders(self.config, self.device)
         self.train_loader = self.loaders.get("train")
         self.num_classes = self.config.data.num_classes
@@ -633,7 +636,7 @@ class BaseTrainer(nn.Module):
 
     def _draw(self, seen: bool) -> None:
         """Draw pictures, of images that a validation kept just now if one was seen."""
-        with self.records.off_the_clock():
+        with distributed.patient(), self.records.off_the_clock():
             if not seen and (val := self.splits("val")):
                 self.evaluate(val[0], self.batch_limit)
             if self.rank == 0:
@@ -755,6 +758,7 @@ class BaseTrainer(nn.Module):
         late = minutes and time.monotonic() - self._saved_at > 60 * minutes
         asked = self._stop_asked is not None
         if self.world_size > 1:
+            distributed.stepped()
             late, signal, asked = self._vote(bool(late), signal, asked)
         if asked and not signal:
             reasons = distributed.all_gather_object(self._stop_asked)
@@ -815,7 +819,7 @@ class BaseTrainer(nn.Module):
         training_data, self.split = self.data, split
         self._share_buffers()
         due = self.evaluation.due(split, self.epoch, self.ended)
-        with self.evaluation.collecting(due):
+        with distributed.patient(), self.evaluation.collecting(due):
             self.before_eval_epoch()
             loader = self.loaders[split]
             skips = Skips(loader)
@@ -943,10 +947,11 @@ class BaseTrainer(nn.Module):
         weights = [p.detach().float() for p in self.parameters()]
         norm = nn.utils.get_total_norm(weights).item()
         self._check_finite("the norm of the weights", norm)
+        self.records.folder.confirm()
         self.records.folder.sync()  # the checkpoint refers to lengths of the files
         fresh = self.measured if self.validated == self.step else {}
         value = fresh.get(self.settings.monitor)
         if self.rank == 0:
-            with self.records.off_the_clock():
+            with distributed.patient(), self.records.off_the_clock():
                 self.checkpoints.save(state, self.epoch, self.step, value)
         self._saved_at = time.monotonic()

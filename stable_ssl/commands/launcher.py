@@ -106,8 +106,8 @@ class Job:
             name = f"++log.run='{config.log.run}'"  # with the number of this job
             run.overrides = [name if NUMBER in o else o for o in overrides]
             return run.run()
-        except (ConfigError, Diverged) as error:
-            kind = "error" if isinstance(error, ConfigError) else "diverged"
+        except (ConfigError, Diverged, distributed.RankFailed) as error:
+            kind = "diverged" if isinstance(error, Diverged) else "error"
             print(f"{kind}: {error}", file=sys.stderr)
             return error
         except Exception as error:  # a sweep goes on, and ends with its table

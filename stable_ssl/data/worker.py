@@ -232,10 +232,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
 def ignore_signals(worker: int) -> None:
     """Let only the main process end a worker.
 
-    Slurm and Ctrl-C signal all processes of a job. The main process needs its workers
-    to finish the step; it then saves, and ends them by a SIGTERM that it sends itself.
+    Slurm, Ctrl-C and a closed terminal signal all processes of a job. The main process
+    needs its workers to finish the step; it then saves, and ends them by a SIGTERM that
+    it sends itself.
     """
-    for name in ("SIGINT", "SIGUSR2"):
+    for name in ("SIGINT", "SIGUSR2", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # names the sender; not on macOS

@@ -120,14 +120,12 @@ def is_alive(owner: Mapping[str, Any], age: float) -> bool:
         owner: as `this_process` described it.
         age: seconds since its last sign of life.
     """
-    now = this_process()
-    if owner.get("job") and owner.get("job") == now["job"]:
-        if owner.get("restart", 0) < now["restart"]:
+    now, pid, restart = this_process(), owner.get("pid"), owner.get("restart")
+    if now["job"] is not None and owner.get("job") == now["job"]:
+        if isinstance(restart, int) and restart < now["restart"]:
             return False
-    if owner.get("machine") == now["machine"]:
-        if owner.get("boot") != now["boot"]:
-            return False
-        if owner.get("started") != _start_of(owner.get("pid", 0)):
+    if owner.get("machine") == now["machine"] and isinstance(pid, int):
+        if owner.get("boot") != now["boot"] or owner.get("started") != _start_of(pid):
             return False
     return age < STALE_SECONDS
 

@@ -33,13 +33,14 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from stable_ssl import experiments, resolver
+from stable_ssl import experiments, recorded, resolver
 from stable_ssl.checkpoint import Checkpoint
 from stable_ssl.data.build import TRAINING, Data
 from stable_ssl.distributed.placement import Hardware
 from stable_ssl.dotenv import read_env
 from stable_ssl.evaluation.monitor import EarlyStopping
 from stable_ssl.evaluation.suite import Eval
+from stable_ssl.loggers.run_folder import check_names
 from stable_ssl.optim.build import Optim
 from stable_ssl.optim.schedules import Schedule, is_foreign
 from stable_ssl.schema import (
@@ -110,6 +111,10 @@ class Log:
     eval: Eval = node(Eval)
     pictures: Pictures | None = field(default_factory=Pictures)  # null: off
     export: Export = node(Export)
+
+    def __post_init__(self) -> None:
+        """Refuse names that are none of folders below `runs`."""
+        check_names(self.folder, self.experiment, self.run)
 
 
 @dataclass
@@ -208,13 +213,15 @@ def compose(
     Args:
         name: recipe without `.yaml`, found in `folders` or among the shipped ones.
         overrides: as on the command line: "optim.lr=2", "++log.tags=[a]".
-        folders: searched before the shipped recipes.
+        folders: searched before the shipped recipes; of a run folder there is `config`
+            alone, see recorded.py.
 
     Raises:
         ConfigError: no such recipe or group option, an unknown key, a wrong type.
     """
     import hydra
 
+    name, folders, _ = recorded.kept_apart(name, folders)
     with hydra_session(folders):
         name, arranged = experiments.arranged(name, overrides)
         return hydra.compose(name, arranged, return_hydra_config=True)

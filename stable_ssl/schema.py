@@ -88,7 +88,7 @@ def check_limits(group: DictConfig, at: str = "") -> None:
         try:
             value = group[f.name]
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{path}: {first_line(error)}") from error
+            raise ConfigError(f"{path}: {first_line(error)}") from None
         if isinstance(value, DictConfig):
             check_limits(value, f"{path}.")
         if value is not None:
@@ -140,5 +140,5 @@ def refuse_no_mapping(path: str, value: Any, example: str) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return str(error).strip().splitlines()[0]
+    """Return the first line of an error's message, or its kind where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -385,16 +385,12 @@ def trainer_class(
     trainer: type[BaseTrainer] | None, config: DictConfig
 ) -> type[BaseTrainer]:
     """Return the trainer to run: the one given, or what `model.name` names."""
-    from stable_ssl.methods import method_class
+    from stable_ssl.methods import checked_trainer, method_class
 
     if trainer is None:
         return method_class(OmegaConf.select(config, "model.name"))
-    if not hasattr(trainer, "model_config"):
-        raise ConfigError(
-            f"launch was given {getattr(trainer, '__name__', trainer)}, which is no"
-            " trainer; give a subclass of stable_ssl.BaseTrainer"
-        )
-    return trainer
+    name = getattr(trainer, "__name__", trainer)
+    return checked_trainer(trainer, f"launch was given {name}, which")
 
 
 def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> None:

@@ -131,6 +131,8 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse a method's name instead of its mapping."""
+        if self.model is None:
+            raise ConfigError(_cannot_be_null("model"))
         if not isinstance(self.model, Model):
             refuse_no_mapping("model", self.model, "{name: simclr}")
 
@@ -206,31 +208,60 @@ def hydra_session(folders: Sequence[str | Path] = ()) -> Iterator[Any]:
 
 
 def compose(
-    name: str, overrides: Sequence[str] = (), folders: Sequence[str | Path] = ()
+    name: str | Path,
+    overrides: str | Sequence[str] = (),
+    folders: str | Path | Sequence[str | Path] = (),
 ) -> DictConfig:
     """Compose a recipe, Hydra's own node `hydra` included, without running anything.
 
     Args:
-        name: recipe without `.yaml`, found in `folders` or among the shipped ones.
-        overrides: as on the command line: "optim.lr=2", "++log.tags=[a]".
-        folders: searched before the shipped recipes; of a run folder there is `config`
-            alone, see recorded.py.
+        name: recipe found in `folders` or among the shipped ones, or the path of its
+            file, `configs/mine.yaml`, whose folder is searched, too.
+        overrides: as on the command line: "optim.lr=2", "++log.tags=[a]"; one or many.
+        folders: one or many, searched before the shipped recipes; of a run folder
+            there is `config` alone, see recorded.py.
 
     Raises:
-        ConfigError: no such recipe or group option, an unknown key, a wrong type.
+        ConfigError: no such recipe, folder or group option, an unknown key, a wrong
+            type.
     """
     import hydra
 
-    name, folders, _ = recorded.kept_apart(name, folders)
+    name, overrides = str(name), _texts("overrides", overrides, "optim.lr=2")
+    folders = _texts("folders", folders, "configs")
+    if missing := [folder for folder in folders if not Path(folder).is_dir()]:
+        raise ConfigError(
+            f"no folder of recipes at {missing[0]}; folders=[...] start from"
+            f" {Path.cwd()}"
+        )
+    name, folders, _ = recorded.kept_apart(*located(name, folders))
     with hydra_session(folders):
         name, arranged = experiments.arranged(name, overrides)
         return hydra.compose(name, arranged, return_hydra_config=True)
 
 
+def located(
+    name: str, folders: Sequence[str | Path]
+) -> tuple[str, Sequence[str | Path]]:
+    """Return a recipe's name and the folders to search, given it or its file's path."""
+    path, name = Path(name), name.removesuffix(".yaml")
+    if path.suffix == ".yaml" and path.is_file():
+        return path.stem, [path.parent, *folders]
+    return name, folders
+
+
+def _texts(argument: str, found: Any, example: str) -> list[str]:
+    """Return one text or path, or several, as a list of texts."""
+    found = [found] if isinstance(found, (str, Path)) else found
+    if isinstance(found, Sequence) and all(isinstance(f, (str, Path)) for f in found):
+        return [str(f) for f in found]
+    raise ConfigError(f"found {argument}={found}; write a list, [{example!r}]")
+
+
 def load_config(
-    name: str = "base",
-    overrides: Sequence[str] = (),
-    folders: Sequence[str | Path] = (),
+    name: str | Path = "base",
+    overrides: str | Sequence[str] = (),
+    folders: str | Path | Sequence[str | Path] = (),
 ) -> DictConfig:
     """Compose and check a recipe without a running Hydra, e.g. in a notebook.
 
@@ -266,7 +297,13 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
     """
     with translated_errors():
         read_env()
-        config = OmegaConf.create({} if config is None else config)
+        config = {} if config is None else config
+        if not isinstance(config, Mapping):
+            raise ConfigError(
+                f"found {config!r} for a configuration; give a mapping of its groups,"
+                ' or what stable_ssl.load_config("simclr") returns'
+            )
+        config = OmegaConf.create(config)
         plain = OmegaConf.to_container(config)  # so that keys added by ++ are checked
         plain.pop("hydra", None)
         resolver.check(plain)
@@ -281,7 +318,7 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
         evaluators = _pop_evaluators(plain.get("log"))
         user_groups = {n: value for n, value in plain.items() if n not in full}
         for name, value in user_groups.items():
-            _check_user_group(str(name), value, full)
+            _check_user_group(name, value, full)
             del plain[name]
         if model is not None:
             full.model = OmegaConf.structured(model)
@@ -308,7 +345,7 @@ def _pop_evaluators(log: Any) -> dict[str, Any]:
     return {name: group.pop(name) for name in names}
 
 
-def _check_user_group(name: str, value: Any, schema: DictConfig) -> None:
+def _check_user_group(name: Any, value: Any, schema: DictConfig) -> None:
     """Refuse a top-level key that nobody reads: a group, or one of its keys, misplaced.
 
     Args:
@@ -316,6 +353,8 @@ def _check_user_group(name: str, value: Any, schema: DictConfig) -> None:
         value: plain.
         schema: the five groups.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"found {name}: {value}; the name of a group is a text")
     if difflib.get_close_matches(name, list(schema), n=1, cutoff=0.75):
         raise ConfigError(f"{name} is not a group{nearest(name, list(schema))}")
     if "." in name:
@@ -335,45 +374,47 @@ def _check_user_group(name: str, value: Any, schema: DictConfig) -> None:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turn the errors of Hydra and OmegaConf into a ConfigError of one line."""
+    """Turn the errors of Hydra and OmegaConf into a ConfigError of one line.
+
+    Their tracebacks, which would say nothing to a person, are left out.
+    """
     from hydra.errors import HydraException
     from yaml import YAMLError
 
     try:
         yield
-    except ConfigError:
-        raise
+    except ConfigError as error:  # of a dataclass that OmegaConf made
+        raise type(error)(*error.args) from None
     except YAMLError as error:
         text = " ".join(str(error).split())
-        raise ConfigError(f"a recipe is not YAML: {text}") from error
+        raise ConfigError(f"a recipe is not YAML: {text}") from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(_sentence(error)) from error
+        raise ConfigError(_sentence(error)) from None
     except (AttributeError, AssertionError) as error:  # as OmegaConf sets keys of null
-        raise ConfigError(_key_of_null(error)) from error
+        raise ConfigError(_key_of_null(error)) from None
 
 
 def _sentence(error: Exception) -> str:
     """Turn an error of Hydra or OmegaConf into one line that a person can act on."""
-    from hydra.errors import MissingConfigException
+    from hydra.errors import MissingConfigException, OverrideParseException
 
     if isinstance(error, MissingConfigException):
-        group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        options = (error.options if group else recipes()) or []
-        kind = f"'{name}' of the group '{group}'" if group else f"recipe '{name}'"
-        return (
-            f"there is no {kind}{nearest(name, options)}"
-            f" (there are: {', '.join(options) or 'none'})"
-        )
+        return _missing_recipe(error)
+    if isinstance(error, OverrideParseException):
+        return _unreadable_override(error.override, str(error))
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
         return _unknown_key(cause.full_key or str(cause.key), cause.object_type)
     if isinstance(cause, ValidationError) and cause.full_key:
+        if "is not Optional" in str(cause):
+            return _cannot_be_null(cause.full_key)
         return f"{cause.full_key}: {first_line(cause)}"
     text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
-    if unreadable := re.search(r"LexerNoViableAltException: (.*)", text):
+    if found := re.search(r"Config group override must be .* Got (\w+)", text):
+        kind = "null" if found[1] == "NoneType" else f"a value of type {found[1]}"
         return (
-            f"{unreadable[1]} cannot be read; quote the value, for the shell too:"
-            " \"key='value'\""
+            f"found {kind} for a group that is chosen by name, as in data=digits; one"
+            " split of the data is turned off by data.val=null"
         )
     if re.search(r"because '.*' is None", text):
         return _key_of_null(error)
@@ -384,6 +425,35 @@ def _sentence(error: Exception) -> str:
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return "; ".join(lines[:4])
+
+
+def _unreadable_override(override: str, text: str) -> str:
+    """Say why Hydra's grammar does not know an override; `text` is what Hydra says."""
+    lines = [line.strip() for line in text.splitlines()]
+    skipped = ("Error parsing override", "Lexer", "See https", "^")
+    reasons = [line for line in lines if line and not line.startswith(skipped)]
+    said = "; ".join([f"the override {override} cannot be read", *reasons])
+    return f"{said}; quote the value, for the shell too: \"key='value'\""
+
+
+def _missing_recipe(error: Any) -> str:
+    """Say which recipe, or which option of a group, is not where Hydra looked."""
+    path, options = error.missing_cfg_file or "", error.options
+    group, _, name = path.rpartition("/")
+    kind = f"'{name}' of the group '{group}'"
+    if options is None:  # it is no option of a group
+        folders = _register_recipes().folders
+        kind, options = f"recipe '{path}'", recipes(folders)
+        kind += f" in {', '.join(map(str, folders))}" * bool(folders)
+        kind += "; give its folder by folders=[...] or --config-dir, or its file's path"
+    return (
+        f"there is no {kind}{nearest(name, options)}"
+        f" (there are: {', '.join(options) or 'none'})"
+    )
+
+
+def _cannot_be_null(path: str) -> str:
+    return f"{path}=null, and it cannot be null; leave it out for its default"
 
 
 def _key_of_null(error: Exception) -> str:

@@ -10,6 +10,8 @@ import difflib
 import errno
 import operator
 import re
+import sysconfig
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, field
 from pathlib import Path
@@ -23,6 +25,10 @@ BOUNDS = (
     ("above", "more than", operator.gt),
     ("high", "at most", operator.le),
     ("below", "less than", operator.lt),
+)
+LIBRARIES = (  # folders of code that is not the user's
+    str(Path(__file__).parent),
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
 )
 
 
@@ -88,7 +94,7 @@ def check_limits(group: DictConfig, at: str = "") -> None:
         try:
             value = group[f.name]
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{path}: {first_line(error)}") from error
+            raise ConfigError(f"{path}: {first_line(error)}") from None
         if isinstance(value, DictConfig):
             check_limits(value, f"{path}.")
         if value is not None:
@@ -140,5 +146,20 @@ def refuse_no_mapping(path: str, value: Any, example: str) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return str(error).strip().splitlines()[0]
+    """Return the first line of an error's message, or its kind where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def described(error: Exception) -> str:
+    """Return an error of other code in one line: its kind, its text, and where it was.
+
+    The kind is left out where the text says it, the place where it is not in a file of
+    the user's own.
+    """
+    text = " ".join(str(error).split())
+    if not text or not isinstance(error, (ValueError, AssertionError)):
+        text = f"{type(error).__name__}: {text}"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(LIBRARIES) and Path(frame.filename).is_file():
+            return f"{text} ({Path(frame.filename).name}, line {frame.lineno})"
+    return text

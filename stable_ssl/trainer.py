@@ -48,7 +48,7 @@ from stable_ssl.data.batch import (
     to_device,
 )
 from stable_ssl.data.build import labelled_name
-from stable_ssl.data.check import check_split, check_train, check_views
+from stable_ssl.data.check import check_batch, check_split, check_train, check_views
 from stable_ssl.data.combined import Skips, named_parts, split_datasets
 from stable_ssl.evaluation.labels import require_labels
 from stable_ssl.evaluation.monitor import Patience, check_monitor
@@ -85,6 +85,7 @@ from stable_ssl.tool_registry import (
     check_tools,
     run_tool,
 )
+from stable_ssl.torch_errors import translated_torch_errors
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -92,6 +93,19 @@ EARLIER_NAMES = {  # of a subclass's attributes, accepted for one release
     "least_views": "is called min_views now",
     "not_compiled": "is not needed any more: all methods can be compiled",
 }
+
+
+WRITTEN = ("initialize_modules", "forward", "compute_loss")  # by every subclass
+
+
+def check_complete(trainer: type[BaseTrainer]) -> None:
+    """Refuse a trainer's class that lacks what every one writes itself."""
+    lacks = [n for n in WRITTEN if getattr(trainer, n) is getattr(BaseTrainer, n)]
+    if lacks:
+        raise ConfigError(
+            f"{trainer.__name__} must define {', '.join(lacks)}; a trainer is a"
+            f" subclass of stable_ssl.BaseTrainer that defines {', '.join(WRITTEN)}"
+        )
 
 
 class BaseTrainer(nn.Module):
@@ -107,13 +121,14 @@ class BaseTrainer(nn.Module):
             the recipe `base`, the embedded digits.
 
     Raises:
-        ConfigError: a key or value is wrong; nothing was built.
-        NotImplementedError: one of the three methods is missing.
+        ConfigError: a key or value is wrong, or one of the three methods is missing;
+            nothing was built.
     """
 
     model_config: type | None = None  # dataclass of the keys under `model`; None: any
     views: int | dict[str, int] | None = None  # of an image, or by loader; None: any
     min_views = 1  # or `model.global_views` where the method has that key
+    min_batch = 1  # images that its loss and its heads' batch norms need, of all ranks
     needs_labels = False  # of the train data
     predicts = False  # `forward` returns logits, which are scored where no probe is on
     task = "multiclass"  # of those logits: or binary, multilabel; see `Scores`
@@ -130,9 +145,7 @@ class BaseTrainer(nn.Module):
 
     def __init__(self, config: Mapping | None = None):
         super().__init__()
-        for name in ("initialize_modules", "forward", "compute_loss"):
-            if getattr(type(self), name) is getattr(BaseTrainer, name):
-                raise NotImplementedError(f"{type(self).__name__} must define {name}")
+        check_complete(type(self))
         config = load_config("base") if config is None else config
         self.config = complete(config, self.model_config)
         self.overrides: list[str] = []  # as given on the command line
@@ -245,7 +258,7 @@ class BaseTrainer(nn.Module):
         if processes > 1:
             return run_on_ranks(self, processes)
         with recorded_end(self):
-            with preserve_settings(), self.preemption:
+            with preserve_settings(), self.preemption, translated_torch_errors():
                 self.preemption.at_once()  # there is nothing to save yet
                 self.setup()
                 self.preemption.honour()
@@ -426,6 +439,7 @@ class BaseTrainer(nn.Module):
             check_train(
                 self.train_loader, self.config.optim.accumulate, self.world_size
             )
+            check_batch(self.train_loader, self.min_batch, type(self).__name__)
             check_monitor(self.settings, self.loaders, self.num_classes)
         else:
             check_split(self.config.mode, self.loaders)

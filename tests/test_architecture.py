@@ -15,7 +15,7 @@ from stable_ssl import BaseTrainer
 PACKAGE = Path(__file__).resolve().parents[1] / "stable_ssl"
 ROWS = [  # a file imports only from rooms above its own
     {"schema", "secrets", "seeding", "dotenv", "experiments", "preemption"}
-    | {"schedule_curves"},
+    | {"schedule_curves", "torch_errors"},
     {"files", "instantiate", "distributed", "lock", "recorded", "resolver"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers"},
     {"evaluation", "subclass_state", "run"},

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from stable_ssl import distributed, experiments, recorded, resolver
 from stable_ssl.commands import trust
-from stable_ssl.config import complete, hydra_session
+from stable_ssl.config import complete, hydra_session, located
 from stable_ssl.loggers.run_folder import check_names, reserve, run_path
-from stable_ssl.schema import ConfigError
+from stable_ssl.schema import ConfigError, first_line
 
 if TYPE_CHECKING:
     from stable_ssl.trainer import BaseTrainer
@@ -173,7 +174,7 @@ class Command:
         name = named or ("simclr" if trainer is None else "base")
         self.script = script
         name, self.folders, self.run_folder = recorded.kept_apart(
-            name.removesuffix(".yaml"), self._folders(config_path, script)
+            *located(name, self._folders(config_path, script))
         )
         modules = [Path.cwd(), Path.cwd() / "src"]  # where a user's own are
         if self.run_folder is not None and not self.args.trust:
@@ -283,20 +284,12 @@ class Command:
 
     def _overrides_of_jobs(self) -> list[list[str]]:
         """Return the overrides of each job: all combinations of the values a,b,c."""
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
         if not self.args.multirun:
             return [self.overrides]
-        parsed = OverridesParser.create().parse_overrides(self.overrides)
-        values = {}  # by key; the last of two that set one wins, as in Hydra
-        for override in parsed:
-            name = override.get_key_element()
-            values[name] = [override.input_line]
-            if override.is_discrete_sweep():
-                values[name] = [f"{name}={v}" for v in override.sweep_string_iterator()]
-            elif override.is_sweep_override():  # a range, which a search expands
-                return [[o.input_line for o in parsed if not o.is_sweep_override()]]
-        return [list(job) for job in itertools.product(*values.values())]
+        values = dict(map(_expanded, self.overrides))  # of two for a key the last wins
+        if all(values.values()):
+            return [list(job) for job in itertools.product(*values.values())]
+        return [[ones[0] for ones in values.values() if len(ones) == 1]]  # a search
 
     def _direction(self, job: DictConfig) -> list[str]:
         """Return the override that tells Optuna to maximise or minimise `log.monitor`.
@@ -351,6 +344,37 @@ class Command:
         return any(f"{key}=" in override for override in self.overrides)
 
 
+def _expanded(override: str) -> tuple[str, list[str]]:
+    """Return the key of a sweep's override, and one override for each of its values.
+
+    There are none of a range, `interval(0,1)`, that a search expands.
+
+    Raises:
+        ConfigError: Hydra can read the values, and not go through them.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    loader = GlobalHydra.instance().config_loader()  # of the options for glob(*)
+    (parsed,) = OverridesParser.create(loader).parse_overrides([override])
+    key, values = parsed.get_key_element(), [override]
+    if parsed.is_discrete_sweep():
+        try:
+            values = [f"{key}={value}" for value in parsed.sweep_string_iterator()]
+            reason = "it has no values"
+        except (OmegaConfBaseException, HydraException, ValueError) as error:
+            values, reason = [], first_line(error)
+        if not values:
+            raise ConfigError(
+                f"{override} is no sweep: {reason}; write the values out, a,b,c, or one"
+                " of range(0,3), choice(a,b) and glob(*) alone"
+            )
+    elif parsed.is_sweep_override():
+        values = []
+    return key, values
+
+
 def _run_names(
     jobs: Sequence[DictConfig], several: bool, searches: bool
 ) -> tuple[list[str], list[str]]:
@@ -399,17 +423,12 @@ def trainer_class(
     trainer: type[BaseTrainer] | None, config: DictConfig
 ) -> type[BaseTrainer]:
     """Return the trainer to run: the one given, or what `model.name` names."""
-    from stable_ssl.methods import method_class
+    from stable_ssl.methods import checked_trainer, method_class
 
-    name = OmegaConf.select(config, "model.name")
-    found = method_class(name) if trainer is None else trainer
-    if not hasattr(found, "model_config"):
-        by = "model.name names" if trainer is None else "launch was given"
-        raise ConfigError(
-            f"{by} {getattr(found, '__name__', found)}, which is no trainer; give a"
-            " subclass of stable_ssl.BaseTrainer"
-        )
-    return found
+    if trainer is None:
+        return method_class(OmegaConf.select(config, "model.name"))
+    name = getattr(trainer, "__name__", trainer)
+    return checked_trainer(trainer, f"launch was given {name}, which")
 
 
 def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from stable_ssl import distributed, seeding
 from stable_ssl.data.augment import External, Op, build_ops
-from stable_ssl.data.check import check_alike
+from stable_ssl.data.check import check_alike, check_examples
 from stable_ssl.data.combined import Combined, named_parts, split_name
 from stable_ssl.data.datasets import Images, build_dataset, held_in_memory
 from stable_ssl.data.loader import Loader
@@ -151,13 +151,14 @@ def build_loaders(
             loaders |= {split_name(split, name): part for name, part in parts.items()}
     if not loaders:
         raise ConfigError("the group data names no dataset; e.g. data=digits")
+    check_examples(loaders)
     first = named_parts(next(iter(loaders.values())), labelled)[labelled]
     others = [loader for split, loader in loaders.items() if split != "train"]
     known = [data.num_classes, *(loader.num_classes for loader in (first, *others))]
     data.num_classes = next(filter(None, known), None)
     backbone = config.model.get("backbone")
     backbone = {"name": backbone} if isinstance(backbone, str) else backbone
-    if backbone and "in_channels" not in backbone:
+    if isinstance(backbone, Mapping) and "in_channels" not in backbone:
         config.model.backbone = {**backbone, "in_channels": first.channels}
     check_alike(loaders, labelled)
     return loaders
@@ -345,11 +346,19 @@ def _build_option(name: str, node: Any, dataset: Dataset) -> Any:
     where = f"{name} of a loader node"
     if isinstance(node, str):
         raise ConfigError(f"{name}={node} of a loader node: write {{_target_: ...}}")
-    if not isinstance(node, Mapping):
-        return node
-    accepted = accepted_by(find_object(node.get("_target_"), where))
-    names = {"data_source", "dataset"} & accepted.keys()
-    return build_object(node, where, **dict.fromkeys(names, dataset))
+    if isinstance(node, Mapping):
+        accepted = accepted_by(find_object(node.get("_target_"), where))
+        names = {"data_source", "dataset"} & accepted.keys()
+        built = build_object(node, where, **dict.fromkeys(names, dataset))
+    else:
+        built = node
+    needed = {"sampler": ("__iter__", "__len__"), "collate_fn": ("__call__",)}[name]
+    if built is not None and not all(hasattr(built, method) for method in needed):
+        raise ConfigError(
+            f"{where}: found a {type(built).__name__}, which has no"
+            f" {' and '.join(needed)}; name a class, or a function with _partial_: true"
+        )
+    return built
 
 
 def build_views(transform: Any) -> list[list[Op | External]]:

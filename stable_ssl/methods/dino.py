@@ -48,6 +48,11 @@ class DINO(BaseTrainer):
     model_config = DINOConfig
     min_views = 2
 
+    @property
+    def min_batch(self) -> int:
+        """Images that the head's batch norms need, where it has some."""
+        return 2 if self.config.model.head_norm else 1
+
     def initialize_modules(self) -> None:
         """Build the student, backbone and head, its teacher and the centre."""
         model = self.config.model

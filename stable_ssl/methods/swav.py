@@ -42,6 +42,7 @@ class SwAV(BaseTrainer):
 
     model_config = SwAVConfig
     min_views = 2
+    min_batch = 2
 
     def initialize_modules(self) -> None:
         """Build the backbone f, the projector g, the prototypes and the queues."""

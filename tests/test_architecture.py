@@ -14,9 +14,8 @@ from stable_ssl import BaseTrainer
 
 PACKAGE = Path(__file__).resolve().parents[1] / "stable_ssl"
 ROWS = [  # a file imports only from rooms above its own
-    {"schema", "secrets", "seeding", "dotenv", "experiments", "preemption"}
-    | {"schedule_curves"},
-    {"files", "instantiate", "distributed", "resolver"},
+    {"schema", "secrets", "seeding", "dotenv", "preemption"} | {"schedule_curves"},
+    {"files", "instantiate", "distributed", "resolver", "experiments"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers"},
     {"evaluation", "subclass_state", "run"},
     {"config", "state", "lifecycle", "tool_registry"},

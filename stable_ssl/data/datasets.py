@@ -25,7 +25,7 @@ from stable_ssl import seeding
 from stable_ssl.data.few_labels import choose_few
 from stable_ssl.data.folder import ImageFolder, Unreadable
 from stable_ssl.instantiate import accepted_by, build_object, find_object
-from stable_ssl.schema import ConfigError, nearest
+from stable_ssl.schema import ConfigError, nearest, refuse_url
 
 BUILDERS: dict[str, Callable[..., Dataset]] = {"image_folder": ImageFolder}
 
@@ -97,6 +97,8 @@ def build_dataset(node: Mapping, root: str = "", download: bool = False) -> Data
     if per_class is not None:
         dataset = build_dataset(arguments, root, download)
         return labelled_subset(dataset, per_class, labels_seed)
+    for name in ("root", "split_file"):
+        refuse_url(f"dataset.{name}", arguments.get(name))
     subfolder = arguments.get("root")
     arguments["root"] = str(Path(root) / (subfolder or ""))
     if "_target_" in arguments:

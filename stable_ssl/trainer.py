@@ -51,7 +51,7 @@ from stable_ssl.data.build import labelled_name
 from stable_ssl.data.check import check_split, check_train, check_views
 from stable_ssl.data.combined import Skips, named_parts, split_datasets
 from stable_ssl.evaluation.labels import require_labels
-from stable_ssl.evaluation.monitor import Patience, check_monitor
+from stable_ssl.evaluation.monitor import Patience, check_monitor, idle
 from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.evaluation.suite import Suite
 from stable_ssl.instantiate import find_object
@@ -511,10 +511,13 @@ class BaseTrainer(nn.Module):
         )
 
     def _say_what_is_out_of_reach(self) -> None:
-        """Say which epochs the config names and the training ends before."""
+        """Say which keys the training is too short for, or does nothing with."""
         if self.config.mode == "fit" and not self.config.fast_dev_run:
-            steps, epochs = self.total_steps, self._epochs(self.total_steps)
-            for text in out_of_reach(self.config, self.scheduler, epochs, steps):
+            length = self._epochs(self.total_steps), self.total_steps
+            for text in (
+                *out_of_reach(self.config, self.scheduler, *length),
+                *idle(self.settings, *length),
+            ):
                 self.say(text)
 
     def _build_stepper(self) -> None:

@@ -152,6 +152,90 @@ def test_a_batch_of_fewer_images_than_processes_is_refused(config, monkeypatch):
         build_loaders(made, torch.device("cpu"))
 
 
+# --- figures that would be called by another name -------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("few_labels=[2,1000]", "few_labels=1000, but class 2 has 113; use at most th"),
+        ("few_labels=[114]", "few_labels=114, but class 2 has 113"),
+        ("few_labels=[0.1%]", "few_labels=0.1% is less than one of the 113 .* 0.885% "),
+        ("knn.k=1198", "knn.k=1198, but the bank has 1,197 images; use at most that"),
+        (
+            "offline={in_fit: true, held_out: 0.0001}",
+            "offline.held_out=0.0001 of the bank's 1,197 images is 0; hold out one",
+        ),
+        (
+            "offline={in_fit: true, held_out: 0.9999}",
+            "offline.held_out=0.9999 of the bank's 1,197 images is 1,197; .* not all",
+        ),
+    ],
+)
+@pytest.mark.parametrize("fast_dev_run", [False, True])
+def test_what_the_bank_does_not_have_is_refused(config, override, words, fast_dev_run):
+    made = config("simclr", f"log.eval.{override}", f"fast_dev_run={fast_dev_run}")
+    with pytest.raises(ConfigError, match=f"^log.eval.{words}"):
+        method_class("simclr")(made).setup()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["log.eval.few_labels=[113,0.5%]", "log.eval.knn.k=1197"],
+        ["log.eval.few_labels=[1000]", "data.test=null"],  # none is measured
+        ["log.eval.offline.held_out=0.0001"],  # in mode=test alone
+        ["fast_dev_run=true", "log.eval.few_labels=[10]", "log.eval.knn.k=500"],
+    ],
+)
+def test_what_the_bank_has_is_measured(config, overrides):
+    trainer = method_class("simclr")(config("simclr", *overrides))
+    trainer.setup()
+    trainer.test()
+    trainer.cleanup()
+
+
+def test_a_bank_that_does_not_tell_is_counted_once_it_was_read(config, monkeypatch):
+    class Untold(torch.utils.data.Dataset):
+        num_classes = 10
+
+        def __init__(self, root, subset):
+            self.digits = digits(subset=subset)
+
+        def __len__(self):
+            return len(self.digits)
+
+        def __getitem__(self, index):
+            return self.digits[index]
+
+    monkeypatch.setitem(BUILDERS, "untold", Untold)
+    untold = [f"data.{split}.dataset.name=untold" for split in ("train", "val", "test")]
+    small = ["log.eval.few_labels=[114]", "++model.backbone.width=4"]
+    trainer = method_class("simclr")(config("simclr", *untold, *small))
+    trainer.setup()
+    with pytest.raises(ConfigError, match="few_labels=114, but class 2 has 113"):
+        trainer.test()
+    trainer.cleanup()
+
+
+@pytest.mark.parametrize("k", [4, 5])
+def test_top_five_of_fewer_neighbours_is_no_figure(config, k):
+    off = ["log.eval.linear=null", f"log.eval.knn.k={k}"]
+    trainer = method_class("simclr")(config("simclr", *off))
+    trainer.setup()
+    trainer.validate()
+    assert ("val/knn_acc5" in trainer.metrics) is (k == 5)
+    trainer.cleanup()
+
+
+def test_a_share_that_leaves_classes_out_is_said(images):
+    node = {"name": "image_folder", "subset": "val", "val_size": 0.06}
+    with pytest.warns(
+        UserWarning, match=r"leave \d of 10 classes out of val, \d among"
+    ):
+        build_dataset({**node, "root": "known"}, str(images))
+
+
 # --- values that are no values --------------------------------------------------------
 
 
@@ -299,9 +383,21 @@ def test_a_machine_that_is_not_there_is_refused(plus):
             ["optim.epochs=2", "++model.warmup_epochs=3"],
             "model.warmup_epochs=3 is beyond the training, which ends after 2 epochs",
         ),
+        (
+            "simclr",
+            ["log.checkpoint.top_k=3", "log.monitor=null"],
+            "log.checkpoint.top_k=3 keeps the best by log.monitor, which is null: none"
+            " is kept",
+        ),
+        (
+            "simclr",
+            ["log.early_stopping.patience=3", "optim.epochs=2"],
+            "log.early_stopping.patience=3 is not reached in the 3 validations, or"
+            " fewer, of the training",
+        ),
     ],
 )
-def test_an_epoch_that_is_not_reached_is_said(config, capsys, method, overrides, words):
+def test_what_does_nothing_is_said(config, capsys, method, overrides, words):
     trainer = method_class(method)(config(method, *overrides))
     trainer.setup()
     trainer.cleanup()

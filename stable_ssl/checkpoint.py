@@ -49,7 +49,7 @@ class Checkpoint:
 
     every_n_epochs: int | None = key(1, low=1)
     every_n_steps: int | None = key(None, low=1)
-    every_n_minutes: float | None = key(None, above=0)
+    every_n_minutes: float | None = key(None, above=0, high=math.inf)
     top_k: int = key(1, low=0)  # best checkpoints by log.monitor to keep
     last: bool = True  # keep the newest after the run too, as last.ckpt
 

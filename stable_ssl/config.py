@@ -46,6 +46,7 @@ from stable_ssl.optim.schedules import Schedule, is_foreign
 from stable_ssl.schema import (
     ConfigError,
     check_limits,
+    check_types,
     first_line,
     key,
     nearest,
@@ -89,7 +90,7 @@ class Export:
 class Log:
     """What is written, and where."""
 
-    folder: str = "${oc.env:OUTPUT_ROOT,./logs}"
+    folder: str = key("${oc.env:OUTPUT_ROOT,./logs}", path=True)
     experiment: str = "default"
     run: str | None = None  # null: time and job number, fixed before submission
     tags: list[str] = field(default_factory=list)  # kept in config.yaml, to sort by
@@ -106,8 +107,9 @@ class Log:
     )
     early_stopping: EarlyStopping = node(EarlyStopping)
     checkpoint: Checkpoint = node(Checkpoint)
-    resume: str | None = "auto"  # auto | null: a fresh run | path: its full state
-    load_from: str | None = None  # checkpoint whose weights alone are loaded
+    # auto | null: a fresh run | path: its full state
+    resume: str | None = key("auto", path=True)
+    load_from: str | None = key(None, path=True)  # whose weights alone are loaded
     eval: Eval = node(Eval)
     pictures: Pictures | None = field(default_factory=Pictures)  # null: off
     export: Export = node(Export)
@@ -131,8 +133,6 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse a method's name instead of its mapping."""
-        if self.model is None:
-            raise ConfigError(_cannot_be_null("model"))
         if not isinstance(self.model, Model):
             refuse_no_mapping("model", self.model, "{name: simclr}")
 
@@ -162,7 +162,9 @@ def _register_recipes() -> Any:
                 search_path.prepend("stable-ssl", url, anchor="main")
 
     Plugins.instance().register(FoldersOfRecipes)
-    schema = OmegaConf.structured(Config, flags={"struct": False})
+    # names and defaults without types: Hydra would convert values before `complete`
+    # has seen them, and 2 of a switch would be true
+    schema = OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(Config)))
     OmegaConf.set_struct(schema.log.eval, False)  # evaluators of one's own
     OmegaConf.set_struct(schema.optim.scheduler, False)  # arguments of any schedule
     for name, recipe in (("stable_ssl", schema), (experiments.ALONE, {})):
@@ -311,17 +313,20 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
             raise ConfigError(
                 f"{path} has no value, and this recipe needs one: add {path}=..."
             )
-        full = OmegaConf.structured(Config)
-        scheduler = OmegaConf.select(OmegaConf.create(plain), "optim.scheduler")
-        schedule = {} if is_foreign(scheduler) else OmegaConf.structured(Schedule)
-        full.optim.scheduler = schedule
+        if plain.get("model", {}) is None:
+            raise ConfigError(_cannot_be_null("model"))
+        given = OmegaConf.create(plain)
+        scheduler = OmegaConf.select(given, "optim.scheduler", default={})
+        full = _structured(scheduler, model)
+        check_types(full, given)
+        if scheduler is None:
+            full.optim.scheduler = None
+        plain = OmegaConf.to_container(given)
         evaluators = _pop_evaluators(plain.get("log"))
         user_groups = {n: value for n, value in plain.items() if n not in full}
         for name, value in user_groups.items():
             _check_user_group(name, value, full)
             del plain[name]
-        if model is not None:
-            full.model = OmegaConf.structured(model)
         full = OmegaConf.merge(full, plain)  # refuses unknown keys and wrong types
         OmegaConf.set_struct(full, False)
         full.merge_with(user_groups)
@@ -329,6 +334,21 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
         full.log.eval.merge_with(evaluators)
         check_limits(full)
         OmegaConf.to_object(full)  # makes each dataclass: its __post_init__ checks
+    return full
+
+
+def _structured(scheduler: Any, model: type | None = None) -> DictConfig:
+    """Return the defaults with their types, those of the schedule and the method, too.
+
+    Args:
+        scheduler: `optim.scheduler`; one of another library has arguments of its own.
+        model: as for `complete`.
+    """
+    full = OmegaConf.structured(Config)
+    schedule = {} if is_foreign(scheduler) else OmegaConf.structured(Schedule)
+    full.optim.scheduler = schedule
+    if model is not None:
+        full.model = OmegaConf.structured(model)
     return full
 
 
@@ -390,8 +410,6 @@ def translated_errors() -> Iterator[None]:
         raise ConfigError(f"a recipe is not YAML: {text}") from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_sentence(error)) from None
-    except (AttributeError, AssertionError) as error:  # as OmegaConf sets keys of null
-        raise ConfigError(_key_of_null(error)) from None
 
 
 def _sentence(error: Exception) -> str:
@@ -416,13 +434,9 @@ def _sentence(error: Exception) -> str:
             f"found {kind} for a group that is chosen by name, as in data=digits; one"
             " split of the data is turned off by data.val=null"
         )
-    if re.search(r"because '.*' is None", text):
-        return _key_of_null(error)
-    if merged := re.search(r"\w+ is not a subclass of (\w+)\. value: (.*)", text):
-        return (
-            f"found {merged[2]} where the keys of {merged[1]} are expected; give a"
-            " mapping, {key: value}"
-        )
+    if re.search("Cannot merge .*Config with", text):  # says neither which is which
+        is_list = cause.object_type is list
+        return f"{cause.full_key} must be a {'list' if is_list else 'mapping'}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return "; ".join(lines[:4])
 
@@ -456,20 +470,31 @@ def _cannot_be_null(path: str) -> str:
     return f"{path}=null, and it cannot be null; leave it out for its default"
 
 
-def _key_of_null(error: Exception) -> str:
-    return (
-        f"a key is set of a group that is null ({first_line(error)}); give the group"
-        " above it: log.eval={linear: {lr: 0.1}}"
-    )
-
-
 def _unknown_key(path: str, group_type: type | None) -> str:
     """Say which keys the group of an unknown key has, or how a new one is added."""
     group, _, name = path.rpartition(".")
+    schema = _structured({})
+    if not dataclasses.is_dataclass(group_type):  # Hydra composes without types
+        found = OmegaConf.select(schema, group) if group else schema
+        group_type = OmegaConf.get_type(found)
     if dataclasses.is_dataclass(group_type):
         known = [f.name for f in dataclasses.fields(group_type)]
-        keys = f"{nearest(name, known)} ({group or 'it'} knows {', '.join(known)})"
+        if name in known:
+            return (
+                f"{path} is a key of a group that is null; give the group, {group}="
+                f"{{{name}: ...}}, or remove what makes it null"
+            )
+        meant = nearest(name, known) or _elsewhere(name, schema)
+        keys = f"{meant} ({group or 'it'} knows {', '.join(known)})"
     else:
         keys = f"; a new key is added with ++{path}=..."
     hint = "" if group else f"; a new group is added with ++{path}.key=..."
     return f"{path} is not a key of the configuration{keys}{hint}"
+
+
+def _elsewhere(name: str, group: DictConfig, at: str = "") -> str:
+    """Return "; did you mean 'optim.lr'?" for a key of another group, or nothing."""
+    if name in group:
+        return f"; did you mean '{at}{name}'?"
+    groups = ((n, g) for n, g in group.items() if isinstance(g, DictConfig))
+    return next(filter(None, (_elsewhere(name, g, f"{at}{n}.") for n, g in groups)), "")

@@ -51,7 +51,7 @@ from stable_ssl.data.build import labelled_name
 from stable_ssl.data.check import check_batch, check_split, check_train, check_views
 from stable_ssl.data.combined import Skips, named_parts, split_datasets
 from stable_ssl.evaluation.labels import require_labels
-from stable_ssl.evaluation.monitor import Patience, check_monitor
+from stable_ssl.evaluation.monitor import Patience, check_monitor, idle
 from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.evaluation.suite import Suite
 from stable_ssl.instantiate import find_object
@@ -70,11 +70,16 @@ from stable_ssl.loggers.run_folder import open_folder, run_path
 from stable_ssl.loggers.trackers import check_installed
 from stable_ssl.models.ema import forgotten
 from stable_ssl.models.norm import convert_sync_batchnorm
-from stable_ssl.optim import build_optimizer, build_schedulers, count_steps
+from stable_ssl.optim import (
+    build_optimizer,
+    build_schedulers,
+    count_steps,
+    out_of_reach,
+)
 from stable_ssl.optim.collect import MAIN, collect_optimizers
 from stable_ssl.optim.step import Stepper
 from stable_ssl.preemption import Preempted, Preemption
-from stable_ssl.schema import ConfigError, nearest
+from stable_ssl.schema import ConfigError, buildable, nearest
 from stable_ssl.secrets import masked
 from stable_ssl.state import begin, capture, restore
 from stable_ssl.subclass_state import Attributes
@@ -260,7 +265,8 @@ class BaseTrainer(nn.Module):
         with recorded_end(self):
             with preserve_settings(), self.preemption, translated_torch_errors():
                 self.preemption.at_once()  # there is nothing to save yet
-                self.setup()
+                with buildable(self.config):
+                    self.setup()
                 self.preemption.honour()
                 mode = self.config.mode
                 if mode in MODES:
@@ -374,6 +380,7 @@ class BaseTrainer(nn.Module):
         self.initialize_optimizer()
         self._collect_optimizers()
         self.initialize_scheduler()
+        self._say_what_is_out_of_reach()
         self._build_stepper()
         self.initialize_evaluation()
         self.subclass_attributes = Attributes(
@@ -519,6 +526,16 @@ class BaseTrainer(nn.Module):
         self.schedulers |= build_schedulers(
             self.config.optim, self.optimizers, self.steps_per_epoch, self.total_steps
         )
+
+    def _say_what_is_out_of_reach(self) -> None:
+        """Say which keys the training is too short for, or does nothing with."""
+        if self.config.mode == "fit" and not self.config.fast_dev_run:
+            length = self._epochs(self.total_steps), self.total_steps
+            for text in (
+                *out_of_reach(self.config, self.scheduler, *length),
+                *idle(self.settings, *length),
+            ):
+                self.say(text)
 
     def _build_stepper(self) -> None:
         moved = self.optimizers, self.schedulers, list(self.parameters())

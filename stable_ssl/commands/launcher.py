@@ -458,6 +458,7 @@ def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> Non
         check_optimizer(full.log.eval.linear, at="log.eval.linear")
     if here:
         distributed.choose_device(full.hardware)
+        distributed.processes_asked(full.hardware)
         resume, weights = full.log.resume, full.log.load_from
         for name, path in (("resume", resume), ("load_from", weights)):
             if path not in (None, "auto") and not Path(path).is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ Nodes = dict[str, dict[str | None, Any]]  # loader nodes by split and name
 class Data:
     """What is trained and evaluated on."""
 
-    root: str = "${oc.env:DATA_ROOT,./data}"  # parent of relative dataset roots
+    root: str = key("${oc.env:DATA_ROOT,./data}", path=True)  # of relative roots
     num_classes: int | None = key(None, low=1)  # null: ask the dataset
     batch_size: int | None = key(None, low=1)  # samples a step, over all processes
     batch_size_per_gpu: int | None = key(  # or samples a process
@@ -44,7 +45,9 @@ class Data:
     num_workers: int = key(0, low=0)  # processes that decode; 0: in the main process
     download: bool = False  # fetch a missing torchvision dataset
     on_error: str = key("raise", choices=("raise", "skip"))  # an unreadable image
-    in_memory: float = key(2.0, low=0)  # GiB; hold image folders of one size up to this
+    in_memory: float = key(  # GiB; hold image folders of one size up to this
+        2.0, low=0, high=math.inf
+    )
     compile: bool = False  # torch.compile the batched augmentation
     labelled: str | None = None  # of several train loaders, whose labels probes use
     transforms: dict[str, Any] = field(default_factory=dict)  # free pool of op lists
@@ -294,6 +297,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"{name}={value} of a loader node: use an integer from {low} on"
             )
+    distributed.refuse_too_many("num_workers", options.get("num_workers"))
     switches = ("shuffle", "drop_last", "pin_memory", "persistent_workers", "in_order")
     for name in switches:
         if not isinstance(options.get(name, False), bool):

@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import distributed
-from stable_ssl.files import write_atomically
+from stable_ssl.files import overwritten, write_atomically
 from stable_ssl.lock import Lock, Taken
 from stable_ssl.loggers.arguments import masked_arguments
 from stable_ssl.loggers.jsonl import FORMAT, JsonLines, read_rows
@@ -185,7 +185,7 @@ class RunFolder:
         except Taken:
             self.owned, self.ended = False, "failed"
             self.console.close()
-            self.console = open(os.devnull, "wb", buffering=0)
+            self.console = open(os.devnull, "ab", buffering=0)
             raise
         except OSError as error:
             raise unwritable(self.path, error) from error
@@ -273,7 +273,7 @@ class RunFolder:
             self.confirm()
             self.write_file("status.json", text)
         except ConfigError as error:
-            if self.owned and _overwritten(self.path / "status.json", text):
+            if self.owned and overwritten(self.path / "status.json", text):
                 return
             if status == "finished":
                 raise
@@ -371,17 +371,6 @@ class NullRunFolder:
 def _status(status: str, reason: str) -> str:
     """Return what status.json holds."""
     return json.dumps({"status": status, "reason": reason, "format": FORMAT})
-
-
-def _overwritten(path: Path, text: str) -> bool:
-    """Write over a small file, which needs no room on a disk; return whether it is."""
-    try:
-        with open(path, "r+b") as file:
-            file.write(text.encode())
-            file.truncate()
-        return True
-    except OSError:
-        return False
 
 
 def _launches(path: Path) -> list[Any]:

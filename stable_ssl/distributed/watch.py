@@ -134,12 +134,14 @@ class Watch:
             self.heard[r] = told[r].ticks, then
             silent[r] = (self.own.ticks - then) * TICK
         idle = {r: one.idle * TICK + silent[r] for r, one in told.items()}
+        # one that is missing itself leaves it to the others to say so first
+        late = {r: self.limit * (1.5 if r == self.rank else 1) for r in told}
         kept = [r for r, p in told.items() if p.waiting and idle[r] >= self.limit]
         missing = [
             r
             for r, p in told.items()
             if silent[r] >= DEAD_SECONDS
-            or (kept and idle[r] >= self.limit and not (p.waiting or p.patient))
+            or (kept and idle[r] >= late[r] and not (p.waiting or p.patient))
             or (kept and silent[r] >= self.limit / 2 and not p.patient)
         ]
         if not missing and len(kept) < len(told):

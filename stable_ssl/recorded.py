@@ -26,6 +26,12 @@ def is_run_folder(folder: str | Path) -> bool:
     return all((Path(folder) / name).is_file() for name in FILES)
 
 
+def runs_folder(folder: Path) -> Path | None:
+    """Return the folder `runs` that a run folder lies in; None of one that does not."""
+    above = folder.absolute().parents[1:]  # at least the experiment's is in between
+    return next((parent for parent in above if parent.name == "runs"), None)
+
+
 def links_out(folder: Path) -> list[Path]:
     """Return the links below a folder that lead out of it."""
     return [path for path in sorted(folder.rglob("*")) if leads_out(path, folder)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stable_ssl.commands import rerun
 from stable_ssl.commands.launcher import quoted
-from stable_ssl.recorded import is_run_folder, links_out
+from stable_ssl.recorded import is_run_folder, links_out, runs_folder
 from stable_ssl.schema import ConfigError
 from stable_ssl.tools.export import WRITERS
 
@@ -40,8 +40,8 @@ def run(args: Namespace) -> int:
     """Start the run again to export it; return the exit code."""
     source = args.source.absolute()
     folder = source if source.is_dir() else source.parent.parent
-    place = rerun.log_folder(folder)
-    if place is None or not is_run_folder(folder):
+    runs = runs_folder(folder)
+    if runs is None or not is_run_folder(folder):
         raise ConfigError(
             f"{args.source} is neither a run folder nor a checkpoint in one; give"
             " .../runs/<experiment>/<run>, or a file of its folder ckpts"
@@ -51,7 +51,7 @@ def run(args: Namespace) -> int:
             f"{links[0]} is a link out of the run folder, through which an export may"
             " write; remove it, or give --trust if it is yours"
         )
-    experiment = folder.parent.relative_to(place / "runs").as_posix()
+    experiment = folder.parent.relative_to(runs).as_posix()
     overrides = [
         "mode=export",
         "log.resume=auto",

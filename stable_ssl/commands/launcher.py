@@ -25,6 +25,7 @@ from stable_ssl import distributed, experiments, recorded, resolver
 from stable_ssl.commands import trust
 from stable_ssl.config import complete, hydra_session, located
 from stable_ssl.loggers.run_folder import check_names, reserve, run_path
+from stable_ssl.loggers.table import printable
 from stable_ssl.schema import ConfigError, first_line
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def start(
         failures = command.execute()
     except ConfigError as error:
         failures = [error]
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_in_a_terminal(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         sys.exit(130)
     if failures:
@@ -96,6 +97,10 @@ def quoted(text: str) -> str:
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # which would be an interpolation
     text = re.sub(r'(\\*)"', r'\1\1\\"', text)
     return '"' + re.sub(r"(\\*)$", r"\1\1", text, count=1) + '"'
+
+
+def _in_a_terminal(error: Exception) -> str:
+    return printable(str(error), kept="\n")
 
 
 class Job:
@@ -118,7 +123,7 @@ class Job:
             return run.run()
         except (ConfigError, Diverged, distributed.RankFailed) as error:
             kind = "diverged" if isinstance(error, Diverged) else "error"
-            print(f"{kind}: {error}", file=sys.stderr)
+            print(f"{kind}: {_in_a_terminal(error)}", file=sys.stderr)
             return error
         except Exception as error:  # a sweep goes on, and ends with its table
             traceback.print_exc()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import warnings
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from stable_ssl.distributed import choose_device
 from stable_ssl.distributed.placement import to_spawn
 from stable_ssl.loggers.environment import git_state, machine
 from stable_ssl.loggers.table import Table, printable
+from stable_ssl.recorded import runs_folder
 from stable_ssl.schema import ConfigError
 from stable_ssl.secrets import masked_keys
 from stable_ssl.tools.runs import flat, read_run
 
 MACHINE = ("python", "platform", "host", "device", "device_name", "cpus")
-ALONE = {  # what is read of a launch, where it says nothing of it
-    **{"argv": [], "cwd": ".", "device": "cpu", "processes": 1},
+UNKNOWN = {  # what is read of a launch, where it does not say
+    **{"argv": [""], "cwd": ".", "device": "cpu", "processes": 1},
     **{"git": {}, "packages": {}},
 }
 PACKAGES = (  # whose versions may change a figure
@@ -72,29 +73,12 @@ def add_trust(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Say what differs, then start the run; return its exit code."""
     folder: Path = args.run_folder
-    run = read_run(folder)
-    overrides = list(args.overrides)
-    changed = {override.lstrip("+~").partition("=")[0] for override in overrides}
-    composed = compose("config", overrides, [folder])
+    run, launched = read_run(folder), _last_launch(folder)
+    changed = {override.lstrip("+~").partition("=")[0] for override in args.overrides}
+    composed = compose("config", args.overrides, [folder])
     config = complete(composed)
     _warn_of_defaults(folder, {*run.flat, *changed}, config)
-    for name in masked_keys(run.config):
-        if name not in changed:
-            raise ConfigError(
-                f"{name} was a secret and is masked in {folder}/config.yaml; give it:"
-                f" stable-ssl rerun {folder} {name}=..."
-            )
-    if "log.run" not in changed:
-        overrides.append("log.run=null")  # a new one ...
-    place = log_folder(folder)
-    if "log.folder" not in changed and place is not None:
-        overrides.append(f"log.folder={launcher.quoted(str(place))}")  # ... beside it
-    launched = _last_launch(folder)
-    processes = launched.get("processes", 1)  # torchrun or Slurm may have started them
-    chosen = changed & {"hardware.processes", "hardware.gpus"}
-    if processes > to_spawn(config.hardware) and not chosen:
-        key = "processes" if launched["device"] == "cpu" else "gpus"
-        overrides.append(f"hardware.{key}={processes}")
+    _require_secrets(run.config, changed, folder)
     script, own = args.script, None
     if script is None:
         script = _script(launched, config.model.get("name"), folder)
@@ -110,14 +94,13 @@ def run(args: Namespace) -> int:
     program = ["stable-ssl"] if script is None else [sys.executable, str(script)]
     arguments = ["--config-dir", str(folder.absolute()), "--config-name", "config"]
     arguments += ["--trust"] * (bool(named) and not args.dry_run)
-    arguments += overrides
+    arguments += [*args.overrides, *_further(folder, changed, launched, config)]
     code = None if args.dry_run or script is None else script.parent
     device = choose_device(config.hardware)
     print(differences(launched, device, folder, code), end="\n\n")
     if args.dry_run and (scripts or named):
         print(trust.shown([*scripts, *named]), end="\n\n")
-    line = shlex.join([*program, *arguments])
-    print(printable(line), end="\n\n", flush=True)
+    print(printable(shlex.join([*program, *arguments])), end="\n\n", flush=True)
     if args.dry_run:
         return 0
     if script is not None:
@@ -126,10 +109,36 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def log_folder(folder: Path) -> Path | None:
-    """Return the `log.folder` of a run folder; None of one that lies elsewhere."""
-    above = folder.absolute().parents[1:]  # at least the experiment's lies between
-    return next((parent.parent for parent in above if parent.name == "runs"), None)
+def _require_secrets(
+    recorded: Mapping[str, Any], changed: set[str], folder: Path
+) -> None:
+    """Refuse to start without the secrets that a config.yaml masks.
+
+    Raises:
+        ConfigError: names the key to give.
+    """
+    for name in masked_keys(recorded):
+        if name not in changed:
+            raise ConfigError(
+                f"{name} was a secret and is masked in {folder}/config.yaml; give it:"
+                f" stable-ssl rerun {folder} {name}=..."
+            )
+
+
+def _further(
+    folder: Path, changed: set[str], launched: Mapping[str, Any], config: DictConfig
+) -> list[str]:
+    """Return overrides for a new run beside a folder, of as many processes."""
+    overrides = ["log.run=null"] * ("log.run" not in changed)
+    runs = runs_folder(folder)
+    if "log.folder" not in changed and runs is not None:
+        overrides.append(f"log.folder={launcher.quoted(str(runs.parent))}")
+    processes = launched.get("processes", 1)  # torchrun or Slurm may have started them
+    chosen = changed & {"hardware.processes", "hardware.gpus"}
+    if processes > to_spawn(config.hardware) and not chosen:
+        key = "processes" if launched["device"] == "cpu" else "gpus"
+        overrides.append(f"hardware.{key}={processes}")
+    return overrides
 
 
 def differences(
@@ -193,19 +202,18 @@ def _last_launch(folder: Path) -> dict[str, Any]:
     """Return the last launch in environment.json, empty where it has none."""
     try:
         launch = json.loads((folder / "environment.json").read_text())[-1]
-        launch = ALONE | {k: v for k, v in launch.items() if v is not None}
-        kinds = all(isinstance(launch[k], type(ALONE[k])) for k in ALONE)
-        return (
-            launch if kinds and all(isinstance(a, str) for a in launch["argv"]) else {}
-        )
+        launch = UNKNOWN | {k: v for k, v in launch.items() if v is not None}
+        kinds = [isinstance(launch[k], type(UNKNOWN[k])) for k in UNKNOWN]
+        texts = [isinstance(argument, str) for argument in launch["argv"]]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
+    return launch if all([*kinds, *texts, texts]) else {}
 
 
 def _program(launched: Mapping[str, Any]) -> Path:
     """Return the program that had started a run, as far as it was recorded."""
-    argv: Sequence[str] = launched.get("argv") or [""]
-    return Path(launched.get("cwd", "."), argv[0])
+    program, *_ = launched.get("argv", UNKNOWN["argv"])
+    return Path(launched.get("cwd", "."), program)
 
 
 def _script(
@@ -225,8 +233,7 @@ def _script(
         if is_script:
             reason = f"{program} is no script any more"
         raise ConfigError(
-            f"{folder} names no method, and {reason}; start your own with these"
-            f" options: python my_script.py --config-dir {folder.absolute()}"
-            " --config-name config log.run=null"
+            f"{folder} names no method, and {reason}; start your own:"
+            f" stable-ssl rerun {folder} --script my_script.py"
         )
     return None

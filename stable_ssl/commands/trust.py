@@ -22,6 +22,7 @@ from stable_ssl.data.datasets import BUILDERS
 from stable_ssl.instantiate import find_object
 from stable_ssl.loggers.table import printable
 from stable_ssl.optim.schedules import is_foreign
+from stable_ssl.recorded import runs_folder
 from stable_ssl.schema import ConfigError
 
 SHIPPED_SCRIPTS = Path(stable_ssl.__file__).resolve().parents[1] / "runs"
@@ -83,8 +84,7 @@ def of_a_script(script: Path | None, run: Path) -> list[Use]:
 def among_runs(path: Path, run: Path) -> bool:
     """Return whether a path lies in the folder `runs` that a run folder lies in."""
     run = run.resolve()
-    homes = [folder for folder in run.parents if folder.name == "runs"]
-    return path.resolve().is_relative_to(homes[0] if homes else run)
+    return path.resolve().is_relative_to(runs_folder(run) or run)
 
 
 def _named(config: Any, run: Path) -> Iterator[tuple[str, str]]:
@@ -194,8 +194,8 @@ def _defined_in(own: Path, path: str, run: Path) -> bool:
         return False
     for root in (own, own / "src"):
         file, search = None, [str(root)]
-        for depth in range(len(module)):
-            spec = PathFinder.find_spec(".".join(module[: depth + 1]), search)
+        for part in module:  # none is imported, as a lookup of a.b would import a
+            spec = PathFinder.find_spec(part, search)
             file = spec.origin if spec else None
             search = list(spec.submodule_search_locations or ()) if spec else []
         if file is None or not file.endswith(".py"):
@@ -251,13 +251,13 @@ def agree(run: Path, named: Sequence[Use], trust: bool) -> None:
     if nobodys := [use.what for use in named if use.among_runs]:
         raise ConfigError(
             f"{printable(nobodys[0])} lies among run folders, and a yes is not enough:"
-            " read it, then give --trust; or --script FILE, a script of your own"
+            " look at it, then give --trust, or start elsewhere or a script of your own"
         )
     if not sys.stdin.isatty():
         raise ConfigError(
             f"{run} would execute what is not the library's, see above; if you trust it"
-            " all, give --trust; --script FILE, a script of your own, is started"
-            " instead of the one on record, and stands for the modules in its folder"
+            " all, give --trust (rerun and export take --script FILE too, a script of"
+            " your own: it is started instead, and the modules in its folder are fine)"
         )
     print("is all of it to be trusted? [y/N] ", end="", file=sys.stderr, flush=True)
     try:

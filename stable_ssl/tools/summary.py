@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_ssl.loggers.names import as_text, describe, in_order, is_accuracy, order
-from stable_ssl.loggers.table import Table
+from stable_ssl.loggers.table import Table, printable
 from stable_ssl.tools import learning_curves
 from stable_ssl.tools.run_keys import cell, differing
 from stable_ssl.tools.runs import (
@@ -56,8 +56,9 @@ def summary(run_dir: str | Path) -> Table:
         for n in sorted(metrics, key=order)
     ]
     title = "/".join(run.folder.resolve().parts[-2:])
+    above = f"{title}: {_data(split, run)}", _protocol(metrics, run)
     return Table(
-        f"{title}: {_data(split, run)}\n{_protocol(metrics, run)}",
+        "\n".join(map(printable, above)),
         ("", _start(run), "trained"),
         rows,
         notes=() if rows else ("no val or test metrics in this run",),

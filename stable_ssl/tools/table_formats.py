@@ -54,23 +54,24 @@ def text(table: MeanTable, width: int = 120) -> str:
     legend += [UNTESTED] * ("best" in marks and {1} < table.counts)
     columns = [*table.rows, *_joined(table, lambda key, text: f"{key}={text}", str)]
     body = [[*side, *map(marked, cells)] for side, cells in table.lines()]
-    return render(Table(table.caption, columns, body, notes=["; ".join(legend)]), width)
+    caption, notes = printable(table.caption), ["; ".join(legend)]
+    return render(Table(caption, columns, body, notes=notes), width)
 
 
 def markdown(table: MeanTable) -> str:
     """Return a table and its caption; the best of a column and its equals in bold."""
     header = _joined(table, value_label, axis_label)
     lines = [
-        [_in_markdown(text) for text in (*map(axis_label, table.rows), *header)],
+        [in_markdown(text) for text in (*map(axis_label, table.rows), *header)],
         [":--"] * len(table.rows) + ["--:"] * len(header),
     ]
     for side, cells in table.lines():
-        texts = map(_in_markdown, map(spelled, table.rows, side))
+        texts = map(in_markdown, map(spelled, table.rows, side))
         values = (table.text(c) for c in cells)
         bold = [f"**{t}**" if c.mark else t for c, t in zip(cells, values, strict=True)]
         lines.append([*texts, *bold])
     rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return f"{rows}\n{_in_markdown(_explained(table))}\n"
+    return f"{rows}\n{in_markdown(_explained(table))}\n"
 
 
 def csv(table: MeanTable) -> str:
@@ -78,7 +79,7 @@ def csv(table: MeanTable) -> str:
     file = io.StringIO()
     writer = csv_module.writer(file, lineterminator="\n")
     facts = ("metric", "unit", "mean", "std", "ci95", "n", "mark")
-    writer.writerow([*map(_in_csv, (*table.rows, *table.columns)), *facts])
+    writer.writerow([*map(in_csv, (*table.rows, *table.columns)), *facts])
     for side, cells in table.lines():
         for (metric, *top), cell in zip(table.tops, cells, strict=True):
             if (sample := cell.sample) is None:
@@ -86,7 +87,7 @@ def csv(table: MeanTable) -> str:
             values = (sample.mean, sample.std, sample.ci95)
             numbers = ("" if math.isnan(x) else f"{x:.6g}" for x in values)
             unit = "%" if is_accuracy(metric) else ""
-            texts = map(_in_csv, (*side, *top, metric))
+            texts = map(in_csv, (*side, *top, metric))
             writer.writerow([*texts, unit, *numbers, sample.n, cell.mark])
     return file.getvalue()
 
@@ -107,34 +108,36 @@ def latex(table: MeanTable) -> str:
     for depth in range(1, len(levels)):  # equal neighbours share a cell and a rule
         cells, rules, start = [""] * left, [], left + 1
         for texts, columns in groupby(zip(*levels[:depth], strict=True)):
-            n, name = len(list(columns)), _in_latex(texts[-1])
+            n, name = len(list(columns)), in_latex(texts[-1])
             cells.append(rf"\multicolumn{{{n}}}{{c}}{{{name}}}")
             rules.append(rf"\cmidrule(lr){{{start}-{start + n - 1}}}")
             start += n
         lines += [line(cells), " ".join(rules)]
     names = [*map(axis_label, table.rows), *levels[-1]]
-    lines += [line([*map(_in_latex, names)]), r"\midrule"]
+    lines += [line([*map(in_latex, names)]), r"\midrule"]
     for side, cells in table.lines():
-        texts = [*map(_in_latex, map(spelled, table.rows, side))]
+        texts = [*map(in_latex, map(spelled, table.rows, side))]
         for cell in cells:
-            value = _in_latex(table.text(cell))
+            value = in_latex(table.text(cell))
             texts.append(rf"\textbf{{{value}}}" if cell.mark else value)
         lines.append(line(texts))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _in_markdown(text: str) -> str:
+def in_markdown(text: str) -> str:
+    """Return a text of one line that Markdown shows as it is."""
     return printable(text).translate(MARKDOWN)
 
 
-def _in_csv(text: str) -> str:
+def in_csv(text: str) -> str:
     """Return a text that no spreadsheet takes for a formula; numbers stay numbers."""
     text = printable(text, kept="\n")
     computed = text.lstrip().startswith(FORMULA) and text != NONE
     return f"'{text}" if computed and not is_number(text) else text
 
 
-def _in_latex(text: str) -> str:
+def in_latex(text: str) -> str:
+    """Return a text of one line that LaTeX sets as it is."""
     return printable(text).translate(LATEX)
 
 

@@ -225,7 +225,7 @@ def test_a_script_of_ones_own_is_started_again(command, tmp_path, shell):
     done = shell(script, *QUICK, "log.run=mine")
     assert done.returncode == 0, done.stderr
     run = tmp_path / "logs" / "runs" / "default" / "mine"
-    code, out, err = command("rerun", run, "log.run=again")
+    code, out, err = command("rerun", run, "log.run=again", "--script", script)
     assert code == 0, err
     assert f"{script} --config-dir {run}" in out
     assert kept(run.with_name("again")) == kept(run)

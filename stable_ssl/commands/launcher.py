@@ -11,9 +11,12 @@ import argparse
 import inspect
 import itertools
 import math
+import shutil
+import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from stable_ssl.trainer import BaseTrainer
 
 NUMBER = "${hydra:job.num}"  # of a job, in the name of its run
+SLURM = "submitit_slurm"  # the launcher that submits to it
 REQUEUES = 1000  # of a job that runs into its time limit, again and again
 HYDRA = [  # Hydra writes no files: the run folder holds what would be in them
     "hydra.output_subdir=null",
@@ -210,7 +214,8 @@ class Command:
         with hydra_session(self.folders) as hydra:
             if several:
                 overrides.append("hydra.mode=MULTIRUN")
-                batches = hydra.multirun(self.name, Job(self.trainer), overrides)
+                with _submission(launcher):
+                    batches = hydra.multirun(self.name, Job(self.trainer), overrides)
                 returned = [r for batch in batches or [] for r in batch]
             else:
                 returned = [hydra.run(self.name, Job(self.trainer), overrides)]
@@ -280,8 +285,16 @@ class Command:
         that asks for several GPUs or processes a machine gets a task for each.
 
         Raises:
-            ConfigError: a time limit of which Slurm would warn the job as it starts.
+            ConfigError: Slurm is not on this machine, or a time limit of which it would
+                warn the job as it starts.
         """
+        absent = [p for p in ("sbatch", "srun") if shutil.which(p) is None]
+        if absent and job.hydra.runtime.choices["hydra/launcher"] == SLURM:
+            raise ConfigError(
+                f"hydra/launcher={SLURM}, and {', '.join(absent)} of Slurm cannot be"
+                " found on this machine; start it on another, or choose"
+                " hydra/launcher=submitit_local"
+            )
         hardware, launcher = job.hardware, job.hydra.launcher
         limit, delay = launcher.get("timeout_min"), launcher.get("signal_delay_s")
         if None not in (limit, delay) and 60 * limit - delay < 60:
@@ -338,6 +351,26 @@ def _expanded(override: str) -> tuple[str, list[str]]:
     elif parsed.is_sweep_override():
         values = []
     return key, values
+
+
+@contextmanager
+def _submission(launcher: str) -> Iterator[None]:
+    """Say what Slurm says where it is to take jobs, and refuses them."""
+    if launcher != SLURM:
+        yield
+        return
+    from submitit.core.utils import FailedJobError
+
+    try:
+        yield
+    except FailedJobError as error:
+        if not isinstance(error.__cause__, subprocess.CalledProcessError):
+            raise  # of a job that was submitted
+        said = (str(error).strip() or "nothing").splitlines()[-1]
+        raise ConfigError(
+            f"Slurm refused the jobs; sbatch said: {said}; correct hydra.launcher, or"
+            " ask whether Slurm runs"
+        ) from None
 
 
 def _run_names(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stable_ssl.trainer import BaseTrainer
 
 NUMBER = "${hydra:job.num}"  # of a job, in the name of its run
-SLURM = "submitit_slurm"  # the launcher that submits to it
+SLURM = ("sbatch", "srun")  # its programs that submitit calls
 REQUEUES = 1000  # of a job that runs into its time limit, again and again
 HYDRA = [  # Hydra writes no files: the run folder holds what would be in them
     "hydra.output_subdir=null",
@@ -209,6 +209,13 @@ class Command:
             overrides += self._direction(jobs[0])
         if launcher.startswith("submitit"):
             overrides += self._submitit(jobs[0])
+        absent = [program for program in SLURM if shutil.which(program) is None]
+        if launcher == "submitit_slurm" and absent:
+            raise ConfigError(
+                f"hydra/launcher={launcher}, and this machine has no"
+                f" {' and no '.join(absent)}; start it where Slurm is, or choose"
+                " hydra/launcher=submitit_local"
+            )
         names, naming = _run_names(jobs, several, searches)
         overrides += naming
         with hydra_session(self.folders) as hydra:
@@ -285,16 +292,8 @@ class Command:
         that asks for several GPUs or processes a machine gets a task for each.
 
         Raises:
-            ConfigError: Slurm is not on this machine, or a time limit of which it would
-                warn the job as it starts.
+            ConfigError: a time limit of which Slurm would warn the job as it starts.
         """
-        absent = [p for p in ("sbatch", "srun") if shutil.which(p) is None]
-        if absent and job.hydra.runtime.choices["hydra/launcher"] == SLURM:
-            raise ConfigError(
-                f"hydra/launcher={SLURM}, and {', '.join(absent)} of Slurm cannot be"
-                " found on this machine; start it on another, or choose"
-                " hydra/launcher=submitit_local"
-            )
         hardware, launcher = job.hardware, job.hydra.launcher
         limit, delay = launcher.get("timeout_min"), launcher.get("signal_delay_s")
         if None not in (limit, delay) and 60 * limit - delay < 60:
@@ -356,7 +355,7 @@ def _expanded(override: str) -> tuple[str, list[str]]:
 @contextmanager
 def _submission(launcher: str) -> Iterator[None]:
     """Say what Slurm says where it is to take jobs, and refuses them."""
-    if launcher != SLURM:
+    if launcher != "submitit_slurm":
         yield
         return
     from submitit.core.utils import FailedJobError

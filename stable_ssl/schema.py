@@ -29,9 +29,9 @@ BOUNDS = (
     ("high", "at most", operator.le),
     ("below", "less than", operator.lt),
 )
-LIBRARIES = (  # folders of code that is not the user's
-    str(Path(__file__).parent),
-    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+LIBRARIES = (  # in the paths of code that is not the user's
+    *("site-packages", "dist-packages"),
+    *(str(Path(__file__).parent), sysconfig.get_path("stdlib")),
 )
 KINDS = {  # one of them, several
     bool: ("true or false", "true or false"),
@@ -338,6 +338,16 @@ def described(error: Exception) -> str:
     if not text or not isinstance(error, (ValueError, AssertionError)):
         text = f"{type(error).__name__}: {text}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith(LIBRARIES) and Path(frame.filename).is_file():
-            return f"{text} ({Path(frame.filename).name}, line {frame.lineno})"
+        file = Path(frame.filename)  # or <string>
+        if file.is_file() and not any(part in str(file) for part in LIBRARIES):
+            return f"{text} ({file.name}, line {frame.lineno})"
     return text
+
+
+@contextmanager
+def errors_at(path: str, remedy: str = "") -> Iterator[None]:
+    """Turn an error of what a key names into a ConfigError: path, error, remedy."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, RuntimeError) as error:
+        raise ConfigError(f"{path}: {described(error)}{remedy}") from error

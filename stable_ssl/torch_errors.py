@@ -41,15 +41,10 @@ SENTENCES = {  # of a regular expression that is searched in a message
         "an index on the GPU was out of bounds, most often a label beyond the outputs"
         " of what predicts it; the same run with hardware.accelerator=cpu names it"
     ),
-    r"DataLoader worker \(pid (\d+)\) is killed by signal: (Killed|Bus error)": (
-        "the data worker of pid {0} was ended by the system ({1}), most likely for"
-        " want of memory, or of shared memory; use fewer num_workers, a smaller"
-        " prefetch_factor or data.batch_size, and start the same command again"
-    ),
-    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)": (
-        "the data worker of pid {0} {1}; see what it printed, use"
-        " data.num_workers=0 to find an error of the dataset, or fewer num_workers, as"
-        " each takes memory, and start the same command again"
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is )?([^.]*)": (
+        "a data worker, pid {0}: {1}; most likely for want of memory, of which"
+        " each of the num_workers takes some; use fewer of them, or data.num_workers=0"
+        " to see what a dataset did, and start the same command again"
     ),
     r"DataLoader timed out after (\S+) seconds": (
         "the data workers made no batch within timeout={0} s; raise timeout, or"

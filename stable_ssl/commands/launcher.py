@@ -12,9 +12,12 @@ import inspect
 import itertools
 import math
 import re
+import shutil
+import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from stable_ssl.trainer import BaseTrainer
 
 NUMBER = "${hydra:job.num}"  # of a job, in the name of its run
+SLURM = ("sbatch", "srun")  # its programs that submitit calls
 REQUEUES = 1000  # of a job that runs into its time limit, again and again
 HYDRA = [  # Hydra writes no files: the run folder holds what would be in them
     "hydra.output_subdir=null",
@@ -232,12 +236,20 @@ class Command:
             overrides += self._direction(jobs[0])
         if launcher.startswith("submitit"):
             overrides += self._submitit(jobs[0])
+        absent = [program for program in SLURM if shutil.which(program) is None]
+        if launcher == "submitit_slurm" and absent:
+            raise ConfigError(
+                f"hydra/launcher={launcher}, and this machine has no"
+                f" {' and no '.join(absent)}; start it where Slurm is, or choose"
+                " hydra/launcher=submitit_local"
+            )
         names, naming = _run_names(jobs, several, searches)
         overrides += naming
         with hydra_session(self.folders) as hydra:
             if several:
                 overrides.append("hydra.mode=MULTIRUN")
-                batches = hydra.multirun(self.name, Job(self.trainer), overrides)
+                with _submission(launcher):
+                    batches = hydra.multirun(self.name, Job(self.trainer), overrides)
                 returned = [r for batch in batches or [] for r in batch]
             else:
                 returned = [hydra.run(self.name, Job(self.trainer), overrides)]
@@ -378,6 +390,26 @@ def _expanded(override: str) -> tuple[str, list[str]]:
     elif parsed.is_sweep_override():
         values = []
     return key, values
+
+
+@contextmanager
+def _submission(launcher: str) -> Iterator[None]:
+    """Say what Slurm says where it is to take jobs, and refuses them."""
+    if launcher != "submitit_slurm":
+        yield
+        return
+    from submitit.core.utils import FailedJobError
+
+    try:
+        yield
+    except FailedJobError as error:
+        if not isinstance(error.__cause__, subprocess.CalledProcessError):
+            raise  # of a job that was submitted
+        said = (str(error).strip() or "nothing").splitlines()[-1]
+        raise ConfigError(
+            f"Slurm refused the jobs; sbatch said: {said}; correct hydra.launcher, or"
+            " ask whether Slurm runs"
+        ) from None
 
 
 def _run_names(

@@ -261,6 +261,7 @@ def build_loader(
     dataset = held.get(source)
     if dataset is None:
         dataset = build_dataset(spec, data.root, data.download)
+        _check_kind(dataset)
         dataset = held_in_memory(dataset, data.in_memory, data.on_error == "skip")
         if isinstance(dataset, Images):
             held[source] = dataset
@@ -286,6 +287,18 @@ def build_loader(
         world_size=ranks,
         **options,
     )
+
+
+def _check_kind(dataset: Any) -> None:
+    """Refuse what is neither a map-style nor an iterable dataset."""
+    needed = ("__len__", "__getitem__")
+    if isinstance(dataset, IterableDataset):
+        needed = ("__iter__",)
+    if not all(hasattr(dataset, method) for method in needed):
+        raise ConfigError(
+            f"the dataset of a loader node is a {type(dataset).__name__}, which has no"
+            f" {' and '.join(needed)}; name a torch dataset"
+        )
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
-from stable_ssl.instantiate import find_object
+from stable_ssl.instantiate import accepted_by, find_object
 from stable_ssl.optim.lars import LARS
 from stable_ssl.optim.layer_decay import layer_scales
 from stable_ssl.optim.schedules import Schedule
@@ -92,16 +92,22 @@ def build_optimizer(
         )
     name, build, options, rules = check_optimizer(config, at)
     options["lr"] = base_lr(config, batch_size)
-    accepted = inspect.signature(build).parameters
+    accepted = accepted_by(build)
     groups = _groups(parameters, config, batch_size, rules, accepted)
     try:
-        return build(groups, **options)
+        optimizer = build(groups, **options)
     except (TypeError, ValueError) as error:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown is None and isinstance(error, TypeError):
             raise
         hint = nearest(unknown.group(1), accepted) if unknown else ""
         raise ConfigError(f"{at}.optimizer={name} refuses: {error}{hint}") from error
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(
+            f"{at}.optimizer={name} makes a {type(optimizer).__name__}; name a class of"
+            " optimizers, torch.optim.Optimizer"
+        )
+    return optimizer
 
 
 def check_optimizer(
@@ -123,7 +129,7 @@ def check_optimizer(
     """
     spec = getattr(config, "optimizer", Optim.optimizer)
     name, build, options = _resolve(spec, at)
-    accepted = inspect.signature(build).parameters
+    accepted = accepted_by(build)
     options = {**_hyperparameters(config, name, accepted, options, at), **options}
     groups = getattr(config, "groups", None) or ()
     rules = [_rule(group, name, accepted) for group in groups]

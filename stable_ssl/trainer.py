@@ -51,7 +51,12 @@ from stable_ssl.data.build import labelled_name
 from stable_ssl.data.check import check_batch, check_split, check_train, check_views
 from stable_ssl.data.combined import Skips, named_parts, split_datasets
 from stable_ssl.evaluation.labels import require_labels
-from stable_ssl.evaluation.monitor import Patience, check_monitor, idle
+from stable_ssl.evaluation.monitor import (
+    Patience,
+    check_monitor,
+    idle,
+    logs_itself,
+)
 from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.evaluation.suite import Suite
 from stable_ssl.instantiate import find_object
@@ -310,6 +315,9 @@ class BaseTrainer(nn.Module):
                 for split in self.splits("val"):
                     self.measured |= self._report_split(split)
             monitor, waits = self.settings.monitor, self.evaluation.waits
+            # before the first row of the training there is no metric of train
+            trained = "train/loss" in self.metrics
+            waits |= not trained and str(monitor).startswith("train/")
             if monitor not in (None, *self.metrics) and self.measured and not waits:
                 raise ConfigError(
                     f"log.monitor={monitor} is never reported"
@@ -383,6 +391,7 @@ class BaseTrainer(nn.Module):
         self._say_what_is_out_of_reach()
         self._build_stepper()
         self.initialize_evaluation()
+        self._check_monitor()
         self.subclass_attributes = Attributes(
             self,
             self._names,
@@ -437,7 +446,7 @@ class BaseTrainer(nn.Module):
             splits.record(self.run_dir / "data", datasets, data)
 
     def _check_data(self) -> None:
-        """Refuse data that lack what the method, the mode or the monitor needs."""
+        """Refuse data that lack what the method or the mode needs."""
         views = max(self.min_views, getattr(self.config.model, "global_views", 1))
         check_views(self.train_loader, self.views, views, type(self).__name__)
         if self.needs_labels:
@@ -447,7 +456,6 @@ class BaseTrainer(nn.Module):
                 self.train_loader, self.config.optim.accumulate, self.world_size
             )
             check_batch(self.train_loader, self.min_batch, type(self).__name__)
-            check_monitor(self.settings, self.loaders, self.num_classes)
         else:
             check_split(self.config.mode, self.loaders)
 
@@ -586,6 +594,13 @@ class BaseTrainer(nn.Module):
                 log.pictures
             )
             self.evaluation.evaluators["pictures"] = self.image_callback
+
+    def _check_monitor(self) -> None:
+        """Refuse a monitored metric that nobody will report."""
+        if self.config.mode == "fit":
+            measured = self.num_classes, self.evaluation.evaluators
+            others = logs_itself(type(self), BaseTrainer)
+            check_monitor(self.settings, self.loaders, *measured, others)
 
     def load_checkpoint(self) -> None:
         """Resume the full state, or load weights alone, or start afresh."""

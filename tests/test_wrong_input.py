@@ -7,6 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from torchvision.transforms.functional import to_pil_image
 
+import stable_ssl
 from stable_ssl.config import (
     Config,
     ConfigError,
@@ -234,6 +235,46 @@ def test_a_share_that_leaves_classes_out_is_said(images):
         UserWarning, match=r"leave \d of 10 classes out of val, \d among"
     ):
         build_dataset({**node, "root": "known"}, str(images))
+
+
+# --- what nobody will measure ---------------------------------------------------------
+
+
+class Margin(stable_ssl.Evaluator):
+    metrics = {"margin": stable_ssl.Metric("margin")}
+
+    def __call__(self, split):
+        yield "margin", 1.0
+
+
+OF_TEST = f"++log.eval.own={{_target_: {__name__}.Margin, splits: [test]}}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["log.monitor=nosuch"],
+            r"nosuch is never reported \(reported: val/acc1, ",
+        ),
+        (["log.monitor=val/nosuch"], "monitor=val/nosuch is never reported"),
+        (
+            ["log.monitor=val/margin", OF_TEST],
+            "own is asked about test only; add val",
+        ),
+        (["log.monitor=val/knn_acc5", "log.eval.knn.k=3"], "top 5 of 3 neighbours"),
+        (["log.early_stopping={patience: 3, monitor: train/loss}"], "name one of val"),
+    ],
+)
+def test_a_monitor_that_never_comes_is_refused_by_setup(config, overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        method_class("simclr")(config("simclr", *overrides)).setup()
+
+
+def test_a_metric_of_train_waits_for_its_first_row(config):
+    rows = ["log.every_n_steps=100", "log.eval.untrained=true", "++model.projector=[8]"]
+    trainer = method_class("simclr")(config("simclr", "log.monitor=train/loss", *rows))
+    assert trainer.run() == trainer.metrics["train/loss"]
 
 
 # --- values that are no values --------------------------------------------------------

@@ -51,7 +51,8 @@ class Evaluator:
     are as before when it is done: nothing it does can disturb the training.
     """
 
-    metrics: Mapping[str, Metric] = {}  # by name, what a reader is told of them
+    # by name, what a reader is told of them, all of them: `log.monitor` finds one here
+    metrics: Mapping[str, Metric] = {}
     splits: tuple[str, ...] = ("val", "test")  # kinds of splits it is asked about
     every_n_epochs: int | None = None  # None: at every evaluation
     needs_bank = False  # labelled features to compare with

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol, TypeAlias
 
 import numpy
@@ -36,7 +37,8 @@ FREE = {"optim.epochs", "optim.steps"}  # see `length_changed`
 MOVABLE = {"root", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor"}
 MOVABLE |= {"timeout", "multiprocessing_context"}  # of a loader or a dataset
 PLAIN = {int, float, bool, complex, str, bytes, type(None)}
-NO_COMMENT = b"\x00\x00"  # a ZIP archive ends with the length of its comment
+ZIP = b"PK\x03\x04"  # what a ZIP archive begins with ...
+NO_COMMENT = b"\x00\x00"  # ... and ends with: the length of its comment
 DIGEST = 64  # hexadecimal characters of SHA-256
 State: TypeAlias = dict[str, Any]  # tensors, plain Python types, lists, dicts of them
 
@@ -47,7 +49,7 @@ class Checkpoint:
 
     every_n_epochs: int | None = key(1, low=1)
     every_n_steps: int | None = key(None, low=1)
-    every_n_minutes: float | None = key(None, above=0)
+    every_n_minutes: float | None = key(None, above=0, high=math.inf)
     top_k: int = key(1, low=0)  # best checkpoints by log.monitor to keep
     last: bool = True  # keep the newest after the run too, as last.ckpt
 
@@ -125,7 +127,12 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> State:
         CorruptCheckpoint: it is truncated, changed, or no checkpoint of this library.
     """
     content = io.BytesIO(_checked(Path(path)))
-    return torch.load(content, map_location=device, weights_only=True)
+    try:
+        return torch.load(content, map_location=device, weights_only=True)
+    except UnpicklingError as error:
+        raise CorruptCheckpoint(
+            f"{path} holds more than tensors and plain values, and is not read"
+        ) from error
 
 
 def _checked(path: Path) -> bytearray:
@@ -136,7 +143,8 @@ def _checked(path: Path) -> bytearray:
     digest = bytes(content[-DIGEST:])
     del content[-DIGEST:]
     content[-2:] = NO_COMMENT
-    if hashlib.sha256(content).hexdigest().encode() != digest:
+    archive = content.startswith(ZIP)  # torch reads other formats with less care
+    if not archive or hashlib.sha256(content).hexdigest().encode() != digest:
         raise CorruptCheckpoint(f"{path} is truncated or not a stable-SSL checkpoint")
     return content
 

@@ -12,17 +12,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PRIVATE = 0o600  # mode of a file that others must not read
 
-def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
+
+def write_atomically(
+    path: Path, content: str | bytes | memoryview, private: bool = False
+) -> None:
     """Write a file, text as UTF-8, unless it holds just that already; make its folder.
+
+    Args:
+        path: of the file.
+        content: the whole of it.
+        private: let its owner alone read it, whoever could read the old one.
 
     Raises:
         OSError: it could not be written; the old file is untouched.
     """
     if isinstance(content, str):
         content = content.encode()
-    if not _holds(path, content):
+    if not _holds(path, content) or (private and path.stat().st_mode & 0o077):
         with replacing(path) as new:
+            if private:  # from the moment that it is there
+                new.touch(mode=PRIVATE)
             new.write_bytes(content)
 
 
@@ -74,6 +85,20 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
     _flush(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def overwritten(path: Path, text: str) -> bool:
+    """Write over a small file, which needs no room on a disk; return whether it is.
+
+    A crash may tear it: only for what `write_atomically` had no room for.
+    """
+    try:
+        with open(path, "r+b") as file:
+            file.write(text.encode())
+            file.truncate()
+        return True
+    except OSError:
+        return False
 
 
 def add_name(path: Path, name: str) -> None:

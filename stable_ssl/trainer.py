@@ -48,10 +48,10 @@ from stable_ssl.data.batch import (
     to_device,
 )
 from stable_ssl.data.build import labelled_name
-from stable_ssl.data.check import check_split, check_train, check_views
+from stable_ssl.data.check import check_batch, check_split, check_train, check_views
 from stable_ssl.data.combined import Skips, named_parts, split_datasets
 from stable_ssl.evaluation.labels import require_labels
-from stable_ssl.evaluation.monitor import Patience, check_monitor
+from stable_ssl.evaluation.monitor import Patience, check_monitor, idle
 from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.evaluation.suite import Suite
 from stable_ssl.instantiate import find_object
@@ -70,11 +70,16 @@ from stable_ssl.loggers.run_folder import open_folder, run_path
 from stable_ssl.loggers.trackers import check_installed
 from stable_ssl.models.ema import forgotten
 from stable_ssl.models.norm import convert_sync_batchnorm
-from stable_ssl.optim import build_optimizer, build_schedulers, count_steps
+from stable_ssl.optim import (
+    build_optimizer,
+    build_schedulers,
+    count_steps,
+    out_of_reach,
+)
 from stable_ssl.optim.collect import MAIN, collect_optimizers
 from stable_ssl.optim.step import Stepper
 from stable_ssl.preemption import Preempted, Preemption
-from stable_ssl.schema import ConfigError, nearest
+from stable_ssl.schema import ConfigError, buildable, nearest
 from stable_ssl.secrets import masked
 from stable_ssl.state import begin, capture, restore
 from stable_ssl.subclass_state import Attributes
@@ -85,6 +90,7 @@ from stable_ssl.tool_registry import (
     check_tools,
     run_tool,
 )
+from stable_ssl.torch_errors import translated_torch_errors
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -92,6 +98,19 @@ EARLIER_NAMES = {  # of a subclass's attributes, accepted for one release
     "least_views": "is called min_views now",
     "not_compiled": "is not needed any more: all methods can be compiled",
 }
+
+
+WRITTEN = ("initialize_modules", "forward", "compute_loss")  # by every subclass
+
+
+def check_complete(trainer: type[BaseTrainer]) -> None:
+    """Refuse a trainer's class that lacks what every one writes itself."""
+    lacks = [n for n in WRITTEN if getattr(trainer, n) is getattr(BaseTrainer, n)]
+    if lacks:
+        raise ConfigError(
+            f"{trainer.__name__} must define {', '.join(lacks)}; a trainer is a"
+            f" subclass of stable_ssl.BaseTrainer that defines {', '.join(WRITTEN)}"
+        )
 
 
 class BaseTrainer(nn.Module):
@@ -107,13 +126,14 @@ class BaseTrainer(nn.Module):
             the recipe `base`, the embedded digits.
 
     Raises:
-        ConfigError: a key or value is wrong; nothing was built.
-        NotImplementedError: one of the three methods is missing.
+        ConfigError: a key or value is wrong, or one of the three methods is missing;
+            nothing was built.
     """
 
     model_config: type | None = None  # dataclass of the keys under `model`; None: any
     views: int | dict[str, int] | None = None  # of an image, or by loader; None: any
     min_views = 1  # or `model.global_views` where the method has that key
+    min_batch = 1  # images that its loss and its heads' batch norms need, of all ranks
     needs_labels = False  # of the train data
     predicts = False  # `forward` returns logits, which are scored where no probe is on
     task = "multiclass"  # of those logits: or binary, multilabel; see `Scores`
@@ -130,9 +150,7 @@ class BaseTrainer(nn.Module):
 
     def __init__(self, config: Mapping | None = None):
         super().__init__()
-        for name in ("initialize_modules", "forward", "compute_loss"):
-            if getattr(type(self), name) is getattr(BaseTrainer, name):
-                raise NotImplementedError(f"{type(self).__name__} must define {name}")
+        check_complete(type(self))
         config = load_config("base") if config is None else config
         self.config = complete(config, self.model_config)
         self.overrides: list[str] = []  # as given on the command line
@@ -245,9 +263,10 @@ class BaseTrainer(nn.Module):
         if processes > 1:
             return run_on_ranks(self, processes)
         with recorded_end(self):
-            with preserve_settings(), self.preemption:
+            with preserve_settings(), self.preemption, translated_torch_errors():
                 self.preemption.at_once()  # there is nothing to save yet
-                self.setup()
+                with buildable(self.config):
+                    self.setup()
                 self.preemption.honour()
                 mode = self.config.mode
                 if mode in MODES:
@@ -361,6 +380,7 @@ class BaseTrainer(nn.Module):
         self.initialize_optimizer()
         self._collect_optimizers()
         self.initialize_scheduler()
+        self._say_what_is_out_of_reach()
         self._build_stepper()
         self.initialize_evaluation()
         self.subclass_attributes = Attributes(
@@ -426,6 +446,7 @@ class BaseTrainer(nn.Module):
             check_train(
                 self.train_loader, self.config.optim.accumulate, self.world_size
             )
+            check_batch(self.train_loader, self.min_batch, type(self).__name__)
             check_monitor(self.settings, self.loaders, self.num_classes)
         else:
             check_split(self.config.mode, self.loaders)
@@ -505,6 +526,16 @@ class BaseTrainer(nn.Module):
         self.schedulers |= build_schedulers(
             self.config.optim, self.optimizers, self.steps_per_epoch, self.total_steps
         )
+
+    def _say_what_is_out_of_reach(self) -> None:
+        """Say which keys the training is too short for, or does nothing with."""
+        if self.config.mode == "fit" and not self.config.fast_dev_run:
+            length = self._epochs(self.total_steps), self.total_steps
+            for text in (
+                *out_of_reach(self.config, self.scheduler, *length),
+                *idle(self.settings, *length),
+            ):
+                self.say(text)
 
     def _build_stepper(self) -> None:
         moved = self.optimizers, self.schedulers, list(self.parameters())

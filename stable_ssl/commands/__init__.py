@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from stable_ssl.loggers.table import printable
 from stable_ssl.schema import nearest
 
 COMMANDS = {  # name: module with `add_arguments(parser)` and `run(args)`
@@ -82,10 +83,10 @@ def _command(name: str, arguments: Sequence[str]) -> int:
         try:
             return command.run(args) or 0
         except (ValueError, OSError) as error:  # ConfigError is a ValueError
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             return 2
 
 
 def _say(message: Warning | str, *_: object) -> None:
     """Print a warning as one line, without the file and line number."""
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable(str(message))}", file=sys.stderr)

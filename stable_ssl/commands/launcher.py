@@ -11,6 +11,7 @@ import argparse
 import inspect
 import itertools
 import math
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,11 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from stable_ssl import distributed, experiments, resolver
-from stable_ssl.config import complete, hydra_session
-from stable_ssl.loggers.run_folder import reserve, run_path
-from stable_ssl.schema import ConfigError
+from stable_ssl import distributed, experiments, recorded, resolver
+from stable_ssl.commands import trust
+from stable_ssl.config import complete, hydra_session, located
+from stable_ssl.loggers.run_folder import check_names, reserve, run_path
+from stable_ssl.schema import ConfigError, first_line
 
 if TYPE_CHECKING:
     from stable_ssl.trainer import BaseTrainer
@@ -88,6 +91,13 @@ def start(
         sys.exit(2 if all(isinstance(f, ConfigError) for f in failures) else 1)
 
 
+def quoted(text: str) -> str:
+    """Return a text as a value of the command line that Hydra reads back as it is."""
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # which would be an interpolation
+    text = re.sub(r'(\\*)"', r'\1\1\\"', text)
+    return '"' + re.sub(r"(\\*)$", r"\1\1", text, count=1) + '"'
+
+
 class Job:
     """What Hydra calls for every run, here or, pickled, in a Slurm job."""
 
@@ -103,7 +113,7 @@ class Job:
         try:
             run = trainer_class(self.trainer, config)(config)
             overrides = OmegaConf.to_container(HydraConfig.get().overrides.task)
-            name = f"++log.run='{config.log.run}'"  # with the number of this job
+            name = f"++log.run={quoted(config.log.run)}"  # with this job's number
             run.overrides = [name if NUMBER in o else o for o in overrides]
             return run.run()
         except (ConfigError, Diverged, distributed.RankFailed) as error:
@@ -141,6 +151,8 @@ def option_parser() -> argparse.ArgumentParser:
     option("--info", "-i", nargs="?", const="all", choices=kinds, help=text)
     text = "of keys and values, by install=SHELL or uninstall=SHELL"
     option("--shell-completion", "-sc", action="store_true", help=text)
+    text = "of a run folder's config, --config-dir RUN --config-name config"
+    option("--trust", action="store_true", help=f"execute all that is named; {text}")
     return parser
 
 
@@ -160,12 +172,21 @@ class Command:
         self.args = self.parser.parse_intermixed_args(list(argv))
         named = self.args.config_name or config_name
         name = named or ("simclr" if trainer is None else "base")
-        self.folders = self._folders(config_path, script)
+        self.script = script
+        name, self.folders, self.run_folder = recorded.kept_apart(
+            *located(name, self._folders(config_path, script))
+        )
+        modules = [Path.cwd(), Path.cwd() / "src"]  # where a user's own are
+        if self.run_folder is not None and not self.args.trust:
+            self.folders, modules = (
+                [path for path in paths if not trust.among_runs(path, self.run_folder)]
+                for paths in (self.folders, modules)
+            )
         with hydra_session(self.folders):
             self.name, self.overrides = experiments.arranged(
-                name.removesuffix(".yaml"), self.args.overrides, named=bool(named)
+                name, self.args.overrides, named=bool(named)
             )
-        for folder in (Path.cwd(), Path.cwd() / "src"):  # a user's own modules
+        for folder in modules:
             if str(folder) not in sys.path:
                 sys.path.append(str(folder))
 
@@ -192,6 +213,8 @@ class Command:
         if self._answered():
             return []
         jobs = self._jobs()
+        if self.run_folder is not None:
+            self._agree(self.run_folder, jobs)
         choices = jobs[0].hydra.runtime.choices
         launcher = choices["hydra/launcher"]
         several = self.args.multirun or launcher != "basic"
@@ -246,22 +269,27 @@ class Command:
                 for overrides in self._overrides_of_jobs()
             ]
 
+    def _agree(self, run: Path, jobs: Sequence[DictConfig]) -> None:
+        """Ask, where a run's config.yaml names what is not the user's own.
+
+        Raises:
+            ConfigError: there is no yes to it.
+        """
+        values = recorded.read_record(run)
+        own = None if self.trainer is None else self.script
+        named = trust.of_the_working_folder(run)
+        for job in jobs:
+            named += trust.uses(run, values, OmegaConf.to_container(job), own)
+        trust.agree(run, list(dict.fromkeys(named)), self.args.trust)
+
     def _overrides_of_jobs(self) -> list[list[str]]:
         """Return the overrides of each job: all combinations of the values a,b,c."""
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
         if not self.args.multirun:
             return [self.overrides]
-        parsed = OverridesParser.create().parse_overrides(self.overrides)
-        values = {}  # by key; the last of two that set one wins, as in Hydra
-        for override in parsed:
-            name = override.get_key_element()
-            values[name] = [override.input_line]
-            if override.is_discrete_sweep():
-                values[name] = [f"{name}={v}" for v in override.sweep_string_iterator()]
-            elif override.is_sweep_override():  # a range, which a search expands
-                return [[o.input_line for o in parsed if not o.is_sweep_override()]]
-        return [list(job) for job in itertools.product(*values.values())]
+        values = dict(map(_expanded, self.overrides))  # of two for a key the last wins
+        if all(values.values()):
+            return [list(job) for job in itertools.product(*values.values())]
+        return [[ones[0] for ones in values.values() if len(ones) == 1]]  # a search
 
     def _direction(self, job: DictConfig) -> list[str]:
         """Return the override that tells Optuna to maximise or minimise `log.monitor`.
@@ -316,6 +344,37 @@ class Command:
         return any(f"{key}=" in override for override in self.overrides)
 
 
+def _expanded(override: str) -> tuple[str, list[str]]:
+    """Return the key of a sweep's override, and one override for each of its values.
+
+    There are none of a range, `interval(0,1)`, that a search expands.
+
+    Raises:
+        ConfigError: Hydra can read the values, and not go through them.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    loader = GlobalHydra.instance().config_loader()  # of the options for glob(*)
+    (parsed,) = OverridesParser.create(loader).parse_overrides([override])
+    key, values = parsed.get_key_element(), [override]
+    if parsed.is_discrete_sweep():
+        try:
+            values = [f"{key}={value}" for value in parsed.sweep_string_iterator()]
+            reason = "it has no values"
+        except (OmegaConfBaseException, HydraException, ValueError) as error:
+            values, reason = [], first_line(error)
+        if not values:
+            raise ConfigError(
+                f"{override} is no sweep: {reason}; write the values out, a,b,c, or one"
+                " of range(0,3), choice(a,b) and glob(*) alone"
+            )
+    elif parsed.is_sweep_override():
+        values = []
+    return key, values
+
+
 def _run_names(
     jobs: Sequence[DictConfig], several: bool, searches: bool
 ) -> tuple[list[str], list[str]]:
@@ -333,7 +392,10 @@ def _run_names(
         logs = [None if job.fast_dev_run else job.log for job in jobs]
         stem = reserve(logs if distributed.this_process().rank == 0 else [])
     names = [f"{stem}_{number}" for number in range(len(jobs))]
-    return names, [f"++log.run='{stem}_{NUMBER if several else 0}'"]
+    check_names(jobs[0].log.folder, jobs[0].log.experiment, names[-1])
+    number = NUMBER if several else 0
+    start = quoted(f"{stem}_").removesuffix('"')
+    return names, [f'++log.run={start}{number}"']
 
 
 def _show_sweep(
@@ -361,16 +423,12 @@ def trainer_class(
     trainer: type[BaseTrainer] | None, config: DictConfig
 ) -> type[BaseTrainer]:
     """Return the trainer to run: the one given, or what `model.name` names."""
-    from stable_ssl.methods import method_class
+    from stable_ssl.methods import checked_trainer, method_class
 
     if trainer is None:
         return method_class(OmegaConf.select(config, "model.name"))
-    if not hasattr(trainer, "model_config"):
-        raise ConfigError(
-            f"launch was given {getattr(trainer, '__name__', trainer)}, which is no"
-            " trainer; give a subclass of stable_ssl.BaseTrainer"
-        )
-    return trainer
+    name = getattr(trainer, "__name__", trainer)
+    return checked_trainer(trainer, f"launch was given {name}, which")
 
 
 def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> None:
@@ -400,6 +458,7 @@ def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> Non
         check_optimizer(full.log.eval.linear, at="log.eval.linear")
     if here:
         distributed.choose_device(full.hardware)
+        distributed.processes_asked(full.hardware)
         resume, weights = full.log.resume, full.log.load_from
         for name, path in (("resume", resume), ("load_from", weights)):
             if path not in (None, "auto") and not Path(path).is_file():

@@ -8,24 +8,28 @@ import subprocess
 import sys
 import warnings
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from stable_ssl.commands import launcher
+from stable_ssl.commands import launcher, trust
 from stable_ssl.config import complete, compose
 from stable_ssl.distributed import choose_device
 from stable_ssl.distributed.placement import to_spawn
-from stable_ssl.loggers.environment import environment
-from stable_ssl.loggers.table import Table
+from stable_ssl.loggers.environment import git_state, machine
+from stable_ssl.loggers.table import Table, printable
 from stable_ssl.schema import ConfigError
-from stable_ssl.secrets import MASK, SECRET
+from stable_ssl.secrets import masked_keys
 from stable_ssl.tools.runs import flat, read_run
 
 MACHINE = ("python", "platform", "host", "device", "device_name", "cpus")
+ALONE = {  # what is read of a launch, where it says nothing of it
+    **{"argv": [], "cwd": ".", "device": "cpu", "processes": 1},
+    **{"git": {}, "packages": {}},
+}
 PACKAGES = (  # whose versions may change a figure
     *("stable-ssl", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"),
     *("pillow", "albumentations", "kornia", "torchmetrics", "hydra-core", "omegaconf"),
@@ -37,18 +41,32 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.description = (
         "Start a run again from its own config.yaml, as a new run beside it, and say\n"
         "what differs in the environment. Where a script of one's own had started it,\n"
-        "that starts it. On the same software and machine the rows come out the same."
+        "that starts it. On the same software and machine the rows come out the same.\n"
+        "What it would execute besides the library is shown, and asked for."
     )
     parser.epilog = (
         "examples:\n"
         "  stable-ssl rerun logs/runs/simclr/20261120_154400_2\n"
         "  stable-ssl rerun logs/runs/simclr/20261120_154400_2 hardware.seed=3\n"
+        "  stable-ssl rerun logs/runs/mine/20261120_154400_2 --script my_idea.py\n"
         "  stable-ssl rerun logs/runs/simclr/20261120_154400_2 --dry-run"
     )
     option = parser.add_argument
     option("run_folder", metavar="RUN_FOLDER", type=Path)
     option("overrides", nargs="*", metavar="KEY=VALUE", help="what is to be different")
     option("--dry-run", action="store_true", help="only say what differs, and how")
+    add_trust(parser)
+
+
+def add_trust(parser: ArgumentParser) -> None:
+    """Add what a reader says of a run folder's code beforehand."""
+    option = parser.add_argument
+    text = (
+        "execute what the run folder names, whatever it is; only for folders you know"
+    )
+    option("--trust", action="store_true", help=text)
+    text = "start this script of yours; modules in its folder are trusted"
+    option("--script", metavar="FILE", type=Path, help=text)
 
 
 def run(args: Namespace) -> int:
@@ -57,9 +75,10 @@ def run(args: Namespace) -> int:
     run = read_run(folder)
     overrides = list(args.overrides)
     changed = {override.lstrip("+~").partition("=")[0] for override in overrides}
-    config = complete(compose("config", overrides, [folder]))
+    composed = compose("config", overrides, [folder])
+    config = complete(composed)
     _warn_of_defaults(folder, {*run.flat, *changed}, config)
-    for name in secrets(run.config):
+    for name in masked_keys(run.config):
         if name not in changed:
             raise ConfigError(
                 f"{name} was a secret and is masked in {folder}/config.yaml; give it:"
@@ -67,21 +86,38 @@ def run(args: Namespace) -> int:
             )
     if "log.run" not in changed:
         overrides.append("log.run=null")  # a new one ...
-    parents = folder.absolute().parents
-    if "log.folder" not in changed and parents[1].name == "runs":
-        overrides.append(f"log.folder={json.dumps(str(parents[2]))}")  # ... beside it
+    place = log_folder(folder)
+    if "log.folder" not in changed and place is not None:
+        overrides.append(f"log.folder={launcher.quoted(str(place))}")  # ... beside it
     launched = _last_launch(folder)
     processes = launched.get("processes", 1)  # torchrun or Slurm may have started them
     chosen = changed & {"hardware.processes", "hardware.gpus"}
     if processes > to_spawn(config.hardware) and not chosen:
         key = "processes" if launched["device"] == "cpu" else "gpus"
         overrides.append(f"hardware.{key}={processes}")
-    script = _script(launched, config.model.get("name"), folder)
+    script, own = args.script, None
+    if script is None:
+        script = _script(launched, config.model.get("name"), folder)
+        scripts = trust.of_a_script(script, folder)
+    elif script.is_file():
+        scripts, own = [], script.absolute().parent
+    else:
+        raise ConfigError(f"--script {script} is no file; give a script of your own")
+    named = trust.uses(folder, run.config, OmegaConf.to_container(composed), own)
+    named += trust.of_the_working_folder(folder)
+    if not args.dry_run:
+        trust.agree(folder, [*scripts, *named], args.trust)
     program = ["stable-ssl"] if script is None else [sys.executable, str(script)]
     arguments = ["--config-dir", str(folder.absolute()), "--config-name", "config"]
+    arguments += ["--trust"] * (bool(named) and not args.dry_run)
     arguments += overrides
-    print(differences(launched, choose_device(config.hardware), folder), end="\n\n")
-    print(shlex.join([*program, *arguments]), end="\n\n", flush=True)
+    code = None if args.dry_run or script is None else script.parent
+    device = choose_device(config.hardware)
+    print(differences(launched, device, folder, code), end="\n\n")
+    if args.dry_run and (scripts or named):
+        print(trust.shown([*scripts, *named]), end="\n\n")
+    line = shlex.join([*program, *arguments])
+    print(printable(line), end="\n\n", flush=True)
     if args.dry_run:
         return 0
     if script is not None:
@@ -90,21 +126,17 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def secrets(config: Mapping[str, Any], at: str = "") -> Iterator[str]:
-    """Yield the dotted keys whose values are masked in a config.yaml."""
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from secrets(value, f"{at}{name}.")
-        elif isinstance(value, list):
-            inner = {str(i): item for i, item in enumerate(value)}
-            if any(True for _ in secrets(inner)):
-                yield f"{at}{name}"
-        elif value == MASK and SECRET.search(str(name)):
-            yield f"{at}{name}"
+def log_folder(folder: Path) -> Path | None:
+    """Return the `log.folder` of a run folder; None of one that lies elsewhere."""
+    above = folder.absolute().parents[1:]  # at least the experiment's lies between
+    return next((parent.parent for parent in above if parent.name == "runs"), None)
 
 
 def differences(
-    launched: Mapping[str, Any], device: torch.device, folder: Path
+    launched: Mapping[str, Any],
+    device: torch.device,
+    folder: Path,
+    code: Path | None = None,
 ) -> Table:
     """Return what differs between the environment of a run and that of now.
 
@@ -112,25 +144,28 @@ def differences(
         launched: the last launch in environment.json; empty if there is none.
         device: of now.
         folder: of the run, named above the table.
+        code: whose state in git is compared; None asks no git.
     """
     header = ("", "then", "now")
     if not launched:
         title = "environment.json is missing or broken: nothing to compare"
         return Table(title, header, ())
     title = f"environment of {folder.absolute().name}, and of now"
-    now = environment(device, _program(launched).parent)
+    now = machine(device)
     rows = [(name, str(launched.get(name)), str(now[name])) for name in MACHINE]
     rows.append(("folder", str(launched.get("cwd")), now["cwd"]))
     old, new = (
-        {name.lower().replace("_", "-"): v for name, v in e.get("packages", {}).items()}
-        for e in (launched, now)
+        {name.lower().replace("_", "-"): str(v) for name, v in packages.items()}
+        for packages in (launched["packages"], now["packages"])
     )
     rows += [(name, old.get(name, "-"), new.get(name, "-")) for name in PACKAGES]
-    git = [launched.get("git") or {}, now["git"]]
-    rows.append(("git commit", *(str(g.get("commit"))[:10] for g in git)))
-    diffs = [g.get("diff") or "" for g in git]
-    if diffs[0] != diffs[1]:
-        rows.append(("not committed", *(f"{len(d.splitlines())} lines" for d in diffs)))
+    if code is not None:
+        git = [launched["git"], git_state(code)]
+        rows.append(("git commit", *(str(g.get("commit"))[:10] for g in git)))
+        diffs = [str(g.get("diff") or "") for g in git]
+        if diffs[0] != diffs[1]:
+            lines = (f"{len(diff.splitlines())} lines" for diff in diffs)
+            rows.append(("not committed", *lines))
     rows = [row for row in rows if row[1] != row[2]]
     others = {n for n in old.keys() | new.keys() if old.get(n) != new.get(n)}
     others -= set(PACKAGES)
@@ -157,8 +192,13 @@ def _warn_of_defaults(folder: Path, set_keys: set[str], config: DictConfig) -> N
 def _last_launch(folder: Path) -> dict[str, Any]:
     """Return the last launch in environment.json, empty where it has none."""
     try:
-        return json.loads((folder / "environment.json").read_text())[-1]
-    except (OSError, ValueError, LookupError, TypeError):
+        launch = json.loads((folder / "environment.json").read_text())[-1]
+        launch = ALONE | {k: v for k, v in launch.items() if v is not None}
+        kinds = all(isinstance(launch[k], type(ALONE[k])) for k in ALONE)
+        return (
+            launch if kinds and all(isinstance(a, str) for a in launch["argv"]) else {}
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
 
 

@@ -34,6 +34,7 @@ from stable_ssl.distributed.placement import (
     choose_device,
     named_ids,
     processes_asked,
+    refuse_too_many,
     this_process,
 )
 from stable_ssl.distributed.spawning import RankFailed, spawn
@@ -61,6 +62,7 @@ __all__ = [
     "processes_asked",
     "rank",
     "refuse_differences",
+    "refuse_too_many",
     "share",
     "spawn",
     "start",

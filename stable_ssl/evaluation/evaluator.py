@@ -63,6 +63,17 @@ class Evaluator:
     key = ""  # of the library's own: the node of `log.eval` that turns it on
     names: tuple[str, ...] = ()  # and patterns of what it yields, for `log.monitor`
 
+    def check_bank(self, size: int, labels: Tensor | None) -> None:
+        """Refuse what the bank is too small for, so that no figure is misnamed.
+
+        Asked of those that need the bank, before anything is trained as far as the
+        dataset tells, and once its images were read.
+
+        Args:
+            size: images in it, of all ranks.
+            labels: theirs (size,); None where reading the images alone would tell.
+        """
+
     def __call__(self, split: Split) -> Iterable[tuple[str, float]]:
         """Yield names and values.
 

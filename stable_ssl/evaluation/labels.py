@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -32,6 +32,18 @@ def label_range(loader: Any) -> tuple[int, int] | None:
     if labels is None or labels.ndim != 1 or labels.is_floating_point():
         return None
     return int(labels.min()), int(labels.max())
+
+
+def check_bank(loader: Any, evaluators: Iterable[Evaluator]) -> None:
+    """Let evaluators refuse a bank that is too small, as far as its dataset tells."""
+    sampler, labels = getattr(loader, "sampler", None), held_labels(loader)
+    size = getattr(sampler, "size", None)
+    if size is None:  # of another library's loader, or a stream
+        return
+    if getattr(sampler, "sampler", None) is not None:
+        labels = None  # it chooses among them
+    for evaluator in evaluators:
+        evaluator.check_bank(size, labels)
 
 
 def require_labels(loader: Any, num_classes: int | None, method: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -83,6 +83,30 @@ class Patience:
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Restore what `state_dict` returned."""
         self.best, self.waited = state["best"], state["waited"]
+
+
+def idle(log: Any, epochs: float, total_steps: int) -> Iterator[str]:
+    """Say which keys of a group `log` do nothing in a training.
+
+    Args:
+        log: plain; checkpoint, early_stopping, eval and monitor are read.
+        epochs: of the training.
+        total_steps: optimizer steps of it.
+    """
+    top_k, patience = log.checkpoint.top_k, log.early_stopping.patience
+    if top_k > 1 and log.monitor is None:
+        yield (
+            f"log.checkpoint.top_k={top_k} keeps the best by log.monitor, which is"
+            " null: none is kept"
+        )
+    by_epoch, by_step = log.eval.every_n_epochs, log.eval.every_n_steps
+    validations = 1 + (epochs // by_epoch if by_epoch else 0)
+    validations += total_steps // by_step if by_step else 0
+    if patience and patience >= validations:
+        yield (
+            f"log.early_stopping.patience={patience} is not reached in the"
+            f" {validations:.0f} validations, or fewer, of the training"
+        )
 
 
 def check_monitor(log: Any, splits: Iterable[str], num_classes: int | None) -> None:

@@ -25,7 +25,7 @@ from stable_ssl.evaluation.evaluator import (
 )
 from stable_ssl.evaluation.few_labels import FewLabels
 from stable_ssl.evaluation.knn import Knn, KnnConfig
-from stable_ssl.evaluation.labels import check_labels
+from stable_ssl.evaluation.labels import check_bank, check_labels
 from stable_ssl.evaluation.linear import Linear, OfflineConfig
 from stable_ssl.evaluation.logistic import Logistic
 from stable_ssl.evaluation.predictions import Predictions
@@ -249,6 +249,11 @@ class Suite:
             and (self.bank_loader is not None or not evaluator.needs_bank)
         }
         check_labels(loaders, num_classes, asked)
+        kinds = {name.partition("_")[0] for name in loaders}
+        self.comparing = [
+            e for e in asked.values() if e.needs_bank and kinds & {*e.splits}
+        ]
+        check_bank(self.bank_loader, self.comparing)
         self.online = {n: e for n, e in asked.items() if isinstance(e, OnlineEvaluator)}
         if self.online:
             self._build_online(loaders.get("bank", next(iter(loaders.values()))))
@@ -445,7 +450,10 @@ class Suite:
     def _share(self, name: str, step: int) -> Split:
         """Return what this rank saw of a split, beside the bank of all ranks."""
         if any(e.needs_bank for e in self.asked) and self.bank[0] != step:
+            read = self.bank[1] is not None or self.limit is not None
             self.bank = step, encode_split(self.plain, self.bank_loader, self.limit)
+            for evaluator in () if read else self.comparing:
+                evaluator.check_bank(len(self.bank[1][1]), self.bank[1][1])
         bank, features, labels = self.bank[1], None, None
         finite = bank is None or bool(bank[0].isfinite().all())
         if self.features:

@@ -17,15 +17,24 @@ from stable_ssl import distributed
 from stable_ssl.loggers.arguments import masked_arguments
 
 SLURM = ("SLURM_JOB", "SLURM_NNODES", "SLURM_RESTART")  # what is kept of its variables
+GIT = (  # none of the programs that a checkout's own configuration may name
+    *("git", "--no-optional-locks"),
+    *("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"),
+)
+DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=dirty", "HEAD")
 
 
-def environment(device: torch.device, code: Path | None = None) -> dict[str, Any]:
+def environment(device: torch.device) -> dict[str, Any]:
     """Return the facts of this launch as plain JSON types.
 
-    The state in git is that of the folder `code`, or of the script's.
+    The state in git is that of the script's folder.
     """
-    if code is None:
-        code = Path(sys.argv[0]).absolute().parent if sys.argv[0] else Path.cwd()
+    code = Path(sys.argv[0]).absolute().parent if sys.argv[0] else Path.cwd()
+    return {**machine(device), "git": git_state(code)}
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Return the facts of this launch that no other program has to be asked for."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "argv": masked_arguments(sys.argv),
@@ -38,18 +47,19 @@ def environment(device: torch.device, code: Path | None = None) -> dict[str, Any
         "device_name": (
             torch.cuda.get_device_name(device)
             if device.type == "cuda"
-            else platform.processor() or platform.machine()
+            else platform.machine()
         ),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),
         "slurm": {k: v for k, v in os.environ.items() if k.startswith(SLURM)},
-        "git": {
-            "commit": _git(code, "rev-parse", "HEAD"),
-            "diff": _git(code, "diff", "HEAD"),
-        },
         "packages": packages(),
     }
+
+
+def git_state(code: Path) -> dict[str, str | None]:
+    """Return commit of a folder's checkout, and what differs from it; None without."""
+    return {"commit": _git(code, "rev-parse", "HEAD"), "diff": _git(code, *DIFF)}
 
 
 def packages() -> dict[str, str]:
@@ -67,7 +77,7 @@ def _git(folder: Path, *command: str) -> str | None:
     """Return what git says of a folder, None outside a checkout."""
     try:
         return subprocess.run(
-            ["git", "-C", folder, *command],
+            [*GIT, "-C", folder, *command],
             capture_output=True,
             text=True,
             timeout=10,

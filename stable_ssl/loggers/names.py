@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,11 @@ def stated_metrics(folder: Path) -> dict[str, Metric]:
     """Return what a run folder states of its metrics, by name; nothing unreadable."""
     try:
         stated = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        return {name: Metric(**facts) for name, facts in stated.items()}
+        metrics = {name: Metric(**facts) for name, facts in stated.items()}
+        texts = [t for m in metrics.values() for t in (m.label, m.title, m.protocol)]
+        orders = [metric.order for metric in metrics.values()]
+        whole = all(isinstance(text, str) for text in texts)
+        return metrics if whole and all(map(math.isfinite, orders)) else {}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 

@@ -10,13 +10,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import distributed
-from stable_ssl.files import write_atomically
+from stable_ssl.files import overwritten, write_atomically
 from stable_ssl.lock import Lock, Taken
 from stable_ssl.loggers.arguments import masked_arguments
 from stable_ssl.loggers.jsonl import FORMAT, JsonLines, read_rows
@@ -26,11 +27,55 @@ from stable_ssl.schema import ConfigError, unwritable
 from stable_ssl.secrets import masked, to_yaml
 
 LINES = {"rows": "metrics.jsonl", "spectra": "spectra.jsonl"}  # files of lines
+LONGEST = 255  # bytes of a folder's name, of most file systems
 
 
 def run_path(log: Any, run: str | None = None) -> Path:
-    """Return `<log.folder>/runs/<experiment>/<run>`; log is the config's group."""
-    return Path(log.folder) / "runs" / log.experiment / str(run or log.run)
+    """Return `<log.folder>/runs/<experiment>/<run>`; log is the config's group.
+
+    Raises:
+        ConfigError: as of `check_names`.
+    """
+    run = str(log.run if run is None else run)
+    check_names(log.folder, log.experiment, run)
+    return Path(log.folder) / "runs" / log.experiment / run
+
+
+def check_names(folder: str | Path, experiment: str, run: str | None) -> None:
+    """Refuse names that lead elsewhere than to a folder of the run's own below `runs`.
+
+    Args:
+        folder: `log.folder`, anywhere.
+        experiment: one folder, or several in one another: "ablation/lr".
+        run: one folder; None is named later.
+
+    Raises:
+        ConfigError: a name that is no folder's, or of one that tables leave out.
+    """
+    if not str(folder).strip() or "\0" in str(folder):
+        raise ConfigError(f"log.folder={str(folder)!r} is no folder; ./logs is one")
+    named = [("experiment", part, "ablation/lr") for part in experiment.split("/")]
+    named += [] if run is None else [("run", run, "second_try")]
+    for key, name, example in named:
+        if fault := _fault(name):
+            given = repr(experiment if key == "experiment" else run)
+            given = given if len(given) < 50 else f"{given[:47]}..."
+            raise ConfigError(f"log.{key}={given}: {fault}; a right one is {example}")
+
+
+def _fault(name: str) -> str:
+    """Return what keeps a text from being the name of a run's folder, if anything."""
+    if not name.strip():
+        return "it is empty, or one of its parts is"
+    if name.startswith("."):
+        return "what starts with a dot leads elsewhere, or is hidden"
+    if "/" in name:
+        return "it is the name of one folder, and no path"
+    if not name.isprintable():
+        return "it has characters that cannot be printed"
+    if (length := len(name.encode())) > LONGEST:
+        return f"it is {length} bytes long, and may be {LONGEST}"
+    return ""
 
 
 def reserve(logs: Sequence[Any]) -> str:
@@ -68,7 +113,9 @@ class RunFolder:
     def __init__(self, path: Path | None, fresh: bool = False):
         self.temporary = tempfile.TemporaryDirectory() if path is None else None
         self.path = Path(path or self.temporary.name)
-        self.texts: dict[str, str] = {}  # as written, by file
+        self.texts: dict[str, tuple[str, bool]] = {}  # by file, and whether private
+        if path is not None:
+            _refuse_nested(path)
         if fresh and (self.path / "metrics.jsonl").exists():
             raise ConfigError(
                 f"log.resume=null, but {self.path} holds a run already; choose another"
@@ -109,7 +156,9 @@ class RunFolder:
             overrides = OmegaConf.to_yaml(masked_arguments(overrides))
             self.write_file("overrides.yaml", overrides)
         launches = [*_launches(self.path / "environment.json"), environment]
-        self.write_file("environment.json", json.dumps(launches, indent=1))
+        # with a diff of code that is nobody else's yet
+        text = json.dumps(launches, indent=1)
+        self.write_file("environment.json", text, private=True)
 
     def describe_metrics(self, metrics: Mapping[str, Metric]) -> None:
         """Keep what evaluators state of their metrics, beside what others stated.
@@ -136,7 +185,7 @@ class RunFolder:
         except Taken:
             self.owned, self.ended = False, "failed"
             self.console.close()
-            self.console = open(os.devnull, "wb", buffering=0)
+            self.console = open(os.devnull, "ab", buffering=0)
             raise
         except OSError as error:
             raise unwritable(self.path, error) from error
@@ -148,8 +197,8 @@ class RunFolder:
         self.lock.acquire()
         if not removed:
             return  # the lock alone was
-        for name, text in self.texts.items():
-            write_atomically(self.path / name, text)
+        for name, (text, private) in self.texts.items():
+            write_atomically(self.path / name, text, private)
         self.console.close()
         self.console = open(self.path / "console.log", "ab", buffering=0)
         for lines in self.lines.values():
@@ -224,7 +273,7 @@ class RunFolder:
             self.confirm()
             self.write_file("status.json", text)
         except ConfigError as error:
-            if self.owned and _overwritten(self.path / "status.json", text):
+            if self.owned and overwritten(self.path / "status.json", text):
                 return
             if status == "finished":
                 raise
@@ -255,17 +304,35 @@ class RunFolder:
         if self.temporary is not None:
             self.temporary.cleanup()
 
-    def write_file(self, name: str, text: str) -> None:
-        """Write a file as a whole, if it changed.
+    def write_file(self, name: str, text: str, private: bool = False) -> None:
+        """Write a file as a whole, if it changed; a private one for its owner alone.
 
         Raises:
             ConfigError: it could not be written; the old one is untouched.
         """
-        path, self.texts[name] = self.path / name, text
+        path, self.texts[name] = self.path / name, (text, private)
         try:
-            write_atomically(path, text)
+            write_atomically(path, text, private)
         except OSError as error:
             raise unwritable(path, error) from error
+
+
+def _refuse_nested(path: Path) -> None:
+    """Refuse a folder within that of another run, or around it: one would be hidden.
+
+    Raises:
+        ConfigError: names the other run.
+    """
+    rows, folders = LINES["rows"], [path, *path.parents]
+    above = takewhile(lambda folder: folder.name != "runs", folders[1:])
+    others = [folder / rows for folder in above if (folder / rows).exists()]
+    if not (path / rows).exists():
+        others += path.rglob(f"*/{rows}")
+    if others:
+        raise ConfigError(
+            f"{path} and the run in {others[0].parent} would lie in one another, and"
+            " tables would not find both; choose another log.run or log.experiment"
+        )
 
 
 def open_folder(path: Path | None, fresh: bool) -> RunFolder | NullRunFolder:
@@ -304,17 +371,6 @@ class NullRunFolder:
 def _status(status: str, reason: str) -> str:
     """Return what status.json holds."""
     return json.dumps({"status": status, "reason": reason, "format": FORMAT})
-
-
-def _overwritten(path: Path, text: str) -> bool:
-    """Write over a small file, which needs no room on a disk; return whether it is."""
-    try:
-        with open(path, "r+b") as file:
-            file.write(text.encode())
-            file.truncate()
-        return True
-    except OSError:
-        return False
 
 
 def _launches(path: Path) -> list[Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from textwrap import wrap
+from unicodedata import category
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,14 +25,29 @@ class Table:
     __repr__ = __str__
 
 
+def printable(text: str, kept: str = "") -> str:
+    r"""Return a text in which what would steer a terminal is spelled out: \x1b[2K.
+
+    Line breaks are spelled out too, and all but letters, signs and spaces; except those
+    that are `kept`.
+    """
+    return "".join(
+        c
+        if c.isprintable() or c in kept or category(c) == "Zs"
+        else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
 def render(table: Table, width: int = 120) -> str:
     """Return a table as lines of plain text, `width` characters each where it can be.
 
     Of a table that is too wide the spare columns go first, and are named below it; then
     the first column is cut, to 8 characters at least and no two names to the same.
     """
-    columns = list(zip(table.columns, *table.rows, strict=True))  # a name, its cells
-    spare, left_out = list(table.spare), []
+    lines = [[*map(printable, line)] for line in (table.columns, *table.rows)]
+    columns = list(zip(*lines, strict=True))  # a name, its cells
+    spare, left_out = [*map(printable, table.spare)], []
     while spare and sum(map(_width, columns)) + 2 * len(columns) - 2 > width:
         left_out.insert(0, spare.pop())
         columns = [column for column in columns if column[0] != left_out[0]]
@@ -78,4 +94,5 @@ def _is_number(cell: str) -> bool:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    return [part for line in text.splitlines() for part in wrap(line, width)]
+    lines = printable(text, kept="\n").split("\n")
+    return [part for line in lines for part in wrap(line, width)]

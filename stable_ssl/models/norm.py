@@ -16,6 +16,7 @@ from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stable_ssl import distributed
+from stable_ssl.schema import ConfigError
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -35,11 +36,11 @@ def convert_sync_batchnorm(module: nn.Module, device: torch.device) -> nn.Module
         The module; another one only where it is itself a batch norm on a GPU.
 
     Raises:
-        ValueError: a norm of another class, whose `forward` would be lost.
+        ConfigError: a norm of another class, whose `forward` would be lost.
     """
     for name, child in module.named_modules():
         if isinstance(child, _BatchNorm) and type(child) not in (*NORMS, SyncBatchNorm):
-            raise ValueError(
+            raise ConfigError(
                 f"{name or 'the module'} is a {type(child).__name__}, which cannot be"
                 " synchronised over ranks; use torch's BatchNorm, or normalise each"
                 " rank by itself with hardware.sync_batchnorm=false"
@@ -60,7 +61,7 @@ class SyncBatchNorm(_BatchNorm):
     state. Ranks may hold different N, above 0.
 
     Raises:
-        ValueError: one value per channel over all ranks has no variance.
+        ConfigError: one value per channel over all ranks has no variance.
     """
 
     def _check_input_dim(self, x: Tensor) -> None:
@@ -146,7 +147,7 @@ def global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x: (N, C, ...) on the CPU, float32 or wider.
 
     Raises:
-        ValueError: as of `SyncBatchNorm`.
+        ConfigError: as of `SyncBatchNorm`.
     """
     moments = x.new_zeros(1, 3, x.shape[1])
     if x.numel():  # torch.var_mean takes 5 to 20 times as long as this
@@ -156,9 +157,9 @@ def global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     means, variances, counts = distributed.gather(moments).unbind(1)  # (ranks, C) each
     total = counts.sum(0)
     if total[0] < 2:
-        raise ValueError(
+        raise ConfigError(
             "batch norm found 1 value per channel over all ranks, expected more; use a"
-            " larger batch"
+            " larger data.batch_size, or drop_last: true for the last batch"
         )
     share = counts / total
     mean = (share * means).sum(0)

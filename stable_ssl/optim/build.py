@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,7 +30,8 @@ Kind = tuple[int, bool, float]  # of a group: rule, whether matrices, scale of t
 class Optim:
     """How it is trained."""
 
-    optimizer: Any = "sgd"  # a torch.optim name, lars, or {_target_: ...}
+    # a torch.optim name, lars, or {_target_: ...}
+    optimizer: Any = key("sgd", required=True)
     lr: float = key(0.1, low=0)
     scale_lr_by: int | None = key(None, low=1)  # lr * batch_size / this; null: lr
     weight_decay: float = key(0.0, low=0)  # on matrices ...
@@ -38,7 +40,9 @@ class Optim:
     momentum: float = key(0.9, low=0, high=1)
     nesterov: bool = False
     betas: list[float] = key([0.9, 0.999], low=0, below=1, length=2)
-    grad_max_norm: float | None = key(None, above=0)  # clip the gradient's 2-norm
+    grad_max_norm: float | None = key(  # clip the gradient's 2-norm; inf: measure it
+        None, above=0, high=math.inf
+    )
     accumulate: int = key(1, low=1)  # micro-batches a step; batch_size is one of them
     epochs: int | None = key(None, low=1)  # passes over the train data ...
     steps: int | None = key(None, low=1, instead_of="epochs")  # ... or optimizer steps
@@ -117,7 +121,7 @@ def check_optimizer(
         ConfigError: an unknown optimizer, a value that it does not take, a group that
             is none.
     """
-    spec = getattr(config, "optimizer", None) or Optim.optimizer
+    spec = getattr(config, "optimizer", Optim.optimizer)
     name, build, options = _resolve(spec, at)
     accepted = inspect.signature(build).parameters
     options = {**_hyperparameters(config, name, accepted, options, at), **options}

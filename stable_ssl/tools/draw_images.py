@@ -17,6 +17,7 @@ from stable_ssl.data.class_names import class_names
 from stable_ssl.data.combined import named_parts
 from stable_ssl.evaluation.collapse import float64
 from stable_ssl.tools.feature_buffer import IMAGES, FeatureBuffer, thumbnails
+from stable_ssl.tools.style import literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -206,7 +207,7 @@ def _legend(axes: Axes, labels: Tensor, loader: Any) -> None:
     ]
     axes.legend(
         handles,
-        names_of(classes, loader),
+        [*map(literal, names_of(classes, loader))],
         loc="upper left",
         bbox_to_anchor=(1.0, 1.02),
         frameon=False,
@@ -290,7 +291,7 @@ def _image(
 
 def _text(axes: Axes, x: float, y: float, text: str, **kwargs: Any) -> None:
     kwargs = {"ha": "center", "va": "center", "color": INK, **kwargs}
-    axes.text(x, y, text, **kwargs)
+    axes.text(x, y, literal(text), **kwargs)
 
 
 def _short(name: str) -> str:

@@ -12,7 +12,7 @@ from stable_ssl.loggers.names import axis_label, is_accuracy, spelled, value_lab
 from stable_ssl.schema import ConfigError
 from stable_ssl.tools import run_keys
 from stable_ssl.tools.seed_statistics import Sample, sample_of
-from stable_ssl.tools.style import COLOURS, SPARSE
+from stable_ssl.tools.style import COLOURS, SPARSE, literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,6 +39,11 @@ class Group:
     runs: DataFrame
     colour: Any  # of its lines and points
     dash: str = "-"
+
+    @property
+    def drawn(self) -> str:
+        """The label as matplotlib takes it."""
+        return literal(self.label)
 
 
 def metric(runs: DataFrame, value: str | None, rows: DataFrame | None = None) -> str:
@@ -133,7 +138,7 @@ def band(axes: Axes, x: ndarray, seeds: ndarray, interval: str, group: Group) ->
 
     samples = [Sample(tuple(column)) for column in seeds.T]
     mean = np.array([sample.mean for sample in samples])
-    look = {"color": group.colour, "label": group.label, "linestyle": group.dash}
+    look = {"color": group.colour, "label": group.drawn, "linestyle": group.dash}
     if len(x) <= SPARSE:  # hollow where a dash is all that tells two groups apart
         hollow = {} if group.dash == "-" else {"markerfacecolor": "white"}
         look |= {"marker": "o"} | hollow
@@ -168,7 +173,7 @@ def bars(
     values = [value for sample in samples for value in sample.values]
     of_values = np.repeat(at, [sample.n for sample in samples])
     line = group.dash if joined else "none"
-    look = {"color": group.colour, "label": group.label, "fmt": "o", "ls": line} | BARS
+    look = {"color": group.colour, "label": group.drawn, "fmt": "o", "ls": line} | BARS
     if below is None:
         axes.errorbar(at, means, yerr=spreads, **look)
     else:
@@ -193,7 +198,7 @@ def finish(
     axis = axes.xaxis if across else axes.yaxis
     figure.set_label(value)
     room = 60 if across else int(figure.get_figheight() * 14)  # characters of 8 pt
-    axis.set_label_text("\n".join(wrap(axis_label(value), room)))
+    axis.set_label_text(literal("\n".join(wrap(axis_label(value), room))))
     if is_accuracy(value):
         low, high = axis.get_view_interval()
         limit = axes.set_xlim if across else axes.set_ylim
@@ -219,7 +224,8 @@ def legend(figure: Figure, groups: Sequence[Group]) -> None:
     lines = math.ceil(n / columns) + bool(title)
     figure.set_figheight(figure.get_figheight() + LINE * lines)
     spacing = {"columnspacing": 1.2, "handlelength": 1.6, "handletextpad": 0.5}
-    figure.legend(loc="outside upper center", ncols=columns, title=title, **spacing)
+    spacing |= {"ncols": columns, "title": literal(title)}
+    figure.legend(loc="outside upper center", **spacing)
 
 
 # --- the axis of a key ----------------------------------------------------------------
@@ -250,7 +256,7 @@ class Scale:
         """Set scale and ticks of x, one tick a value of the key where there is room."""
         if self.log:
             axes.set_xscale("log")
-        names = [spelled(key, text) for text in self.positions]
+        names = [literal(spelled(key, text)) for text in self.positions]
         room = axes.figure.get_figwidth() - 0.6
         fits = sum(len(name) + 1 for name in names) < room / CHARACTER
         if fits or self.even:

@@ -26,7 +26,7 @@ from stable_ssl.loggers.names import axis_label, is_accuracy, spelled
 from stable_ssl.schema import ConfigError
 from stable_ssl.tools import drawing, run_keys
 from stable_ssl.tools.seed_statistics import sample_of
-from stable_ssl.tools.style import WIDTHS, column, styled
+from stable_ssl.tools.style import WIDTHS, column, literal, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,7 +103,7 @@ def sweep(
             at = {text: position + shift for text, position in scale.positions.items()}
             drawing.bars(axes, group, x, value, interval, at, scale.joined)
         scale.apply(axes, x)
-        axes.set_xlabel(axis_label(x))
+        axes.set_xlabel(literal(axis_label(x)))
         drawing.finish(figure, axes, value, groups)
     return figure
 
@@ -140,12 +140,13 @@ def compare(
             shift, below = drawing.dodge(number, len(groups)), 0.2 / len(groups)
             at = {text: row - shift for row, text in enumerate(order)}
             drawing.bars(axes, group, first, value, interval, at, below=below)
-        axes.set_yticks(range(len(order)), [spelled(first, text) for text in order])
+        names = [literal(spelled(first, text)) for text in order]
+        axes.set_yticks(range(len(order)), names)
         axes.set_ylim(-0.6, len(order) - 0.4)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
         if numeric:
-            axes.set_ylabel(axis_label(first))
+            axes.set_ylabel(literal(axis_label(first)))
         drawing.finish(figure, axes, value, groups, across=True)
     return figure
 
@@ -191,14 +192,16 @@ def heatmap(
                 text = f"{mean:.1f}" if is_accuracy(value) else f"{mean:.3g}"
                 colour = "white" if image.norm(mean) < 0.55 else "black"
                 axes.text(position + 0.5, line + 0.5, text, color=colour, **look)
-        names = [spelled(x, text) for text in columns]
+        names = [literal(spelled(x, text)) for text in columns]
         axes.set_xticks(np.arange(len(columns)) + 0.5, names)
-        axes.set_yticks(np.arange(len(lines)) + 0.5, [spelled(y, t) for t in lines])
+        upwards = [literal(spelled(y, text)) for text in lines]
+        axes.set_yticks(np.arange(len(lines)) + 0.5, upwards)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set(xlabel=axis_label(x), ylabel=axis_label(y))
+        labels = [literal(axis_label(name)) for name in (x, y, value)]
+        axes.set(xlabel=labels[0], ylabel=labels[1])
         figure.set_label(value)
-        bar = figure.colorbar(image, ax=axes, label=axis_label(value), pad=0.02)
+        bar = figure.colorbar(image, ax=axes, label=labels[2], pad=0.02)
         bar.outline.set_visible(False)
         drawing.turn_long(axes, names)
     return figure
@@ -237,7 +240,7 @@ def spectrum(
             length = min(map(len, seeds))
             logs = np.log([seed[:length] for seed in seeds])
             ranks, mean = np.arange(1, length + 1), np.exp(logs.mean(0))
-            axes.plot(ranks, mean, group.dash, color=group.colour, label=group.label)
+            axes.plot(ranks, mean, group.dash, color=group.colour, label=group.drawn)
             if len(seeds) > 1:
                 low, high = np.exp(logs.min(0)), np.exp(logs.max(0))
                 axes.fill_between(ranks, low, high, color=group.colour, **drawing.SHADE)

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from stable_ssl.loggers.names import describe, is_accuracy, order
 from stable_ssl.tools.drawing import sparse_ticks
 from stable_ssl.tools.runs import Run, read_run
-from stable_ssl.tools.style import COLOURS, GREY, SPARSE, panels, save, styled
+from stable_ssl.tools.style import (
+    COLOURS,
+    GREY,
+    SPARSE,
+    literal,
+    panels,
+    save,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +52,7 @@ def learning_curves(
     folder = Path(run_dir) / "figures" if folder is None else Path(folder)
     with styled():
         figure, row = panels(WIDTH * len(panels_of) / 2, HEIGHT, len(panels_of))
-        row[0].set_title(_title(run), loc="left")
+        row[0].set_title(literal(_title(run)), loc="left")
         for axes, (draw, names) in zip(row, panels_of, strict=True):
             draw(axes, run, names)
             axes.set_xlabel("epoch")
@@ -66,7 +74,7 @@ def _draw_loss(axes: Axes, run: Run, names: Sequence[str]) -> None:
 def _draw_accuracy(axes: Axes, run: Run, names: Sequence[str]) -> None:
     """Draw each accuracy of val as a line and of test as diamonds, in per cent."""
     for name, colour in zip(names, COLOURS * len(names), strict=False):
-        label = describe(f"val/{name}", run.metrics)
+        label = literal(describe(f"val/{name}", run.metrics))
         if val := _points(run, f"val/{name}", 100):
             _draw_line(axes, val, colour, f"{label}, val")
         if test := _points(run, f"test/{name}", 100):

@@ -26,6 +26,7 @@ from typing import Any
 import stable_ssl
 from stable_ssl.files import write_atomically
 from stable_ssl.loggers.names import better, describe, in_order, is_accuracy
+from stable_ssl.loggers.table import printable
 from stable_ssl.tools.page_images import embedded
 from stable_ssl.tools.run_keys import FIRST, NAMES, differing
 from stable_ssl.tools.runs import Run, distinct_names, read_runs
@@ -101,7 +102,7 @@ class _Shown:
         self.last, self.best = metrics_of(run.values()), metrics_of(run.values("best"))
         self.facts = {
             "folder": str(self.run.folder),
-            "rerun": f"stable-ssl rerun {shlex.quote(str(self.run.folder))}",
+            "rerun": _typed(["stable-ssl", "rerun", str(self.run.folder)]),
             "status": run.status,
             "reason": run.reason,
             "overrides": [str(override) for override in run.overrides],
@@ -295,14 +296,15 @@ def _launches(
         packages = machine.pop("packages", None)
         git = machine.get("git")
         git = git if isinstance(git, dict) else {}
-        diff = str(git.get("diff") or "")
+        git = {name: str(value or "") for name, value in git.items()}
+        diff = git.get("diff", "")
         if len(diff) > DIFF:
             diff = f"{diff[:DIFF]}\n... and {len(diff) - DIFF:,} characters"
         described.append(
             {
                 "time": str(launch.get("time", "")),
                 "cwd": str(launch.get("cwd", "")),
-                "command": shlex.join([*python, *argv]),
+                "command": _typed([*python, *argv]),
                 "sweep": any(argument in ("-m", "--multirun") for argument in argv),
                 "slurm": launch.get("slurm") or {},
                 "machine": number(machine | {"git": {**git, "diff": diff}}),
@@ -310,3 +312,8 @@ def _launches(
             }
         )
     return described
+
+
+def _typed(words: Sequence[str]) -> str:
+    """Return a command that can be pasted into a terminal, and no more than that."""
+    return printable(shlex.join(words))

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stable_ssl.recorded import leads_out
+
 ALL = 6_000_000  # bytes of all pictures, a third more as text
 LARGE = 300_000  # bytes up to which a picture stays as it is
 SIDE = 1200  # pixels of the longer side of one that is downscaled
@@ -26,7 +28,7 @@ def embedded(
     """
     pictures, notes, room, left_out, smaller = [], [], ALL, 0, 0
     for folder in folders:
-        newest, of_run = _newest(folder / "figures"), []
+        newest, of_run = _newest(folder), []
         if newest and room <= 0:
             newest, left_out = {}, left_out + 1
         for name, (epoch, path) in newest.items():
@@ -55,9 +57,11 @@ def embedded(
 
 
 def _newest(folder: Path) -> dict[str, tuple[int | None, Path]]:
-    """Return (epoch, path) of the newest picture of each name."""
+    """Return (epoch, path) of the newest picture of each name in a run folder."""
     newest: dict[str, tuple[int | None, Path]] = {}
-    for path in sorted(folder.glob("*.png")):
+    for path in sorted((folder / "figures").glob("*.png")):
+        if leads_out(path, folder):
+            continue
         dated = DATED.fullmatch(path.stem)
         name, epoch = (dated[1], int(dated[2])) if dated else (path.stem, None)
         older = name in newest and (newest[name][0] or 0) > (epoch or 0)

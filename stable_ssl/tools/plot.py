@@ -12,6 +12,7 @@ from stable_ssl.tools.seed_statistics import INTERVALS
 from stable_ssl.tools.style import WIDTHS, save
 from stable_ssl.tools.table import Words, add_runs
 
+LONGEST = 200  # bytes of a file's name
 KINDS = {  # functions of `figures`, whose arguments are options here
     "curves": "a metric against the epoch, a band over seeds",
     "sweep": "a metric against one key of the config",
@@ -59,6 +60,12 @@ def run(args: Namespace) -> None:
         given = vars(args) | {"runs": runs, "rows": rows, "value": value}
         figure = draw(**{name: given[name] for name in takes})
         parts = [args.kind, figure.get_label()]
-        name = "_".join(part.replace("/", "_") for part in parts if part)
+        name = _file_name("_".join(part for part in parts if part))
         for path in save(figure, args.out / name):
             print(f"wrote {path}")
+
+
+def _file_name(text: str) -> str:
+    """Return a text as the name of a file: short, and without what is no sign."""
+    name = "".join(c if c.isprintable() and c != "/" else "_" for c in text)
+    return name.encode()[:LONGEST].decode(errors="ignore")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stable_ssl.loggers.names import NONE, better, in_order, is_number
+from stable_ssl.loggers.table import printable
 from stable_ssl.schema import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -143,13 +144,14 @@ LEFT_OUT = "runs without a value are left out: {}"
 
 def offer(runs: DataFrame) -> str:
     """Return the keys that differ, with their values, and the metrics there are."""
-    lines = ["keys that differ:"]
+    lines = []
     for name in _differing(runs):
         values = distinct(runs[name])
         if max(map(len, values)) <= LONGEST:
             more = ", ..." if len(values) > MOST else ""
-            lines.append(f"  {name}: {', '.join(values[:MOST])}{more}")
-    return "\n".join([*lines, "metrics:", f"  {'  '.join(metrics(runs))}"])
+            lines.append(f"{name}: {', '.join(values[:MOST])}{more}")
+    lines = ["keys that differ:", *(f"  {printable(line)}" for line in lines)]
+    return "\n".join([*lines, "metrics:", f"  {printable('  '.join(metrics(runs)))}"])
 
 
 def with_values(runs: DataFrame, valued: Series) -> DataFrame:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from stable_ssl.lock import is_held
 from stable_ssl.loggers.jsonl import FORMAT, read_rows
 from stable_ssl.loggers.names import STATED, Metric, stated_metrics
+from stable_ssl.recorded import FILES, leads_out
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FILES = ("config.yaml", "metrics.jsonl")  # a folder that holds both is a run
+READ = (*FILES, "overrides.yaml", "status.json", "metrics.json", "environment.json")
 MANY = 50  # runs whose reading shows a bar
 At = int | Literal["last", "best"]  # which value of a metric counts
 
@@ -97,6 +98,11 @@ def read_run(run_dir: str | Path) -> Run:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} is no run folder: it lacks {' and '.join(missing)}")
+    for path in map(folder.joinpath, READ):  # what is elsewhere is nobody's to show
+        if leads_out(path, folder):
+            raise ValueError(
+                f"{path} is a link out of the run folder; put a file there"
+            )
     config = _read_yaml(folder / "config.yaml")
     if not isinstance(config, dict):
         raise ValueError(f"{folder}/config.yaml holds no keys")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stable_ssl.files import replacing
+from stable_ssl.loggers.table import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +25,11 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 GREY = "#444444"
 SHEET = Path(__file__).with_name("assets") / "figures.mplstyle"
 SPARSE = 30  # points up to which a curve marks each of them
+
+
+def literal(text: str) -> str:
+    """Return a text that is drawn as it is: a $ begins no formula of matplotlib's."""
+    return printable(text, kept="\n").replace("$", r"\$")
 
 
 def styled() -> AbstractContextManager[None]:

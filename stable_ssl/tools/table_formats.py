@@ -1,4 +1,8 @@
-"""A table of means as plain text, Markdown, CSV and LaTeX."""
+"""A table of means as plain text, Markdown, CSV and LaTeX.
+
+Names, labels and values come from run folders, which may be a stranger's: in each
+format they are text, and never markup, a formula, or a command to a terminal.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,15 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from stable_ssl.loggers.names import axis_label, is_accuracy, spelled, value_label
-from stable_ssl.loggers.table import Table, render
+from stable_ssl.loggers.names import (
+    NONE,
+    axis_label,
+    is_accuracy,
+    is_number,
+    spelled,
+    value_label,
+)
+from stable_ssl.loggers.table import Table, printable, render
 from stable_ssl.tools import run_keys
 
 if TYPE_CHECKING:
@@ -19,6 +30,10 @@ if TYPE_CHECKING:
 MARKS = {"best": "*", "equal": "=", "": " "}
 EQUAL = "what Welch's t-test at 5 % does not tell from it"
 UNTESTED = "a cell of one run is not tested"
+MARKDOWN = str.maketrans(
+    {c: rf"\{c}" for c in r"\`*[]|$#~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+)
+FORMULA = tuple("=+-@＝＋－＠")  # what a cell begins with that a spreadsheet computes
 LATEX = str.maketrans(
     {c: rf"\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -46,16 +61,16 @@ def markdown(table: MeanTable) -> str:
     """Return a table and its caption; the best of a column and its equals in bold."""
     header = _joined(table, value_label, axis_label)
     lines = [
-        [*map(axis_label, table.rows), *header],
+        [_in_markdown(text) for text in (*map(axis_label, table.rows), *header)],
         [":--"] * len(table.rows) + ["--:"] * len(header),
     ]
     for side, cells in table.lines():
+        texts = map(_in_markdown, map(spelled, table.rows, side))
         values = (table.text(c) for c in cells)
         bold = [f"**{t}**" if c.mark else t for c, t in zip(cells, values, strict=True)]
-        lines.append([*map(spelled, table.rows, side), *bold])
-    escaped = ([text.replace("|", r"\|") for text in line] for line in lines)
-    rows = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
-    return f"{rows}\n{_explained(table)}\n"
+        lines.append([*texts, *bold])
+    rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return f"{rows}\n{_in_markdown(_explained(table))}\n"
 
 
 def csv(table: MeanTable) -> str:
@@ -63,7 +78,7 @@ def csv(table: MeanTable) -> str:
     file = io.StringIO()
     writer = csv_module.writer(file, lineterminator="\n")
     facts = ("metric", "unit", "mean", "std", "ci95", "n", "mark")
-    writer.writerow([*table.rows, *table.columns, *facts])
+    writer.writerow([*map(_in_csv, (*table.rows, *table.columns)), *facts])
     for side, cells in table.lines():
         for (metric, *top), cell in zip(table.tops, cells, strict=True):
             if (sample := cell.sample) is None:
@@ -71,7 +86,8 @@ def csv(table: MeanTable) -> str:
             values = (sample.mean, sample.std, sample.ci95)
             numbers = ("" if math.isnan(x) else f"{x:.6g}" for x in values)
             unit = "%" if is_accuracy(metric) else ""
-            writer.writerow([*side, *top, metric, unit, *numbers, sample.n, cell.mark])
+            texts = map(_in_csv, (*side, *top, metric))
+            writer.writerow([*texts, unit, *numbers, sample.n, cell.mark])
     return file.getvalue()
 
 
@@ -83,7 +99,7 @@ def latex(table: MeanTable) -> str:
 
     left, levels = len(table.rows), _levels(table)
     lines = [
-        f"% {_explained(table).replace('±', '+-')}",
+        f"% {printable(_explained(table)).replace('±', '+-')}",
         r"% in the preamble: \usepackage{booktabs}",
         rf"\begin{{tabular}}{{{'l' * left}{'r' * len(table.tops)}}}",
         r"\toprule",
@@ -91,20 +107,35 @@ def latex(table: MeanTable) -> str:
     for depth in range(1, len(levels)):  # equal neighbours share a cell and a rule
         cells, rules, start = [""] * left, [], left + 1
         for texts, columns in groupby(zip(*levels[:depth], strict=True)):
-            n, name = len(list(columns)), texts[-1].translate(LATEX)
+            n, name = len(list(columns)), _in_latex(texts[-1])
             cells.append(rf"\multicolumn{{{n}}}{{c}}{{{name}}}")
             rules.append(rf"\cmidrule(lr){{{start}-{start + n - 1}}}")
             start += n
         lines += [line(cells), " ".join(rules)]
     names = [*map(axis_label, table.rows), *levels[-1]]
-    lines += [line([name.translate(LATEX) for name in names]), r"\midrule"]
+    lines += [line([*map(_in_latex, names)]), r"\midrule"]
     for side, cells in table.lines():
-        texts = [text.translate(LATEX) for text in map(spelled, table.rows, side)]
+        texts = [*map(_in_latex, map(spelled, table.rows, side))]
         for cell in cells:
-            value = table.text(cell).translate(LATEX)
+            value = _in_latex(table.text(cell))
             texts.append(rf"\textbf{{{value}}}" if cell.mark else value)
         lines.append(line(texts))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _in_markdown(text: str) -> str:
+    return printable(text).translate(MARKDOWN)
+
+
+def _in_csv(text: str) -> str:
+    """Return a text that no spreadsheet takes for a formula; numbers stay numbers."""
+    text = printable(text, kept="\n")
+    computed = text.lstrip().startswith(FORMULA) and text != NONE
+    return f"'{text}" if computed and not is_number(text) else text
+
+
+def _in_latex(text: str) -> str:
+    return printable(text).translate(LATEX)
 
 
 def _joined(

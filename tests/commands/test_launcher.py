@@ -62,7 +62,7 @@ def rows(run):
     ("argument", "words"),
     [
         ("++optim.lrr=2", "optim.lrr is not a key.*did you mean 'lr'"),
-        ("optim.lr=abc", "optim.lr.*'abc'"),
+        ("optim.lr=abc", "optim.lr=abc must be a number"),
         ("data=nosuch", "no 'nosuch' of the group 'data'.*digits"),
         ("--config-name=nosuch", "no recipe 'nosuch'.*simclr"),
         ("model.name=SimCRL", "model.name=SimCRL.*did you mean 'simclr'"),

@@ -12,22 +12,19 @@ All methods on 1 and 2 processes, fed by 0 and 2 workers. An epoch is 9 batches,
 them a step, so that its last step has one. Of 2 processes rank 0 dies, or rank 1, or
 all. The n are spread evenly over a run.
 
-At the end all but the records of launches must be bit-identical, wall-clock fields
-aside: checkpoints (weights, optimizers, probes, queues, random states, ...), rows,
-spectra, figures, status. The run never killed is a fresh interpreter without workers.
-The others are forks of this process, which has imported all, and so take a third of the
-time; their ranks are fresh interpreters, too.
+At the end all files but the records of launches must be bit-identical, wall-clock
+fields aside: checkpoints (weights, optimizers, probes, queues, random states, ...),
+rows, spectra, figures, exports, status. The run never killed starts in a fresh
+interpreter, without workers. The others are forks of this process, which has imported
+all, and so take a third of the time; their ranks are fresh interpreters, too.
 
 Started again it goes on where it was. It ends with 1 if a run did not end identical.
 """
 
-import _pyio
 import argparse
-import builtins
 import csv
 import hashlib
 import importlib
-import io
 import itertools
 import json
 import multiprocessing
@@ -41,6 +38,9 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from zipfile import ZipFile
+
+from file_operations import watch
 
 import stable_ssl
 from stable_ssl.checkpoint import equal, load
@@ -51,71 +51,33 @@ from stable_ssl.methods import METHODS
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 RUN = Path("logs", "runs", "run", "run")  # below the folder of a trial
 SECONDS = 300  # that a start may take
-WATCHED = "STABLE_SSL_CRASH"  # environment variable: arguments of `watch` for the ranks
+MORTAL = "STABLE_SSL_CRASH"  # environment variable: arguments of `mortal` for ranks
 
 
 # --- in the run -----------------------------------------------------------------------
 
 
-def watch(folder, last, dies):
-    """Write each file operation of this process to `operations.txt`; die before one.
+def mortal(folder, last, dies):
+    """Write each file operation of rank 0 to `operations.txt`; die before one.
 
     Args:
-        folder: of a trial; all below its `logs` counts.
+        folder: of a trial; what is below its `logs` counts.
         last: number of the operation, from 1; 0 is none.
         dies: as for `victims`.
     """
-    journal = os.open(f"{folder}/operations.txt", APPEND)
-    seen, plain_open, plain_fsync = Counter(), open, os.fsync
+    journal, seen = os.open(f"{folder}/operations.txt", APPEND), Counter()
 
-    def watched(path):
-        """Return a path as it is written down, None where it does not count."""
-        if isinstance(path, int):
-            path = os.readlink(f"/proc/self/fd/{path}")
-        path = os.path.abspath(os.fsdecode(path))
-        if path.startswith(f"{folder}/logs") and os.environ.get("RANK", "0") == "0":
-            return re.sub(r"\.\d+\.tmp$", ".tmp", os.path.relpath(path, folder / RUN))
-
-    def operation(name, path):
-        if (path := watched(path)) is not None:
-            seen[name, path] += 1
-            os.write(journal, f"{name} {path} #{seen[name, path]}\n".encode())
+    def before(name, path):
+        if os.environ.get("RANK", "0") == "0":
+            path = os.path.relpath(path, f"{folder}/{RUN}")
+            operation = f"{name} {re.sub(r'[.][0-9]+[.]tmp$', '.tmp', path)}"
+            seen[operation] += 1
+            os.write(journal, f"{operation} #{seen[operation]}\n".encode())
             if seen.total() == last:
                 for process in victims(dies):
                     os.kill(process, signal.SIGKILL)
 
-    def hook(event, arguments):
-        if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            operation("open", arguments[0])
-        elif event in ("os.mkdir", "os.rmdir", "os.remove", "os.truncate"):
-            operation(event[3:], arguments[0])
-        elif event in ("os.rename", "os.link", "os.symlink"):
-            operation(event[3:], arguments[1])
-
-    class File(io.FileIO):  # Python tells no hook of these
-        def write(self, data):
-            operation("write", self.name)
-            data = memoryview(data).cast("B")
-            half = super().write(data[: len(data) // 2])
-            operation("write the rest of", self.name)
-            return half + super().write(data[half:])
-
-        def truncate(self, size=None):
-            operation("truncate", self.name)
-            return super().truncate(size)
-
-    def watched_open(file, mode="r", *args, **kwargs):
-        counts = set(mode) & set("wax+") and watched(file) is not None
-        return (_pyio.open if counts else plain_open)(file, mode, *args, **kwargs)
-
-    def watched_fsync(descriptor):
-        operation("fsync", descriptor)
-        plain_fsync(descriptor)
-
-    _pyio.FileIO = File  # what the `open` that is written in Python makes
-    builtins.open = io.open = watched_open
-    os.fsync = watched_fsync
-    sys.addaudithook(hook)
+    watch(f"{folder}/logs", before)
 
 
 def victims(dies):
@@ -135,15 +97,14 @@ def launch(folder, line, processes, last, dies):
     os.dup2(output, 1)
     os.dup2(output, 2)
     if processes == 1:
-        watch(Path(folder), last, dies)
+        mortal(folder, last, dies)
     else:
-        os.environ[WATCHED] = json.dumps([folder, last, dies])
+        os.environ[MORTAL] = json.dumps([folder, last, dies])
     main(line)
 
 
-if __name__ == "__mp_main__" and WATCHED in os.environ:  # this is a rank
-    place, *moment = json.loads(os.environ[WATCHED])
-    watch(Path(place), *moment)
+if __name__ == "__mp_main__" and MORTAL in os.environ:  # this is a rank
+    mortal(*json.loads(os.environ[MORTAL]))
 
 
 # --- one run --------------------------------------------------------------------------
@@ -153,17 +114,18 @@ OPTIONS = f"""
     optim.epochs={EPOCHS} optim.scheduler.warmup_epochs=1 optim.accumulate=2
     data.batch_size=16 data.in_memory=0
     data.val.dataset.name=image_folder data.test.dataset.name=image_folder
-    log.experiment=run log.run=run log.api=[csv] log.every_n_steps=3 log.pictures=null
+    log.experiment=run log.run=run log.api=[csv] log.every_n_steps=3
     log.checkpoint.every_n_steps=2 log.eval.every_n_epochs=1 log.eval.spectrum=true
-    log.eval.few_labels=[]
+    log.eval.few_labels=[] log.export.types=[torchscript]
 """
 CONVNET = "++model.backbone.width=4"
 VIT = "model.backbone.dim=16 model.backbone.depth=1 model.backbone.heads=2"
-SMALL = {  # of a method; queues turn over in ten steps
+SMALL = {  # of a method; queues turn over in ten steps, and nothing diverges
     "dino": f"{CONVNET} model.hidden=32 model.prototypes=32",
     "ijepa": f"{VIT} model.predictor_dim=16 model.predictor_depth=1",
     "mae": f"{VIT} model.decoder_dim=16",
     "nnclr": f"{CONVNET} model.queue=64",
+    "vicreg": f"{CONVNET} optim.lr=0.01",
     "swav": f"{CONVNET} ++model.freeze_epochs=0 model.queue_epoch=1 model.queue=64",
 }
 RECIPES = {"multitask": "rotation"}  # where it has not the method's name
@@ -177,6 +139,7 @@ LAUNCHES = """
     lock.json
 """.split()  # files about how, when and where a run was started
 WALL_CLOCK = ("time", "perf/")  # how the names of its fields begin
+CALLERS = (".debug_pkl", "serialization_id")  # what of TorchScript depends on them
 
 
 def write_images(root):
@@ -223,6 +186,7 @@ def start(configuration, folder, last=0, dies="rank 0", fresh=False):
     if fresh:
         again = [sys.executable, __file__, "--launch", json.dumps(arguments)]
         target, arguments = os.execv, (sys.executable, again)
+    assert len(os.listdir("/proc/self/task")) == 1  # a fork has no other thread
     process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
     process.start()
     process.join()
@@ -240,6 +204,10 @@ def content(path):
         state = load(path)
         del state["config"], state["rows"]  # the latter is a length in bytes
         return state | {"metrics": timeless(state["metrics"])}
+    if path.suffix == ".pt":  # TorchScript
+        with ZipFile(path) as archive:
+            names = [n for n in archive.namelist() if not n.endswith(CALLERS)]
+            return {name: archive.read(name) for name in names}
     if path.suffix == ".jsonl":
         return [timeless(json.loads(line)) for line in path.read_text().splitlines()]
     if path.suffix == ".csv":
@@ -360,8 +328,9 @@ def summary(trials, root):
 
 
 def digest():
-    """Return a digest of the code that a trial depends on."""
-    files = [Path(__file__), *Path(stable_ssl.__file__).parent.rglob("*.py")]
+    """Return a digest of the code: trials of other code say nothing of this one."""
+    files = list(Path(stable_ssl.__file__).parent.rglob("*.py"))
+    files += Path(__file__).parent.glob("*.py")
     return hashlib.sha256(b"".join(map(Path.read_bytes, sorted(files)))).hexdigest()
 
 
@@ -383,16 +352,15 @@ def main():
     if os.environ.get("OMP_NUM_THREADS") != "1":  # or libraries have threads of theirs
         os.environ["OMP_NUM_THREADS"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.argv])
-    end, root = time.monotonic() + 60 * args.minutes, args.folder.absolute()
+    end, root = time.monotonic() + 60 * args.minutes, args.folder.resolve()
     file, now = root / "state.json", {"seed": args.seed, "code": digest()}
     state = json.loads(file.read_text()) if file.exists() else now | {"trials": []}
     if state | now != state:
-        sys.exit(f"{root} is of another seed or of other code; choose another --folder")
+        sys.exit(f"{root} is of another seed or code; delete it, or set --folder")
     if not state["trials"]:
         write_images(root / "images")
     for module in WARM:
         importlib.import_module(module)
-    assert len(os.listdir("/proc/self/task")) == 1  # a fork has one thread alone
     trials, longest = state["trials"], 0
     while (kills := sum(len(t["killed"]) for t in trials)) < args.kills:
         began = time.monotonic()

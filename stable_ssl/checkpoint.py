@@ -434,13 +434,20 @@ class Checkpoints:
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Compare two nested states exactly, e.g. of two runs that should be the same."""
+    """Compare two nested states exactly, e.g. of two runs that should be the same.
+
+    Two nan are the same, in the same places of a tensor.
+    """
     if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
-        return type(a) is type(b) and a.dtype == b.dtype and torch.equal(a, b)
+        if type(a) is not type(b) or (a.dtype, a.shape) != (b.dtype, b.shape):
+            return False
+        return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(equal, a, b))
+    if isinstance(a, float) and isinstance(b, float):
+        return a == b or (math.isnan(a) and math.isnan(b))
     return a == b
 
 

@@ -76,38 +76,51 @@ def test_what_differs_at_the_end_is_named(tiny, config, tmp_path, monkeypatch):
 
 
 OPERATIONS = """
-import os, signal, sys
+import os, shutil, signal
 from pathlib import Path
-from crash import watch
+from file_operations import watch
 from stable_ssl.files import write_atomically
 
+folder = Path.cwd() / "folder"
 for last in range(9):
-    folder = Path.cwd() / str(last)
-    (folder / "logs").mkdir(parents=True)
-    (folder / "logs" / "file").write_text("old")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / "file").write_text("old")
     if not (child := os.fork()):
-        watch(folder, last, "rank 0")
-        write_atomically(folder / "logs" / "file", "new")
+        count = 0
+
+        def before(name, path):
+            global count
+            count += 1
+            if count == last:
+                print(name, Path(path).relative_to(folder).suffix, end=" ", flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        watch(folder, before)
+        Path("beside").write_text("not counted")
+        write_atomically(folder / "file", "new")
         os._exit(0)
-    killed = os.waitpid(child, 0)[1] == signal.SIGKILL
-    done = [line.split(" ../")[0] for line in open(folder / "operations.txt")]
-    print(killed, done[-1], (folder / "logs" / "file").read_text(), sep=", ")
+    print(os.waitpid(child, 0)[1], (folder / "file").read_text())
+    print(*(path.read_text() for path in folder.glob(".*")))
 """
 
 
-def test_a_process_dies_before_each_of_its_file_operations(main, shell):
+def test_a_process_is_watched_at_each_of_its_file_operations(main, shell):
+    """What is written atomically is old or new whenever the process dies."""
     done = shell("-c", OPERATIONS, PYTHONPATH=main.parents[1] / "benchmarks")
-    assert done.stdout.splitlines() == [
-        "False, fsync, new",
-        "True, open, old",
-        "True, write, old",
-        "True, write the rest of, old",
-        "True, fsync, old",
-        "True, rename, old",
-        "True, remove, new",
-        "True, fsync, new",
-        "False, fsync, new",
+    lines = done.stdout.splitlines()
+    assert lines[::2] == [
+        "0 new",
+        "open .tmp 9 old",
+        "write .tmp 9 old",
+        "write the rest of .tmp 9 old",
+        "fsync .tmp 9 old",
+        "rename  9 old",
+        "remove .tmp 9 new",
+        "fsync  9 new",
+        "0 new",
     ], done.stderr
+    assert lines[1::2] == ["", "", "", "n", "new", "new", "", "", ""]
 
 
 @pytest.mark.slow

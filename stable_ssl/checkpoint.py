@@ -20,7 +20,7 @@ import numpy
 import torch
 
 from stable_ssl.files import add_name, write_atomically
-from stable_ssl.schema import ConfigError, key, unwritable
+from stable_ssl.schema import ConfigError, first_line, key, unwritable
 
 SUFFIX = ".ckpt"
 SETTINGS = {  # what a resumed run must share with its start; None: every key
@@ -125,14 +125,27 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> State:
         CorruptCheckpoint: it is truncated, changed, or no checkpoint of this library.
     """
     content = io.BytesIO(_checked(Path(path)))
-    return torch.load(content, map_location=device, weights_only=True)
+    try:
+        state = torch.load(content, map_location=device, weights_only=True)
+    except Exception as error:  # whatever its bytes ask for
+        raise CorruptCheckpoint(
+            f"{path} has a checksum, and torch cannot read it: {first_line(error)}"
+        ) from error
+    if type(state) is not dict:
+        raise CorruptCheckpoint(
+            f"{path} holds a {type(state).__name__} instead of a run's state"
+        )
+    return state
 
 
 def _checked(path: Path) -> bytearray:
     """Return the archive in a file, after its checksum; raise as `load` does."""
     if not path.is_file():
         raise ConfigError(f"no checkpoint at {path}; give the path of an existing file")
-    content = bytearray(path.read_bytes())
+    try:
+        content = bytearray(path.read_bytes())
+    except OSError as error:
+        raise CorruptCheckpoint(f"{path} cannot be read: {error.strerror}") from error
     digest = bytes(content[-DIGEST:])
     del content[-DIGEST:]
     content[-2:] = NO_COMMENT

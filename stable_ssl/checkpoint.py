@@ -21,7 +21,7 @@ import numpy
 import torch
 
 from stable_ssl.files import add_name, write_atomically
-from stable_ssl.schema import ConfigError, key, unwritable
+from stable_ssl.schema import ConfigError, first_line, key, unwritable
 
 SUFFIX = ".ckpt"
 SETTINGS = {  # what a resumed run must share with its start; None: every key
@@ -128,18 +128,30 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> State:
     """
     content = io.BytesIO(_checked(Path(path)))
     try:
-        return torch.load(content, map_location=device, weights_only=True)
+        state = torch.load(content, map_location=device, weights_only=True)
     except UnpicklingError as error:
         raise CorruptCheckpoint(
             f"{path} holds more than tensors and plain values, and is not read"
         ) from error
+    except Exception as error:  # whatever its bytes ask for
+        raise CorruptCheckpoint(
+            f"{path} has a checksum, and torch cannot read it: {first_line(error)}"
+        ) from error
+    if type(state) is not dict:
+        raise CorruptCheckpoint(
+            f"{path} holds a {type(state).__name__} instead of a run's state"
+        )
+    return state
 
 
 def _checked(path: Path) -> bytearray:
     """Return the archive in a file, after its checksum; raise as `load` does."""
     if not path.is_file():
         raise ConfigError(f"no checkpoint at {path}; give the path of an existing file")
-    content = bytearray(path.read_bytes())
+    try:
+        content = bytearray(path.read_bytes())
+    except OSError as error:
+        raise CorruptCheckpoint(f"{path} cannot be read: {error.strerror}") from error
     digest = bytes(content[-DIGEST:])
     del content[-DIGEST:]
     content[-2:] = NO_COMMENT

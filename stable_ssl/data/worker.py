@@ -26,6 +26,7 @@ from stable_ssl.data.folder import UNLABELLED, ImageFolder, Unreadable
 from stable_ssl.data.sampler import BatchSampler
 from stable_ssl.schema import ConfigError, described
 
+NARROW = (torch.uint8, torch.int8, torch.int16, torch.int32)
 READ_VIEW = -1  # number of no view: its key seeds what a dataset itself draws
 
 
@@ -245,6 +246,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
             " alike for every sample"
         )
         return empty._replace(error=text)
+    if isinstance(labels, Tensor) and labels.ndim == 1 and labels.dtype in NARROW:
+        labels = labels.long()  # numbers of classes, which are indices later
     return Batch(views, labels, extras, index, failures)
 
 

@@ -25,7 +25,7 @@ from stable_ssl.evaluation.evaluator import (
 )
 from stable_ssl.evaluation.few_labels import FewLabels
 from stable_ssl.evaluation.knn import Knn, KnnConfig
-from stable_ssl.evaluation.labels import check_bank, check_labels
+from stable_ssl.evaluation.labels import check_bank, check_labels, tensor_labels
 from stable_ssl.evaluation.linear import Linear, OfflineConfig
 from stable_ssl.evaluation.logistic import Logistic
 from stable_ssl.evaluation.predictions import Predictions
@@ -105,7 +105,7 @@ def encode_split(encode: Encode, loader: Any, limit: int | None = None) -> Label
     features, labels = [], []
     for x, y, *_ in islice(loader, limit):
         features.append(encode(first_view(x)).float())
-        labels.append(y)
+        labels.append(tensor_labels(y))
     return gather_batches(features), gather_batches(labels)
 
 
@@ -343,6 +343,7 @@ class Suite:
             ConfigError: features that are not a whole number for each label.
         """
         x, labels, *_ = batch
+        labels = tensor_labels(labels)
         if features is None:
             with undisturbed(self.model), self.autocast():
                 features = self.plain(first_view(x))

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -119,9 +118,11 @@ class _Normalise(Function):
         return batch_norm(x, mean, var, weight, bias, eps=eps)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var, count = ctx.saved_tensors
+        if torch.is_grad_enabled():  # as for a penalty of the gradient
+            gradients = _gradients(dy, x, weight, count, ctx.eps)
+            return *gradients, None, None, None, None
         _, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             dy, x, None, mean, var, None, None, False, ctx.eps, (False, True, True)
         )
@@ -135,6 +136,31 @@ class _Normalise(Function):
         shape = (1, -1) + (1,) * (x.ndim - 2)
         dx.addcmul_(dy, scale.view(shape))
         return dx, *affine_gradients, None, None, None, None
+
+
+def _gradients(
+    dy: Tensor, x: Tensor, weight: Tensor | None, count: Tensor, eps: float
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return what `_Normalise.backward` does, by operations that have a gradient.
+
+    Slower. Synchronises ranks, and so does its gradient.
+    """
+    others = [d for d in range(x.ndim) if d != 1]
+
+    def column(values: Tensor) -> Tensor:
+        return values.view(1, -1, *[1] * (x.ndim - 2))
+
+    def mean(values: Tensor) -> Tensor:
+        return distributed.all_sum(values.sum(others)) / count
+
+    centred = x - column(mean(x))
+    std = (mean(centred.square()) + eps).sqrt()
+    h = centred / column(std)
+    slope = dy - column(mean(dy)) - h * column(mean(dy * h))
+    if weight is None:
+        return slope / column(std), None, None
+    dx = slope * column(weight / std)
+    return dx, (dy * h).sum(others), dy.sum(others)
 
 
 def global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stable_ssl import distributed, experiments, recorded, resolver
 from stable_ssl.commands import trust
+from stable_ssl.commands.rehearsal import distinct, rehearse
 from stable_ssl.config import complete, hydra_session, located
 from stable_ssl.loggers.run_folder import check_names, reserve, run_path
 from stable_ssl.loggers.table import printable
@@ -228,8 +229,7 @@ class Command:
         launcher = choices["hydra/launcher"]
         several = self.args.multirun or launcher != "basic"
         searches = self.args.multirun and choices["hydra/sweeper"] != "basic"
-        for job in jobs:
-            check(job, self.trainer, here=launcher == "basic")
+        self._check(jobs, here=launcher == "basic", searches=searches)
         overrides = [*self.overrides, *HYDRA]
         if searches:
             jobs = jobs[:1]  # each result decides what the next job is
@@ -257,6 +257,40 @@ class Command:
             _show_sweep(jobs, names, searches)
         values = [r.return_value for r in returned]
         return [value for value in values if isinstance(value, Exception)]
+
+    def _check(self, jobs: Sequence[DictConfig], here: bool, searches: bool) -> None:
+        """Refuse all jobs where one could not run, before the first is started.
+
+        On this machine, jobs of a sweep are also rehearsed; of those that differ in
+        what cannot matter, such as the learning rate, one. A search makes its jobs as
+        it goes, and each value of a choice is rehearsed once. Jobs for Slurm or another
+        launcher are not rehearsed, since the data may be elsewhere, nor where torchrun
+        or srun started this process beside others.
+
+        Args:
+            jobs: composed.
+            here: whether they run on this machine.
+            searches: whether these are a search's choices.
+
+        Raises:
+            ConfigError: as `check` and `rehearse`; of several jobs, it names which.
+        """
+        lines = [OmegaConf.to_container(job.hydra.overrides.task) for job in jobs]
+        shared = set.intersection(*map(set, lines))
+        own = [[o for o in line if o not in shared] for line in lines]
+        checked = []
+        for job, overrides in zip(jobs, own, strict=True):
+            with named(overrides):
+                checked.append(check(job, self.trainer, here))
+        if not here or len(jobs) == 1 or distributed.this_process().world_size > 1:
+            return
+        for i in distinct(checked):
+            one_value = (
+                len({*lines[i]} - {*lines[0]}) < 2
+            )  # is another than the first's
+            if checked[i].mode == "fit" and (one_value or not searches):
+                with named(own[i]):
+                    rehearse(trainer_class(self.trainer, jobs[i]), checked[i])
 
     def _answered(self) -> bool:
         """Print what an option asks for; return whether one asked."""
@@ -468,13 +502,26 @@ def trainer_class(
     return checked_trainer(trainer, f"launch was given {name}, which")
 
 
-def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> None:
+@contextmanager
+def named(overrides: Sequence[str]) -> Iterator[None]:
+    """Begin an error inside with the overrides of the job that it is of."""
+    try:
+        yield
+    except ConfigError as error:
+        job, text = " ".join(overrides), str(error)
+        raise ConfigError(text if text.startswith(job) else f"{job}: {text}") from error
+
+
+def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> DictConfig:
     """Refuse a composed job that could not run, before anything is started.
 
     Args:
         job: composed by `config.compose`.
         trainer: as for `launch`.
         here: whether it runs on this machine, whose devices are then looked at.
+
+    Returns:
+        The job with all defaults.
 
     Raises:
         ConfigError: names the key and what to change.
@@ -490,7 +537,9 @@ def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> Non
     if full.mode == "fit":
         with resolver.stand_ins():
             check_optimizer(full.optim)
-            check_scheduler(full.optim.scheduler)
+            lr, scaled = full.optim.lr, full.optim.scale_lr_by is not None
+            known = None if scaled or resolver.asked(full) else lr
+            check_scheduler(full.optim.scheduler, known)
     if full.log.eval.linear is not None:
         check_optimizer(full.log.eval.linear, at="log.eval.linear")
     if here:
@@ -512,3 +561,4 @@ def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> Non
     for node in nodes:
         check_name(node.dataset)
         build_views(node.dataset.get("image_transform"))
+    return full

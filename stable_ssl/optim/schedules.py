@@ -201,14 +201,17 @@ def build_schedulers(
     return {name: scheduler for name, scheduler in built.items() if scheduler}
 
 
-def check_scheduler(config: Any) -> None:
-    """Refuse a schedule that is not there, before anything is built.
+def check_scheduler(config: Any, base_lr: float | None = None) -> None:
+    """Refuse a schedule that is not there or cannot be, before anything is built.
 
     Args:
         config: `optim.scheduler`, as for `build_scheduler`.
+        base_lr: the rate that it starts from; None: known only with the data.
     """
     if is_foreign(config):
         _schedule_class(config)
+    elif base_lr is not None:
+        build_schedule(config, base_lr, steps_per_epoch=1, total_steps=1)
 
 
 def _schedule_class(config: Mapping) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ TEST = [
     "pytest",
     "pytest-xdist>=3.7",
     "docutils",
+    "hypothesis",
     "hydra-optuna-sweeper",
     "ruff",
     "safetensors",

@@ -378,7 +378,11 @@ class Checkpoints:
         Raises:
             ConfigError: a name could not be given.
         """
-        best = [(value, name) for value, name in state["best"] if self._intact(name)]
+        best = [
+            (value, name)
+            for value, name in state["best"]
+            if name == Path(name).name and self._intact(name)  # of this folder
+        ]
         self.best = best
         for path in _in_order(self.folder):
             if _position(path.name) > (state["step"], state["epoch"]):

@@ -8,6 +8,7 @@ the values alone, and does not search the folder.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,18 @@ def runs_folder(folder: Path) -> Path | None:
     return next((parent for parent in above if parent.name == "runs"), None)
 
 
+def is_within(path: Path, folder: Path) -> bool:
+    """Return whether a path lies in a folder, all links followed."""
+    try:
+        inner, outer = map(os.path.realpath, (path, folder))
+    except ValueError:  # a name that no file has
+        return False
+    return Path(inner).is_relative_to(outer)
+
+
 def links_out(folder: Path) -> list[Path]:
     """Return the links below a folder that lead out of it."""
-    return [path for path in sorted(folder.rglob("*")) if leads_out(path, folder)]
-
-
-def leads_out(path: Path, folder: Path) -> bool:
-    """Return whether a path in a folder leads elsewhere by a link."""
-    return not path.resolve().is_relative_to(folder.resolve())
+    return [path for path in sorted(folder.rglob("*")) if not is_within(path, folder)]
 
 
 def kept_apart(

@@ -113,7 +113,8 @@ class Attributes:
             obj, write = objects[path]
             write(obj, saved)
         for name, value in state["values"].items():
-            setattr(self.owner, name, to_device(value, device))
+            if name not in self.left_out:  # which no state of these holds
+                setattr(self.owner, name, to_device(value, device))
 
     def _objects(self) -> Iterator[tuple[str, Any, Accessors]]:
         """Yield (path, object, how to read and restore its state), each object once."""

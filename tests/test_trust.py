@@ -47,7 +47,7 @@ QUICK = [
     *("log.run=x", "log.every_n_steps=1", "++model.backbone.width=4"),
 ]
 ROW = {"step": 1, "epoch": 1.0, "time": 1.0, "train/loss": 1.0, "test/knn_acc1": 0.5}
-few = settings(max_examples=200, deadline=None)
+few = settings(max_examples=100, deadline=None)
 
 
 @functools.cache
@@ -122,26 +122,21 @@ def terminal(monkeypatch):
     return answer
 
 
-PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork")
-watched = {"on": False, "events": []}
-sys.addaudithook(  # cannot be removed
-    lambda event, arguments: (
-        watched["events"].append((event, arguments))
-        if watched["on"] and event in PROGRAMS
-        else None
-    )
-)
-
-
 @pytest.fixture
-def programs():
-    """Return the programs that were started during a test."""
+def programs(monkeypatch):
+    """Return the programs that a test starts."""
     import matplotlib.font_manager  # noqa: F401  asks fontconfig once a machine
 
-    watched["events"].clear()
-    watched["on"] = True
-    yield watched["events"]
-    watched["on"] = False
+    seen = []
+    start = subprocess.Popen.__init__
+    for name in ("system", "popen", "posix_spawn", "posix_spawnp", "execv", "execve"):
+        monkeypatch.setattr(os, name, lambda *line, **_: seen.append(line))
+    monkeypatch.setattr(
+        subprocess.Popen,
+        "__init__",
+        lambda self, *line, **more: seen.append(line) or start(self, *line, **more),
+    )
+    return seen
 
 
 # --- a run folder of somebody else's --------------------------------------------------
@@ -175,8 +170,10 @@ NAMED = {  # what a configuration may have imported, and by which key
 }
 
 
-@pytest.mark.parametrize("name", ["rerun", "export"])
-@pytest.mark.parametrize("kind", NAMED)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [*((kind, "rerun") for kind in NAMED), ("metric", "export"), ("method", "export")],
+)
 def test_what_a_run_folder_names_is_shown_and_needs_trust(
     forge, command, started, kind, name
 ):
@@ -236,7 +233,7 @@ def nested():
 @given(nested())
 def test_no_target_is_too_deep_to_be_seen(value):
     count = len(re.findall("'evil.go'", repr(value)))
-    found = trust.uses(Path("/logs/runs/a/b"), {"mine": value}, {"mine": value})
+    found = trust.uses(Path("/logs/runs/a/b"), {"mine": value})
     assert len(found) == count
 
 
@@ -300,7 +297,7 @@ def shipped(name):
 @pytest.mark.parametrize("name", recipes())
 def test_a_shipped_recipe_asks_nothing_and_holds_no_secret(name):
     config = shipped(name)
-    assert trust.uses(Path("/logs/runs/a/b"), config, config) == []
+    assert trust.uses(Path("/logs/runs/a/b"), config) == []
     with resolver.stand_ins():
         resolved = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
         assert masked(OmegaConf.create(config)) == resolved
@@ -421,6 +418,43 @@ def test_the_file_env_among_runs_needs_trust(forge, command, started, monkeypatc
     code, _, err = command("rerun", folder)
     assert code == 2 and ".env lies among run folders" in err and not started
     assert command("rerun", folder, "--trust")[0] == 0 and started
+
+
+def test_variables_that_steer_other_programs_are_asked_for(
+    forge, command, started, monkeypatch, tmp_path
+):
+    folder = forge()
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    (tmp_path / ".env").write_text("DATA_ROOT=/data\nWANDB_API_KEY=x\n")
+    assert command("rerun", folder)[0] == 0
+    (tmp_path / ".env").write_text("DATA_ROOT=/data\nexport PYTHONPATH=logs/evil\n")
+    code, _, err = command("rerun", folder)
+    assert code == 2 and ".env: PYTHONPATH  (steers" in err and len(started) == 1
+
+
+def test_a_key_that_two_parsers_read_differently_hides_nothing(forge, command, started):
+    folder = forge()
+    text = (folder / "config.yaml").read_text()
+    keys = "mine: {1e3: {_target_: evil.go}, 0o17: {? [a] : 1}}\n"
+    (folder / "config.yaml").write_text(text + keys.replace(", 0o17: {? [a] : 1}", ""))
+    code, _, err = command("rerun", folder)
+    assert code == 2 and "  evil.go  (mine.1" in err and not started
+
+
+def test_modules_of_the_working_folder_are_for_what_was_agreed_to(
+    forge, command, monkeypatch, tmp_path
+):
+    (tmp_path / "torchmetrics.py").write_text("1 / 0")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    ends = []
+    monkeypatch.setattr(launcher, "check", lambda *_, **__: ends.append(sys.path[-2:]))
+    monkeypatch.setattr(launcher, "_run_names", lambda *_: 1 / 0)
+    line = ["--config-dir", forge(), "--config-name", "config"]
+    for more in ([], ["++log.eval.mine={_target_: my.Own}"]):
+        with pytest.raises(ZeroDivisionError):
+            command(*line, *more)
+    here = [str(tmp_path), str(tmp_path / "src")]
+    assert [end == here for end in ends] == [False, True]
 
 
 # --- its script -----------------------------------------------------------------------
@@ -568,7 +602,6 @@ def test_reading_a_run_folder_starts_no_program(
     (folder / "evil.py").write_text("raise SystemExit(3)\n")
     (folder / "evil").mkdir()
     (folder / "evil" / "__init__.py").write_text(f"open({str(tmp_path / 'm')!r}, 'w')")
-    programs.clear()
     monkeypatch.chdir(folder)
     code, out, err = command(*line.replace(" x", f" {folder}").split())
     assert code == 0, err

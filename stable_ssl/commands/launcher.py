@@ -123,8 +123,12 @@ class Job:
         try:
             run = trainer_class(self.trainer, config)(config)
             overrides = OmegaConf.to_container(HydraConfig.get().overrides.task)
-            name = f"++log.run={quoted(config.log.run)}"  # with this job's number
-            run.overrides = [name if NUMBER in o else o for o in overrides]
+            run.overrides = [  # with the number of this job
+                f"++log.run={quoted(config.log.run)}"
+                if NUMBER in override
+                else override
+                for override in overrides
+            ]
             return run.run()
         except (ConfigError, Diverged, distributed.RankFailed) as error:
             kind = "diverged" if isinstance(error, Diverged) else "error"
@@ -186,19 +190,16 @@ class Command:
         name, self.folders, self.run_folder = recorded.kept_apart(
             *located(name, self._folders(config_path, script))
         )
-        modules = [Path.cwd(), Path.cwd() / "src"]  # where a user's own are
-        if self.run_folder is not None and not self.args.trust:
-            self.folders, modules = (
-                [path for path in paths if not trust.among_runs(path, self.run_folder)]
-                for paths in (self.folders, modules)
-            )
+        if self.run_folder is not None:
+            self.folders = [
+                folder
+                for folder in self.folders
+                if not trust.among_runs(Path(folder), self.run_folder)
+            ]
         with hydra_session(self.folders):
             self.name, self.overrides = experiments.arranged(
                 name, self.args.overrides, named=bool(named)
             )
-        for folder in modules:
-            if str(folder) not in sys.path:
-                sys.path.append(str(folder))
 
     def _folders(self, config_path: str | Path | None, script: Path) -> list[Path]:
         """Return the folders of recipes, those named on the command line first."""
@@ -223,8 +224,10 @@ class Command:
         if self._answered():
             return []
         jobs = self._jobs()
-        if self.run_folder is not None:
-            self._agree(self.run_folder, jobs)
+        if self.run_folder is None or self._agreed(self.run_folder, jobs):
+            for folder in (Path.cwd(), Path.cwd() / "src"):  # a user's own modules
+                if str(folder) not in sys.path:
+                    sys.path.append(str(folder))
         choices = jobs[0].hydra.runtime.choices
         launcher = choices["hydra/launcher"]
         several = self.args.multirun or launcher != "basic"
@@ -320,18 +323,22 @@ class Command:
                 for overrides in self._overrides_of_jobs()
             ]
 
-    def _agree(self, run: Path, jobs: Sequence[DictConfig]) -> None:
+    def _agreed(self, run: Path, jobs: Sequence[DictConfig]) -> bool:
         """Ask, where a run's config.yaml names what is not the user's own.
+
+        Returns:
+            Whether modules of the working folder may be needed.
 
         Raises:
             ConfigError: there is no yes to it.
         """
-        values = recorded.read_record(run)
         own = None if self.trainer is None else self.script
-        named = trust.of_the_working_folder(run)
-        for job in jobs:
-            named += trust.uses(run, values, OmegaConf.to_container(job), own)
-        trust.agree(run, list(dict.fromkeys(named)), self.args.trust)
+        configs = map(OmegaConf.to_container, jobs)
+        named = [use for config in configs for use in trust.uses(run, config, own)]
+        named = list(dict.fromkeys(named))
+        asked = trust.of_the_record(run, named) + trust.of_the_working_folder(run)
+        trust.agree(run, asked, self.args.trust)
+        return own is not None or bool(named)
 
     def _overrides_of_jobs(self) -> list[list[str]]:
         """Return the overrides of each job: all combinations of the values a,b,c."""

@@ -87,7 +87,8 @@ def run(args: Namespace) -> int:
         scripts, own = [], script.absolute().parent
     else:
         raise ConfigError(f"--script {script} is no file; give a script of your own")
-    named = trust.uses(folder, run.config, OmegaConf.to_container(composed), own)
+    named = trust.uses(folder, OmegaConf.to_container(composed), own)
+    named = trust.of_the_record(folder, named)
     named += trust.of_the_working_folder(folder)
     if not args.dry_run:
         trust.agree(folder, [*scripts, *named], args.trust)

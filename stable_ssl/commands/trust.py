@@ -9,6 +9,8 @@ folder of a script that the reader names. All else needs a yes in a terminal, or
 from __future__ import annotations
 
 import ast
+import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,14 +24,21 @@ from stable_ssl.data.datasets import BUILDERS
 from stable_ssl.instantiate import find_object
 from stable_ssl.loggers.table import printable
 from stable_ssl.optim.schedules import is_foreign
-from stable_ssl.recorded import runs_folder
+from stable_ssl.recorded import is_within, read_record, runs_folder
 from stable_ssl.schema import ConfigError
 
 SHIPPED_SCRIPTS = Path(stable_ssl.__file__).resolve().parents[1] / "runs"
 FUNCTIONS = (  # modules of the library whose functions may be named: they only compute
     *("stable_ssl.data.presets", "stable_ssl.losses.", "stable_ssl.schedule_curves"),
 )
-WEIGHTS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")  # of timm
+WEIGHTS = (  # keys of timm that say where they come from
+    *("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
+)
+VARIABLE = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.MULTILINE)
+STEERING = re.compile(  # variables that say what other programs load, or from where
+    r"LD_|DYLD_|PYTHON|GIT_|HYDRA_|(PATH|SHELL|ENV|BASH_ENV|TMPDIR)$"
+    r"|(HOME|TORCH_HOME|HF_HOME|HF_HUB_CACHE|XDG_CACHE_HOME)$"
+)
 
 
 @dataclass(frozen=True)
@@ -44,34 +53,41 @@ class Use:
 # --- what is named --------------------------------------------------------------------
 
 
-def uses(run: Path, recorded: Any, config: Any, own: Path | None = None) -> list[Use]:
-    """Return what the configuration of a run would have executed, and needs a yes.
+def uses(run: Path, config: Any, own: Path | None = None) -> list[Use]:
+    """Return what the configuration of a run has imported or read, and needs a yes.
 
     Args:
         run: its folder.
-        recorded: what its config.yaml says, plain.
-        config: the same with what the command line changes, plain: a key that it
-            changes is the reader's own.
+        config: what its config.yaml says, with what the command line changes, plain.
         own: folder whose modules need none.
     """
-    before, now = dict(_named(recorded, run)), dict(_named(config, run))
-    named = {key: what for key, what in now.items() if before.get(key) == what}
     return [
         Use(what, key)
-        for key, what in named.items()
+        for key, what in _named(config, run)
         if not (is_building_block(what) or (own and _defined_in(own, what, run)))
     ]
 
 
-def of_the_working_folder(run: Path) -> list[Use]:
-    """Return what a run started from here takes from its folder, if that is among runs.
+def of_the_record(run: Path, named: Sequence[Use]) -> list[Use]:
+    """Leave out what only the command line names, which is the reader's own."""
+    recorded = {what for _, what in _named(read_record(run), run)}
+    return [use for use in named if use.what in recorded]
 
-    Modules and recipes are not looked for in such a folder.
+
+def of_the_working_folder(run: Path) -> list[Use]:
+    """Return what the file `.env` of the working folder would do to other programs.
+
+    All of it, if that folder lies among runs.
     """
     file = Path.cwd() / ".env"
-    if not (among_runs(Path.cwd(), run) and file.exists()):
+    try:
+        names = VARIABLE.findall(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return []
-    return [Use(str(file), "sets variables of the environment", among_runs=True)]
+    if among_runs(Path.cwd(), run):
+        return [Use(str(file), f"sets {', '.join(names)}", among_runs=True)]
+    steering = dict.fromkeys(filter(STEERING.match, names))
+    return [Use(f"{file}: {name}", "steers other programs") for name in steering]
 
 
 def of_a_script(script: Path | None, run: Path) -> list[Use]:
@@ -83,8 +99,8 @@ def of_a_script(script: Path | None, run: Path) -> list[Use]:
 
 def among_runs(path: Path, run: Path) -> bool:
     """Return whether a path lies in the folder `runs` that a run folder lies in."""
-    run = run.resolve()
-    return path.resolve().is_relative_to(runs_folder(run) or run)
+    run = Path(os.path.realpath(run))
+    return is_within(path, runs_folder(run) or run)
 
 
 def _named(config: Any, run: Path) -> Iterator[tuple[str, str]]:
@@ -93,7 +109,9 @@ def _named(config: Any, run: Path) -> Iterator[tuple[str, str]]:
     It is what reaches `find_object`, `build_object` and Hydra's `instantiate`, and what
     other libraries may unpickle.
     """
-    yield from _targets(config)
+    for group, node in config.items():
+        if group != "hydra":  # the reader's, see recorded.py
+            yield from _targets(node, str(group))
     name = _get(config, "model", "name")
     if isinstance(name, str) and "." in name:
         yield "model.name", name
@@ -108,11 +126,11 @@ def _named(config: Any, run: Path) -> Iterator[tuple[str, str]]:
     for key, dataset in _datasets(_get(config, "data")):
         roots = _get(config, "data", "root"), dataset.get("root")
         root = Path(*(str(root) for root in roots if root))
-        if dataset.get("name") not in BUILDERS and among_runs(root, run):
+        if str(dataset.get("name")) not in BUILDERS and among_runs(root, run):
             yield key, f"data: {root}"
 
 
-def _targets(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
+def _targets(value: Any, at: str) -> Iterator[tuple[str, str]]:
     """Yield (key, dotted path) of each `_target_` and `callable`, at any depth."""
     children: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, Mapping):
@@ -120,7 +138,7 @@ def _targets(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, Sequence) and not isinstance(value, str):
         children = enumerate(value)
     for name, child in children:
-        key = f"{at}.{name}" if at else str(name)
+        key = f"{at}.{name}"
         if name in ("_target_", "callable") and isinstance(child, str):
             yield key, child
         yield from _targets(child, key)
@@ -200,7 +218,7 @@ def _defined_in(own: Path, path: str, run: Path) -> bool:
             search = list(spec.submodule_search_locations or ()) if spec else []
         if file is None or not file.endswith(".py"):
             continue
-        inside = Path(file).resolve().is_relative_to(own.resolve())
+        inside = is_within(Path(file), own)
         stray = among_runs(Path(file), run) and not among_runs(own, run)
         if inside and not stray and _defines(Path(file), module, name, own, run):
             return True

@@ -54,7 +54,7 @@ class TensorBoard(Tracker):
         if (name, step) in self.pictures:
             return
         self.pictures.add((name, step))
-        with Image.open(path) as image:
+        with Image.open(path, formats=["png"]) as image:
             pixels = numpy.asarray(image.convert("RGB"))
         self.writer.add_image(name, pixels, step, dataformats="HWC")
 

@@ -95,7 +95,7 @@ def drawn(folder: Path) -> list[tuple[int, str, Path]]:
     pictures = []
     for path in (folder / "figures").glob("*_e*.png"):
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=["png"]) as image:  # no program reads it
                 image.load()
                 step = int(image.info.get("step", -1))
         except (OSError, SyntaxError, ValueError) as error:  # as PIL raises

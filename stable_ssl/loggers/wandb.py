@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ class Wandb(Tracker):
         import wandb
 
         log, path = config["log"], folder / "wandb" / "run_id"
-        if not path.exists() or not path.read_text():
+        if not path.exists() or not re.fullmatch(r"[\w-]+", path.read_text()):
             write_atomically(path, secrets.token_hex(4))
         self.run = wandb.init(
             dir=folder,

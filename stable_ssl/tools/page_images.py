@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stable_ssl.recorded import leads_out
+from stable_ssl.recorded import is_within
 
 ALL = 6_000_000  # bytes of all pictures, a third more as text
 LARGE = 300_000  # bytes up to which a picture stays as it is
@@ -60,7 +60,7 @@ def _newest(folder: Path) -> dict[str, tuple[int | None, Path]]:
     """Return (epoch, path) of the newest picture of each name in a run folder."""
     newest: dict[str, tuple[int | None, Path]] = {}
     for path in sorted((folder / "figures").glob("*.png")):
-        if leads_out(path, folder):
+        if not is_within(path, folder):  # nobody's to show
             continue
         dated = DATED.fullmatch(path.stem)
         name, epoch = (dated[1], int(dated[2])) if dated else (path.stem, None)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from stable_ssl.lock import is_held
 from stable_ssl.loggers.jsonl import FORMAT, read_rows
 from stable_ssl.loggers.names import STATED, Metric, stated_metrics
-from stable_ssl.recorded import FILES, leads_out
+from stable_ssl.recorded import FILES, is_within
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -98,14 +98,18 @@ def read_run(run_dir: str | Path) -> Run:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} is no run folder: it lacks {' and '.join(missing)}")
-    for path in map(folder.joinpath, READ):  # what is elsewhere is nobody's to show
-        if leads_out(path, folder):
-            raise ValueError(
-                f"{path} is a link out of the run folder; put a file there"
-            )
+    for path in map(folder.joinpath, READ):
+        if not is_within(path, folder):  # what is elsewhere is nobody's to show
+            raise ValueError(f"{path} is a link out of the run folder; remove it")
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError(f"{path} is no file; remove it")
     config = _read_yaml(folder / "config.yaml")
     if not isinstance(config, dict):
         raise ValueError(f"{folder}/config.yaml holds no keys")
+    try:
+        json.dumps(config, default=str, skipkeys=True)
+    except (ValueError, RecursionError) as error:  # of an alias within itself
+        raise ValueError(f"{folder}/config.yaml nests without an end") from error
     overrides = _read_yaml(folder / "overrides.yaml") or []
     if not isinstance(overrides, list):
         raise ValueError(f"{folder}/overrides.yaml holds no list")

@@ -28,8 +28,12 @@ SPARSE = 30  # points up to which a curve marks each of them
 
 
 def literal(text: str) -> str:
-    """Return a text that is drawn as it is: a $ begins no formula of matplotlib's."""
-    return printable(text, kept="\n").replace("$", r"\$")
+    """Return a text that is drawn as it is: with $, and with _ at the start.
+
+    matplotlib would take the one for a formula, and leave the other out of a legend.
+    """
+    text = printable(text, kept="\n").replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def styled() -> AbstractContextManager[None]:

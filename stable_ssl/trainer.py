@@ -951,7 +951,8 @@ class BaseTrainer(nn.Module):
     def _check_ranks(self) -> None:
         """Refuse to go on where ranks do not train one model any more."""
         self._share_buffers()
-        distributed.refuse_differences(self, self.optimizers, self.step)
+        beside = self.evaluation.online
+        distributed.refuse_differences(self, self.optimizers, beside, self.step)
 
     def _write_row(self) -> None:
         """Report the means since the last row; a host synchronisation.

@@ -217,11 +217,26 @@ def compose(
     Raises:
         ConfigError: no such recipe or group option, an unknown key, a wrong type.
     """
+    with hydra_session(folders):
+        return composed(*experiments.arranged(name, overrides))
+
+
+def composed(name: str, overrides: list[str]) -> DictConfig:
+    """Compose a recipe, Hydra's own node `hydra` included, in a `hydra_session`.
+
+    Args:
+        name: of the recipe, as `experiments.arranged` returns it.
+        overrides: likewise.
+    """
     import hydra
 
-    with hydra_session(folders):
-        name, arranged = experiments.arranged(name, overrides)
-        return hydra.compose(name, arranged, return_hydra_config=True)
+    try:
+        return hydra.compose(name, overrides, return_hydra_config=True)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, OmegaConfBaseException):  # some are ValueErrors, too
+            raise
+        given = " ".join(overrides)  # Hydra stumbled over one of them
+        raise ConfigError(f"{given} cannot be composed: {error}") from error
 
 
 def load_config(

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import distributed, experiments, resolver
 from stable_ssl.commands.rehearsal import distinct, rehearse
-from stable_ssl.config import complete, hydra_session
+from stable_ssl.config import complete, composed, hydra_session
 from stable_ssl.loggers.run_folder import reserve, run_path
 from stable_ssl.schema import ConfigError
 
@@ -273,13 +273,8 @@ class Command:
 
     def _jobs(self) -> list[DictConfig]:
         """Compose every job of the command line, the node `hydra` included."""
-        import hydra
-
         with hydra_session(self.folders):
-            return [
-                hydra.compose(self.name, overrides, return_hydra_config=True)
-                for overrides in self._overrides_of_jobs()
-            ]
+            return [composed(self.name, line) for line in self._overrides_of_jobs()]
 
     def _overrides_of_jobs(self) -> list[list[str]]:
         """Return the overrides of each job: all combinations of the values a,b,c."""
@@ -399,7 +394,10 @@ def trainer_class(
     from stable_ssl.methods import method_class
 
     if trainer is None:
-        return method_class(OmegaConf.select(config, "model.name"))
+        name = OmegaConf.select(config, "model.name")
+        if not isinstance(name, str | None):
+            raise ConfigError(f"model.name={name} must be a text: a method's name")
+        return method_class(name)
     if not hasattr(trainer, "model_config"):
         raise ConfigError(
             f"launch was given {getattr(trainer, '__name__', trainer)}, which is no"

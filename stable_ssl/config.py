@@ -227,8 +227,6 @@ def compose(
         ConfigError: no such recipe, folder or group option, an unknown key, a wrong
             type.
     """
-    import hydra
-
     name, overrides = str(name), _texts("overrides", overrides, "optim.lr=2")
     folders = _texts("folders", folders, "configs")
     if missing := [folder for folder in folders if not Path(folder).is_dir()]:
@@ -238,8 +236,25 @@ def compose(
         )
     name, folders, _ = recorded.kept_apart(*located(name, folders))
     with hydra_session(folders):
-        name, arranged = experiments.arranged(name, overrides)
-        return hydra.compose(name, arranged, return_hydra_config=True)
+        return composed(*experiments.arranged(name, overrides))
+
+
+def composed(name: str, overrides: list[str]) -> DictConfig:
+    """Compose a recipe, Hydra's own node `hydra` included, in a `hydra_session`.
+
+    Args:
+        name: of the recipe, as `experiments.arranged` returns it.
+        overrides: likewise.
+    """
+    import hydra
+
+    try:
+        return hydra.compose(name, overrides, return_hydra_config=True)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, OmegaConfBaseException):  # some are ValueErrors, too
+            raise
+        given = " ".join(overrides)  # Hydra stumbled over one of them
+        raise ConfigError(f"{given} cannot be composed: {error}") from None
 
 
 def located(

@@ -45,13 +45,16 @@ def arranged(
                 f"{group}={value}, but there is no folder {group}; it is looked for in"
                 " a folder configs beside the script, and in the one that -cd names"
             )
+    local = "default" in loader.get_group_options("local")
+    if not (chosen or local):  # most often, and to read the recipe takes a while
+        return name, [_quoted(override) for override in overrides]
     defaults = _defaults(name)
     if not named and "experiment" in chosen:
         experiments = chosen["experiment"].split(",")
         parts = [_defaults(f"experiment/{experiment}") for experiment in experiments]
         if all({p.partition("/")[0] for p in each} - {*GROUPS} for each in parts):
             name, defaults = ALONE, {ALONE}  # each builds on a recipe
-    if defaults and "default" in loader.get_group_options("local"):
+    if defaults and local:
         chosen.setdefault("local", "default")
     for group in GROUPS:
         if group in chosen and group in defaults:  # where Hydra overrides it

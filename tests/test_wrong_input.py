@@ -1,6 +1,8 @@
 """Wrong input of every kind: refused before training, in words, in one line."""
 
 import dataclasses
+import re
+import sys
 
 import pytest
 import torch
@@ -8,9 +10,11 @@ from omegaconf import OmegaConf
 from torchvision.transforms.functional import to_pil_image
 
 import stable_ssl
+from stable_ssl import commands
 from stable_ssl.config import (
     Config,
     ConfigError,
+    Model,
     Schedule,
     complete,
     load_config,
@@ -104,8 +108,6 @@ def refusal(config, images, method, overrides):
     ],
 )
 def test_setup_refuses_in_words(config, images, method, overrides, words):
-    import re
-
     message = refusal(config, images, method, overrides)
     assert re.search(words, message), message
     assert "\n" not in message
@@ -292,7 +294,6 @@ def keys_of(cls, at=""):
 
 KEYS = [*keys_of(Config), *keys_of(Schedule, "optim.scheduler.")]
 KEYS = {path: f for path, f in KEYS if path not in ("model", "optim.scheduler")}
-MODELS = {name: [*keys_of(method_class(name).model_config)] for name in METHODS}
 
 
 def kinds(f):
@@ -443,3 +444,116 @@ def test_what_does_nothing_is_said(config, capsys, method, overrides, words):
     trainer.setup()
     trainer.cleanup()
     assert words in capsys.readouterr().out.splitlines()
+
+
+# --- wrong command lines, made from the schema ----------------------------------------
+
+GROUPS = sorted({path.rpartition(".")[0] for path in KEYS} - {"", "data"})
+
+
+def wrong_values(f):
+    """Yield what a key does not take, as written on the command line."""
+    found, limits = kinds(f), f.metadata
+    if "Any" not in found:
+        optional = "None" in found or f.default_factory in (dict, list)
+        empty = f.default_factory is not dataclasses.MISSING and not f.default_factory()
+        if not (optional or empty):
+            yield "null"
+    elif limits.get("required"):
+        yield "null"
+    if found & {"list", "dict"}:
+        yield from ("abc", "7")
+        yield "{a: 1}" if "list" in found else "[1]"
+        if found & {"int", "float"}:
+            yield "[abc]"
+    elif "Any" not in found:
+        yield from ("{a: 1}", "[1]")
+        if "bool" in found:
+            yield from ("2", "-1", "abc")
+        elif found & {"int", "float"}:
+            yield from ("abc", "true")
+    listed = "[{}]" if "list" in found else "{}"
+    for bound, step in (("low", -1), ("above", 0), ("high", 1), ("below", 0)):
+        if bound in limits and limits[bound] != float("inf"):
+            yield listed.format(limits[bound] + step)
+    if "choices" in limits or "pattern" in limits:
+        yield listed.format("nosuch")
+    if "path" in limits:
+        yield "s3://bucket/folder"
+
+
+def wrong_lines():
+    """Yield (recipe, override, what the message names) for every key there is."""
+    models = [("simclr", f"model.{path}", f) for path, f in keys_of(Model)]
+    base = len(models)  # keys of every method
+    for method in METHODS:
+        own = dataclasses.fields(method_class(method).model_config)[base:]
+        models += [(method, f"model.{f.name}", f) for f in own]
+    for recipe, path, f in [*(("simclr", *pair) for pair in KEYS.items()), *models]:
+        for value in wrong_values(f):
+            yield recipe, f"++{path}={value}", path
+        group, _, name = path.rpartition(".")
+        if group and recipe != "multitask":
+            yield recipe, f"++{path}{name[-1]}=1", f"{path}{name[-1]} is not a key"
+        others = {"data", "optim", "hardware", "log"} - {group.partition(".")[0]}
+        for other in sorted(o for o in others if f"{o}.{name}" not in KEYS)[:1]:
+            yield recipe, f"++{other}.{name}=1", f"{other}.{name} is not a key"
+    for group in GROUPS:
+        yield from (("simclr", f"{group}={value}", group) for value in ("3", "[1]"))
+
+
+VIEWS = "++data.train.dataset.image_transform"
+OWN = "++log.eval.own={{_target_: stable_ssl.Evaluator, {}}}".format
+OTHERS = [
+    ("simclr", OWN("splits: 3"), "log.eval.own.splits=3"),
+    ("simclr", OWN("splits: [[val]]"), "log.eval.own.splits=[['val']]"),
+    ("simclr", OWN("in_fit: 2"), "log.eval.own.in_fit=2 must be true or false"),
+    ("simclr", OWN("every_n_epochs: true"), "log.eval.own.every_n_epochs=True"),
+    ("simclr", "data=[1]", "data=[1]"),
+    ("simclr", "++optim.betas.x=3", "optim.betas.x=3"),
+    ("simclr", "optim.lr=1,2", "optim.lr=1,2"),
+    ("simclr", "local=nosuch", "local=nosuch"),
+    ("simclr", "model.name=SimCRL", "did you mean 'simclr'"),
+    ("simclr", "log.resume=/no/such/file", "log.resume=/no/such/file is not a file"),
+    ("simclr", "optim.optimizer=adamx", "optim.optimizer=adamx is neither"),
+    ("simclr", "++optim.scheduler.name=StepsLR", "did you mean 'StepLR'"),
+    ("simclr", f"{VIEWS}=[{{name: blurr}}]", "no augmentation 'blurr'"),
+    ("simclr", "data.train.dataset.name=digit", "did you mean 'digits'"),
+]
+LINES = [*OTHERS, *wrong_lines()]
+
+
+@pytest.fixture
+def refuse(tmp_path, monkeypatch, capfd):
+    """Return a starter of command lines that must end with one message, and no run."""
+
+    def fit(trainer):
+        raise AssertionError("it trains")
+
+    def run(recipe, override, named):
+        code = 0
+        try:
+            commands.main(["-cn", recipe, override])
+        except SystemExit as ended:
+            code = ended.code
+        except Exception as error:
+            code = repr(error)
+        out, err = capfd.readouterr()
+        told = re.fullmatch(f"error: .*{re.escape(named)}.*\n", err)
+        if code != 2 or out or not told or [*tmp_path.iterdir()]:
+            return f"-cn {recipe} {override}: {code} {out}{err}"
+
+    monkeypatch.setattr(stable_ssl.BaseTrainer, "fit", fit)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+SLOW = [pytest.param(part, marks=pytest.mark.slow) for part in range(1, 6)]
+
+
+@pytest.mark.parametrize("part", [0, *SLOW])
+def test_wrong_command_lines_of_every_key_end_with_one_message(refuse, part):
+    lines = LINES[part::6]
+    assert len(lines) >= 200
+    assert not [*filter(None, (refuse(*line) for line in lines))]

@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from stable_ssl import distributed, experiments, recorded, resolver
 from stable_ssl.commands import trust
 from stable_ssl.commands.rehearsal import distinct, rehearse
-from stable_ssl.config import complete, hydra_session, located
+from stable_ssl.config import complete, composed, hydra_session, located
 from stable_ssl.loggers.run_folder import check_names, reserve, run_path
 from stable_ssl.loggers.table import printable
 from stable_ssl.schema import ConfigError, first_line
@@ -315,13 +315,8 @@ class Command:
 
     def _jobs(self) -> list[DictConfig]:
         """Compose every job of the command line, the node `hydra` included."""
-        import hydra
-
         with hydra_session(self.folders):
-            return [
-                hydra.compose(self.name, overrides, return_hydra_config=True)
-                for overrides in self._overrides_of_jobs()
-            ]
+            return [composed(self.name, line) for line in self._overrides_of_jobs()]
 
     def _agreed(self, run: Path, jobs: Sequence[DictConfig]) -> bool:
         """Ask, where a run's config.yaml names what is not the user's own.

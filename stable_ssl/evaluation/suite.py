@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
@@ -138,11 +145,14 @@ def _own(node: Mapping[str, Any], at: str) -> Evaluator:
     evaluator = build_object({k: v for k, v in node.items() if k not in when}, at)
     for name, value in when.items():
         setattr(evaluator, name, value)
-    every, splits = evaluator.every_n_epochs, evaluator.splits
-    if isinstance(splits, str) or not {*splits} <= {"val", "test"}:
+    every, splits, in_fit = (getattr(evaluator, name) for name in CADENCE)
+    listed = isinstance(splits, Collection) and not isinstance(splits, str)
+    if not listed or not all(split in ("val", "test") for split in splits):
         raise ConfigError(f"{at}.splits={splits}: write a list of val, test or both")
-    if every is not None and not (isinstance(every, int) and every > 0):
+    if every is not None and not (type(every) is int and every > 0):
         raise ConfigError(f"{at}.every_n_epochs={every}: write a number of epochs")
+    if not isinstance(in_fit, bool):
+        raise ConfigError(f"{at}.in_fit={in_fit} must be true or false")
     return evaluator
 
 

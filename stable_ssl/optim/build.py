@@ -98,7 +98,8 @@ def build_optimizer(
         optimizer = build(groups, **options)
     except (TypeError, ValueError) as error:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if unknown is None and isinstance(error, TypeError):
+        a_text = any(isinstance(value, str) for value in options.values())
+        if isinstance(error, TypeError) and not (unknown or a_text):
             raise
         hint = nearest(unknown.group(1), accepted) if unknown else ""
         raise ConfigError(f"{at}.optimizer={name} refuses: {error}{hint}") from error

@@ -52,7 +52,7 @@ def said(capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ("model.name=os.system", "model.name=os.system is no trainer; give a subclass"),
+        ("model.name=os.system", "model.name: os.system acts on the machine"),
         ("model.name=torch.nn.Linear", "is no trainer; give a subclass"),
         ("model.name=stable_ssl.load_config", "is no trainer; give a subclass"),
         ("model.name=stable_ssl.BaseTrainer", "must define initialize_modules, forw"),
@@ -115,7 +115,7 @@ UNFIT = [  # a recipe, what is changed of it, and what is said
         "data.batch_size=46 ++data.train.drop_last=false",
         "drop_last=false leaves a last batch of 1, and SimCLR needs 2",
     ),
-    ("simclr", "model.backbone=null", "model.backbone=None is no backbone; write"),
+    ("simclr", "model.backbone=null", "model.backbone.name=None; give a model's name"),
     ("simclr", "model.backbone=3", "model.backbone=3 is no backbone; write"),
     ("simclr", "model.backbone=true", "model.backbone=True is no backbone; write"),
     (
@@ -304,7 +304,7 @@ TO_TENSOR = "{_target_: torchvision.transforms.ToTensor}"
         ),
         (
             OWN,
-            r"Broken refuses a Image: AttributeError: .* \(test_wrong_input.py, line",
+            r"Broken refuses a Image: AttributeError: .* \(test_tracebacks.py, line",
         ),
     ],
 )

@@ -234,7 +234,7 @@ def reference(configuration, root):
     if not folder.exists():
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
-        code, _ = start((method, processes, 0), new, fresh=True)
+        code, _ = start((method, processes, 0), new, fresh=processes == 1)
         if code:
             sys.exit(f"{method} failed without a kill: {new}/output.txt says why")
         new.rename(folder)

@@ -115,6 +115,8 @@ def _child(call: bytes, environ: dict[str, str], folder: Path, parent: int) -> N
     faulthandler.enable()  # a crash below Python prints where it was
     os.setsid()  # a terminal's Ctrl-C comes once, through the parent
     os.environ |= environ
+    # or workers of data would start as this process did, and import all anew
+    torch.multiprocessing.set_start_method(None, force=True)
     if "OMP_NUM_THREADS" not in os.environ:
         share = torch.get_num_threads() // int(environ["WORLD_SIZE"])
         torch.set_num_threads(max(1, share))

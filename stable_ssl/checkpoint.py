@@ -21,7 +21,7 @@ import numpy
 import torch
 
 from stable_ssl.files import add_name, write_atomically
-from stable_ssl.schema import ConfigError, key, unwritable
+from stable_ssl.schema import ConfigError, first_line, key, unwritable
 
 SUFFIX = ".ckpt"
 SETTINGS = {  # what a resumed run must share with its start; None: every key
@@ -49,7 +49,7 @@ class Checkpoint:
 
     every_n_epochs: int | None = key(1, low=1)
     every_n_steps: int | None = key(None, low=1)
-    every_n_minutes: float | None = key(None, above=0)
+    every_n_minutes: float | None = key(None, above=0, high=math.inf)
     top_k: int = key(1, low=0)  # best checkpoints by log.monitor to keep
     last: bool = True  # keep the newest after the run too, as last.ckpt
 
@@ -128,18 +128,30 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> State:
     """
     content = io.BytesIO(_checked(Path(path)))
     try:
-        return torch.load(content, map_location=device, weights_only=True)
+        state = torch.load(content, map_location=device, weights_only=True)
     except UnpicklingError as error:
         raise CorruptCheckpoint(
             f"{path} holds more than tensors and plain values, and is not read"
         ) from error
+    except Exception as error:  # whatever its bytes ask for
+        raise CorruptCheckpoint(
+            f"{path} has a checksum, and torch cannot read it: {first_line(error)}"
+        ) from error
+    if type(state) is not dict:
+        raise CorruptCheckpoint(
+            f"{path} holds a {type(state).__name__} instead of a run's state"
+        )
+    return state
 
 
 def _checked(path: Path) -> bytearray:
     """Return the archive in a file, after its checksum; raise as `load` does."""
     if not path.is_file():
         raise ConfigError(f"no checkpoint at {path}; give the path of an existing file")
-    content = bytearray(path.read_bytes())
+    try:
+        content = bytearray(path.read_bytes())
+    except OSError as error:
+        raise CorruptCheckpoint(f"{path} cannot be read: {error.strerror}") from error
     digest = bytes(content[-DIGEST:])
     del content[-DIGEST:]
     content[-2:] = NO_COMMENT
@@ -438,13 +450,20 @@ class Checkpoints:
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Compare two nested states exactly, e.g. of two runs that should be the same."""
+    """Compare two nested states exactly, e.g. of two runs that should be the same.
+
+    Two nan are the same, in the same places of a tensor.
+    """
     if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
-        return type(a) is type(b) and a.dtype == b.dtype and torch.equal(a, b)
+        if type(a) is not type(b) or (a.dtype, a.shape) != (b.dtype, b.shape):
+            return False
+        return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(equal, a, b))
+    if isinstance(a, float) and isinstance(b, float):
+        return a == b or (math.isnan(a) and math.isnan(b))
     return a == b
 
 

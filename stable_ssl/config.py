@@ -46,6 +46,7 @@ from stable_ssl.optim.schedules import Schedule, is_foreign
 from stable_ssl.schema import (
     ConfigError,
     check_limits,
+    check_types,
     first_line,
     key,
     nearest,
@@ -89,7 +90,7 @@ class Export:
 class Log:
     """What is written, and where."""
 
-    folder: str = "${oc.env:OUTPUT_ROOT,./logs}"
+    folder: str = key("${oc.env:OUTPUT_ROOT,./logs}", path=True)
     experiment: str = "default"
     run: str | None = None  # null: time and job number, fixed before submission
     tags: list[str] = field(default_factory=list)  # kept in config.yaml, to sort by
@@ -106,8 +107,9 @@ class Log:
     )
     early_stopping: EarlyStopping = node(EarlyStopping)
     checkpoint: Checkpoint = node(Checkpoint)
-    resume: str | None = "auto"  # auto | null: a fresh run | path: its full state
-    load_from: str | None = None  # checkpoint whose weights alone are loaded
+    # auto | null: a fresh run | path: its full state
+    resume: str | None = key("auto", path=True)
+    load_from: str | None = key(None, path=True)  # whose weights alone are loaded
     eval: Eval = node(Eval)
     pictures: Pictures | None = field(default_factory=Pictures)  # null: off
     export: Export = node(Export)
@@ -160,7 +162,9 @@ def _register_recipes() -> Any:
                 search_path.prepend("stable-ssl", url, anchor="main")
 
     Plugins.instance().register(FoldersOfRecipes)
-    schema = OmegaConf.structured(Config, flags={"struct": False})
+    # names and defaults without types: Hydra would convert values before `complete`
+    # has seen them, and 2 of a switch would be true
+    schema = OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(Config)))
     OmegaConf.set_struct(schema.log.eval, False)  # evaluators of one's own
     OmegaConf.set_struct(schema.optim.scheduler, False)  # arguments of any schedule
     for name, recipe in (("stable_ssl", schema), (experiments.ALONE, {})):
@@ -206,31 +210,75 @@ def hydra_session(folders: Sequence[str | Path] = ()) -> Iterator[Any]:
 
 
 def compose(
-    name: str, overrides: Sequence[str] = (), folders: Sequence[str | Path] = ()
+    name: str | Path,
+    overrides: str | Sequence[str] = (),
+    folders: str | Path | Sequence[str | Path] = (),
 ) -> DictConfig:
     """Compose a recipe, Hydra's own node `hydra` included, without running anything.
 
     Args:
-        name: recipe without `.yaml`, found in `folders` or among the shipped ones.
-        overrides: as on the command line: "optim.lr=2", "++log.tags=[a]".
-        folders: searched before the shipped recipes; of a run folder there is `config`
-            alone, see recorded.py.
+        name: recipe found in `folders` or among the shipped ones, or the path of its
+            file, `configs/mine.yaml`, whose folder is searched, too.
+        overrides: as on the command line: "optim.lr=2", "++log.tags=[a]"; one or many.
+        folders: one or many, searched before the shipped recipes; of a run folder
+            there is `config` alone, see recorded.py.
 
     Raises:
-        ConfigError: no such recipe or group option, an unknown key, a wrong type.
+        ConfigError: no such recipe, folder or group option, an unknown key, a wrong
+            type.
+    """
+    name, overrides = str(name), _texts("overrides", overrides, "optim.lr=2")
+    folders = _texts("folders", folders, "configs")
+    if missing := [folder for folder in folders if not Path(folder).is_dir()]:
+        raise ConfigError(
+            f"no folder of recipes at {missing[0]}; folders=[...] start from"
+            f" {Path.cwd()}"
+        )
+    name, folders, _ = recorded.kept_apart(*located(name, folders))
+    with hydra_session(folders):
+        return composed(*experiments.arranged(name, overrides))
+
+
+def composed(name: str, overrides: list[str]) -> DictConfig:
+    """Compose a recipe, Hydra's own node `hydra` included, in a `hydra_session`.
+
+    Args:
+        name: of the recipe, as `experiments.arranged` returns it.
+        overrides: likewise.
     """
     import hydra
 
-    name, folders, _ = recorded.kept_apart(name, folders)
-    with hydra_session(folders):
-        name, arranged = experiments.arranged(name, overrides)
-        return hydra.compose(name, arranged, return_hydra_config=True)
+    try:
+        return hydra.compose(name, overrides, return_hydra_config=True)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, OmegaConfBaseException):  # some are ValueErrors, too
+            raise
+        given = " ".join(overrides)  # Hydra stumbled over one of them
+        raise ConfigError(f"{given} cannot be composed: {error}") from None
+
+
+def located(
+    name: str, folders: Sequence[str | Path]
+) -> tuple[str, Sequence[str | Path]]:
+    """Return a recipe's name and the folders to search, given it or its file's path."""
+    path, name = Path(name), name.removesuffix(".yaml")
+    if path.suffix == ".yaml" and path.is_file():
+        return path.stem, [path.parent, *folders]
+    return name, folders
+
+
+def _texts(argument: str, found: Any, example: str) -> list[str]:
+    """Return one text or path, or several, as a list of texts."""
+    found = [found] if isinstance(found, (str, Path)) else found
+    if isinstance(found, Sequence) and all(isinstance(f, (str, Path)) for f in found):
+        return [str(f) for f in found]
+    raise ConfigError(f"found {argument}={found}; write a list, [{example!r}]")
 
 
 def load_config(
-    name: str = "base",
-    overrides: Sequence[str] = (),
-    folders: Sequence[str | Path] = (),
+    name: str | Path = "base",
+    overrides: str | Sequence[str] = (),
+    folders: str | Path | Sequence[str | Path] = (),
 ) -> DictConfig:
     """Compose and check a recipe without a running Hydra, e.g. in a notebook.
 
@@ -266,7 +314,13 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
     """
     with translated_errors():
         read_env()
-        config = OmegaConf.create({} if config is None else config)
+        config = {} if config is None else config
+        if not isinstance(config, Mapping):
+            raise ConfigError(
+                f"found {config!r} for a configuration; give a mapping of its groups,"
+                ' or what stable_ssl.load_config("simclr") returns'
+            )
+        config = OmegaConf.create(config)
         plain = OmegaConf.to_container(config)  # so that keys added by ++ are checked
         plain.pop("hydra", None)
         resolver.check(plain)
@@ -274,17 +328,20 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
             raise ConfigError(
                 f"{path} has no value, and this recipe needs one: add {path}=..."
             )
-        full = OmegaConf.structured(Config)
-        scheduler = OmegaConf.select(OmegaConf.create(plain), "optim.scheduler")
-        schedule = {} if is_foreign(scheduler) else OmegaConf.structured(Schedule)
-        full.optim.scheduler = schedule
+        if plain.get("model", {}) is None:
+            raise ConfigError(_cannot_be_null("model"))
+        given = OmegaConf.create(plain)
+        scheduler = OmegaConf.select(given, "optim.scheduler", default={})
+        full = _structured(scheduler, model)
+        check_types(full, given)
+        if scheduler is None:
+            full.optim.scheduler = None
+        plain = OmegaConf.to_container(given)
         evaluators = _pop_evaluators(plain.get("log"))
         user_groups = {n: value for n, value in plain.items() if n not in full}
         for name, value in user_groups.items():
-            _check_user_group(str(name), value, full)
+            _check_user_group(name, value, full)
             del plain[name]
-        if model is not None:
-            full.model = OmegaConf.structured(model)
         full = OmegaConf.merge(full, plain)  # refuses unknown keys and wrong types
         OmegaConf.set_struct(full, False)
         full.merge_with(user_groups)
@@ -292,6 +349,21 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
         full.log.eval.merge_with(evaluators)
         check_limits(full)
         OmegaConf.to_object(full)  # makes each dataclass: its __post_init__ checks
+    return full
+
+
+def _structured(scheduler: Any, model: type | None = None) -> DictConfig:
+    """Return the defaults with their types, those of the schedule and the method, too.
+
+    Args:
+        scheduler: `optim.scheduler`; one of another library has arguments of its own.
+        model: as for `complete`.
+    """
+    full = OmegaConf.structured(Config)
+    schedule = {} if is_foreign(scheduler) else OmegaConf.structured(Schedule)
+    full.optim.scheduler = schedule
+    if model is not None:
+        full.model = OmegaConf.structured(model)
     return full
 
 
@@ -308,7 +380,7 @@ def _pop_evaluators(log: Any) -> dict[str, Any]:
     return {name: group.pop(name) for name in names}
 
 
-def _check_user_group(name: str, value: Any, schema: DictConfig) -> None:
+def _check_user_group(name: Any, value: Any, schema: DictConfig) -> None:
     """Refuse a top-level key that nobody reads: a group, or one of its keys, misplaced.
 
     Args:
@@ -316,6 +388,8 @@ def _check_user_group(name: str, value: Any, schema: DictConfig) -> None:
         value: plain.
         schema: the five groups.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"found {name}: {value}; the name of a group is a text")
     if difflib.get_close_matches(name, list(schema), n=1, cutoff=0.75):
         raise ConfigError(f"{name} is not a group{nearest(name, list(schema))}")
     if "." in name:
@@ -335,71 +409,107 @@ def _check_user_group(name: str, value: Any, schema: DictConfig) -> None:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turn the errors of Hydra and OmegaConf into a ConfigError of one line."""
+    """Turn the errors of Hydra and OmegaConf into a ConfigError of one line.
+
+    Their tracebacks, which would say nothing to a person, are left out.
+    """
     from hydra.errors import HydraException
     from yaml import YAMLError
 
     try:
         yield
-    except ConfigError:
-        raise
+    except ConfigError as error:  # of a dataclass that OmegaConf made
+        raise type(error)(*error.args) from None
     except YAMLError as error:
         text = " ".join(str(error).split())
-        raise ConfigError(f"a recipe is not YAML: {text}") from error
+        raise ConfigError(f"a recipe is not YAML: {text}") from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(_sentence(error)) from error
-    except (AttributeError, AssertionError) as error:  # as OmegaConf sets keys of null
-        raise ConfigError(_key_of_null(error)) from error
+        raise ConfigError(_sentence(error)) from None
 
 
 def _sentence(error: Exception) -> str:
     """Turn an error of Hydra or OmegaConf into one line that a person can act on."""
-    from hydra.errors import MissingConfigException
+    from hydra.errors import MissingConfigException, OverrideParseException
 
     if isinstance(error, MissingConfigException):
-        group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        options = (error.options if group else recipes()) or []
-        kind = f"'{name}' of the group '{group}'" if group else f"recipe '{name}'"
-        return (
-            f"there is no {kind}{nearest(name, options)}"
-            f" (there are: {', '.join(options) or 'none'})"
-        )
+        return _missing_recipe(error)
+    if isinstance(error, OverrideParseException):
+        return _unreadable_override(error.override, str(error))
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
         return _unknown_key(cause.full_key or str(cause.key), cause.object_type)
     if isinstance(cause, ValidationError) and cause.full_key:
+        if "is not Optional" in str(cause):
+            return _cannot_be_null(cause.full_key)
         return f"{cause.full_key}: {first_line(cause)}"
     text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
-    if unreadable := re.search(r"LexerNoViableAltException: (.*)", text):
+    if found := re.search(r"Config group override must be .* Got (\w+)", text):
+        kind = "null" if found[1] == "NoneType" else f"a value of type {found[1]}"
         return (
-            f"{unreadable[1]} cannot be read; quote the value, for the shell too:"
-            " \"key='value'\""
+            f"found {kind} for a group that is chosen by name, as in data=digits; one"
+            " split of the data is turned off by data.val=null"
         )
-    if re.search(r"because '.*' is None", text):
-        return _key_of_null(error)
-    if merged := re.search(r"\w+ is not a subclass of (\w+)\. value: (.*)", text):
-        return (
-            f"found {merged[2]} where the keys of {merged[1]} are expected; give a"
-            " mapping, {key: value}"
-        )
+    if re.search("Cannot merge .*Config with", text):  # says neither which is which
+        is_list = cause.object_type is list
+        return f"{cause.full_key} must be a {'list' if is_list else 'mapping'}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return "; ".join(lines[:4])
 
 
-def _key_of_null(error: Exception) -> str:
+def _unreadable_override(override: str, text: str) -> str:
+    """Say why Hydra's grammar does not know an override; `text` is what Hydra says."""
+    lines = [line.strip() for line in text.splitlines()]
+    skipped = ("Error parsing override", "Lexer", "See https", "^")
+    reasons = [line for line in lines if line and not line.startswith(skipped)]
+    said = "; ".join([f"the override {override} cannot be read", *reasons])
+    return f"{said}; quote the value, for the shell too: \"key='value'\""
+
+
+def _missing_recipe(error: Any) -> str:
+    """Say which recipe, or which option of a group, is not where Hydra looked."""
+    path, options = error.missing_cfg_file or "", error.options
+    group, _, name = path.rpartition("/")
+    kind = f"'{name}' of the group '{group}'"
+    if options is None:  # it is no option of a group
+        folders = _register_recipes().folders
+        kind, options = f"recipe '{path}'", recipes(folders)
+        kind += f" in {', '.join(map(str, folders))}" * bool(folders)
+        kind += "; give its folder by folders=[...] or --config-dir, or its file's path"
     return (
-        f"a key is set of a group that is null ({first_line(error)}); give the group"
-        " above it: log.eval={linear: {lr: 0.1}}"
+        f"there is no {kind}{nearest(name, options)}"
+        f" (there are: {', '.join(options) or 'none'})"
     )
+
+
+def _cannot_be_null(path: str) -> str:
+    return f"{path}=null, and it cannot be null; leave it out for its default"
 
 
 def _unknown_key(path: str, group_type: type | None) -> str:
     """Say which keys the group of an unknown key has, or how a new one is added."""
     group, _, name = path.rpartition(".")
+    schema = _structured({})
+    if not dataclasses.is_dataclass(group_type):  # Hydra composes without types
+        found = OmegaConf.select(schema, group) if group else schema
+        group_type = OmegaConf.get_type(found)
     if dataclasses.is_dataclass(group_type):
         known = [f.name for f in dataclasses.fields(group_type)]
-        keys = f"{nearest(name, known)} ({group or 'it'} knows {', '.join(known)})"
+        if name in known:
+            return (
+                f"{path} is a key of a group that is null; give the group, {group}="
+                f"{{{name}: ...}}, or remove what makes it null"
+            )
+        meant = nearest(name, known) or _elsewhere(name, schema)
+        keys = f"{meant} ({group or 'it'} knows {', '.join(known)})"
     else:
         keys = f"; a new key is added with ++{path}=..."
     hint = "" if group else f"; a new group is added with ++{path}.key=..."
     return f"{path} is not a key of the configuration{keys}{hint}"
+
+
+def _elsewhere(name: str, group: DictConfig, at: str = "") -> str:
+    """Return "; did you mean 'optim.lr'?" for a key of another group, or nothing."""
+    if name in group:
+        return f"; did you mean '{at}{name}'?"
+    groups = ((n, g) for n, g in group.items() if isinstance(g, DictConfig))
+    return next(filter(None, (_elsewhere(name, g, f"{at}{n}.") for n, g in groups)), "")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from stable_ssl.schema import ConfigError
+
 GROUPS = ("experiment", "local", "debug")
 ALONE = "experiment_alone"  # an empty recipe, for experiments that name theirs
 
@@ -27,19 +29,32 @@ def arranged(
         overrides: as given.
         named: whether the user named the recipe. Otherwise an experiment that builds
             on one, `defaults: [/byol, _self_]`, is all that is composed.
+
+    Raises:
+        ConfigError: a file of one of the groups is asked for, and there is no group.
     """
     from hydra.core.global_hydra import GlobalHydra
 
-    chosen = dict(override.partition("=")[::2] for override in overrides)
-    overrides = [o for o in overrides if o.partition("=")[0] not in GROUPS]
+    loader = GlobalHydra.instance().config_loader()
+    parts = [override.lstrip("+").partition("=") for override in overrides]
+    chosen = {group: value for group, _, value in parts if group in GROUPS}
+    overrides = [o for o in overrides if o.lstrip("+").partition("=")[0] not in GROUPS]
+    for group, value in chosen.items():  # Hydra would take it for a key of the user's
+        if value != "null" and not loader.get_group_options(group, None):
+            raise ConfigError(
+                f"{group}={value}, but there is no folder {group}; it is looked for in"
+                " a folder configs beside the script, and in the one that -cd names"
+            )
+    local = "default" in loader.get_group_options("local")
+    if not (chosen or local):  # most often, and to read the recipe takes a while
+        return name, [_quoted(override) for override in overrides]
     defaults = _defaults(name)
     if not named and "experiment" in chosen:
         experiments = chosen["experiment"].split(",")
         parts = [_defaults(f"experiment/{experiment}") for experiment in experiments]
         if all({p.partition("/")[0] for p in each} - {*GROUPS} for each in parts):
             name, defaults = ALONE, {ALONE}  # each builds on a recipe
-    options = GlobalHydra.instance().config_loader().get_group_options("local")
-    if defaults and "default" in options:
+    if defaults and local:
         chosen.setdefault("local", "default")
     for group in GROUPS:
         if group in chosen and group in defaults:  # where Hydra overrides it

@@ -87,6 +87,20 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def overwritten(path: Path, text: str) -> bool:
+    """Write over a small file, which needs no room on a disk; return whether it is.
+
+    A crash may tear it: only for what `write_atomically` had no room for.
+    """
+    try:
+        with open(path, "r+b") as file:
+            file.write(text.encode())
+            file.truncate()
+        return True
+    except OSError:
+        return False
+
+
 def add_name(path: Path, name: str) -> None:
     """Give a file another name in its folder: a hard link, or else a copy.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-from stable_ssl.schema import ConfigError, nearest
+from stable_ssl.schema import ConfigError, described, nearest
 
 ACTING = {  # modules of Python whose things act on the machine, or run a text as code
     *("os", "posix", "nt", "shutil", "subprocess", "sys", "signal", "ctypes", "pty"),
@@ -137,17 +137,19 @@ def build_object(node: Mapping[str, Any], at: str, **arguments: Any) -> Any:
         raise _acting(acting, at)
     try:
         return instantiate(dict(node), _convert_="all", **arguments)
-    except HydraException as error:
-        raise ConfigError(f"{at}: {' '.join(str(error).split())}") from error
+    except HydraException as error:  # from what the target raised, if anything
+        raise ConfigError(f"{at}: {' '.join(str(error).split())}") from error.__cause__
 
 
 def _module(name: str, path: str, at: str) -> ModuleType | None:
     """Import a module; None where there is none of that name."""
     try:
         return importlib.import_module(name)
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # a module may do anything when it is imported
         if isinstance(error, ModuleNotFoundError):
             # the module itself or its package is missing, not one that it imports
             if f"{name}.".startswith(f"{error.name}."):
                 return None
-        raise ConfigError(f"{at}: {path} cannot be imported: {error}") from error
+        raise ConfigError(
+            f"{at}: {path} cannot be imported: {described(error)}"
+        ) from error

@@ -16,7 +16,7 @@ from types import FrameType, TracebackType
 from typing import Any, TypeAlias
 
 Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | None
-STOP = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)  # Slurm sends the first two
+STOP = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 CTRL_C = "stopping after this step; press Ctrl-C again to stop at once"
 REQUEUE_SECONDS = 30  # task 0 requeues a job; some clusters end it if another exits
 
@@ -29,10 +29,11 @@ class Preempted(BaseException):
 
 
 class Preemption:
-    """Listen for SIGTERM, SIGUSR2 and the first Ctrl-C while the context is open.
+    """Listen for `STOP`, of Ctrl-C the first, while the context is open.
 
-    `number` is that of the signal that came, 0 without one. A second Ctrl-C raises
-    KeyboardInterrupt at once. Outside the main thread nothing is listened for.
+    What is ignored, as SIGHUP under nohup, stays ignored. `number` is that of the
+    signal that came, 0 without one. A second Ctrl-C raises KeyboardInterrupt at once.
+    Outside the main thread nothing is listened for.
 
     Whoever opens the context looks at `number` after every step, unless `at_once`.
     While that holds, an error that leaves the context after a signal is Preempted, too:
@@ -48,8 +49,7 @@ class Preemption:
     def __enter__(self) -> Preemption:
         self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
-            for number in STOP:
-                self._handlers[number] = signal.signal(number, self._receive)
+            self._handlers = listen(self._receive)
         return self
 
     def __exit__(
@@ -110,6 +110,15 @@ class Preemption:
     def chain(self) -> None:
         """Do what the signal would have done without this context."""
         end_by_signal(self.number, self._handlers.get(self.number))
+
+
+def listen(handler: Callable[[int, FrameType | None], Any]) -> dict[int, Handler]:
+    """Call a handler for the signals of `STOP`; return those that were there before.
+
+    A signal that is ignored stays ignored: so nohup and a shell's `&` ask it.
+    """
+    heard = [n for n in STOP if signal.getsignal(n) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heard}
 
 
 def end_by_signal(number: int, handler: Handler) -> None:

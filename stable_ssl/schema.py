@@ -1,4 +1,4 @@
-"""Fields of a configuration's dataclasses, their limits, and the error of a user.
+"""Fields of a configuration's dataclasses, their types and limits, a user's error.
 
 A dataclass stands beside what it configures, and its fields are made with `key`.
 """
@@ -8,12 +8,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import errno
+import math
 import operator
 import re
-from collections.abc import Iterable, Mapping
+import sysconfig
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import Field, field
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,6 +29,18 @@ BOUNDS = (
     ("high", "at most", operator.le),
     ("below", "less than", operator.lt),
 )
+LIBRARIES = (  # in the paths of code that is not the user's
+    *("site-packages", "dist-packages"),
+    *(str(Path(__file__).parent), sysconfig.get_path("stdlib")),
+)
+KINDS = {  # one of them, several
+    bool: ("true or false", "true or false"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("a text", "texts"),
+}
+SWITCH = ("true", "yes", "on", "y", "false", "no", "off", "n")  # a bool as a text
+LARGEST = 2**63 - 1  # whole number, as torch counts
 
 
 class ConfigError(ValueError):
@@ -55,10 +72,12 @@ def key(default: Any, **limits: Any) -> Any:
 
     Args:
         default: of the field.
-        limits: low, above, high, below (numbers), choices, length and shortest (of a
-            list), pattern (of a text; `like` is an example); `instead_of`, a key of the
-            group that must be null where this one is not; and of a schedule's keys
-            `of`, the names of those that read it.
+        limits: low, above, high, below (numbers, which must be finite unless high is
+            inf), choices, length and shortest (of a list), pattern (of a text; `like`
+            is an example), `path` (a text is one, and no URL), `required` (not null),
+            `epoch` (a number is one of the training, see `beyond`);
+            `instead_of`, a key of the group that must be null where this one is not;
+            and of a schedule's keys `of`, the names of those that read it.
     """
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=limits)
@@ -68,6 +87,100 @@ def key(default: Any, **limits: Any) -> Any:
 def node(cls: type) -> Any:
     """Make a dataclass field that holds a nested group."""
     return field(default_factory=cls)
+
+
+# --- types ----------------------------------------------------------------------------
+
+
+def check_types(group: DictConfig, given: DictConfig, at: str = "") -> None:
+    """Refuse values of another type than the fields of a group's dataclass have.
+
+    OmegaConf alone would take any number for a switch. A list or mapping that is null
+    where the default is empty becomes empty: null turns off.
+
+    Args:
+        group: made by `OmegaConf.structured`, and groups in it.
+        given: some of its keys, of no type; changed where a null becomes empty. Keys
+            that the group lacks are left to `OmegaConf.merge`, which refuses them.
+        at: its path in the whole, "log.eval.", for messages.
+
+    Raises:
+        ConfigError: names the key, its value and what is expected.
+    """
+    cls = OmegaConf.get_type(group)
+    hints = get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+    for name in given.keys() & hints.keys():
+        path, hint, own = f"{at}{name}", hints[name], group[name]
+        value = resolved(given, name, path)
+        if dataclasses.is_dataclass(nested := OmegaConf.get_type(own)):
+            hint = nested | None if _fits(None, hint) else nested  # for Any, too
+        if value is None and own in ([], {}):
+            given[name] = OmegaConf.to_container(own)
+        elif not _fits(value, hint):
+            raise ConfigError(f"{path}={_shown(value)} must be {_expected(hint)}")
+        elif isinstance(own, DictConfig) and isinstance(value, DictConfig):
+            check_types(own, value, f"{path}.")
+
+
+def resolved(group: DictConfig, name: str, path: str) -> Any:
+    """Return a value of a group, what it refers to in its place.
+
+    Raises:
+        ConfigError: there is no such thing.
+    """
+    try:
+        return group[name]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {first_line(error)}") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether a value is of a type; of one that is not known here, it is."""
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_fits(value, option) for option in inner)
+    if kind is NoneType:
+        return value is None
+    if kind is bool:
+        return isinstance(value, bool) or str(value).lower() in SWITCH
+    if kind is str:
+        return value is not None and not OmegaConf.is_config(value)
+    if kind in (int, float):
+        try:
+            return type(value) in (str, int, kind) and kind(value) is not None
+        except (ValueError, OverflowError):
+            return False
+    if kind is list:
+        each = isinstance(value, ListConfig)
+        return each and all(_fits(element, *inner[:1] or (Any,)) for element in value)
+    if kind is dict or dataclasses.is_dataclass(kind):
+        return isinstance(value, DictConfig)
+    return True
+
+
+def _expected(hint: Any) -> str:
+    """Return what a type is, in words."""
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        return " or ".join(_expected(option) for option in inner)
+    if kind in KINDS:
+        return KINDS[kind][0]
+    if kind is list:
+        of = KINDS.get(inner[0] if inner else Any, ("", ""))[1]
+        return f"a list of {of}, [...]" if of else "a list, [...]"
+    if dataclasses.is_dataclass(kind):
+        return f"a mapping of {', '.join(f.name for f in dataclasses.fields(kind))}"
+    return "null" if kind is NoneType else "a mapping, {key: value}"
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it is written in YAML and on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+# --- limits ---------------------------------------------------------------------------
 
 
 def check_limits(group: DictConfig, at: str = "") -> None:
@@ -85,10 +198,9 @@ def check_limits(group: DictConfig, at: str = "") -> None:
         return
     for f in dataclasses.fields(cls):
         path = f"{at}{f.name}"
-        try:
-            value = group[f.name]
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{path}: {first_line(error)}") from error
+        value = resolved(group, f.name, path)
+        if value is None and f.metadata.get("required"):
+            raise ConfigError(f"{path} must not be null; remove it for the default")
         if isinstance(value, DictConfig):
             check_limits(value, f"{path}.")
         if value is not None:
@@ -128,9 +240,81 @@ def _check_value(path: str, value: Any, limits: Mapping[str, Any]) -> None:
             )
         if "pattern" in limits and not re.fullmatch(limits["pattern"], element):
             raise ConfigError(f"{path}={value} must be like {limits['like']}")
+        if "path" in limits:
+            refuse_url(path, element)
         for bound, relation, fits in BOUNDS:
             if bound in limits and not fits(element, limits[bound]):
                 raise ConfigError(f"{path}={value} must be {relation} {limits[bound]}")
+        if isinstance(element, float) and not math.isfinite(element):
+            if math.isnan(element) or limits.get("high") != math.inf:
+                raise ConfigError(f"{path}={value} must be a finite number")
+        if isinstance(element, int) and abs(element) > LARGEST:
+            raise ConfigError(f"{path}={value} must be at most {LARGEST}")
+
+
+def beyond(group: DictConfig, epochs: float, at: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (path, value) of the keys with an epoch that a training does not reach.
+
+    Args:
+        group: as for `check_limits`.
+        epochs: of the training.
+        at: path of the group.
+    """
+    cls = OmegaConf.get_type(group)
+    for f in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+        value = group[f.name]
+        if isinstance(value, DictConfig):
+            yield from beyond(value, epochs, f"{at}{f.name}.")
+        elif "epoch" in f.metadata:
+            numbers = value if isinstance(value, ListConfig) else [value]
+            if any(number is not None and number > epochs for number in numbers):
+                yield f"{at}{f.name}", value
+
+
+@contextmanager
+def buildable(config: DictConfig) -> Iterator[None]:
+    """Say which number of a config is the largest where memory or numbers end.
+
+    Args:
+        config: of what is built inside.
+
+    Raises:
+        ConfigError: instead of torch's, numpy's and Python's errors.
+    """
+    try:
+        yield
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        text = first_line(error)
+        ended = re.search("allocate|out of memory|overflow", text)
+        if isinstance(error, RuntimeError) and not ended:
+            raise
+        path, number = max(_numbers(config), key=lambda pair: abs(pair[1]))
+        raise ConfigError(
+            f"the run cannot be built: {text}; the largest number that is asked for is"
+            f" {path}={number}"
+        ) from error
+
+
+def _numbers(value: Any, at: str = "") -> Iterator[tuple[str, float]]:
+    """Yield (path, number) of the finite numbers of a config, seeds left out."""
+    if isinstance(value, DictConfig):
+        for name, inner in value.items():
+            if name != "seed":
+                yield from _numbers(inner, f"{at}.{name}" if at else name)
+    elif isinstance(value, ListConfig):
+        for inner in value:
+            yield from _numbers(inner, at)
+    elif isinstance(value, (int, float)) and math.isfinite(value):
+        yield at, value
+
+
+def refuse_url(path: str, value: str) -> None:
+    """Refuse a URL where a folder or a file of this machine is needed."""
+    if "://" in str(value):
+        raise ConfigError(
+            f"{path}={value} is a URL; expected a path on this machine, where such"
+            " storage can be mounted"
+        )
 
 
 def refuse_no_mapping(path: str, value: Any, example: str) -> None:
@@ -140,5 +324,30 @@ def refuse_no_mapping(path: str, value: Any, example: str) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return str(error).strip().splitlines()[0]
+    """Return the first line of an error's message, or its kind where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def described(error: Exception) -> str:
+    """Return an error of other code in one line: its kind, its text, and where it was.
+
+    The kind is left out where the text says it, the place where it is not in a file of
+    the user's own.
+    """
+    text = " ".join(str(error).split())
+    if not text or not isinstance(error, (ValueError, AssertionError)):
+        text = f"{type(error).__name__}: {text}"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)  # or <string>
+        if file.is_file() and not any(part in str(file) for part in LIBRARIES):
+            return f"{text} ({file.name}, line {frame.lineno})"
+    return text
+
+
+@contextmanager
+def errors_at(path: str, remedy: str = "") -> Iterator[None]:
+    """Turn an error of what a key names into a ConfigError: path, error, remedy."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, RuntimeError) as error:
+        raise ConfigError(f"{path}: {described(error)}{remedy}") from error

@@ -6,20 +6,34 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from stable_ssl import checkpoint, distributed, seeding, subclass_state
 from stable_ssl.checkpoint import State
 from stable_ssl.data.batch import known_length, to_device
 from stable_ssl.data.build import TRAINING
+from stable_ssl.loggers.means import shared_out
 from stable_ssl.models import EMA
 from stable_ssl.optim.collect import MAIN
 from stable_ssl.run import Run
-from stable_ssl.schema import ConfigError
+from stable_ssl.schema import ConfigError, described
 from stable_ssl.secrets import masked
 
 FORMAT = 3  # 1 had one optimizer and no attributes, 2 one evaluator with a state
+FORM = {  # types of a state's entries; what they hold is for those who load it
+    **dict.fromkeys(("epoch", "step", "validated"), int),
+    **dict.fromkeys(("config", "modules", "unsaved", "attributes", "scaler"), dict),
+    **dict.fromkeys(("optimizers", "schedulers", "evaluators"), dict),
+    **dict.fromkeys(("metrics", "measured"), dict),
+    **dict.fromkeys(("ranks", "best"), list),
+    "stopped": str | None,
+    "patience": dict | None,
+    **dict.fromkeys(("rows", "spectra"), int | None),
+}
+POSITION = ("modules", "evaluators", "epoch", "step")  # those of weights to evaluate
 
 
 def capture(run: Run) -> State:
@@ -82,9 +96,11 @@ def begin(run: Run, defaults: State) -> State | None:
     if not fit and log.load_from is not None:
         state, is_own = None, False  # those weights are to be evaluated, not the run's
     if state is not None:
-        _resume(run, state, is_own, defaults)
+        with _read_from(run.checkpoints.folder if is_own else log.resume):
+            _resume(run, state, is_own, defaults)
     elif log.load_from is not None:
-        restore_weights(run, checkpoint.load(log.load_from), strict=not fit)
+        with _read_from(log.load_from):
+            restore_weights(run, checkpoint.load(log.load_from), strict=not fit)
     elif run.config.mode not in TRAINING:
         raise ConfigError(
             f"mode={run.config.mode} needs weights: set log.load_from to a checkpoint,"
@@ -93,6 +109,24 @@ def begin(run: Run, defaults: State) -> State | None:
     if not fit:
         return None
     return state if is_own else {}
+
+
+@contextmanager
+def _read_from(path: str | Path) -> Iterator[None]:
+    """Say that a checkpoint, whole by its checksum, holds other than `capture` returns.
+
+    Raises:
+        ConfigError: with what failed, at the first entry that does not fit.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # of any object that loads its state
+        raise ConfigError(
+            f"{path}: what it holds is no state of this run: {described(error)};"
+            " choose another checkpoint, or another log.run to start afresh"
+        ) from error
 
 
 def _resume(run: Run, state: State, is_own: bool, defaults: State) -> None:
@@ -125,6 +159,7 @@ def restore(run: Run, state: State) -> None:
         ConfigError: the state is of another model.
     """
     state = _copied(upgraded(state))
+    _check_form(state, FORM)
     checkpoint.load_modules(run, state["modules"])
     _load_unsaved(run, state["unsaved"])
     _restore_position(run, state)
@@ -151,7 +186,11 @@ def restore(run: Run, state: State) -> None:
         saved = subclass_state.of_rank(state["attributes"])
         run.subclass_attributes.load_state(saved, run.device)
         run.scaler.load_state_dict(state["scaler"])
-        run.records.training.load_state(rank_state["logged"])
+        logged = rank_state["logged"]
+        if len(state["ranks"]) != run.world_size:
+            by_rank = [one["logged"] for one in state["ranks"]]
+            logged = shared_out(by_rank, run.world_size)
+        run.records.training.load_state(logged)
     run.rng_at_epoch = rank_state["rng_at_epoch"]
     seeding.set_rng_state(rank_state["rng"])
 
@@ -165,6 +204,17 @@ def _copied(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(map(_copied, value))
     return value
+
+
+def _check_form(state: State, names: Iterable[str]) -> None:
+    """Refuse a state whose entries of these names are missing or of another type."""
+    for name in names:
+        if not isinstance(state.get(name), FORM[name]):
+            found = type(state[name]).__name__ if name in state else "nothing"
+            raise ConfigError(
+                f"the checkpoint has {found} under '{name}', and is of no run of"
+                " stable-SSL; choose another, or another log.run to start afresh"
+            )
 
 
 def upgraded(state: State) -> State:
@@ -235,6 +285,7 @@ def restore_weights(run: Run, state: State, strict: bool) -> None:
         ConfigError: the state is of another model.
     """
     state = upgraded(state)
+    _check_form(state, POSITION if strict else ("modules",))
     saved = state["modules"]
     report = checkpoint.load_modules(run, saved, strict)
     run.say(f"weights of {run.config.log.load_from}: {report}")

@@ -48,10 +48,15 @@ from stable_ssl.data.batch import (
     to_device,
 )
 from stable_ssl.data.build import labelled_name
-from stable_ssl.data.check import check_split, check_train, check_views
+from stable_ssl.data.check import check_batch, check_split, check_train, check_views
 from stable_ssl.data.combined import Skips, named_parts, split_datasets
 from stable_ssl.evaluation.labels import require_labels
-from stable_ssl.evaluation.monitor import Patience, check_monitor
+from stable_ssl.evaluation.monitor import (
+    Patience,
+    check_monitor,
+    idle,
+    logs_itself,
+)
 from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.evaluation.suite import Suite
 from stable_ssl.instantiate import find_object
@@ -70,11 +75,16 @@ from stable_ssl.loggers.run_folder import open_folder, run_path
 from stable_ssl.loggers.trackers import check_installed
 from stable_ssl.models.ema import forgotten
 from stable_ssl.models.norm import convert_sync_batchnorm
-from stable_ssl.optim import build_optimizer, build_schedulers, count_steps
+from stable_ssl.optim import (
+    build_optimizer,
+    build_schedulers,
+    count_steps,
+    out_of_reach,
+)
 from stable_ssl.optim.collect import MAIN, collect_optimizers
 from stable_ssl.optim.step import Stepper
 from stable_ssl.preemption import Preempted, Preemption
-from stable_ssl.schema import ConfigError, nearest
+from stable_ssl.schema import ConfigError, buildable, nearest
 from stable_ssl.secrets import masked
 from stable_ssl.state import begin, capture, restore
 from stable_ssl.subclass_state import Attributes
@@ -85,6 +95,7 @@ from stable_ssl.tool_registry import (
     check_tools,
     run_tool,
 )
+from stable_ssl.torch_errors import translated_torch_errors
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -92,6 +103,19 @@ EARLIER_NAMES = {  # of a subclass's attributes, accepted for one release
     "least_views": "is called min_views now",
     "not_compiled": "is not needed any more: all methods can be compiled",
 }
+
+
+WRITTEN = ("initialize_modules", "forward", "compute_loss")  # by every subclass
+
+
+def check_complete(trainer: type[BaseTrainer]) -> None:
+    """Refuse a trainer's class that lacks what every one writes itself."""
+    lacks = [n for n in WRITTEN if getattr(trainer, n) is getattr(BaseTrainer, n)]
+    if lacks:
+        raise ConfigError(
+            f"{trainer.__name__} must define {', '.join(lacks)}; a trainer is a"
+            f" subclass of stable_ssl.BaseTrainer that defines {', '.join(WRITTEN)}"
+        )
 
 
 class BaseTrainer(nn.Module):
@@ -107,13 +131,14 @@ class BaseTrainer(nn.Module):
             the recipe `base`, the embedded digits.
 
     Raises:
-        ConfigError: a key or value is wrong; nothing was built.
-        NotImplementedError: one of the three methods is missing.
+        ConfigError: a key or value is wrong, or one of the three methods is missing;
+            nothing was built.
     """
 
     model_config: type | None = None  # dataclass of the keys under `model`; None: any
     views: int | dict[str, int] | None = None  # of an image, or by loader; None: any
     min_views = 1  # or `model.global_views` where the method has that key
+    min_batch = 1  # images that its loss and its heads' batch norms need, of all ranks
     needs_labels = False  # of the train data
     predicts = False  # `forward` returns logits, which are scored where no probe is on
     task = "multiclass"  # of those logits: or binary, multilabel; see `Scores`
@@ -130,9 +155,7 @@ class BaseTrainer(nn.Module):
 
     def __init__(self, config: Mapping | None = None):
         super().__init__()
-        for name in ("initialize_modules", "forward", "compute_loss"):
-            if getattr(type(self), name) is getattr(BaseTrainer, name):
-                raise NotImplementedError(f"{type(self).__name__} must define {name}")
+        check_complete(type(self))
         config = load_config("base") if config is None else config
         self.config = complete(config, self.model_config)
         self.overrides: list[str] = []  # as given on the command line
@@ -238,20 +261,22 @@ class BaseTrainer(nn.Module):
     def run(self) -> float | None:
         """Live through setup and `mode`; return the last monitored value.
 
-        SIGTERM, SIGUSR2 and Ctrl-C are honoured at the next step boundary: the state is
-        saved, and the signal then takes its course.
+        SIGTERM, SIGUSR2, SIGHUP and Ctrl-C are honoured at the next step boundary: the
+        state is saved, and the signal then takes its course.
         """
         processes = distributed.processes_asked(self.config.hardware)
         if processes > 1:
             return run_on_ranks(self, processes)
         with recorded_end(self):
-            with preserve_settings(), self.preemption:
+            with preserve_settings(), self.preemption, translated_torch_errors():
                 self.preemption.at_once()  # there is nothing to save yet
-                self.setup()
+                with buildable(self.config):
+                    self.setup()
                 self.preemption.honour()
                 mode = self.config.mode
                 if mode in MODES:
-                    find_object(MODES[mode], "mode")(self)
+                    with distributed.patient():
+                        find_object(MODES[mode], "mode")(self)
                 else:
                     getattr(self, mode)()
             distributed.barrier()  # none leaves while another still writes
@@ -272,14 +297,15 @@ class BaseTrainer(nn.Module):
         epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         while self.epoch < epochs and not self.stopped:
             self.train_epoch()
-        if self.settings.eval.test_at_end:
-            self.test()
-        if self.rank == 0:
-            self.checkpoints.finish()
-            if not self.config.fast_dev_run:
-                run_tool(SUMMARY, self)
-        if self.settings.export.types:
-            run_tool(MODES["export"], self)
+        with distributed.patient():
+            if self.settings.eval.test_at_end:
+                self.test()
+            if self.rank == 0:
+                self.checkpoints.finish()
+                if not self.config.fast_dev_run:
+                    run_tool(SUMMARY, self)
+            if self.settings.export.types:
+                run_tool(MODES["export"], self)
 
     def validate(self) -> None:
         """Evaluate the val split, or several, and write their rows, once a step."""
@@ -289,6 +315,9 @@ class BaseTrainer(nn.Module):
                 for split in self.splits("val"):
                     self.measured |= self._report_split(split)
             monitor, waits = self.settings.monitor, self.evaluation.waits
+            # before the first row of the training there is no metric of train
+            trained = "train/loss" in self.metrics
+            waits |= not trained and str(monitor).startswith("train/")
             if monitor not in (None, *self.metrics) and self.measured and not waits:
                 raise ConfigError(
                     f"log.monitor={monitor} is never reported"
@@ -359,8 +388,10 @@ class BaseTrainer(nn.Module):
         self.initialize_optimizer()
         self._collect_optimizers()
         self.initialize_scheduler()
+        self._say_what_is_out_of_reach()
         self._build_stepper()
         self.initialize_evaluation()
+        self._check_monitor()
         self.subclass_attributes = Attributes(
             self,
             self._names,
@@ -386,6 +417,7 @@ class BaseTrainer(nn.Module):
         folder = open_folder(path, fresh=log.resume is None)
         self.records.open(folder, quiet=self.rank > 0)
         self.run_dir = folder.path
+        distributed.at_missing(folder.abandon)
         folder.status("running")
         self.checkpoints = checkpoint.Checkpoints(
             self.run_dir / "ckpts",
@@ -404,7 +436,7 @@ class BaseTrainer(nn.Module):
     def initialize_data(self) -> None:
         """Build the loaders `train` (to fit), `val`, `test` and `bank`."""
         # data draws nothing from the global generators; rank 0 alone downloads
-        with seeding.preserve_rng(), distributed.main_first():
+        with seeding.preserve_rng(), distributed.patient(), distributed.main_first():
             self.loaders = build_loaders(self.config, self.device)
         self.train_loader = self.loaders.get("train")
         self.num_classes = self.config.data.num_classes
@@ -414,7 +446,7 @@ class BaseTrainer(nn.Module):
             splits.record(self.run_dir / "data", datasets, data)
 
     def _check_data(self) -> None:
-        """Refuse data that lack what the method, the mode or the monitor needs."""
+        """Refuse data that lack what the method or the mode needs."""
         views = max(self.min_views, getattr(self.config.model, "global_views", 1))
         check_views(self.train_loader, self.views, views, type(self).__name__)
         if self.needs_labels:
@@ -423,7 +455,7 @@ class BaseTrainer(nn.Module):
             check_train(
                 self.train_loader, self.config.optim.accumulate, self.world_size
             )
-            check_monitor(self.settings, self.loaders, self.num_classes)
+            check_batch(self.train_loader, self.min_batch, type(self).__name__)
         else:
             check_split(self.config.mode, self.loaders)
 
@@ -503,6 +535,16 @@ class BaseTrainer(nn.Module):
             self.config.optim, self.optimizers, self.steps_per_epoch, self.total_steps
         )
 
+    def _say_what_is_out_of_reach(self) -> None:
+        """Say which keys the training is too short for, or does nothing with."""
+        if self.config.mode == "fit" and not self.config.fast_dev_run:
+            length = self._epochs(self.total_steps), self.total_steps
+            for text in (
+                *out_of_reach(self.config, self.scheduler, *length),
+                *idle(self.settings, *length),
+            ):
+                self.say(text)
+
     def _build_stepper(self) -> None:
         moved = self.optimizers, self.schedulers, list(self.parameters())
         self.stepper = Stepper(*moved, self.scaler, self.config.optim, self.log)
@@ -552,6 +594,13 @@ class BaseTrainer(nn.Module):
                 log.pictures
             )
             self.evaluation.evaluators["pictures"] = self.image_callback
+
+    def _check_monitor(self) -> None:
+        """Refuse a monitored metric that nobody will report."""
+        if self.config.mode == "fit":
+            measured = self.num_classes, self.evaluation.evaluators
+            others = logs_itself(type(self), BaseTrainer)
+            check_monitor(self.settings, self.loaders, *measured, others)
 
     def load_checkpoint(self) -> None:
         """Resume the full state, or load weights alone, or start afresh."""
@@ -633,7 +682,7 @@ class BaseTrainer(nn.Module):
 
     def _draw(self, seen: bool) -> None:
         """Draw pictures, of images that a validation kept just now if one was seen."""
-        with self.records.off_the_clock():
+        with distributed.patient(), self.records.off_the_clock():
             if not seen and (val := self.splits("val")):
                 self.evaluate(val[0], self.batch_limit)
             if self.rank == 0:
@@ -755,6 +804,7 @@ class BaseTrainer(nn.Module):
         late = minutes and time.monotonic() - self._saved_at > 60 * minutes
         asked = self._stop_asked is not None
         if self.world_size > 1:
+            distributed.stepped()
             late, signal, asked = self._vote(bool(late), signal, asked)
         if asked and not signal:
             reasons = distributed.all_gather_object(self._stop_asked)
@@ -815,7 +865,7 @@ class BaseTrainer(nn.Module):
         training_data, self.split = self.data, split
         self._share_buffers()
         due = self.evaluation.due(split, self.epoch, self.ended)
-        with self.evaluation.collecting(due):
+        with distributed.patient(), self.evaluation.collecting(due):
             self.before_eval_epoch()
             loader = self.loaders[split]
             skips = Skips(loader)
@@ -901,7 +951,8 @@ class BaseTrainer(nn.Module):
     def _check_ranks(self) -> None:
         """Refuse to go on where ranks do not train one model any more."""
         self._share_buffers()
-        distributed.refuse_differences(self, self.optimizers, self.step)
+        beside = self.evaluation.online
+        distributed.refuse_differences(self, self.optimizers, beside, self.step)
 
     def _write_row(self) -> None:
         """Report the means since the last row; a host synchronisation.
@@ -943,10 +994,11 @@ class BaseTrainer(nn.Module):
         weights = [p.detach().float() for p in self.parameters()]
         norm = nn.utils.get_total_norm(weights).item()
         self._check_finite("the norm of the weights", norm)
+        self.records.folder.confirm()
         self.records.folder.sync()  # the checkpoint refers to lengths of the files
         fresh = self.measured if self.validated == self.step else {}
         value = fresh.get(self.settings.monitor)
         if self.rank == 0:
-            with self.records.off_the_clock():
+            with distributed.patient(), self.records.off_the_clock():
                 self.checkpoints.save(state, self.epoch, self.step, value)
         self._saved_at = time.monotonic()

@@ -1,8 +1,11 @@
-"""The benchmark of a GPU, dry: all of its parts on a CPU, in toy sizes."""
+"""The benchmarks that check: of a GPU, dry and in toy sizes, and of crashes."""
 
 import json
+import re
 
 import pytest
+
+from tests.conftest import REPOSITORY
 
 
 def dry(main, shell, folder, *options, timeout=300):
@@ -33,3 +36,102 @@ def test_all_parts_end_in_time_with_a_table(main, shell, tmp_path):
     assert found["training"]["SimCLR ResNet-18 resumes to the bit"] is True
     assert found["training"]["DINO ViT-S/16"]["images/s"] > 0
     assert found["cifar"]["val/knn_acc1"] > 0
+
+
+@pytest.fixture
+def crash(main, shell, tmp_path):
+    """Return a runner of the benchmark of crashes, in one folder: (exit code, text)."""
+
+    def run(kills, minutes=9):
+        script = main.parents[1] / "benchmarks" / "crash.py"
+        line = [script, "--folder", tmp_path, "--kills", kills, "--minutes", minutes]
+        done = shell(*line, timeout=600, OMP_NUM_THREADS="1")
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+def test_a_killed_run_ends_as_the_one_never_killed(crash):
+    code, out = crash(1)
+    assert code == 0, out
+    assert re.search(r"^  1 byol.* killed before mkdir .*: identical", out, re.M)
+    assert "1 kills; 1 of 1 runs ended identical" in out
+
+
+def test_what_differs_at_the_end_is_named(tiny, config, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    from crash import RUN, differing, ending
+
+    ends = []
+    for seed in (0, 1):
+        folder = f"log.folder={tmp_path}/{seed}/logs", "log.experiment=run"
+        options = *folder, f"hardware.seed={seed}", "optim.epochs=1"
+        tiny(config("base", *options)).run()
+        ends.append(ending(tmp_path / str(seed)))
+    found = differing(*ends)
+    assert {"metrics.jsonl", "ckpts/last.ckpt", "ckpts/best.ckpt"} <= set(found)
+    assert not {"status.json", "config.yaml", "console.log"} & set(found)
+    (tmp_path / "1" / RUN / ".config.yaml.7.tmp").touch()
+    assert differing(ends[1], ending(tmp_path / "1")) == [".config.yaml.7.tmp"]
+
+
+OPERATIONS = """
+import os, shutil, signal
+from pathlib import Path
+from file_operations import watch
+from stable_ssl.files import write_atomically
+
+folder = Path.cwd() / "folder"
+for last in range(9):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / "file").write_text("old")
+    if not (child := os.fork()):
+        count = 0
+
+        def before(name, path):
+            global count
+            count += 1
+            if count == last:
+                print(name, Path(path).relative_to(folder).suffix, end=" ", flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        watch(folder, before)
+        Path("beside").write_text("not counted")
+        write_atomically(folder / "file", "new")
+        os._exit(0)
+    print(os.waitpid(child, 0)[1], (folder / "file").read_text())
+    print(*(path.read_text() for path in folder.glob(".*")))
+"""
+
+
+def test_a_process_is_watched_at_each_of_its_file_operations(main, shell):
+    """What is written atomically is old or new whenever the process dies."""
+    done = shell("-c", OPERATIONS, PYTHONPATH=main.parents[1] / "benchmarks")
+    lines = done.stdout.splitlines()
+    assert lines[::2] == [
+        "0 new",
+        "open .tmp 9 old",
+        "write .tmp 9 old",
+        "write the rest of .tmp 9 old",
+        "fsync .tmp 9 old",
+        "rename  9 old",
+        "remove .tmp 9 new",
+        "fsync  9 new",
+        "0 new",
+    ], done.stderr
+    assert lines[1::2] == ["", "", "", "n", "new", "new", "", "", ""]
+
+
+@pytest.mark.slow
+def test_runs_killed_again_and_again(crash):
+    """The short version of the benchmark, two processes and workers among it."""
+    code, out = crash(4, minutes=0)
+    assert code == 0 and "4 kills are left" in out
+    code, out = crash(4)
+    assert code == 0, out
+    code, more = crash(9)  # which goes on from there
+    assert code == 0, more
+    numbers = [int(n) for n in re.findall(r"^ +(\d+) \w+, processes", out + more, re.M)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert "processes=2" in more and "NOT" not in more

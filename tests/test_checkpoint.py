@@ -328,6 +328,16 @@ def test_states_are_compared_exactly():
         assert not equal(a, other)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
+def test_two_nan_are_the_same(dtype):
+    nan = torch.tensor([1, float("nan"), float("inf")], dtype=dtype)
+    a = {"metrics": {"val/knn_acc1": float("nan")}, "buffer": nan}
+    assert equal(a, {"metrics": {"val/knn_acc1": float("nan")}, "buffer": nan.clone()})
+    for other in (nan.flip(0), nan.nan_to_num(nan=0.0), torch.ones_like(nan), nan[:2]):
+        assert not equal(nan, other)
+    assert not equal(float("nan"), 0.0) and not equal(float("nan"), None)
+
+
 def test_rows_are_on_the_disk_before_a_checkpoint_refers_to_them(
     tiny, config, monkeypatch
 ):

@@ -1,10 +1,15 @@
 """The configuration: composition, defaults, and every wrong input in words."""
 
+import traceback
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
 from stable_ssl.config import ConfigError, complete, load_config, recipes
-from stable_ssl.methods.simclr import SimCLRConfig
+from stable_ssl.methods import METHODS, method_class
+from stable_ssl.methods.simclr import SimCLR, SimCLRConfig
+from stable_ssl.schema import beyond
 from stable_ssl.secrets import to_yaml
 
 
@@ -32,7 +37,11 @@ def test_a_new_group_is_the_users_own():
 
 @pytest.mark.parametrize("recipe", recipes())
 def test_every_shipped_recipe_composes(recipe):
-    assert load_config(recipe).data.train is not None
+    made = load_config(recipe)
+    assert made.data.train is not None
+    if (method := made.model.get("name")) in METHODS:
+        made = complete(made, method_class(method).model_config)
+    assert not [*beyond(made, made.optim.epochs or 1)]
 
 
 @pytest.mark.parametrize(
@@ -40,8 +49,8 @@ def test_every_shipped_recipe_composes(recipe):
     [
         (["++optim.lrr=2"], ["optim.lrr", "did you mean 'lr'"]),
         (["optim.lrr=2"], ["optim.lrr", "did you mean 'lr'"]),
-        (["optim.lr=abc"], ["optim.lr", "'abc'", "Float"]),
-        (["++optim.lr=abc"], ["optim.lr", "'abc'", "Float"]),
+        (["optim.lr=abc"], ["optim.lr=abc must be a number"]),
+        (["++optim.lr=abc"], ["optim.lr=abc must be a number"]),
         (["++mine.size=???"], ["mine.size has no value", "add mine.size=..."]),
         (["++optim.lr=-1"], ["optim.lr=-1", "at least 0"]),
         (["++optim.grad_max_norm=0"], ["optim.grad_max_norm=0", "more than 0"]),
@@ -55,11 +64,11 @@ def test_every_shipped_recipe_composes(recipe):
         (["hardware.precision=bf16"], ["bf16", "did you mean 'bfloat16'"]),
         (["optim.scheduler.name=cosin"], ["cosin", "did you mean 'cosine'"]),
         (["mode=traim"], ["mode=traim", "validate, test"]),
-        (["data=null"], ["Config group override"]),
+        (["data=null"], ["found null for a group", "data=digits", "data.val=null"]),
         (["data.train=digits"], ["data.train=digits is no mapping", "dataset: {name"]),
         (["data.val.dataset=digits"], ["data.val.dataset=digits", "{name: digits}"]),
         (["model=3"], ["model=3 is no mapping", "{name: simclr}"]),
-        (["optim.scheduler=cosine"], ["found cosine", "keys of Schedule", "mapping"]),
+        (["optim.scheduler=cosine"], ["scheduler=cosine must be a mapping of name"]),
         (["optim.betas=[0.9]"], ["optim.betas=[0.9] must have 2 elements"]),
         (["optim.betas=[2,3]"], ["optim.betas=[2.0, 3.0] must be less than 1"]),
         (["optim.scheduler.gamma=0.2"], ["gamma=0.2", "cosine", "(step would)"]),
@@ -81,7 +90,9 @@ def test_every_shipped_recipe_composes(recipe):
         (["hardware.gpus=[0.5]"], ["hardware.gpus=[0.5] is neither"]),
         (["hardware.gpus={a: 1}"], ["hardware.gpus={'a': 1} is neither"]),
         (["hardware.gpus=-2"], ["hardware.gpus=-2 is neither"]),
-        (["optim.lr=1=2"], ["mismatched input"]),
+        (["optim.lr=1=2"], ["the override optim.lr=1=2 cannot be read; mismatched"]),
+        (["optim.lr"], ["the override optim.lr cannot be read; missing EQUAL"]),
+        (["optim.lr=int(a)"], ["optim.lr=int(a) cannot be read", "invalid literal"]),
         (["optim.lr=1,2"], ["optim.lr=1,2", "--multirun"]),
     ],
 )
@@ -93,12 +104,113 @@ def test_wrong_input_is_refused_in_words(overrides, words):
     assert "\n" not in str(error.value)
 
 
-def test_what_a_recipe_turns_off_is_turned_on_by_the_group_above():
-    for wrong in ("log.eval.linear.lr=0.1", "log.eval.linear={lr: 0.1}"):
-        with pytest.raises(ConfigError, match="is null .*; give the group above"):
-            load_config("supervised", [wrong])
-    on = load_config("supervised", ["log.eval={linear: {lr: 0.1}}"])
-    assert on.log.eval.linear.lr == 0.1
+GROUPS = ("optim", "log", "hardware", "log.eval", "log.checkpoint", "log.export")
+
+
+@pytest.mark.parametrize("group", ["model", *GROUPS])
+def test_a_group_that_is_null_is_refused(group):
+    said = f"^{group}=null, and it cannot be null|^{group}=null must be a mapping of"
+    with pytest.raises(ConfigError, match=said):
+        load_config("simclr", [f"{group}=null"])
+
+
+@pytest.mark.parametrize("group", ["data", "model", *GROUPS[:3]])
+def test_a_group_of_a_mapping_that_is_null_is_refused(group, tiny):
+    with pytest.raises(ConfigError, match=f"^{group}=null"):
+        tiny({group: None})
+
+
+@pytest.mark.parametrize("found", ["simclr", 3, ["optim.lr=2"], {3: 4}, {None: 4}])
+def test_what_is_no_configuration_is_refused(found, tiny):
+    with pytest.raises(ConfigError, match="found|key type"):
+        tiny(found)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: load_config("nosuch"),
+        lambda: load_config("simclr", ["data=nosuch"]),
+        lambda: load_config("simclr", ["optim.lr=1=2"]),
+        lambda: load_config("simclr", ["optim.lr=abc"]),
+        lambda: load_config("simclr", ["optim.lrr=2"]),
+        lambda: load_config("simclr", ["model=3"]),  # refused by a dataclass
+        lambda: SimCLR({"optim": {"lr": "abc"}}),
+        lambda: SimCLR({"model": {"temperatur": 1}}),
+        lambda: SimCLR({"log": None}),
+    ],
+)
+def test_an_error_in_python_is_one_short_traceback_of_this_library_alone(wrong):
+    with pytest.raises(ConfigError) as caught:
+        wrong()
+    text = "".join(traceback.format_exception(caught.value))
+    assert text.count("Traceback") == 1
+    assert "site-packages/hydra" not in text and "omegaconf" not in text
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """Return the file of a recipe, from the current folder."""
+    monkeypatch.chdir(tmp_path)
+    file = Path("configs/mine.yaml")
+    file.parent.mkdir()
+    file.write_text("defaults: [simclr, _self_]\noptim: {lr: 7}\n")
+    return file
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        lambda file: (str(file),),
+        lambda file: (file,),
+        lambda file: ("mine", [], str(file.parent)),
+        lambda file: ("mine.yaml", [], file.parent),
+        lambda file: ("mine", (), [file.parent]),
+        lambda file: (file, "optim.epochs=3"),
+    ],
+)
+def test_a_recipe_is_found_by_its_path_or_in_one_folder(recipe, arguments, absolute):
+    file = recipe.absolute() if absolute else recipe
+    assert load_config(*arguments(file)).optim.lr == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("mine",), "no recipe 'mine'; give its folder by folders=.*or its file's"),
+        (("configs/mine",), "no recipe 'configs/mine'; give its folder by folders="),
+        (("configs/my.yaml",), "no recipe 'configs/my'; give its folder by folders="),
+        (("mime", [], "configs"), "no recipe 'mime' in configs;.*did you mean 'mine'"),
+        (("mine", [], "config"), "no folder of recipes at config; folders=.* start"),
+        (("mine", [], 3), "found folders=3; write a list, .'configs'."),
+        (("simclr", 3), "found overrides=3; write a list, .'optim.lr=2'."),
+        (("simclr", {"optim.lr": 3}), "found overrides={'optim.lr': 3}; write a list"),
+        (("simclr", [3]), r"found overrides=\[3\]; write a list"),
+    ],
+)
+def test_a_recipe_that_is_not_found_is_said_where(recipe, arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        load_config(*arguments)
+
+
+def test_what_a_recipe_turns_off_is_turned_on_by_a_key_of_it():
+    for key in ("log.eval.linear.lr=0.1", "log.eval={linear: {lr: 0.1}}"):
+        on = load_config("supervised", [key])
+        assert on.log.eval.linear.lr == 0.1 and on.log.eval.linear.optimizer == "adamw"
+
+
+def test_what_a_recipe_turns_off_is_turned_on_by_its_keys():
+    for override in ("linear.lr=0.1", "linear={lr: 0.1}"):
+        on = load_config("supervised", [f"log.eval.{override}"])
+        assert on.log.eval.linear == {
+            "optimizer": "adamw",
+            "lr": 0.1,
+            "weight_decay": 0,
+        }
+    null = ["log.pictures=null", "log.pictures.every_n_epochs=5"]
+    with pytest.raises(ConfigError, match="is null; .*pictures={every_n_epochs: ...}"):
+        load_config("simclr", null)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +249,7 @@ def test_the_methods_dataclass_checks_model():
     for wrong, words in [
         ({"temperatur": 1}, "model.temperatur .*did you mean 'temperature'"),
         ({"temperature": 0}, "model.temperature=0.0 must be more than 0"),
-        ({"temperature": "hot"}, "model.temperature: Value 'hot'"),
+        ({"temperature": "hot"}, "model.temperature=hot must be a number"),
     ]:
         with pytest.raises(ConfigError, match=words):
             complete({"model": wrong}, SimCLRConfig)

@@ -4,7 +4,9 @@ The same command always goes on where the last good checkpoint was, and ends exa
 the run that nothing happened to.
 """
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +21,7 @@ from PIL import Image
 from stable_ssl import ConfigError, load_config
 from stable_ssl.checkpoint import equal, load
 from stable_ssl.data import build_dataset
+from stable_ssl.tools.runs import read_run
 from tests.conftest import Tiny
 
 MAIN = Path(__file__).resolve().parents[1] / "runs" / "main.py"
@@ -186,6 +189,8 @@ def test_a_disk_that_is_full_for_a_checkpoint(start, whole, rows, disk):
         "free some space and start the same command again to resume",
     )
     assert [load(path)["step"] for path in checkpoints(folder)] == [40, 80]
+    ended = json.loads((run_dir(folder) / "status.json").read_text())
+    assert ended["status"] == "failed" and "No space left" in ended["reason"]
     assert not list(folder.rglob(".*.tmp"))
     mount(f"remount,size={8 * size}")
     assert_goes_on_exactly(start, folder, whole, rows)
@@ -407,3 +412,109 @@ def test_figures_that_cannot_be_written_end_no_run(stopped):
     assert refusal is None and equal(end(run), end(whole))
     assert "no picture of views was drawn: IsADirectoryError" in said
     assert "no figure was drawn: IsADirectoryError" in said
+
+
+# --- what is harmed while the run goes on ---------------------------------------------
+
+
+def removed(path):
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def replaced(path):
+    """As by an editor, or by `sed -i`."""
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+
+
+MOMENTS = {"in training": 4, "in the last validation": 6}
+WHILE_IT_RUNS = [  # fault, file, and what a warning says
+    (removed, "metrics.jsonl", "metrics.jsonl was removed while"),
+    (replaced, "metrics.jsonl", "metrics.jsonl was removed while"),
+    (removed, "spectra.jsonl", "spectra.jsonl was removed while"),
+    (removed, "lock.json", None),
+    (removed, "status.json", None),
+    (removed, "console.log", None),
+    (removed, "csv", None),
+    (removed, "ckpts", None),
+    (removed, ".", "run was removed while .* without the checkpoints"),
+    (removed, "../../..", "run was removed while .* without the checkpoints"),
+]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(("fault", "file", "said"), WHILE_IT_RUNS)
+def test_a_run_outlives_what_is_removed_while_it_goes_on(
+    stopped, quick, rows, tmp_path, moment, fault, file, said
+):
+    """All rows and the last checkpoint are there in the end."""
+    _, config, whole = stopped
+    harmed = []
+
+    class Harmed(Photos):
+        def harm(self):
+            if self.step == MOMENTS[moment] and not harmed:
+                harmed.append(file)
+                fault((self.run_dir / file).resolve())
+
+        def after_train_step(self):
+            if moment == "in training":
+                self.harm()
+
+        def after_eval_epoch(self):
+            if moment != "in training":
+                self.harm()
+
+    Harmed.__name__ = "Photos"
+    log = {**config.log, "folder": str(tmp_path / "logs"), "api": ["csv"]}
+    config = {**config, "log": log}
+    warned, refusal = again(Harmed, config)
+    run = tmp_path / "logs" / "runs" / "default" / "run"
+    assert refusal is None
+    assert rows(run) == rows(whole)
+    assert equal(end(run), end(whole))
+    assert read_run(run).status == "finished"
+    assert bool(said) == bool(re.search(str(said), warned)), warned
+    before = contents(run)
+    assert again(Photos, config)[1] is None  # the same command changes nothing
+    assert rows(run) == rows(whole) and (run / "config.yaml").exists()
+    assert before.keys() <= contents(run).keys()
+
+
+class Ending(Photos):
+    """Something happens to the disk after the last checkpoint."""
+
+    def test(self):
+        if self.step:
+            self.at_the_end()
+
+
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+def test_the_truth_about_the_end_on_a_bad_disk(stopped, quick, disk, fault):
+    """What cannot be written anew is written over; what cannot at all is said."""
+    _, config, _ = stopped
+    folder, mount = disk
+    mount("size=8m")
+
+    def fill():
+        with pytest.raises(OSError, match="No space"):
+            with open(folder / "filler", "wb", 0) as file:
+                while True:
+                    file.write(bytes(4096))
+
+    ends = {"full": fill, "read-only": lambda: mount("remount,ro")}
+    trainer = type("Photos", (Ending,), {"at_the_end": lambda _: ends[fault]()})
+    config = {**config, "log": {**config.log, "folder": str(folder), "api": []}}
+    _, refusal = again(trainer, config)
+    run = folder / "runs" / "default" / "run"
+    status = json.loads((run / "status.json").read_text())["status"]
+    if fault == "full":
+        assert refusal is None and status == "finished"
+    else:
+        assert "status.json could not be written: Read-only file system" in refusal
+        assert status == "running" and read_run(run).status == "lost"
+    load(run / "ckpts" / "last.ckpt")

@@ -294,17 +294,29 @@ class Astray(Double):
             self.layer.bias += 1e-12 * self.rank
 
 
-def refused(folder):
+class ProbeAstray(Double):
+    """Change a weight of the online probe otherwise on each rank."""
+
+    def after_train_step(self):
+        with torch.no_grad():
+            self.evaluation.probe.classifier.bias += self.rank
+
+
+def refused(trainer, folder):
     """Return why a run ended."""
     torch.set_num_threads(1)
     with pytest.raises(ConfigError) as error:
-        make(Astray, folder).run()
+        make(trainer, folder, PROBED).run()
     return str(error.value)
 
 
-def test_ranks_that_do_not_train_one_model_are_told(ranks, tmp_path):
-    for words in ranks(2, refused, str(tmp_path)):
-        assert "layer.bias differs by step 1" in words
+@pytest.mark.parametrize(
+    ("trainer", "tensor"),
+    [(Astray, "layer.bias"), (ProbeAstray, "probe.module.classifier.bias")],
+)
+def test_ranks_that_do_not_train_one_model_are_told(ranks, tmp_path, trainer, tensor):
+    for words in ranks(2, refused, trainer, str(tmp_path)):
+        assert f"{tensor} differs by step 1" in words
 
 
 # --- features of the probe ------------------------------------------------------------

@@ -1,12 +1,15 @@
 """Signals, sent to real processes in the middle of an epoch."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,7 @@ def whole(tmp_path_factory):
         "SIGTERM",
         pytest.param("SIGUSR2", marks=pytest.mark.slow),
         pytest.param("SIGINT", marks=pytest.mark.slow),
+        pytest.param("SIGHUP", marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_saves_and_the_run_goes_on_exactly(whole, tmp_path, rows, name):
@@ -129,7 +133,7 @@ def test_the_second_ctrl_c_stops_at_once(tiny, config):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2", "SIGINT", "SIGHUP"])
 def test_before_the_first_step_a_signal_ends_the_run_where_it_is(name):
     with Preemption() as preemption:
         preemption.at_once()
@@ -276,3 +280,64 @@ def test_a_signal_while_an_optimizer_imports_torchs_compiler(tmp_path, module):
     done = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert status(tmp_path / "runs" / "simclr" / "run")["status"] == "preempted"
+
+
+# --- a terminal that is closed, an import that is interrupted -------------------------
+
+
+def test_a_terminal_that_is_closed_stops_a_run_as_sigterm_does(tmp_path):
+    """It sends SIGHUP, and what is printed from then on fails."""
+    parent, child = os.openpty()
+    line = [sys.executable, MAIN, f"log.folder={tmp_path}", "log.run=run", *OPTIONS]
+    process = subprocess.Popen(
+        line,
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        preexec_fn=lambda: (os.setsid(), fcntl.ioctl(0, termios.TIOCSCTTY, 0)),
+    )
+    os.close(child)
+    metrics = tmp_path / "runs" / "simclr" / "run" / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None
+        os.set_blocking(parent, False)
+        with suppress(BlockingIOError):
+            os.read(parent, 65536)  # or the terminal would be full
+        time.sleep(0.01)
+    os.close(parent)
+    process.wait(60)
+    ended = status(metrics.parent)
+    assert ended["status"] == "preempted"
+    assert ended["reason"].startswith("SIGHUP at step ")
+    assert (metrics.parent / "ckpts" / "last.ckpt").exists()
+
+
+def test_what_is_ignored_stays_ignored():
+    """As nohup and a shell's `&` ask it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Preemption() as preemption:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert preemption.requested is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "import stable_ssl; stable_ssl.BaseTrainer",
+        "from stable_ssl import SimCLR",
+        "from stable_ssl.commands import main; main([])",
+        "from stable_ssl.commands import main; main(['rerun', 'x'])",
+    ],
+)
+def test_ctrl_c_while_torch_is_imported_prints_no_traceback(tmp_path, start):
+    (tmp_path / "torch.py").write_text(
+        "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {start}")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")

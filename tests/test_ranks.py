@@ -99,6 +99,49 @@ def test_ranks_train_as_one_process(ranks, tmp_path, kind, n, overrides):
                 assert a[name] == pytest.approx(b[name], abs=loose), name
 
 
+class Stopping(doubled(SimCLR)):
+    """Stops as one process that is asked to, and so may be called on ranks."""
+
+    def before_train_step(self):
+        if self.step == 5:
+            raise ConfigError("stopped")
+
+
+def begun(folder, overrides):
+    """Train until a checkpoint in the middle of a row and of an epoch."""
+    torch.set_num_threads(1)
+    every = "log.checkpoint.every_n_steps=5"
+    config = load_config("simclr", [*QUICK, f"log.folder={folder}", *overrides, every])
+    Stopping(config).run()
+
+
+@pytest.mark.parametrize("n", [(2, 1), pytest.param((1, 2), marks=pytest.mark.slow)])
+def test_a_row_that_other_ranks_began_is_that_of_one_process(ranks, tmp_path, n):
+    """Rows, weights and all go on with another number of ranks."""
+    overrides = [
+        *("data.root=double", "++model.backbone.width=8", "log.every_n_steps=8"),
+        *("optim.epochs=1", "optim.scheduler.warmup_epochs=0", "log.eval.knn=null"),
+        *("log.monitor=null", "data.test=null"),
+    ]
+    one = train(SimCLR, tmp_path / "one", *overrides)
+    folder = str(tmp_path / "elastic")
+    with pytest.raises(ConfigError, match="stopped"):
+        if n[0] == 1:
+            begun(folder, overrides)
+        else:
+            ranks(n[0], begun, folder, overrides)
+    if n[1] == 1:
+        again = train(SimCLR, folder, *overrides)
+    else:
+        again = ranks(n[1], train, SimCLR, folder, *overrides)[0]
+    assert difference(one["weights"], again["weights"]) < 1e-8
+    pairs = zip(one["rows"], again["rows"], strict=True)
+    pairs = [(a["train/loss"], b["train/loss"]) for a, b in pairs if "train/loss" in a]
+    assert len(pairs) == 2
+    for a, b in pairs:
+        assert a == pytest.approx(b, abs=1e-8)
+
+
 class Taught(SimCLR):
     """A SimCLR with a frozen teacher that follows it."""
 
@@ -328,6 +371,52 @@ def test_a_signal_is_honoured_by_all_ranks_at_one_step(whole, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     same(finished(tmp_path), whole)
+
+
+class Hung(SimCLR):
+    """One rank does not come to the fourth step, or does not run any more."""
+
+    def compute_loss(self):
+        if self.step == 3 and self.rank == 1:
+            if "stop" in self.config.log.tags:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(1000)
+        return super().compute_loss()
+
+
+HANGS = [("sleep", "it does what they do not"), ("stop", "nothing is heard of it")]
+
+
+@pytest.mark.parametrize(
+    ("how", "words"), [HANGS[0], pytest.param(*HANGS[1], marks=pytest.mark.slow)]
+)
+def test_a_rank_that_hangs_is_named_and_ends_the_run(tmp_path, monkeypatch, how, words):
+    monkeypatch.syspath_prepend(REPOSITORY)
+    keys = ["hardware.processes=2", "hardware.timeout=5", f"log.tags=[{how}]"]
+    config = load_config("simclr", [*QUICK, f"log.folder={tmp_path}", *keys])
+    with pytest.raises(distributed.RankFailed, match=f"^rank 1 of 2 .*{words}"):
+        Hung(config).run()
+    run = tmp_path / "runs" / "simclr" / "run"
+    ended = json.loads((run / "status.json").read_text())
+    assert ended["status"] == "failed" and "hardware.timeout=5.0 s" in ended["reason"]
+    assert not (run / "lock.json").exists()
+
+
+class Slow(SimCLR):
+    """Rank 0 takes longer over an evaluation than a rank may in training."""
+
+    def after_eval_epoch(self):
+        if self.rank == 0:
+            time.sleep(12)
+
+
+@pytest.mark.slow
+def test_ranks_wait_for_an_evaluation_without_a_limit(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY)
+    keys = ["hardware.processes=2", "hardware.timeout=2", "optim.epochs=1"]
+    Slow(load_config("simclr", [*QUICK, f"log.folder={tmp_path}", *keys])).run()
+    status = tmp_path / "runs" / "simclr" / "run" / "status.json"
+    assert json.loads(status.read_text())["status"] == "finished"
 
 
 def test_torchrun(whole, tmp_path):

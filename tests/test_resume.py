@@ -354,15 +354,6 @@ def test_a_process_killed_by_the_kernel_resumes(main, tmp_path, rows):
     assert "resumed at" in (runs["killed"] / "console.log").read_text()
 
 
-@pytest.mark.slow
-def test_runs_killed_again_and_again(main, shell):
-    """The short version of the benchmark: workers, and kills during a save."""
-    done = shell(main.parents[1] / "benchmarks" / "crash.py", "--kills", 6, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 of 2 runs ended bit-identical" in done.stdout
-    assert "6 kills, 3 while a checkpoint was written, 0" not in done.stdout
-
-
 def test_checkpoints_by_the_clock(tiny, config, monkeypatch):
     """Of steps that take 20 s each."""
     saved = []

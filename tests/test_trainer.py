@@ -71,7 +71,7 @@ def test_the_order_of_a_run_is_the_contract(tiny, config):
 @pytest.mark.parametrize("name", ["initialize_modules", "forward", "compute_loss"])
 def test_a_missing_method_is_named(tiny, name):
     cls = type("Incomplete", (tiny,), {name: getattr(BaseTrainer, name)})
-    with pytest.raises(NotImplementedError, match=f"Incomplete must define {name}"):
+    with pytest.raises(ConfigError, match=f"Incomplete must define {name}"):
         cls()
 
 

@@ -33,12 +33,19 @@ Each of the first five explains itself with -h.
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: one of `COMMANDS`, or else a run.
 
-    Wrong input ends with one line and exit code 2.
+    Wrong input ends with one line and exit code 2, Ctrl-C with 130.
 
     Args:
         arguments: after the program's name; None reads them from the process.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        _run(sys.argv[1:] if arguments is None else list(arguments))
+    except KeyboardInterrupt:  # most likely while torch is imported
+        sys.exit(130)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    """Run the command line; it may be interrupted."""
     first = arguments[0] if arguments else ""
     if first in COMMANDS:
         sys.exit(_command(first, arguments[1:]))
@@ -78,8 +85,6 @@ def _command(name: str, arguments: Sequence[str]) -> int:
         except (ValueError, OSError) as error:  # ConfigError is a ValueError
             print(f"error: {printable(str(error))}", file=sys.stderr)
             return 2
-        except KeyboardInterrupt:
-            return 130
 
 
 def _say(message: Warning | str, *_: object) -> None:

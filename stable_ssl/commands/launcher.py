@@ -12,25 +12,31 @@ import inspect
 import itertools
 import math
 import re
+import shutil
+import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from stable_ssl import distributed, experiments, recorded, resolver
 from stable_ssl.commands import trust
-from stable_ssl.config import complete, hydra_session
+from stable_ssl.commands.rehearsal import distinct, rehearse
+from stable_ssl.config import complete, composed, hydra_session, located
 from stable_ssl.loggers.run_folder import check_names, reserve, run_path
 from stable_ssl.loggers.table import printable
-from stable_ssl.schema import ConfigError
+from stable_ssl.schema import ConfigError, first_line
 
 if TYPE_CHECKING:
     from stable_ssl.trainer import BaseTrainer
 
 NUMBER = "${hydra:job.num}"  # of a job, in the name of its run
+SLURM = ("sbatch", "srun")  # its programs that submitit calls
 REQUEUES = 1000  # of a job that runs into its time limit, again and again
 HYDRA = [  # Hydra writes no files: the run folder holds what would be in them
     "hydra.output_subdir=null",
@@ -124,8 +130,8 @@ class Job:
                 for override in overrides
             ]
             return run.run()
-        except (ConfigError, Diverged) as error:
-            kind = "error" if isinstance(error, ConfigError) else "diverged"
+        except (ConfigError, Diverged, distributed.RankFailed) as error:
+            kind = "diverged" if isinstance(error, Diverged) else "error"
             print(f"{kind}: {_in_a_terminal(error)}", file=sys.stderr)
             return error
         except Exception as error:  # a sweep goes on, and ends with its table
@@ -182,7 +188,7 @@ class Command:
         name = named or ("simclr" if trainer is None else "base")
         self.script = script
         name, self.folders, self.run_folder = recorded.kept_apart(
-            name.removesuffix(".yaml"), self._folders(config_path, script)
+            *located(name, self._folders(config_path, script))
         )
         if self.run_folder is not None:
             self.folders = [
@@ -226,20 +232,27 @@ class Command:
         launcher = choices["hydra/launcher"]
         several = self.args.multirun or launcher != "basic"
         searches = self.args.multirun and choices["hydra/sweeper"] != "basic"
-        for job in jobs:
-            check(job, self.trainer, here=launcher == "basic")
+        self._check(jobs, here=launcher == "basic", searches=searches)
         overrides = [*self.overrides, *HYDRA]
         if searches:
             jobs = jobs[:1]  # each result decides what the next job is
             overrides += self._direction(jobs[0])
         if launcher.startswith("submitit"):
             overrides += self._submitit(jobs[0])
+        absent = [program for program in SLURM if shutil.which(program) is None]
+        if launcher == "submitit_slurm" and absent:
+            raise ConfigError(
+                f"hydra/launcher={launcher}, and this machine has no"
+                f" {' and no '.join(absent)}; start it where Slurm is, or choose"
+                " hydra/launcher=submitit_local"
+            )
         names, naming = _run_names(jobs, several, searches)
         overrides += naming
         with hydra_session(self.folders) as hydra:
             if several:
                 overrides.append("hydra.mode=MULTIRUN")
-                batches = hydra.multirun(self.name, Job(self.trainer), overrides)
+                with _submission(launcher):
+                    batches = hydra.multirun(self.name, Job(self.trainer), overrides)
                 returned = [r for batch in batches or [] for r in batch]
             else:
                 returned = [hydra.run(self.name, Job(self.trainer), overrides)]
@@ -247,6 +260,40 @@ class Command:
             _show_sweep(jobs, names, searches)
         values = [r.return_value for r in returned]
         return [value for value in values if isinstance(value, Exception)]
+
+    def _check(self, jobs: Sequence[DictConfig], here: bool, searches: bool) -> None:
+        """Refuse all jobs where one could not run, before the first is started.
+
+        On this machine, jobs of a sweep are also rehearsed; of those that differ in
+        what cannot matter, such as the learning rate, one. A search makes its jobs as
+        it goes, and each value of a choice is rehearsed once. Jobs for Slurm or another
+        launcher are not rehearsed, since the data may be elsewhere, nor where torchrun
+        or srun started this process beside others.
+
+        Args:
+            jobs: composed.
+            here: whether they run on this machine.
+            searches: whether these are a search's choices.
+
+        Raises:
+            ConfigError: as `check` and `rehearse`; of several jobs, it names which.
+        """
+        lines = [OmegaConf.to_container(job.hydra.overrides.task) for job in jobs]
+        shared = set.intersection(*map(set, lines))
+        own = [[o for o in line if o not in shared] for line in lines]
+        checked = []
+        for job, overrides in zip(jobs, own, strict=True):
+            with named(overrides):
+                checked.append(check(job, self.trainer, here))
+        if not here or len(jobs) == 1 or distributed.this_process().world_size > 1:
+            return
+        for i in distinct(checked):
+            one_value = (
+                len({*lines[i]} - {*lines[0]}) < 2
+            )  # is another than the first's
+            if checked[i].mode == "fit" and (one_value or not searches):
+                with named(own[i]):
+                    rehearse(trainer_class(self.trainer, jobs[i]), checked[i])
 
     def _answered(self) -> bool:
         """Print what an option asks for; return whether one asked."""
@@ -268,13 +315,8 @@ class Command:
 
     def _jobs(self) -> list[DictConfig]:
         """Compose every job of the command line, the node `hydra` included."""
-        import hydra
-
         with hydra_session(self.folders):
-            return [
-                hydra.compose(self.name, overrides, return_hydra_config=True)
-                for overrides in self._overrides_of_jobs()
-            ]
+            return [composed(self.name, line) for line in self._overrides_of_jobs()]
 
     def _agreed(self, run: Path, jobs: Sequence[DictConfig]) -> bool:
         """Ask, where a run's config.yaml names what is not the user's own.
@@ -295,20 +337,12 @@ class Command:
 
     def _overrides_of_jobs(self) -> list[list[str]]:
         """Return the overrides of each job: all combinations of the values a,b,c."""
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
         if not self.args.multirun:
             return [self.overrides]
-        parsed = OverridesParser.create().parse_overrides(self.overrides)
-        values = {}  # by key; the last of two that set one wins, as in Hydra
-        for override in parsed:
-            name = override.get_key_element()
-            values[name] = [override.input_line]
-            if override.is_discrete_sweep():
-                values[name] = [f"{name}={v}" for v in override.sweep_string_iterator()]
-            elif override.is_sweep_override():  # a range, which a search expands
-                return [[o.input_line for o in parsed if not o.is_sweep_override()]]
-        return [list(job) for job in itertools.product(*values.values())]
+        values = dict(map(_expanded, self.overrides))  # of two for a key the last wins
+        if all(values.values()):
+            return [list(job) for job in itertools.product(*values.values())]
+        return [[ones[0] for ones in values.values() if len(ones) == 1]]  # a search
 
     def _direction(self, job: DictConfig) -> list[str]:
         """Return the override that tells Optuna to maximise or minimise `log.monitor`.
@@ -363,6 +397,57 @@ class Command:
         return any(f"{key}=" in override for override in self.overrides)
 
 
+def _expanded(override: str) -> tuple[str, list[str]]:
+    """Return the key of a sweep's override, and one override for each of its values.
+
+    There are none of a range, `interval(0,1)`, that a search expands.
+
+    Raises:
+        ConfigError: Hydra can read the values, and not go through them.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    loader = GlobalHydra.instance().config_loader()  # of the options for glob(*)
+    (parsed,) = OverridesParser.create(loader).parse_overrides([override])
+    key, values = parsed.get_key_element(), [override]
+    if parsed.is_discrete_sweep():
+        try:
+            values = [f"{key}={value}" for value in parsed.sweep_string_iterator()]
+            reason = "it has no values"
+        except (OmegaConfBaseException, HydraException, ValueError) as error:
+            values, reason = [], first_line(error)
+        if not values:
+            raise ConfigError(
+                f"{override} is no sweep: {reason}; write the values out, a,b,c, or one"
+                " of range(0,3), choice(a,b) and glob(*) alone"
+            )
+    elif parsed.is_sweep_override():
+        values = []
+    return key, values
+
+
+@contextmanager
+def _submission(launcher: str) -> Iterator[None]:
+    """Say what Slurm says where it is to take jobs, and refuses them."""
+    if launcher != "submitit_slurm":
+        yield
+        return
+    from submitit.core.utils import FailedJobError
+
+    try:
+        yield
+    except FailedJobError as error:
+        if not isinstance(error.__cause__, subprocess.CalledProcessError):
+            raise  # of a job that was submitted
+        said = (str(error).strip() or "nothing").splitlines()[-1]
+        raise ConfigError(
+            f"Slurm refused the jobs; sbatch said: {said}; correct hydra.launcher, or"
+            " ask whether Slurm runs"
+        ) from None
+
+
 def _run_names(
     jobs: Sequence[DictConfig], several: bool, searches: bool
 ) -> tuple[list[str], list[str]]:
@@ -411,26 +496,34 @@ def trainer_class(
     trainer: type[BaseTrainer] | None, config: DictConfig
 ) -> type[BaseTrainer]:
     """Return the trainer to run: the one given, or what `model.name` names."""
-    from stable_ssl.methods import method_class
+    from stable_ssl.methods import checked_trainer, method_class
 
-    name = OmegaConf.select(config, "model.name")
-    found = method_class(name) if trainer is None else trainer
-    if not hasattr(found, "model_config"):
-        by = "model.name names" if trainer is None else "launch was given"
-        raise ConfigError(
-            f"{by} {getattr(found, '__name__', found)}, which is no trainer; give a"
-            " subclass of stable_ssl.BaseTrainer"
-        )
-    return found
+    if trainer is None:
+        return method_class(OmegaConf.select(config, "model.name"))
+    name = getattr(trainer, "__name__", trainer)
+    return checked_trainer(trainer, f"launch was given {name}, which")
 
 
-def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> None:
+@contextmanager
+def named(overrides: Sequence[str]) -> Iterator[None]:
+    """Begin an error inside with the overrides of the job that it is of."""
+    try:
+        yield
+    except ConfigError as error:
+        job, text = " ".join(overrides), str(error)
+        raise ConfigError(text if text.startswith(job) else f"{job}: {text}") from error
+
+
+def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> DictConfig:
     """Refuse a composed job that could not run, before anything is started.
 
     Args:
         job: composed by `config.compose`.
         trainer: as for `launch`.
         here: whether it runs on this machine, whose devices are then looked at.
+
+    Returns:
+        The job with all defaults.
 
     Raises:
         ConfigError: names the key and what to change.
@@ -446,11 +539,14 @@ def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> Non
     if full.mode == "fit":
         with resolver.stand_ins():
             check_optimizer(full.optim)
-            check_scheduler(full.optim.scheduler)
+            lr, scaled = full.optim.lr, full.optim.scale_lr_by is not None
+            known = None if scaled or resolver.asked(full) else lr
+            check_scheduler(full.optim.scheduler, known)
     if full.log.eval.linear is not None:
         check_optimizer(full.log.eval.linear, at="log.eval.linear")
     if here:
         distributed.choose_device(full.hardware)
+        distributed.processes_asked(full.hardware)
         resume, weights = full.log.resume, full.log.load_from
         for name, path in (("resume", resume), ("load_from", weights)):
             if path not in (None, "auto") and not Path(path).is_file():
@@ -467,3 +563,4 @@ def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> Non
     for node in nodes:
         check_name(node.dataset)
         build_views(node.dataset.get("image_transform"))
+    return full

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from stable_ssl import distributed, seeding
 from stable_ssl.data.augment import External, Op, build_ops
-from stable_ssl.data.check import check_alike
+from stable_ssl.data.check import check_alike, check_examples
 from stable_ssl.data.combined import Combined, named_parts, split_name
 from stable_ssl.data.datasets import Images, build_dataset, held_in_memory
 from stable_ssl.data.loader import Loader
@@ -34,7 +35,7 @@ Nodes = dict[str, dict[str | None, Any]]  # loader nodes by split and name
 class Data:
     """What is trained and evaluated on."""
 
-    root: str = "${oc.env:DATA_ROOT,./data}"  # parent of relative dataset roots
+    root: str = key("${oc.env:DATA_ROOT,./data}", path=True)  # of relative roots
     num_classes: int | None = key(None, low=1)  # null: ask the dataset
     batch_size: int | None = key(None, low=1)  # samples a step, over all processes
     batch_size_per_gpu: int | None = key(  # or samples a process
@@ -44,7 +45,9 @@ class Data:
     num_workers: int = key(0, low=0)  # processes that decode; 0: in the main process
     download: bool = False  # fetch a missing torchvision dataset
     on_error: str = key("raise", choices=("raise", "skip"))  # an unreadable image
-    in_memory: float = key(2.0, low=0)  # GiB; hold image folders of one size up to this
+    in_memory: float = key(  # GiB; hold image folders of one size up to this
+        2.0, low=0, high=math.inf
+    )
     compile: bool = False  # torch.compile the batched augmentation
     labelled: str | None = None  # of several train loaders, whose labels probes use
     transforms: dict[str, Any] = field(default_factory=dict)  # free pool of op lists
@@ -151,13 +154,14 @@ def build_loaders(
             loaders |= {split_name(split, name): part for name, part in parts.items()}
     if not loaders:
         raise ConfigError("the group data names no dataset; e.g. data=digits")
+    check_examples(loaders)
     first = named_parts(next(iter(loaders.values())), labelled)[labelled]
     others = [loader for split, loader in loaders.items() if split != "train"]
     known = [data.num_classes, *(loader.num_classes for loader in (first, *others))]
     data.num_classes = next(filter(None, known), None)
     backbone = config.model.get("backbone")
     backbone = {"name": backbone} if isinstance(backbone, str) else backbone
-    if backbone and "in_channels" not in backbone:
+    if isinstance(backbone, Mapping) and "in_channels" not in backbone:
         config.model.backbone = {**backbone, "in_channels": first.channels}
     check_alike(loaders, labelled)
     return loaders
@@ -257,6 +261,7 @@ def build_loader(
     dataset = held.get(source)
     if dataset is None:
         dataset = build_dataset(spec, data.root, data.download)
+        _check_kind(dataset)
         dataset = held_in_memory(dataset, data.in_memory, data.on_error == "skip")
         if isinstance(dataset, Images):
             held[source] = dataset
@@ -284,6 +289,18 @@ def build_loader(
     )
 
 
+def _check_kind(dataset: Any) -> None:
+    """Refuse what is neither a map-style nor an iterable dataset."""
+    needed = ("__len__", "__getitem__")
+    if isinstance(dataset, IterableDataset):
+        needed = ("__iter__",)
+    if not all(hasattr(dataset, method) for method in needed):
+        raise ConfigError(
+            f"the dataset of a loader node is a {type(dataset).__name__}, which has no"
+            f" {' and '.join(needed)}; name a torch dataset"
+        )
+
+
 def _check_options(options: Mapping[str, Any]) -> None:
     """Refuse values that torch's DataLoader would refuse late or not at all."""
     minimums = {"batch_size": 1, "num_workers": 0, "prefetch_factor": 1, "timeout": 0}
@@ -293,6 +310,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"{name}={value} of a loader node: use an integer from {low} on"
             )
+    distributed.refuse_too_many("num_workers", options.get("num_workers"))
     switches = ("shuffle", "drop_last", "pin_memory", "persistent_workers", "in_order")
     for name in switches:
         if not isinstance(options.get(name, False), bool):
@@ -345,11 +363,19 @@ def _build_option(name: str, node: Any, dataset: Dataset) -> Any:
     where = f"{name} of a loader node"
     if isinstance(node, str):
         raise ConfigError(f"{name}={node} of a loader node: write {{_target_: ...}}")
-    if not isinstance(node, Mapping):
-        return node
-    accepted = accepted_by(find_object(node.get("_target_"), where))
-    names = {"data_source", "dataset"} & accepted.keys()
-    return build_object(node, where, **dict.fromkeys(names, dataset))
+    if isinstance(node, Mapping):
+        accepted = accepted_by(find_object(node.get("_target_"), where))
+        names = {"data_source", "dataset"} & accepted.keys()
+        built = build_object(node, where, **dict.fromkeys(names, dataset))
+    else:
+        built = node
+    needed = {"sampler": ("__iter__", "__len__"), "collate_fn": ("__call__",)}[name]
+    if built is not None and not all(hasattr(built, method) for method in needed):
+        raise ConfigError(
+            f"{where}: found a {type(built).__name__}, which has no"
+            f" {' and '.join(needed)}; name a class, or a function with _partial_: true"
+        )
+    return built
 
 
 def build_views(transform: Any) -> list[list[Op | External]]:

@@ -50,6 +50,24 @@ def check_views(
         )
 
 
+def check_examples(loaders: Mapping[str, Iterable]) -> None:
+    """Refuse data of which not even the first sample becomes a view.
+
+    Args:
+        loaders: `Loader` or `Combined` by split; streams are left alone.
+
+    Raises:
+        ConfigError: names the split, and says what is wrong.
+    """
+    for split, combined in loaders.items():
+        for name, loader in named_parts(combined, None).items():
+            try:
+                _ = loader.streams or loader.example
+            except ConfigError as error:
+                at = f"data.{split}" if name is None else f"data.{split}.{name}"
+                raise type(error)(f"{at}: {error}") from error.__cause__
+
+
 def check_alike(loaders: Mapping[str, Iterable], labelled: str | None = None) -> None:
     """Refuse splits whose images or classes are not those of the first.
 
@@ -66,7 +84,7 @@ def check_alike(loaders: Mapping[str, Iterable], labelled: str | None = None) ->
     numbers: dict[str, Mapping[str, int]] = {}
     for split, combined in loaders.items():
         loader = named_parts(combined, labelled)[labelled]
-        if not loader.streams and not loader.external:  # ops may change the channels
+        if not loader.streams:  # to read from one takes a sample from it
             channels[split] = loader.channels
         class_to_idx = getattr(source(loader.dataset), "class_to_idx", None)
         if class_to_idx and split != "predict":
@@ -138,6 +156,36 @@ def check_train(loader: Iterable, accumulate: int, ranks: int) -> None:
                 f"optim.accumulate={accumulate} would weigh the last micro-batch, of"
                 f" {rest} images, as one of {part.batch_size}; remove drop_last: false"
             )
+
+
+def check_batch(loader: Iterable, minimum: int, method: str) -> None:
+    """Refuse batches of fewer images than a method learns from.
+
+    Args:
+        loader: of train; several, one of another library, and one whose collate_fn may
+            make more images of one, pass.
+        minimum: images of a batch, over all processes.
+        method: name of the trainer's class, for the message.
+
+    Raises:
+        ConfigError: of every batch, or of the last one of an epoch.
+    """
+    if not isinstance(loader, Loader) or loader.collate_fn is not None:
+        return
+    if loader.batch_size < minimum:
+        raise ConfigError(
+            f"data.batch_size={loader.batch_size}, and {method} needs {minimum} images"
+            " a batch, over all processes; use as many or more"
+        )
+    sampler = loader.sampler
+    rest = (
+        0 if loader.streams or sampler.drop_last else sampler.size % sampler.batch_size
+    )
+    if 0 < rest < minimum:
+        raise ConfigError(
+            f"drop_last=false leaves a last batch of {rest}, and {method} needs"
+            f" {minimum} images; set it to true"
+        )
 
 
 def check_split(mode: str, splits: Iterable[str]) -> None:

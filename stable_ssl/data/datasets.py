@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_ssl import seeding
-from stable_ssl.data.few_labels import choose_few
+from stable_ssl.data.few_labels import check_few, choose_few
 from stable_ssl.data.folder import ImageFolder, Unreadable
 from stable_ssl.instantiate import accepted_by, build_object, find_object
-from stable_ssl.schema import ConfigError, nearest
+from stable_ssl.schema import ConfigError, nearest, refuse_url
 
 BUILDERS: dict[str, Callable[..., Dataset]] = {"image_folder": ImageFolder}
 
@@ -97,6 +97,8 @@ def build_dataset(node: Mapping, root: str = "", download: bool = False) -> Data
     if per_class is not None:
         dataset = build_dataset(arguments, root, download)
         return labelled_subset(dataset, per_class, labels_seed)
+    for name in ("root", "split_file"):
+        refuse_url(f"dataset.{name}", arguments.get(name))
     subfolder = arguments.get("root")
     arguments["root"] = str(Path(root) / (subfolder or ""))
     if "_target_" in arguments:
@@ -143,12 +145,7 @@ def labelled_subset(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
             f"labels_per_class={per_class}: {type(dataset).__name__} does not list its"
             " labels; use an image folder or a dataset held in memory"
         )
-    classes, counts = dataset.labels.unique(return_counts=True)
-    if (fewest := int(counts.min())) < per_class:
-        raise ConfigError(
-            f"labels_per_class={per_class}, but class {classes[counts.argmin()]} has"
-            f" {fewest}; use at most that"
-        )
+    check_few(dataset.labels, str(per_class), "labels_per_class")
     return dataset.subset(choose_few(dataset.labels, str(per_class), seed))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -196,14 +197,23 @@ class ImageFolder(Dataset):
         if sum(shares.values()) >= 1:
             raise ConfigError(f"val_size + test_size = {sum(shares.values())} of 1")
         labels = torch.tensor([label for _, label in samples])
-        chosen = []
+        chosen, left_out = [], []
         for label in labels.unique().tolist():
             index = (labels == label).nonzero().flatten()
             index = index[seeding.permutation(len(index), seed, label)]
             val, test = (round(share * len(index)) for share in shares.values())
             parts = index.split([len(index) - val - test, val, test])
             split = dict(zip(SUBSETS, parts, strict=True))
+            left_out += [label for name in subsets if not len(split[name])][:1]
             chosen += [split[name] for name in subsets]
+        if left_out and self.labelled:
+            named = {number: name for name, number in self.class_to_idx.items()}
+            warnings.warn(
+                f"{self.root}: shares of so few images leave {len(left_out)} of"
+                f" {len(named)} classes out of {', '.join(subsets)},"
+                f" {named[left_out[0]]} among them; choose other shares",
+                stacklevel=3,
+            )
         return [samples[i] for i in torch.cat(chosen).sort().values.tolist()]
 
     def __len__(self) -> int:

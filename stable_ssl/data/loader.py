@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pickle import PicklingError
 from typing import Any
 
 import torch
@@ -27,11 +29,9 @@ from stable_ssl.data.worker import (
     Stream,
     Unreadable,
     collate,
-    entries,
     ignore_signals,
-    to_tensor,
 )
-from stable_ssl.schema import ConfigError
+from stable_ssl.schema import ConfigError, described
 
 GPU_SHARE = 1 / 4  # share of the GPU's free memory that images may be held in
 
@@ -96,9 +96,9 @@ class Loader:
         self.skipped = 0  # samples so far that could not be read
         self.index: Tensor | None = None  # of the last batch's samples in the dataset
         self._warned: set[str] = set()
-        heads = [Head(ops) for ops in views]
-        self.external = any(head.external for head in heads)  # ops of other libraries
-        if isinstance(dataset, Images) and not self.external:
+        self.heads = [Head(ops) for ops in views]
+        external = any(head.external for head in self.heads)  # ops of other libraries
+        if isinstance(dataset, Images) and not external:
             self.views = [View(ops) for ops in views]
             self.images, self.labels = dataset.images, dataset.labels
             if self.device.type == "cuda":
@@ -107,14 +107,14 @@ class Loader:
                     self.images = self.images.to(self.device)
             self.workers = None
         else:
-            self.views = [head.tail for head in heads]
-            self.workers = self._workers(heads, options)
+            self.views = [head.tail for head in self.heads]
+            self.workers = self._workers(options)
         if compile:
             self.views = [view.compile() for view in self.views]
         if self.device.type == "cuda":
             self.views = [Replay(view) for view in self.views]
 
-    def _workers(self, heads: Sequence[Head], options: dict[str, Any]) -> DataLoader:
+    def _workers(self, options: dict[str, Any]) -> DataLoader:
         """Return the torch loader whose workers read samples and begin their views."""
         options = {
             "generator": torch.Generator(),  # its draws leave the global one alone
@@ -126,8 +126,8 @@ class Loader:
         if not self.streams:
             options.setdefault("persistent_workers", options.get("num_workers", 0) > 0)
             replaces = self.on_error == "replace"
-            samples = Samples(self.dataset, heads, self.seed, replaces)
-            return DataLoader(samples, batch_sampler=self.sampler, **options)
+            samples = Samples(self.dataset, self.heads, self.seed, replaces)
+            return _torch_loader(samples, batch_sampler=self.sampler, **options)
         if options.get("num_workers", 0) > 1 or self.sampler.sampler is not None:
             raise ConfigError(
                 "an iterable dataset is read in order by one worker: set num_workers: 1"
@@ -136,23 +136,35 @@ class Loader:
         options["num_workers"] = 1  # so that its draws leave our generators alone
         options["persistent_workers"] = False  # a kept copy would not see set_epoch
         drop_last = self.sampler.drop_last
-        stream = Stream(self.dataset, heads, self.sampler, endless=drop_last)
+        stream = Stream(self.dataset, self.heads, self.sampler, endless=drop_last)
         size = len(self.sampler.share(torch.arange(self.batch_size)))
-        return DataLoader(stream, batch_size=size, drop_last=drop_last, **options)
+        return _torch_loader(stream, batch_size=size, drop_last=drop_last, **options)
+
+    @cached_property
+    def example(self) -> Batch:
+        """The first sample that can be read, its views made: a batch of 1 on the CPU.
+
+        Raises:
+            ConfigError: an op is not made for it, or it is no sample; whatever data is
+                wrong in every sample is said here, before anything is trained.
+        """
+        if self.streams:
+            sample = next(iter(Stream(self.dataset, self.heads, self.sampler, False)))
+        else:
+            replaces = self.on_error != "raise"
+            sample = Samples(self.dataset, self.heads, self.seed, replaces)[0, 0]
+        batch = self._checked(collate([sample]))
+        if not batch.views:
+            raise Unreadable(f"no image can be read; such as {batch.failures[0]}")
+        tails = [View(head.tail.ops, head.tail.first) for head in self.heads]
+        keys = torch.zeros(1, dtype=torch.int64)
+        views = [tail(x, keys) for tail, x in zip(tails, batch.views, strict=True)]
+        return batch._replace(views=views)
 
     @property
     def channels(self) -> int:
-        """The number of channels of the first image that can be read."""
-        if self.streams:
-            return to_tensor(next(iter(self.dataset))[0]).shape[0]
-        for index in range(len(self.dataset)):
-            try:
-                image, *_ = entries(self.dataset, self.dataset[index], index)
-                return to_tensor(image).shape[0]
-            except (Unreadable, OSError, SyntaxError):  # as PIL raises
-                if self.on_error == "raise":
-                    raise
-        raise Unreadable("no image of the dataset can be read")
+        """The number of channels of a view."""
+        return self.example.views[0].shape[1]
 
     @property
     def batch_size(self) -> int:
@@ -228,20 +240,41 @@ class Loader:
 
     def _read(self) -> Iterator[Batch]:
         """Yield the workers' batches; raise or warn for images that cannot be read."""
-        for batch in self.workers:
-            if batch.error:
-                raise ConfigError(batch.error)
-            if batch.failures and self.on_error == "raise":
-                raise Unreadable(
-                    f"{batch.failures[0]}; mend or remove it, or set data.on_error=skip"
-                )
-            if not batch.views and self.on_error == "replace":
-                raise Unreadable(f"no image can be read; such as {batch.failures[0]}")
-            for failure in batch.failures:
+        for batch in self._worked():
+            for failure in self._checked(batch).failures:
                 if failure not in self._warned:
                     self._warned.add(failure)
                     warnings.warn(f"skipped: {failure}", stacklevel=2)
             yield batch
+
+    def _worked(self) -> Iterator[Batch]:
+        """Start the workers; return the iterator over their batches.
+
+        Raises:
+            ConfigError: they are started anew, and the dataset cannot be sent to them.
+        """
+        try:
+            return iter(self.workers)
+        except (PicklingError, AttributeError, TypeError) as error:
+            if not self.workers.num_workers:
+                raise
+            raise ConfigError(
+                f"the dataset, or an op of its views, cannot be sent to a data worker"
+                f" ({described(error)}); define functions and classes at the top of a"
+                " module, or set num_workers to 0"
+            ) from error
+
+    def _checked(self, batch: Batch) -> Batch:
+        """Refuse a batch of images that cannot be read or do not fit together."""
+        if batch.error:
+            raise ConfigError(batch.error)
+        if batch.failures and self.on_error == "raise":
+            raise Unreadable(
+                f"{batch.failures[0]}; mend or remove it, or set data.on_error=skip"
+            )
+        if not batch.views and self.on_error == "replace":
+            raise Unreadable(f"no image can be read; such as {batch.failures[0]}")
+        return batch
 
     def _prefetched(self) -> Iterator[Batch]:
         """Copy the next batch to the GPU on a second stream while this one is used."""
@@ -255,6 +288,14 @@ class Loader:
             pending = copied, done
         if pending is not None:
             yield _arrived(*pending)
+
+
+def _torch_loader(dataset: Dataset, **options: Any) -> DataLoader:
+    """Return torch's loader; say what it refuses."""
+    try:
+        return DataLoader(dataset, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"a loader node: {error}") from None
 
 
 def _arrived(batch: Batch, done: torch.cuda.Event) -> Batch:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stable_ssl.schema import ConfigError
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -59,12 +61,12 @@ class RotationCollate:
             samples: (image (C, S, S), label) each; the label is dropped.
 
         Raises:
-            ValueError: several views, or images that are not square.
+            ConfigError: several views, or images that are not square.
         """
         images = [image for image, _ in samples]
         shape = getattr(images[0], "shape", "several views")
         if isinstance(shape, str) or shape[-1] != shape[-2]:
-            raise ValueError(
+            raise ConfigError(
                 f"RotationCollate found {shape}; it needs one view of square images"
             )
         x = torch.stack(images)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from stable_ssl import seeding
+from stable_ssl.schema import ConfigError
 
 
 @dataclass(eq=False)
@@ -34,6 +35,7 @@ class BatchSampler:
     start: int = 0  # batch that the next iteration starts with
 
     def __post_init__(self):
+        self.samples = self.size  # of the dataset; `size` is how many an epoch has
         if self.sampler is not None:
             self.size = len(self.sampler)
 
@@ -44,13 +46,32 @@ class BatchSampler:
         return full + (rest > 0 and not self.drop_last)
 
     def order(self) -> Tensor:
-        """Return the samples of the epoch in order, (size,) int64 on the CPU."""
+        """Return the samples of the epoch in order, (size,) int64 on the CPU.
+
+        Raises:
+            ConfigError: a sampler chose other than numbers of samples.
+        """
         if self.sampler is not None:
             with seeding.keyed(seeding.fold_in(self.seed, self.epoch)):
-                return torch.tensor(list(self.sampler))
+                return self._checked(list(self.sampler))
         if self.shuffle:
             return seeding.permutation(self.size, self.seed, self.epoch)
         return torch.arange(self.size)
+
+    def _checked(self, chosen: list[int]) -> Tensor:
+        """Return what a sampler chose, (size,)."""
+        try:
+            index = torch.tensor(chosen)
+            numbers = index.ndim == 1 and not index.is_floating_point()
+        except (TypeError, ValueError, RuntimeError):
+            numbers = False
+        if not chosen or not numbers or int(index.max()) >= self.samples:
+            raise ConfigError(
+                f"the sampler of a loader node, a {type(self.sampler).__name__}, chose"
+                f" others than the samples 0 to {self.samples - 1}: {str(chosen)[:40]};"
+                " correct its arguments"
+            )
+        return index
 
     def batches(self) -> list[Tensor]:
         """Return this process's part of every batch still to come in this epoch."""

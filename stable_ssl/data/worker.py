@@ -24,8 +24,9 @@ from stable_ssl.data.augment import External, Op, View
 from stable_ssl.data.datasets import Images
 from stable_ssl.data.folder import UNLABELLED, ImageFolder, Unreadable
 from stable_ssl.data.sampler import BatchSampler
-from stable_ssl.schema import ConfigError
+from stable_ssl.schema import ConfigError, described
 
+NARROW = (torch.uint8, torch.int8, torch.int16, torch.int32)
 READ_VIEW = -1  # number of no view: its key seeds what a dataset itself draws
 
 
@@ -117,6 +118,7 @@ class Sample(NamedTuple):
     extras: tuple  # further entries of the dataset
     index: int
     failures: list[str]  # what could not be read
+    error: str | None = None  # that is no image's fault, and ends the run
 
 
 @dataclass(eq=False)
@@ -139,6 +141,8 @@ class Samples(Dataset):
                 return Sample(views, label, extras, row, failures)
             except (Unreadable, OSError, SyntaxError) as error:  # as PIL raises
                 failures.append(_failure(error, self.dataset, row))
+            except ConfigError as error:  # in words: torch would send its traceback
+                return Sample(None, None, (), index, failures, str(error))
         return Sample(None, None, (), index, failures)
 
     def _read(self, epoch: int, index: int) -> tuple[Any, Any, tuple]:
@@ -162,6 +166,12 @@ class Stream(IterableDataset):
     endless: bool  # whether to start again where the data ends
 
     def __iter__(self) -> Iterator[Sample]:
+        try:
+            yield from self._samples()
+        except ConfigError as error:  # in words: torch would send its traceback
+            yield Sample(None, None, (), 0, [], str(error))
+
+    def _samples(self) -> Iterator[Sample]:
         sampler, batch_size = self.sampler, self.sampler.batch_size
         first = sampler.start * batch_size
         share = set(sampler.share(torch.arange(batch_size)).tolist())
@@ -208,9 +218,10 @@ class Batch(NamedTuple):
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples, leaving out what could not be read."""
     failures = [failure for s in samples for failure in s.failures]
-    empty = Batch([], None, (), None, failures)
+    errors = [s.error for s in samples if s.error is not None]
+    empty = Batch([], None, (), None, failures, *errors[:1])
     decoded = [s for s in samples if s.views is not None]
-    if not decoded:
+    if errors or not decoded:
         return empty
     views = list(zip(*(s.views for s in decoded), strict=True))
     for images in views:
@@ -225,17 +236,29 @@ def collate(samples: Sequence[Sample]) -> Batch:
     labels = [UNLABELLED if s.label is None else s.label for s in decoded]
     index = torch.tensor([s.index for s in decoded])
     views = [torch.stack(images) for images in views]
-    extras = tuple(default_collate([s.extras for s in decoded]))
-    return Batch(views, default_collate(labels), extras, index, failures)
+    try:
+        labels = default_collate(labels)
+        extras = tuple(default_collate([s.extras for s in decoded]))
+    except (TypeError, ValueError, RuntimeError, LookupError) as error:
+        text = (
+            "what the dataset returns beside its images makes no batch"
+            f" ({described(error)}); return numbers, texts, or tensors of one shape,"
+            " alike for every sample"
+        )
+        return empty._replace(error=text)
+    if isinstance(labels, Tensor) and labels.ndim == 1 and labels.dtype in NARROW:
+        labels = labels.long()  # numbers of classes, which are indices later
+    return Batch(views, labels, extras, index, failures)
 
 
 def ignore_signals(worker: int) -> None:
     """Let only the main process end a worker.
 
-    Slurm and Ctrl-C signal all processes of a job. The main process needs its workers
-    to finish the step; it then saves, and ends them by a SIGTERM that it sends itself.
+    Slurm, Ctrl-C and a closed terminal signal all processes of a job. The main process
+    needs its workers to finish the step; it then saves, and ends them by a SIGTERM that
+    it sends itself.
     """
-    for name in ("SIGINT", "SIGUSR2"):
+    for name in ("SIGINT", "SIGUSR2", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # names the sender; not on macOS

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,10 @@ INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # b
 
 @torch.no_grad()
 def refuse_differences(
-    module: nn.Module, optimizers: Mapping[str, Optimizer], step: int
+    module: nn.Module,
+    optimizers: Mapping[str, Optimizer],
+    others: Mapping[str, Any],
+    step: int,
 ) -> None:
     """Refuse to go on where ranks do not train one model any more.
 
@@ -25,6 +29,7 @@ def refuse_differences(
     Args:
         module: whose state is to be alike on all ranks.
         optimizers: by name, whose state is, too.
+        others: by name, what is trained beside the module and has a `state_dict`.
         step: of now.
 
     Raises:
@@ -33,12 +38,13 @@ def refuse_differences(
     if world_size() == 1:
         return
     state = dict(module.state_dict(keep_vars=True))
+    state |= {name: other.state_dict() for name, other in others.items()}
     for name, optimizer in optimizers.items():
         groups = optimizer.param_groups
         for i, parameter in enumerate(p for g in groups for p in g["params"]):
             for entry, value in optimizer.state.get(parameter, {}).items():
                 state[f"optimizer {name}, {entry} of parameter {i}"] = value
-    tensors = {name: value for name, value in state.items() if torch.is_tensor(value)}
+    tensors = dict(_tensors(state))
     sums = [_checksum(tensor) for tensor in tensors.values()]
     # Adam counts steps on the CPU, whatever the device of the weights
     local_sums = torch.stack([one.to(sums[0].device) for one in sums]).tolist()
@@ -50,6 +56,17 @@ def refuse_differences(
                 f" {step}; who changes weights by hand does it alike on every rank, who"
                 " reads gradients before the step calls self.average_gradients()"
             )
+
+
+def _tensors(value: Any, at: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a state, however nested, each by its path."""
+    if isinstance(value, Tensor):
+        yield at, value
+    elif isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            yield from _tensors(entry, f"{at}.{name}" if at else str(name))
 
 
 def _checksum(tensor: Tensor) -> Tensor:

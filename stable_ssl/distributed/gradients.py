@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stable_ssl.distributed.group import world_size
+from stable_ssl.distributed.group import waiting, world_size
 from stable_ssl.schema import ConfigError
 
 BUCKET = 25 * 2**20  # bytes sent at once: fewer calls than one a parameter
@@ -33,13 +33,15 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     sent = [(bucket, _send(bucket)) for bucket in _buckets(parameters)]
     counts = torch.tensor([float(p.grad is not None) for p in parameters])
     counts = counts.to(parameters[0].device, non_blocking=True)
-    dist.all_reduce(counts)  # on how many ranks each parameter has a gradient
+    with waiting():
+        dist.all_reduce(counts)  # on how many ranks each parameter has a gradient
     if any(p.grad is None for p in parameters):
         for parameter, count in zip(parameters, counts.tolist(), strict=True):
             if parameter.grad is None and count:
                 parameter.grad = torch.empty_like(parameter)
     for bucket, (flat, work) in sent:
-        work.wait()
+        with waiting():
+            work.wait()
         means = flat.split([p.numel() for p in bucket])
         for parameter, mean in zip(bucket, means, strict=True):
             if parameter.grad is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import TypeVar
 
@@ -22,16 +22,22 @@ from stable_ssl.distributed.placement import (
     this_process,
     to_spawn,
 )
+from stable_ssl.distributed.spawning import RankFailed, abandon
+from stable_ssl.distributed.watch import Watch
 from stable_ssl.schema import ConfigError
 
 START_SECONDS = 60  # until all ranks are here; imports over a slow network are slow
-COLLECTIVE = timedelta(minutes=30)  # a rank may wait while another saves or evaluates
+COLLECTIVE = timedelta(days=7)  # a rank may evaluate for hours: the watch finds hangs
+
+STORE_TIMEOUT = timedelta(seconds=30)  # for an answer to the watch
 
 T = TypeVar("T")
 
 _store: dist.Store | None = None  # kept for later starts, as its server's port is
 _starts = 0
 _ours = False  # whether the group is one that `start` made
+_watch: Watch | None = None  # over the ranks of that group
+_at_missing: list[Callable[[str], None]] = []
 
 
 def rank() -> int:
@@ -82,6 +88,7 @@ def start(hardware: Hardware, seconds: float = START_SECONDS) -> torch.device:
         torch.cuda.set_device(device)
     if several:
         _join(process, device, timedelta(seconds=seconds))
+        _start_watch(process, hardware.timeout)
     return device
 
 
@@ -116,6 +123,7 @@ def _check_nodes(expected: int, process: Process) -> None:
 def stop() -> None:
     """Leave the group if `start` made it; safe to call at any time, by any rank."""
     global _ours
+    unwatch()
     if _ours and dist.is_initialized():
         dist.destroy_process_group()
     _ours = False
@@ -163,13 +171,63 @@ def _connect(process: Process, timeout: timedelta) -> dist.Store:
     return dist.TCPStore(process.address, process.port, world_size, rank == 0, timeout)
 
 
+# --- who waits for whom ---------------------------------------------------------------
+
+
+def _start_watch(process: Process, seconds: float | None) -> None:
+    """Watch over the ranks, by a connection of its own to where they met."""
+    global _watch
+    store = dist.TCPStore(process.address, process.port, timeout=STORE_TIMEOUT)
+    store = dist.PrefixStore(f"watch{_starts}", store)
+    _watch = Watch(store, process.rank, process.world_size, seconds, _end_process)
+
+
+def _end_process(reason: str) -> None:
+    """End this process, which waits for a rank that does not come."""
+    for tell in _at_missing:
+        tell(reason)
+    abandon(RankFailed(reason))
+
+
+def at_missing(tell: Callable[[str], None]) -> None:
+    """Call this with the reason before a rank's absence ends this process."""
+    _at_missing[:] = [tell]
+
+
+def unwatch() -> None:
+    """Let ranks leave, or keep one another waiting, from now on."""
+    global _watch
+    if _watch is not None:
+        _watch.close()
+    _watch = None
+
+
+def patient() -> AbstractContextManager:
+    """Let the other ranks wait without limit for what happens inside."""
+    return nullcontext() if _watch is None else _watch.patient()
+
+
+def stepped() -> None:
+    """Say that the first step was made; see `hardware.timeout`."""
+    if _watch is not None:
+        _watch.stepped()
+
+
+def waiting() -> AbstractContextManager:
+    """Say that what happens inside waits for the other ranks."""
+    if _watch is None or torch.compiler.is_compiling():
+        return nullcontext()
+    return _watch
+
+
 # --- collectives ----------------------------------------------------------------------
 
 
 def barrier() -> None:
     """Wait until all ranks are here; synchronises ranks."""
     if world_size() > 1:
-        dist.barrier()
+        with waiting():
+            dist.barrier()
 
 
 @contextmanager
@@ -185,8 +243,10 @@ def main_first() -> Iterator[None]:
 @torch.no_grad()
 def share(tensors: Iterable[Tensor]) -> None:
     """Give all ranks the values of rank 0's tensors; synchronises ranks."""
-    for tensor in tensors if world_size() > 1 else ():
-        dist.broadcast(tensor, 0)
+    if world_size() > 1:
+        with waiting():
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
 
 def broadcast_object(x: T) -> T:
@@ -194,7 +254,8 @@ def broadcast_object(x: T) -> T:
     if world_size() == 1:
         return x
     objects = [x]
-    dist.broadcast_object_list(objects, src=0)
+    with waiting():
+        dist.broadcast_object_list(objects, src=0)
     return objects[0]
 
 
@@ -203,7 +264,8 @@ def all_gather_object(x: T) -> list[T]:
     if world_size() == 1:
         return [x]
     objects = [x] * world_size()
-    dist.all_gather_object(objects, x)
+    with waiting():
+        dist.all_gather_object(objects, x)
     return objects
 
 
@@ -254,7 +316,8 @@ class _AllSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         x = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(x)
+        with waiting():
+            dist.all_reduce(x)
         return x
 
     @staticmethod
@@ -266,7 +329,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         gathered = x.new_empty(world_size() * len(x), *x.shape[1:])
-        dist.all_gather_into_tensor(gathered, x.contiguous())
+        with waiting():
+            dist.all_gather_into_tensor(gathered, x.contiguous())
         return gathered
 
     @staticmethod

@@ -24,6 +24,10 @@ class Hardware:
     gpus: Any = None  # count, ids (list, "0,1"), -1: all, 0: CPU; null: what there is
     processes: int | None = key(None, low=1)  # on the CPU of this machine; null: 1
     num_nodes: int = key(1, low=1)  # machines, which Slurm or torchrun must start
+    timeout: float | None = key(  # seconds that a rank may keep the others waiting in
+        100,
+        above=0,  # training, 3 times as long for the first step; null: no limit
+    )
     sync_batchnorm: bool = True  # batch statistics of all processes, as of one
     threads: int | None = key(None, low=1)  # of a process's CPU; null: torch's choice
     precision: str = key("float32", choices=("float32", "bfloat16", "float16"))
@@ -211,6 +215,21 @@ def named_ids(gpus: int | str | Sequence[int]) -> list[int] | None:
     )
 
 
+def refuse_too_many(path: str, count: int | None) -> None:
+    """Refuse a number of processes or threads that the CPUs could never share.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    cpus = os.cpu_count() or 1
+    most = max(32, 16 * cpus)  # generous: to wait for a disk, to try a large run small
+    if count is not None and count > most:
+        raise ConfigError(
+            f"{path}={count} is too many for the {cpus} CPU{'s' * (cpus > 1)} of this"
+            f" machine; use at most {most}"
+        )
+
+
 def processes_asked(hardware: Hardware) -> int:
     """Return how many to spawn: one a GPU, or `hardware.processes` on the CPU.
 
@@ -218,8 +237,11 @@ def processes_asked(hardware: Hardware) -> int:
         1 in a process that torchrun, srun or `spawn` started: it is one of them.
 
     Raises:
-        ConfigError: the devices are not there, or `processes` contradicts them.
+        ConfigError: the devices are not there, or `processes` contradicts them; or
+            more processes or threads than the machine could ever run.
     """
+    refuse_too_many("hardware.processes", hardware.processes)
+    refuse_too_many("hardware.threads", hardware.threads)
     started = dist.is_initialized() or "RANK" in os.environ
     return 1 if started or this_process().world_size > 1 else to_spawn(hardware)
 

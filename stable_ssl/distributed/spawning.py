@@ -18,17 +18,19 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from stable_ssl.preemption import STOP, end_by_signal
+from stable_ssl.preemption import end_by_signal, listen
 from stable_ssl.schema import ConfigError
 
 SETTLE_SECONDS = 2  # for ranks to write their errors after one of them died
 GRACE_SECONDS = 10  # between SIGTERM and SIGKILL
 T = TypeVar("T")
+
+_error_file: Path | None = None  # where a process of `spawn` leaves its error
 
 
 class RankFailed(RuntimeError):
@@ -38,8 +40,8 @@ class RankFailed(RuntimeError):
 def spawn(fn: Callable[..., T], n: int, args: Iterable[Any] = ()) -> T:
     """Run `fn(*args)` in n new processes of this machine; return rank 0's value.
 
-    They find torchrun's variables, and share the CPU's threads. SIGTERM, SIGUSR2 and
-    Ctrl-C are passed on; when all have ended on one, it then acts here, too.
+    They find torchrun's variables, and share the CPU's threads. SIGTERM, SIGUSR2,
+    SIGHUP and Ctrl-C are passed on; when all have ended on one, it then acts here, too.
     A second Ctrl-C ends them. None outlives this process.
 
     Args:
@@ -104,6 +106,8 @@ def _portable(fn: Callable[..., Any], args: tuple) -> bytes:
 
 def _child(call: bytes, environ: dict[str, str], folder: Path, parent: int) -> None:
     """Run the call in one of the processes of `spawn`."""
+    global _error_file
+    _error_file = folder / f"error{environ['RANK']}"
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # the parent died before that call
@@ -111,6 +115,8 @@ def _child(call: bytes, environ: dict[str, str], folder: Path, parent: int) -> N
     faulthandler.enable()  # a crash below Python prints where it was
     os.setsid()  # a terminal's Ctrl-C comes once, through the parent
     os.environ |= environ
+    # or workers of data would start as this process did, and import all anew
+    torch.multiprocessing.set_start_method(None, force=True)
     if "OMP_NUM_THREADS" not in os.environ:
         share = torch.get_num_threads() // int(environ["WORLD_SIZE"])
         torch.set_num_threads(max(1, share))
@@ -122,11 +128,19 @@ def _child(call: bytes, environ: dict[str, str], folder: Path, parent: int) -> N
     except Exception as error:
         if not isinstance(error, ConfigError):  # which the parent prints
             traceback.print_exc()
-        path = folder / f"error{environ['RANK']}"
-        path.write_bytes(_pickled(error))
+        _error_file.write_bytes(_pickled(error))
         sys.exit(1)
     value = value if environ["RANK"] == "0" else None
     (folder / f"value{environ['RANK']}").write_bytes(pickle.dumps(value))
+
+
+def abandon(error: Exception) -> NoReturn:
+    """End this process at once, from any thread, and say why."""
+    if _error_file is not None:
+        _error_file.write_bytes(_pickled(error))
+    else:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _pickled(error: Exception) -> bytes:
@@ -154,7 +168,7 @@ def _forward_signals(processes: Sequence[BaseProcess]) -> Iterator[list[int]]:
             raise KeyboardInterrupt
 
     main = threading.current_thread() is threading.main_thread()
-    handlers = {s: signal.signal(s, forward) for s in STOP if main}
+    handlers = listen(forward) if main else {}
     try:
         yield signals
     finally:
@@ -212,7 +226,7 @@ def _obeyed(code: int, signals: Sequence[int]) -> bool:
 def _raise_for(r: int, n: int, code: int, path: Path) -> None:
     """Raise the error that names the rank which failed."""
     error = pickle.loads(path.read_bytes()) if path.exists() else None
-    if isinstance(error, ConfigError):
+    if isinstance(error, (ConfigError, RankFailed)):
         raise error
     end = f"exited with code {code}"
     if error is not None:

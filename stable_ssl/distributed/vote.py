@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from stable_ssl.distributed.group import world_size
+from stable_ssl.distributed.group import waiting, world_size
 
 
 class Vote:
@@ -28,11 +28,13 @@ class Vote:
         if previous is None:
             return [0] * len(wishes)
         largest, work = previous
-        work.wait()
+        with waiting():
+            work.wait()
         return largest.tolist()
 
     def close(self) -> None:
         """Wait for the last vote's answers, which nobody reads; all ranks do it."""
         if self.pending is not None:
-            self.pending[1].wait()
+            with waiting():
+                self.pending[1].wait()
         self.pending = None

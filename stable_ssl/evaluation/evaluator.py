@@ -51,7 +51,8 @@ class Evaluator:
     are as before when it is done: nothing it does can disturb the training.
     """
 
-    metrics: Mapping[str, Metric] = {}  # by name, what a reader is told of them
+    # by name, what a reader is told of them, all of them: `log.monitor` finds one here
+    metrics: Mapping[str, Metric] = {}
     splits: tuple[str, ...] = ("val", "test")  # kinds of splits it is asked about
     every_n_epochs: int | None = None  # None: at every evaluation
     needs_bank = False  # labelled features to compare with
@@ -62,6 +63,17 @@ class Evaluator:
     in_fit = True  # False: not while a training evaluates
     key = ""  # of the library's own: the node of `log.eval` that turns it on
     names: tuple[str, ...] = ()  # and patterns of what it yields, for `log.monitor`
+
+    def check_bank(self, size: int, labels: Tensor | None) -> None:
+        """Refuse what the bank is too small for, so that no figure is misnamed.
+
+        Asked of those that need the bank, before anything is trained as far as the
+        dataset tells, and once its images were read.
+
+        Args:
+            size: images in it, of all ranks.
+            labels: theirs (size,); None where reading the images alone would tell.
+        """
 
     def __call__(self, split: Split) -> Iterable[tuple[str, float]]:
         """Yield names and values.

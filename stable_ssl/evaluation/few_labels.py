@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from stable_ssl.data.few_labels import choose_few
+from torch import Tensor
+
+from stable_ssl.data.few_labels import check_few, choose_few
 from stable_ssl.evaluation.evaluator import Evaluator, Labelled, Split
 from stable_ssl.evaluation.linear import standardiser
 from stable_ssl.evaluation.logistic import logistic_accuracy
@@ -26,6 +28,11 @@ class FewLabels(Evaluator):
     def __init__(self, few: Sequence[str]):
         self.few = {f"few{n.replace('%', 'pct')}_acc1": n for n in few}
         self.metrics = {name: _metric(n) for name, n in self.few.items()}
+
+    def check_bank(self, size: int, labels: Tensor | None) -> None:
+        """Refuse more labels than a class has, and shares that are less than one."""
+        for few in self.few.values() if labels is not None else ():
+            check_few(labels, few, "log.eval.few_labels")
 
     def __call__(self, split: Split) -> Iterator[tuple[str, float]]:
         """Yield an accuracy for each number of labels, of finite features."""

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from stable_ssl.evaluation.evaluator import Evaluator, Labelled, Split
 from stable_ssl.evaluation.predictions import Accuracy
 from stable_ssl.loggers.names import Metric
-from stable_ssl.schema import key
+from stable_ssl.schema import ConfigError, key
 
 
 @dataclass
@@ -35,15 +35,25 @@ class Knn(Evaluator):
         self.config = config
         title = f"kNN (k={config.k})"
         protocol = f"kNN, k={config.k}, temperature {config.temperature:g}, on {{bank}}"
-        self.metrics = {
-            "knn_acc1": Metric("kNN accuracy", title, protocol, 0),
-            "knn_acc5": Metric(
+        self.metrics = {"knn_acc1": Metric("kNN accuracy", title, protocol, 0)}
+        if config.k >= 5:  # fewer neighbours name fewer classes
+            self.metrics["knn_acc5"] = Metric(
                 "kNN accuracy, top 5", f"{title}, top 5", f"{protocol}, top 5", 0
-            ),
-        }
+            )
+
+    def check_bank(self, size: int, labels: Tensor | None) -> None:
+        """Refuse more neighbours than there are."""
+        if self.config.k > size:
+            raise ConfigError(
+                f"log.eval.knn.k={self.config.k}, but the bank has {size:,} images; use"
+                " at most that"
+            )
 
     def __call__(self, split: Split) -> Iterator[tuple[str, float]]:
-        """Yield top 1 and, of more than five classes, top 5; nan of a diverged run."""
+        """Yield top 1 and, of more than five classes, top 5; nan of a diverged run.
+
+        Top 5 needs five neighbours.
+        """
         if not split.finite:
             yield "knn_acc1", math.nan
             return
@@ -56,7 +66,8 @@ class Knn(Evaluator):
             self.config.temperature,
         )
         for name, value in scores.items():
-            yield f"knn_{name}", value
+            if f"knn_{name}" in self.metrics:
+                yield f"knn_{name}", value
 
 
 def knn_scores(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
+from stable_ssl.data import Loader
 from stable_ssl.evaluation.evaluator import Evaluator, OnlineEvaluator
 from stable_ssl.schema import ConfigError
 
@@ -26,12 +27,39 @@ def held_labels(loader: Any) -> torch.Tensor | None:
     return labels if labels.ndim and len(labels) else None
 
 
+def tensor_labels(labels: Any) -> torch.Tensor:
+    """Return the labels of a batch; refuse those that only a loader of others makes.
+
+    Raises:
+        ConfigError: they are no tensor, such as a dict of several kinds.
+    """
+    if isinstance(labels, torch.Tensor):
+        return labels
+    raise ConfigError(
+        f"a batch has labels of the type {type(labels).__name__}, and the evaluators"
+        " need one number an image; set log.eval.linear=null and log.eval.knn=null, or"
+        " let the loader yield (images, numbers, what else there is)"
+    )
+
+
 def label_range(loader: Any) -> tuple[int, int] | None:
     """Return a loader's least and largest label; None where there is none, or many."""
     labels = held_labels(loader)
     if labels is None or labels.ndim != 1 or labels.is_floating_point():
         return None
     return int(labels.min()), int(labels.max())
+
+
+def check_bank(loader: Any, evaluators: Iterable[Evaluator]) -> None:
+    """Let evaluators refuse a bank that is too small, as far as its dataset tells."""
+    sampler, labels = getattr(loader, "sampler", None), held_labels(loader)
+    size = getattr(sampler, "size", None)
+    if size is None:  # of another library's loader, or a stream
+        return
+    if getattr(sampler, "sampler", None) is not None:
+        labels = None  # it chooses among them
+    for evaluator in evaluators:
+        evaluator.check_bank(size, labels)
 
 
 def require_labels(loader: Any, num_classes: int | None, method: str) -> None:
@@ -51,6 +79,26 @@ def require_labels(loader: Any, num_classes: int | None, method: str) -> None:
             f"{method} found no labels in the train data; choose labelled data, and set"
             " data.num_classes if it does not state it"
         )
+
+
+def _no_numbers(loader: Any) -> str:
+    """Return what a loader's labels are instead of one whole number an image, or "".
+
+    Those that are not held are known by the first sample, unless a stream would have to
+    be begun for it, or a collate_fn makes others.
+    """
+    labels = held_labels(loader)
+    if isinstance(loader, Loader) and not loader.streams and loader.collate_fn is None:
+        labels = loader.example.labels
+    if labels is None:
+        return ""
+    if not isinstance(labels, torch.Tensor):
+        return f"of the type {type(labels).__name__}"
+    if labels.ndim > 1:
+        return f"of shape {tuple(labels.shape[1:])} each"
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        return f"of the type {labels.dtype}"
+    return ""
 
 
 def check_labels(
@@ -78,11 +126,10 @@ def check_labels(
         if split == "predict":
             continue  # its labels are copied, not read
         reads = needed.get(split, online or bank)
-        labels = held_labels(loader)
-        if reads and labels is not None and labels.ndim > 1:
+        if reads and (form := _no_numbers(loader)):
             raise ConfigError(
-                f"{split} has labels of shape {tuple(labels.shape)}, and"
-                f" {', '.join(readers)} need one an image;{off}"
+                f"{split} has labels {form}, and {', '.join(readers)} need one whole"
+                f" number an image;{off}"
             )
         least_and_most = label_range(loader)
         if least_and_most is None:

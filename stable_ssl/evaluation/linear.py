@@ -13,7 +13,7 @@ from stable_ssl import seeding
 from stable_ssl.evaluation.evaluator import Evaluator, Labelled, Split
 from stable_ssl.evaluation.predictions import topk_correct
 from stable_ssl.loggers.names import Metric
-from stable_ssl.schema import key
+from stable_ssl.schema import ConfigError, key
 
 
 @dataclass
@@ -47,8 +47,8 @@ class Linear(Evaluator):
         title = "linear (offline)"
         protocol = f"linear, SGD, {config.epochs} epochs on {{bank}}"
         chosen = (
-            f"learning rate of it, best of {len(config.lrs)} on {config.held_out:.0%}"
-            " of the bank"
+            f"learning rate of it, best of {len(config.lrs)} on"
+            f" {100 * config.held_out:g}% of the bank"
         )
         self.metrics = {
             "linear_acc1": Metric("linear accuracy", title, protocol, 40),
@@ -57,6 +57,15 @@ class Linear(Evaluator):
             ),
             "linear_lr": Metric("linear lr", "linear_lr", chosen, 90),
         }
+
+    def check_bank(self, size: int, labels: Tensor | None) -> None:
+        """Refuse a share that leaves nothing to choose on, or nothing to fit."""
+        share, held = self.config.held_out, held_out(self.config, size)
+        if held != round(share * size):
+            raise ConfigError(
+                f"log.eval.offline.held_out={share} of the bank's {size:,} images is"
+                f" {round(share * size):,}; hold out one or more, and not all of them"
+            )
 
     def __call__(self, split: Split) -> Iterator[tuple[str, float]]:
         """Yield accuracies and the learning rate chosen, of finite features."""
@@ -67,6 +76,11 @@ class Linear(Evaluator):
             )
             for name, value in scores.items():
                 yield f"linear_{name}", value
+
+
+def held_out(config: OfflineConfig, size: int) -> int:
+    """Return how many of a bank's images are held out, one at least and not all."""
+    return min(max(1, round(config.held_out * size)), size - 1)
 
 
 def linear_accuracy(
@@ -92,7 +106,7 @@ def linear_accuracy(
         acc1, with more than five classes acc5, and lr, the learning rate chosen.
     """
     order = seeding.permutation(len(bank[1]), seed, 0).to(bank[1].device)
-    held = min(max(1, round(config.held_out * len(order))), len(order) - 1)
+    held = held_out(config, len(order))
     part, fit = order[held:], (config.epochs, config.batch_size, seed)
     logits = classifiers((bank[0][part], bank[1][part]), num_classes, config.lrs, *fit)
     scores = sum(

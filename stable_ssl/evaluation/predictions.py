@@ -41,7 +41,7 @@ class Predictions(Evaluator):
         title = "linear probe (online)" if probed else "accuracy"
         predictor = "online linear probe" if probed else "the model's prediction"
         precision = f"{predictor}, average precision"
-        self.metrics = {
+        known = {
             "acc1": Metric("accuracy", title, f"{predictor}, top 1", 10),
             "acc5": Metric(
                 "accuracy, top 5", f"{title}, top 5", f"{predictor}, top 5", 10
@@ -51,8 +51,10 @@ class Predictions(Evaluator):
             "map": Metric(
                 "mean average precision", "", f"{precision}, mean over classes"
             ),
-            **{name: Metric(name, "", path) for name, path in paths.items()},
         }
+        own = {name: Metric(name, "", path) for name, path in paths.items()}
+        measured = TASKS[task] or ("acc1", "acc5")
+        self.metrics = {name: known[name] for name in measured} | own
         self.reset()
 
     def reset(self) -> None:

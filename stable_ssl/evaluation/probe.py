@@ -19,7 +19,7 @@ from stable_ssl.schema import key
 class ProbeConfig:
     """The online linear probe: trained on detached features beside the method."""
 
-    optimizer: Any = "adamw"  # its own, never the method's
+    optimizer: Any = key("adamw", required=True)  # its own, never the method's
     lr: float = key(1e-3, above=0)
     weight_decay: float = key(0.0, low=0)
 

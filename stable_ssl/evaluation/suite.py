@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
@@ -25,7 +32,7 @@ from stable_ssl.evaluation.evaluator import (
 )
 from stable_ssl.evaluation.few_labels import FewLabels
 from stable_ssl.evaluation.knn import Knn, KnnConfig
-from stable_ssl.evaluation.labels import check_labels
+from stable_ssl.evaluation.labels import check_bank, check_labels, tensor_labels
 from stable_ssl.evaluation.linear import Linear, OfflineConfig
 from stable_ssl.evaluation.logistic import Logistic
 from stable_ssl.evaluation.predictions import Predictions
@@ -105,7 +112,7 @@ def encode_split(encode: Encode, loader: Any, limit: int | None = None) -> Label
     features, labels = [], []
     for x, y, *_ in islice(loader, limit):
         features.append(encode(first_view(x)).float())
-        labels.append(y)
+        labels.append(tensor_labels(y))
     return gather_batches(features), gather_batches(labels)
 
 
@@ -138,11 +145,14 @@ def _own(node: Mapping[str, Any], at: str) -> Evaluator:
     evaluator = build_object({k: v for k, v in node.items() if k not in when}, at)
     for name, value in when.items():
         setattr(evaluator, name, value)
-    every, splits = evaluator.every_n_epochs, evaluator.splits
-    if isinstance(splits, str) or not {*splits} <= {"val", "test"}:
+    every, splits, in_fit = (getattr(evaluator, name) for name in CADENCE)
+    listed = isinstance(splits, Collection) and not isinstance(splits, str)
+    if not listed or not all(split in ("val", "test") for split in splits):
         raise ConfigError(f"{at}.splits={splits}: write a list of val, test or both")
-    if every is not None and not (isinstance(every, int) and every > 0):
+    if every is not None and not (type(every) is int and every > 0):
         raise ConfigError(f"{at}.every_n_epochs={every}: write a number of epochs")
+    if not isinstance(in_fit, bool):
+        raise ConfigError(f"{at}.in_fit={in_fit} must be true or false")
     return evaluator
 
 
@@ -249,6 +259,11 @@ class Suite:
             and (self.bank_loader is not None or not evaluator.needs_bank)
         }
         check_labels(loaders, num_classes, asked)
+        kinds = {name.partition("_")[0] for name in loaders}
+        self.comparing = [
+            e for e in asked.values() if e.needs_bank and kinds & {*e.splits}
+        ]
+        check_bank(self.bank_loader, self.comparing)
         self.online = {n: e for n, e in asked.items() if isinstance(e, OnlineEvaluator)}
         if self.online:
             self._build_online(loaders.get("bank", next(iter(loaders.values()))))
@@ -338,6 +353,7 @@ class Suite:
             ConfigError: features that are not a whole number for each label.
         """
         x, labels, *_ = batch
+        labels = tensor_labels(labels)
         if features is None:
             with undisturbed(self.model), self.autocast():
                 features = self.plain(first_view(x))
@@ -445,7 +461,10 @@ class Suite:
     def _share(self, name: str, step: int) -> Split:
         """Return what this rank saw of a split, beside the bank of all ranks."""
         if any(e.needs_bank for e in self.asked) and self.bank[0] != step:
+            read = self.bank[1] is not None or self.limit is not None
             self.bank = step, encode_split(self.plain, self.bank_loader, self.limit)
+            for evaluator in () if read else self.comparing:
+                evaluator.check_bank(len(self.bank[1][1]), self.bank[1][1])
         bank, features, labels = self.bank[1], None, None
         finite = bank is None or bool(bank[0].isfinite().all())
         if self.features:

@@ -6,7 +6,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from stable_ssl.loggers.names import as_text, is_accuracy
@@ -26,7 +27,8 @@ class Console:
     A train line is printed at most once an epoch and every ten seconds, so that the log
     of a batch job stays small; the lines of evaluations are printed always. Anything
     but a terminal gets text without control characters. Nothing runs in a thread: the
-    bar moves with `update`. Without a stream it is the standard output of now.
+    bar moves with `update`. Without a stream it is the standard output of now; where
+    that is closed, as a terminal may be while a run goes on, nothing is shown any more.
     """
 
     def __init__(self, stream: TextIO | None = None):
@@ -39,18 +41,33 @@ class Console:
 
     def silence(self) -> None:
         """Show nothing any more."""
+        self._bar = None
         self.stream, self.terminal = open(os.devnull, "w"), False
 
     def line(self, text: str) -> None:
         """Print a line as it is, and flush."""
         if self.copy is not None:
             self.copy(text)
-        if self._bar is not None:
-            self._bar.console.print(text, soft_wrap=True)
-        else:
-            encoding = getattr(self.stream, "encoding", None) or "utf-8"
-            self.stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
-        self.stream.flush()
+        with self._while_open():
+            if self._bar is not None:
+                self._bar.console.print(text, soft_wrap=True)
+            else:
+                encoding = getattr(self.stream, "encoding", None) or "utf-8"
+                text = text.encode(encoding, "replace").decode(encoding)
+                self.stream.write(f"{text}\n")
+            self.stream.flush()
+
+    @contextmanager
+    def _while_open(self) -> Iterator[None]:
+        """Print inside, and nothing any more where the stream is closed."""
+        try:
+            yield
+        except OSError:
+            self.silence()
+        except ValueError:
+            if not self.stream.closed:
+                raise
+            self.silence()
 
     def table(self, table: Any) -> None:
         """Print a table, or any text, set apart by empty lines."""
@@ -86,13 +103,14 @@ class Console:
         """Show a train row; epochs are those taken, with a fraction."""
         if self._bar is not None:
             brief = {name: metrics[name] for name in ON_THE_BAR if name in metrics}
-            self._bar.update(
-                self._bar.task_ids[0],
-                completed=step,
-                description=_position(math.ceil(epoch), epochs),
-                metrics=format_metrics(brief),
-                refresh=True,
-            )
+            with self._while_open():
+                self._bar.update(
+                    self._bar.task_ids[0],
+                    completed=step,
+                    description=_position(math.ceil(epoch), epochs),
+                    metrics=format_metrics(brief),
+                    refresh=True,
+                )
         now = time.monotonic()
         if epoch >= self._next and (now >= self._not_before or epoch == epochs):
             self._next, self._not_before = int(epoch) + 1, now + APART
@@ -106,7 +124,8 @@ class Console:
         """Remove the bar and restore the terminal; harmless when there is no bar."""
         bar, self._bar = self._bar, None
         if bar is not None:
-            bar.stop()
+            with self._while_open():
+                bar.stop()
 
 
 def format_metrics(metrics: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from stable_ssl.files import write_atomically
 from stable_ssl.schema import unwritable
 
 FORMAT = 1  # counts the forms of rows; status.json says it, 1 where it does not
@@ -31,7 +32,7 @@ class JsonLines:
     def __init__(self, path: Path, position: int | None = None):
         self.path = path
         try:  # unbuffered: what could not be written must not be tried again in `close`
-            self.file = open(path, "ab", buffering=0)
+            self.file = open(path, "a+b", buffering=0)
             if position is not None:
                 self._cut(self._end_of_rows(position))
             elif path.read_bytes()[-1:] not in (b"", b"\n"):
@@ -67,6 +68,7 @@ class JsonLines:
             k: None if isinstance(v, float) and not math.isfinite(v) else v
             for k, v in row.items()
         }
+        self.restore()
         start, line = self.position, json.dumps(finite).encode() + b"\n"
         try:
             while line:  # a disk that is almost full takes a part
@@ -75,6 +77,26 @@ class JsonLines:
             with suppress(OSError):  # on a read-only disk nothing was added either
                 self._cut(start)
             raise unwritable(self.path, error) from error
+
+    def restore(self) -> None:
+        """Write the file anew, with a warning, where somebody removed or replaced it.
+
+        Raises:
+            ConfigError: its rows are lost, or cannot be written.
+        """
+        try:
+            if self.path.exists() and os.path.samestat(
+                os.stat(self.path), os.fstat(self.file.fileno())
+            ):
+                return
+            rows = os.pread(self.file.fileno(), self.position, 0)  # it is still open
+            write_atomically(self.path, rows)
+            self.file.close()
+            self.file = open(self.path, "a+b", buffering=0)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        message = f"{self.path} was removed while the run goes on; it was written anew"
+        warnings.warn(message, stacklevel=3)
 
     def sync(self) -> None:
         """Wait until the rows are on the disk, not only in the system's cache.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -108,6 +108,33 @@ class Means:
                 self.reduces[name], self.values[name] = reduce, values.tolist()
             else:
                 self.values[key] = values.tolist()
+
+
+def shared_out(
+    states: Sequence[Mapping[str, Tensor]], processes: int
+) -> Mapping[str, Tensor]:
+    """Return the state with which each of so many processes goes on for others.
+
+    What they log until the row counts beside it as if they had logged it all.
+
+    Args:
+        states: of `Means`, by rank of the processes that were.
+        processes: that there are now.
+    """
+    shared = {}
+    for key in dict.fromkeys(key for state in states for key in state):
+        of_ranks = [state[key] for state in states if key in state]
+        steps = max(map(len, of_ranks))
+        if key.startswith("last:"):
+            shared[key] = of_ranks[0]
+        elif key.startswith("sum:"):
+            total = torch.cat(of_ranks).sum()
+            shared[key] = (total / processes).expand(1).clone()
+        elif all(len(values) == steps for values in of_ranks):
+            shared[key] = torch.stack(of_ranks).mean(0)
+        else:  # logged by some ranks at some steps
+            shared[key] = torch.cat(of_ranks).mean().expand(steps).clone()
+    return shared
 
 
 def _floats(values: Mapping[str, list[Tensor | float]]) -> dict[str, list[float]]:

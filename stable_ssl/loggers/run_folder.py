@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 import warnings
@@ -16,7 +17,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import distributed
-from stable_ssl.files import write_atomically
+from stable_ssl.files import overwritten, write_atomically
+from stable_ssl.lock import Lock, Taken
 from stable_ssl.loggers.arguments import masked_arguments
 from stable_ssl.loggers.jsonl import FORMAT, JsonLines, read_rows
 from stable_ssl.loggers.names import Metric, stated_metrics
@@ -95,19 +97,23 @@ def reserve(logs: Sequence[Any]) -> str:
 
 
 class RunFolder:
-    """The folder of a run, with one writer a file.
+    """The folder of a run, with one owner, and one writer a file.
+
+    What a person deletes of it while the run goes on is written anew, but checkpoints.
 
     Args:
         path: the folder; None for a temporary one that vanishes with `close`.
         fresh: refuse a folder that holds a run already.
 
     Raises:
-        ConfigError: the folder holds a run and `fresh` is asked, or is not writable.
+        ConfigError: the folder holds a run and `fresh` is asked, another process owns
+            it, or it is not writable.
     """
 
     def __init__(self, path: Path | None, fresh: bool = False):
         self.temporary = tempfile.TemporaryDirectory() if path is None else None
         self.path = Path(path or self.temporary.name)
+        self.texts: dict[str, tuple[str, bool]] = {}  # by file, and whether private
         if path is not None:
             _refuse_nested(path)
         if fresh and (self.path / "metrics.jsonl").exists():
@@ -117,15 +123,17 @@ class RunFolder:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            # unbuffered: what could not be written must not be tried again in `close`
-            self.console = open(self.path / "console.log", "ab", buffering=0)
-        except IsADirectoryError as error:
-            raise unwritable(self.path / "console.log", error) from error
+            self.lock = Lock(self.path)
         except OSError as error:
             raise ConfigError(
                 f"cannot write the run folder {self.path}: {error.strerror}; set"
                 " log.folder to a folder that can be written"
             ) from error
+        try:  # unbuffered: what could not be written must not be tried again in `close`
+            self.console = open(self.path / "console.log", "ab", buffering=0)
+        except OSError as error:
+            self.lock.release()
+            raise unwritable(self.path / "console.log", error) from error
         # a command that is refused leaves the status of an old run alone
         self.owned = not (self.path / "status.json").exists()
         self.lines: dict[str, JsonLines] = {}  # as LINES, those that are open
@@ -164,6 +172,44 @@ class RunFolder:
         except ConfigError as error:
             warnings.warn(str(error), stacklevel=2)
 
+    def confirm(self) -> None:
+        """Make sure that the folder is there and ours, before more is written to it.
+
+        Raises:
+            Taken: another process has taken it over; nothing more will be written.
+            ConfigError: it was removed, and cannot be made anew.
+        """
+        try:
+            if not self.lock.is_ours():
+                self._make_anew()
+        except Taken:
+            self.owned, self.ended = False, "failed"
+            self.console.close()
+            self.console = open(os.devnull, "ab", buffering=0)
+            raise
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    def _make_anew(self) -> None:
+        """Write what was removed while the run goes on, and warn if it is more."""
+        removed = not self.path.is_dir()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.lock.acquire()
+        if not removed:
+            return  # the lock alone was
+        for name, (text, private) in self.texts.items():
+            write_atomically(self.path / name, text, private)
+        self.console.close()
+        self.console = open(self.path / "console.log", "ab", buffering=0)
+        for lines in self.lines.values():
+            lines.restore()
+        message = (
+            f"{self.path} was removed while the run goes on; it was made anew, without"
+            " the checkpoints and figures so far"
+        )
+        self.say(message)
+        warnings.warn(message, stacklevel=4)
+
     def open_rows(self, kept: Mapping[str, int] | None) -> list[Row]:
         """Open metrics.jsonl, and spectra.jsonl where there is one; return the rows.
 
@@ -185,6 +231,7 @@ class RunFolder:
 
     def write(self, row: Row) -> None:
         """Write a row to metrics.jsonl and to its mirrors."""
+        self.confirm()
         self.lines["rows"].write(row)
         self.trackers.write(row)
 
@@ -212,17 +259,31 @@ class RunFolder:
     def status(self, status: str, reason: str = "") -> None:
         """Write status.json: running, finished, preempted, diverged or failed.
 
-        Nothing happens to the status of an old run before `own`. Where it cannot be
-        written, a warning says so: what ends the run, perhaps the same full disk, must
-        be heard.
+        Nothing happens to the status of an old run before `own`. On a full disk it is
+        written over the old one. Where it cannot be written, a warning says so: what
+        ends the run, perhaps the same disk, must be heard.
+
+        Raises:
+            ConfigError: the run has finished, and that cannot be written.
         """
         if not self.owned:
             return
-        self.ended = status
+        self.ended, text = status, _status(status, reason)
         try:
-            self.write_file("status.json", _status(status, reason))
+            self.confirm()
+            self.write_file("status.json", text)
         except ConfigError as error:
+            if self.owned and overwritten(self.path / "status.json", text):
+                return
+            if status == "finished":
+                raise
             warnings.warn(f"status {status}: {error}", stacklevel=2)
+
+    def abandon(self, reason: str) -> None:
+        """Say that the run failed, from any thread, and give the folder free."""
+        mark_failed(self.path, reason)
+        self.say(f"failed {reason}")
+        self.lock.release()
 
     def say(self, text: str) -> None:
         """Append a line to console.log, or warn: the terminal shows it anyway."""
@@ -239,6 +300,7 @@ class RunFolder:
         self.console.close()
         for lines in self.lines.values():
             lines.close()
+        self.lock.release()
         if self.temporary is not None:
             self.temporary.cleanup()
 
@@ -248,7 +310,7 @@ class RunFolder:
         Raises:
             ConfigError: it could not be written; the old one is untouched.
         """
-        path = self.path / name
+        path, self.texts[name] = self.path / name, (text, private)
         try:
             write_atomically(path, text, private)
         except OSError as error:
@@ -299,7 +361,11 @@ class NullRunFolder:
         """Do nothing, as every method here."""
 
     describe = describe_metrics = open_rows = track = own = status = say = ignore
-    write = write_spectrum = write_file = sync = close = ignore
+    write = write_spectrum = write_file = confirm = sync = close = ignore
+
+    def abandon(self, reason: str) -> None:
+        """Say that the run failed: rank 0 may be what is missing."""
+        mark_failed(self.path, reason)
 
 
 def _status(status: str, reason: str) -> str:

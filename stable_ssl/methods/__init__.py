@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stable_ssl.instantiate import find_object
 from stable_ssl.schema import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from stable_ssl.trainer import BaseTrainer
 
 METHODS = {  # file: class
     "barlow_twins": "BarlowTwins",
@@ -28,23 +31,44 @@ METHODS = {  # file: class
 }
 
 
-def method_class(name: str | None) -> type:
+def method_class(name: str | None) -> type[BaseTrainer]:
     """Return the trainer class of `model.name`: a method, or a class's dotted path.
 
     Raises:
-        ConfigError: no such method or class.
+        ConfigError: no such method or class, or the class is no trainer.
     """
-    if name is None:
-        raise ConfigError(f"model.name is not set (methods: {', '.join(METHODS)})")
+    if not isinstance(name, str):
+        found = "is not set" if name is None else f"is no text: {name}"
+        raise ConfigError(f"model.name {found} (methods: {', '.join(METHODS)})")
     file = name.lower()
     if file in METHODS:
         return find_object(f"{__name__}.{file}.{METHODS[file]}", "model.name")
     if "." in name:
-        return find_object(name, "model.name")
+        return checked_trainer(find_object(name, "model.name"), f"model.name={name}")
     raise ConfigError(
         f"model.name={name} is not a method{nearest(name, METHODS)}"
         f" (methods: {', '.join(METHODS)}; or the dotted path of a trainer class)"
     )
+
+
+def checked_trainer(found: Any, named: str) -> type[BaseTrainer]:
+    """Return what is to be run, a trainer's class.
+
+    Args:
+        found: by a dotted path, or given by a script.
+        named: how, for the message.
+
+    Raises:
+        ConfigError: it is none, or lacks one of the three methods.
+    """
+    from stable_ssl.trainer import BaseTrainer, check_complete
+
+    if not (isinstance(found, type) and issubclass(found, BaseTrainer)):
+        raise ConfigError(
+            f"{named} is no trainer; give a subclass of stable_ssl.BaseTrainer"
+        )
+    check_complete(found)
+    return found
 
 
 def __getattr__(name: str) -> Any:

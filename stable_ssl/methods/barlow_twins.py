@@ -34,6 +34,7 @@ class BarlowTwins(BaseTrainer):
 
     model_config = BarlowTwinsConfig
     views = 2
+    min_batch = 2
 
     def initialize_modules(self) -> None:
         """Build the backbone and the projector.

@@ -35,6 +35,7 @@ class BYOL(BaseTrainer):
 
     model_config = BYOLConfig
     views = 2
+    min_batch = 2
 
     def initialize_modules(self) -> None:
         """Build the student f, g and q, and the teacher of f and g.

@@ -35,8 +35,9 @@ class DINOConfig(Model):
     student_temperature: float = key(0.1, above=0)  # tau_s
     teacher_temperature: float = key(0.07, above=0)  # tau_t once warm
     warmup_temperature: float = key(0.04, above=0)  # tau_t of the first epoch
-    warmup_epochs: int = key(30, low=0)  # in which tau_t climbs by as much each
-    freeze_epochs: int = key(1, low=0)  # first ones, without the head's last layer
+    # in which tau_t climbs by as much each
+    warmup_epochs: int = key(30, low=0, epoch=True)
+    freeze_epochs: int = key(1, low=0, epoch=True)  # without the head's last layer
     momentum: float = key(0.996, low=0, high=1)  # lambda, climbs to 1 on a curve
     momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))
     center_momentum: float = key(0.9, low=0, high=1)  # m of eq. 4
@@ -47,6 +48,11 @@ class DINO(BaseTrainer):
 
     model_config = DINOConfig
     min_views = 2
+
+    @property
+    def min_batch(self) -> int:
+        """Images that the head's batch norms need, where it has some."""
+        return 2 if self.config.model.head_norm else 1
 
     def initialize_modules(self) -> None:
         """Build the student, backbone and head, its teacher and the centre."""

@@ -40,6 +40,7 @@ class LeJEPA(BaseTrainer):
 
     model_config = LeJEPAConfig
     min_views = 2
+    min_batch = 2
 
     def initialize_modules(self) -> None:
         """Build the backbone and the projector."""

@@ -28,7 +28,8 @@ class MeanTeacherConfig(Model):
     """Keys under `model`."""
 
     weight: float = key(100.0, low=0)  # of the consistency once its ramp is over
-    ramp_epochs: float = key(80.0, low=0)  # in which the weight climbs from e^-5 of it
+    # in which the weight climbs from e^-5 of it
+    ramp_epochs: float = key(80.0, low=0, epoch=True)
     momentum: float = key(0.99, low=0, high=1)  # alpha at the first step
     final_momentum: float = key(0.999, low=0, high=1)  # alpha at the last
     momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))

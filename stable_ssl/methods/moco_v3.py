@@ -38,6 +38,7 @@ class MoCoV3(BaseTrainer):
 
     model_config = MoCoV3Config
     views = 2
+    min_batch = 2
 
     def initialize_modules(self) -> None:
         """Build backbone, projector and predictor, and the teacher of the first two.

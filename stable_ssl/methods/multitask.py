@@ -13,12 +13,13 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from stable_ssl.config import ConfigError, Model, Schedule, nearest
+from stable_ssl.config import Model, Schedule
 from stable_ssl.data.batch import first_view
 from stable_ssl.data.build import labelled_name, named_nodes
 from stable_ssl.instantiate import build_object
 from stable_ssl.models import backbone
 from stable_ssl.optim import build_schedule
+from stable_ssl.schema import ConfigError, errors_at, nearest
 from stable_ssl.trainer import BaseTrainer
 
 
@@ -59,10 +60,8 @@ class MultiTask(BaseTrainer):
         self.scales: dict[str, float | Tensor] = {}  # weight of its loss in this step
         self.schedules: dict[str, Any] = {}  # functions: step -> weight
         for name, node in model.heads.items():
-            try:
+            with errors_at(f"model.heads.{name}"):
                 self._build_head(name, OmegaConf.to_container(node, resolve=True))
-            except (TypeError, ValueError) as error:
-                raise ConfigError(f"model.heads.{name}: {error}") from error
 
     def _build_head(self, name: str, node: dict[str, Any]) -> None:
         loaders = [n for part, n, _ in named_nodes(self.config.data) if part == "train"]
@@ -71,7 +70,7 @@ class MultiTask(BaseTrainer):
             close = nearest(str(source), [str(loader) for loader in loaders])
             raise ValueError(f"data={source} is none of the loaders {loaders}{close}")
         self.sources[name] = source
-        self.scales[name] = scale = node.pop("scale", 1.0)
+        self.scales[name] = scale = float(node.pop("scale", 1.0))
         loss = self.config.model.loss or {"_target_": "torch.nn.CrossEntropyLoss"}
         self.losses[name] = build_object(node.pop("loss", loss), "loss")
         if schedule := node.pop("schedule", None):
@@ -103,8 +102,9 @@ class MultiTask(BaseTrainer):
         features = {n: self.encode(first_view(batches[n][0])) for n in used}
         losses = {}
         for name, source in self.sources.items():
-            output, labels = self.heads[name](features[source]), batches[source][1]
-            losses[name] = self.losses[name](output, labels)
+            with errors_at(f"model.heads.{name}", "; correct its loss or outputs"):
+                output = self.heads[name](features[source])
+                losses[name] = self.losses[name](output, batches[source][1])
         total = sum(self.scales[name] * loss for name, loss in losses.items())
         probed = features.get(labelled_name(self.config.data, list(batches)))
         return {**losses, "loss": total, "features": probed}

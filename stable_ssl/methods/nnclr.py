@@ -35,6 +35,7 @@ class NNCLR(BaseTrainer):
 
     model_config = NNCLRConfig
     views = 2
+    min_batch = 2
 
     def initialize_modules(self) -> None:
         """Build the backbone, the projector g, the predictor h and the support set Q.

@@ -33,6 +33,7 @@ class SimCLR(BaseTrainer):
 
     model_config = SimCLRConfig
     views = 2
+    min_batch = 2
 
     def initialize_modules(self) -> None:
         """Build the backbone f and the projector g."""

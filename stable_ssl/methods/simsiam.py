@@ -37,6 +37,7 @@ class SimSiam(BaseTrainer):
 
     model_config = SimSiamConfig
     views = 2
+    min_batch = 2
 
     def initialize_modules(self) -> None:
         """Build the backbone, the projector and the predictor h.

@@ -32,6 +32,7 @@ class SupCon(BaseTrainer):
 
     model_config = SupConConfig
     views = 2
+    min_batch = 2
     needs_labels = True
 
     def initialize_modules(self) -> None:

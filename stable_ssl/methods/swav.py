@@ -29,7 +29,7 @@ class SwAVConfig(Model):
     global_views: int = key(2, low=1)  # leading views that are assigned
     projector: list[int] = key([2048, 128], low=1)  # widths of g
     prototypes: int = key(3000, low=2)  # K
-    freeze_epochs: int = key(1, low=0)  # first ones, in which prototypes stay
+    freeze_epochs: int = key(1, low=0, epoch=True)  # in which prototypes stay
     temperature: float = key(0.1, above=0)  # tau
     epsilon: float = key(0.05, above=0)  # of the assignments, eq. 3
     iterations: int = key(3, low=1)  # of Sinkhorn-Knopp
@@ -42,6 +42,7 @@ class SwAV(BaseTrainer):
 
     model_config = SwAVConfig
     min_views = 2
+    min_batch = 2
 
     def initialize_modules(self) -> None:
         """Build the backbone f, the projector g, the prototypes and the queues."""

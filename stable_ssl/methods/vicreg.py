@@ -35,6 +35,7 @@ class VICReg(BaseTrainer):
 
     model_config = VICRegConfig
     views = 2
+    min_batch = 2
 
     def initialize_modules(self) -> None:
         """Build the backbone and the projector.

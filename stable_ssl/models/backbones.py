@@ -26,7 +26,7 @@ from stable_ssl.models.modifiers import (
     set_filters,
 )
 from stable_ssl.models.vit import vit
-from stable_ssl.schema import ConfigError, nearest
+from stable_ssl.schema import ConfigError, described, nearest
 
 KEYS = "name provider pretrained in_channels stem width modifiers freeze".split()
 SIZE_KEYS = ("width", "image_size", "patch_size", "dim", "depth", "heads")
@@ -88,16 +88,13 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
         model = build(**options)
     except ConfigError:
         raise
-    except TypeError as error:
-        match = re.search(r"keyword argument '(\w+)'", str(error))
-        if match is None:
-            raise
-        _refuse_key(
-            name, match[1], (*KEYS, *inspect.signature(build).parameters), error
-        )
-    except (ValueError, AssertionError) as error:
+    except Exception as error:  # timm and torchvision check little, and load weights
+        unknown = re.search(r"keyword argument '(\w+)'", str(error))
+        if unknown and isinstance(error, TypeError):
+            known = (*KEYS, *inspect.signature(build).parameters)
+            _refuse_key(name, unknown[1], known, error)
         raise ConfigError(
-            f"model.backbone: {name} refuses its keys: {error}"
+            f"model.backbone: {name} refuses its keys: {described(error)}"
         ) from error
     modify(model, modifiers)
     return freeze(model, frozen)
@@ -109,6 +106,11 @@ def _without_nones(spec: str | Mapping[str, Any]) -> dict[str, Any]:
         return {"name": spec}
     if isinstance(spec, DictConfig):
         spec = OmegaConf.to_container(spec, resolve=True)
+    if not isinstance(spec, Mapping):
+        raise ConfigError(
+            f"model.backbone={spec} is no backbone; write"
+            " model.backbone.name=resnet18, and further keys beside the name"
+        )
     return {key: value for key, value in spec.items() if value is not None}
 
 

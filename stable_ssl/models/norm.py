@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stable_ssl import distributed
+from stable_ssl.schema import ConfigError
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -35,11 +35,11 @@ def convert_sync_batchnorm(module: nn.Module, device: torch.device) -> nn.Module
         The module; another one only where it is itself a batch norm on a GPU.
 
     Raises:
-        ValueError: a norm of another class, whose `forward` would be lost.
+        ConfigError: a norm of another class, whose `forward` would be lost.
     """
     for name, child in module.named_modules():
         if isinstance(child, _BatchNorm) and type(child) not in (*NORMS, SyncBatchNorm):
-            raise ValueError(
+            raise ConfigError(
                 f"{name or 'the module'} is a {type(child).__name__}, which cannot be"
                 " synchronised over ranks; use torch's BatchNorm, or normalise each"
                 " rank by itself with hardware.sync_batchnorm=false"
@@ -60,7 +60,7 @@ class SyncBatchNorm(_BatchNorm):
     state. Ranks may hold different N, above 0.
 
     Raises:
-        ValueError: one value per channel over all ranks has no variance.
+        ConfigError: one value per channel over all ranks has no variance.
     """
 
     def _check_input_dim(self, x: Tensor) -> None:
@@ -118,9 +118,11 @@ class _Normalise(Function):
         return batch_norm(x, mean, var, weight, bias, eps=eps)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var, count = ctx.saved_tensors
+        if torch.is_grad_enabled():  # as for a penalty of the gradient
+            gradients = _gradients(dy, x, weight, count, ctx.eps)
+            return *gradients, None, None, None, None
         _, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             dy, x, None, mean, var, None, None, False, ctx.eps, (False, True, True)
         )
@@ -136,6 +138,31 @@ class _Normalise(Function):
         return dx, *affine_gradients, None, None, None, None
 
 
+def _gradients(
+    dy: Tensor, x: Tensor, weight: Tensor | None, count: Tensor, eps: float
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return what `_Normalise.backward` does, by operations that have a gradient.
+
+    Slower. Synchronises ranks, and so does its gradient.
+    """
+    others = [d for d in range(x.ndim) if d != 1]
+
+    def column(values: Tensor) -> Tensor:
+        return values.view(1, -1, *[1] * (x.ndim - 2))
+
+    def mean(values: Tensor) -> Tensor:
+        return distributed.all_sum(values.sum(others)) / count
+
+    centred = x - column(mean(x))
+    std = (mean(centred.square()) + eps).sqrt()
+    h = centred / column(std)
+    slope = dy - column(mean(dy)) - h * column(mean(dy * h))
+    if weight is None:
+        return slope / column(std), None, None
+    dx = slope * column(weight / std)
+    return dx, (dy * h).sum(others), dy.sum(others)
+
+
 def global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean and biased variance by channel over all ranks, and the count.
 
@@ -146,7 +173,7 @@ def global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x: (N, C, ...) on the CPU, float32 or wider.
 
     Raises:
-        ValueError: as of `SyncBatchNorm`.
+        ConfigError: as of `SyncBatchNorm`.
     """
     moments = x.new_zeros(1, 3, x.shape[1])
     if x.numel():  # torch.var_mean takes 5 to 20 times as long as this
@@ -156,9 +183,9 @@ def global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     means, variances, counts = distributed.gather(moments).unbind(1)  # (ranks, C) each
     total = counts.sum(0)
     if total[0] < 2:
-        raise ValueError(
+        raise ConfigError(
             "batch norm found 1 value per channel over all ranks, expected more; use a"
-            " larger batch"
+            " larger data.batch_size, or drop_last: true for the last batch"
         )
     share = counts / total
     mean = (share * means).sum(0)

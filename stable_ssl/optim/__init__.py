@@ -13,6 +13,7 @@ from stable_ssl.optim.schedules import (
     check_scheduler,
     count_steps,
     decay_scheduler,
+    out_of_reach,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "check_scheduler",
     "count_steps",
     "decay_scheduler",
+    "out_of_reach",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
-from stable_ssl.instantiate import find_object
+from stable_ssl.instantiate import accepted_by, find_object
 from stable_ssl.optim.lars import LARS
 from stable_ssl.optim.layer_decay import layer_scales
 from stable_ssl.optim.schedules import Schedule
@@ -29,7 +30,8 @@ Kind = tuple[int, bool, float]  # of a group: rule, whether matrices, scale of t
 class Optim:
     """How it is trained."""
 
-    optimizer: Any = "sgd"  # a torch.optim name, lars, or {_target_: ...}
+    # a torch.optim name, lars, or {_target_: ...}
+    optimizer: Any = key("sgd", required=True)
     lr: float = key(0.1, low=0)
     scale_lr_by: int | None = key(None, low=1)  # lr * batch_size / this; null: lr
     weight_decay: float = key(0.0, low=0)  # on matrices ...
@@ -38,7 +40,9 @@ class Optim:
     momentum: float = key(0.9, low=0, high=1)
     nesterov: bool = False
     betas: list[float] = key([0.9, 0.999], low=0, below=1, length=2)
-    grad_max_norm: float | None = key(None, above=0)  # clip the gradient's 2-norm
+    grad_max_norm: float | None = key(  # clip the gradient's 2-norm; inf: measure it
+        None, above=0, high=math.inf
+    )
     accumulate: int = key(1, low=1)  # micro-batches a step; batch_size is one of them
     epochs: int | None = key(None, low=1)  # passes over the train data ...
     steps: int | None = key(None, low=1, instead_of="epochs")  # ... or optimizer steps
@@ -88,16 +92,23 @@ def build_optimizer(
         )
     name, build, options, rules = check_optimizer(config, at)
     options["lr"] = base_lr(config, batch_size)
-    accepted = inspect.signature(build).parameters
+    accepted = accepted_by(build)
     groups = _groups(parameters, config, batch_size, rules, accepted)
     try:
-        return build(groups, **options)
+        optimizer = build(groups, **options)
     except (TypeError, ValueError) as error:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if unknown is None and isinstance(error, TypeError):
+        a_text = any(isinstance(value, str) for value in options.values())
+        if isinstance(error, TypeError) and not (unknown or a_text):
             raise
         hint = nearest(unknown.group(1), accepted) if unknown else ""
         raise ConfigError(f"{at}.optimizer={name} refuses: {error}{hint}") from error
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(
+            f"{at}.optimizer={name} makes a {type(optimizer).__name__}; name a class of"
+            " optimizers, torch.optim.Optimizer"
+        )
+    return optimizer
 
 
 def check_optimizer(
@@ -117,9 +128,9 @@ def check_optimizer(
         ConfigError: an unknown optimizer, a value that it does not take, a group that
             is none.
     """
-    spec = getattr(config, "optimizer", None) or Optim.optimizer
+    spec = getattr(config, "optimizer", Optim.optimizer)
     name, build, options = _resolve(spec, at)
-    accepted = inspect.signature(build).parameters
+    accepted = accepted_by(build)
     options = {**_hyperparameters(config, name, accepted, options, at), **options}
     groups = getattr(config, "groups", None) or ()
     rules = [_rule(group, name, accepted) for group in groups]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from stable_ssl.schema import ConfigError
 
@@ -32,6 +32,9 @@ def collect_optimizers(
     names: dict[Optimizer, str] = {}
     for name, optimizer in [*named.items(), *_among(attributes)]:
         names.setdefault(optimizer, name)
+        if isinstance(optimizer, LBFGS):  # views gradients, and so weights, as one row
+            for parameter in members(optimizer):
+                parameter.data = parameter.data.contiguous()
     others = [optimizer for optimizer in names if optimizer is not built]
     if built is not None and others:
         theirs = {id(p) for other in others for p in members(other)}

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import DictConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from stable_ssl.instantiate import accepted_by, find_object
 from stable_ssl.schedule_curves import constant, cosine, multistep, polynomial
-from stable_ssl.schema import ConfigError, key, nearest
+from stable_ssl.schema import ConfigError, beyond, key, nearest
 
 if TYPE_CHECKING:
     from stable_ssl.optim.build import Optim
@@ -28,13 +29,13 @@ class Schedule:
     """The learning rate as a function of the step; warm-up, then decay."""
 
     name: str | None = key("cosine", choices=NAMES)
-    warmup_epochs: float = key(0.0, low=0)  # epochs, fractions allowed
+    warmup_epochs: float = key(0.0, low=0, epoch=True)  # fractions allowed
     warmup_lr: float = key(0.0, low=0)  # learning rate of the first step
     min_lr: float = key(  # learning rate after the last step
         0.0, low=0, of=("cosine", "polynomial", "step")
     )
     power: float = key(1.0, above=0, of=("polynomial",))
-    milestones: list[float] = key([], above=0, of=("step",))  # in epochs
+    milestones: list[float] = key([], above=0, of=("step",), epoch=True)
     gamma: float = key(0.1, above=0, of=("step",))  # factor at each milestone
 
 
@@ -47,6 +48,30 @@ def is_foreign(scheduler: Any) -> bool:
     )
 
 
+def out_of_reach(
+    config: DictConfig, scheduler: Any, epochs: float, total_steps: int
+) -> Iterator[str]:
+    """Say which epochs a config names that its training does not reach.
+
+    Args:
+        config: the whole.
+        scheduler: of the rate, built from the config; another one reads none of it.
+        epochs: of the training.
+        total_steps: optimizer steps of it.
+    """
+    for path, value in beyond(config, epochs):
+        text = f"{path}={value} is beyond the training, which ends after {epochs:g}"
+        text += f" epoch{'s' * (epochs != 1)}"
+        if path.startswith("optim.scheduler."):
+            if not isinstance(scheduler, Scheduler):
+                continue
+            lr = scheduler.optimizer.defaults["lr"]
+            if path.endswith("warmup_epochs"):
+                reached = lr * scheduler.factor(total_steps - 1)
+                text += f": the learning rate reaches {reached:.4g} instead of {lr:g}"
+        yield text
+
+
 def count_steps(config: Optim, batches: int | None) -> tuple[int, int]:
     """Turn the length of a training into optimizer steps: (of an epoch, in all).
 
@@ -57,7 +82,8 @@ def count_steps(config: Optim, batches: int | None) -> tuple[int, int]:
             has no length: an epoch is then `steps_per_epoch`, or the whole training.
 
     Raises:
-        ConfigError: neither epochs nor steps, or more steps an epoch than there are.
+        ConfigError: neither epochs nor steps, or more steps an epoch than there are,
+            or more micro-batches a step.
     """
     if batches is None:
         if config.steps is None:
@@ -65,6 +91,11 @@ def count_steps(config: Optim, batches: int | None) -> tuple[int, int]:
                 "the train data has no length; set optim.steps, and optim.epochs=null"
             )
         return config.steps_per_epoch or config.steps, config.steps
+    if config.accumulate > batches:
+        raise ConfigError(
+            f"optim.accumulate={config.accumulate}, but an epoch of the train data is"
+            f" {batches} batches; use at most that"
+        )
     whole = math.ceil(batches / config.accumulate)
     steps_per_epoch = config.steps_per_epoch or whole
     if steps_per_epoch > whole:
@@ -170,14 +201,17 @@ def build_schedulers(
     return {name: scheduler for name, scheduler in built.items() if scheduler}
 
 
-def check_scheduler(config: Any) -> None:
-    """Refuse a schedule that is not there, before anything is built.
+def check_scheduler(config: Any, base_lr: float | None = None) -> None:
+    """Refuse a schedule that is not there or cannot be, before anything is built.
 
     Args:
         config: `optim.scheduler`, as for `build_scheduler`.
+        base_lr: the rate that it starts from; None: known only with the data.
     """
     if is_foreign(config):
         _schedule_class(config)
+    elif base_lr is not None:
+        build_schedule(config, base_lr, steps_per_epoch=1, total_steps=1)
 
 
 def _schedule_class(config: Mapping) -> Callable[..., Any]:

@@ -122,7 +122,7 @@ class Stepper:
                 " self.optimizer_step(), or the step() of an optimizer that is an"
                 f" attribute of the trainer (there are: {', '.join(self.optimizers)})"
             )
-        if self.scales:
+        if self.unscaled:  # the scale is judged by gradients
             self.scaler.update()
         for name, scheduler in self.schedulers.items():
             if name.partition("/")[0] in self.stepped:
@@ -163,7 +163,7 @@ class Stepper:
             self._prepare(optimizer, stepped, micro_batches)
             self.inside = True
             try:
-                if self.scales:  # it skips the step of a gradient that is not finite
+                if stepped in self.unscaled:  # skips a gradient that is not finite
                     self.scaler.step(optimizer)
                 else:
                     optimizer.step()

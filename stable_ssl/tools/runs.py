@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from stable_ssl.lock import is_held
 from stable_ssl.loggers.jsonl import FORMAT, read_rows
 from stable_ssl.loggers.names import STATED, Metric, stated_metrics
 from stable_ssl.recorded import FILES, is_within
@@ -31,7 +32,7 @@ class Run:
     folder: Path  # <log.folder>/runs/<experiment>/<run>
     config: dict[str, Any]  # nested, resolved
     overrides: list[str]  # as given on the command line: "optim.lr=0.3"
-    status: str  # running, finished, preempted, diverged, failed or unknown
+    status: str  # running, finished, preempted, diverged, failed, lost or unknown
     reason: str  # of the status; may be empty
     rows: list[dict[str, Any]]  # of metrics.jsonl, in order
     metrics: Mapping[str, Metric]  # what evaluators stated, by name without the split
@@ -113,6 +114,8 @@ def read_run(run_dir: str | Path) -> Run:
     if not isinstance(overrides, list):
         raise ValueError(f"{folder}/overrides.yaml holds no list")
     status, reason = _read_status(folder / "status.json")
+    if status == "running" and not is_held(folder):
+        status, reason = "lost", "its process is gone, and could not say why"
     metrics = stated_metrics(folder)
     STATED.update(metrics)
     return Run(folder, config, overrides, status, reason, read_rows(folder), metrics)

@@ -137,6 +137,7 @@ def test_another_name_is_another_dataset_and_its_classes(tmp_path, unchecked, co
     node = f"{{name: CIFAR100, root: '{tmp_path}'}}"
     keys = [f"++data.train.dataset={node}", f"++data.test.dataset={node}"]
     keys += ["data.val=null", "log.monitor=null", "data.batch_size=5"]
+    keys += ["log.eval.knn=null"]
     trainer = Supervised(config("supervised", *keys))
     trainer.setup()
     assert trainer.num_classes == trainer.classifier.out_features == 100

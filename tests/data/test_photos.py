@@ -177,6 +177,7 @@ def photo_config(root, folder, **data):
             "log.every_n_steps=1",
             "log.eval.every_n_epochs=1",
             "log.eval.few_labels=[]",
+            "log.eval.knn.k=10",  # of 18 images or fewer
             "log.eval.untrained=false",
         ],
     )

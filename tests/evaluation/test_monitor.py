@@ -2,15 +2,33 @@
 
 import pytest
 
+from stable_ssl import BaseTrainer, Evaluator, Metric, SimCLR, Supervised
 from stable_ssl.config import ConfigError, Eval, Log
-from stable_ssl.evaluation.monitor import check_monitor
+from stable_ssl.evaluation.knn import KnnConfig
+from stable_ssl.evaluation.monitor import EarlyStopping, check_monitor, logs_itself
+from stable_ssl.evaluation.predictions import Predictions
+from stable_ssl.evaluation.suite import asked_for
 
 SPLITS = ("train", "val", "test", "bank")
 
 
-def check(monitor, splits=SPLITS, num_classes=10, metrics=(), **evaluation):
+def check(
+    monitor,
+    splits=SPLITS,
+    num_classes=10,
+    metrics=(),
+    own=(),
+    others=True,
+    patience=None,
+    predicts=True,
+    **evaluation,
+):
     log = Log(monitor=monitor, eval=Eval(**evaluation), metrics=dict.fromkeys(metrics))
-    check_monitor(log, splits, num_classes)
+    log.early_stopping = EarlyStopping(patience=patience)
+    evaluators = dict(asked_for(log.eval)) | dict(own)
+    if predicts:
+        evaluators["predictions"] = Predictions("multiclass", True, {}, {})
+    check_monitor(log, splits, num_classes, evaluators, others)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +53,72 @@ def test_the_spectrum_needs_no_labels():
     check("val/rankme", num_classes=None, spectrum=True)
 
 
+class Margin(Evaluator):
+    metrics = {"margin": Metric("margin")}
+
+
+class TestMargin(Margin):
+    splits = ("test",)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "options"),
+    [
+        ("val/knn_acc1", {}),
+        ("val/acc5", {}),
+        ("val/skipped", {}),
+        ("train/of_my_own", {}),
+        ("val/f1", {"metrics": ["f1"]}),
+        ("val/margin", {"own": {"m": Margin()}}),
+        ("val/else", {"own": {"m": Evaluator()}}),  # states nothing
+    ],
+)
+def test_what_is_stated_is_accepted_where_nobody_else_logs(monitor, options):
+    check(monitor, others=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "options", "words"),
+    [
+        (
+            "nosuch",
+            {},
+            "is never reported .reported: val/knn_acc1, val/knn_acc5, ",
+        ),
+        ("val/nosuch", {}, "is never reported"),
+        ("val/loss", {"own": {"m": Margin()}}, "reported: .*, val/margin, val/acc1"),
+        ("margin", {"own": {"m": Margin()}}, "did you mean 'val/margin'"),
+        ("val/ap", {}, "is never reported"),  # of a binary task
+    ],
+)
+def test_what_nobody_states_is_refused_where_nobody_else_logs(monitor, options, words):
+    check(monitor if "margin" not in monitor else None, **options)
+    with pytest.raises(ConfigError, match=f"log.monitor={monitor} .*{words}"):
+        check(monitor, others=False, **options)
+
+
+def test_who_may_log_is_read_off_the_class():
+    class Silent(SimCLR):
+        def forward(self, x):
+            return super().forward(x)
+
+    class Logs(Silent):
+        def helper(self, x):
+            return [self.log({"a": value}) for value in x]
+
+    class Inherits(Logs):
+        pass
+
+    class Notes(Silent):
+        @property
+        def note(self):
+            return self.log
+
+    assert not logs_itself(SimCLR, BaseTrainer) and not logs_itself(Silent, BaseTrainer)
+    for cls in (Supervised, Logs, Inherits, Notes):
+        assert logs_itself(cls, BaseTrainer)
+
+
 @pytest.mark.parametrize(
     ("monitor", "options", "words"),
     [
@@ -54,9 +138,22 @@ def test_the_spectrum_needs_no_labels():
         ("val/linear_acc1", {}, "fitted for test splits only"),
         ("val/few1pct_acc1", {}, "fitted for test splits only"),
         ("val/acc5", {"num_classes": 4}, "top 5 of 4 classes"),
+        ("val/knn_acc5", {"knn": KnnConfig(k=3)}, "top 5 of 3 neighbours"),
+        ("val/acc1", {"predicts": False}, "nothing predicts; set log.eval.linear"),
+        (
+            "val/margin",
+            {"own": {"m": TestMargin()}},
+            "log.eval.m is asked about test only; add val to its splits",
+        ),
     ],
 )
 def test_what_cannot_come_is_refused(monitor, options, words):
     with pytest.raises(ConfigError, match=f"log.monitor={monitor}.*{words}") as error:
         check(monitor, **options)
     assert "\n" not in str(error.value)
+
+
+def test_a_training_ends_early_by_a_metric_of_val():
+    check("val/knn_acc1", patience=3)
+    with pytest.raises(ConfigError, match="monitor=train/loss is no metric of a valid"):
+        check("train/loss", patience=3)

@@ -70,7 +70,25 @@ def compare():
             error(found, expected),
             error(dict(net.named_buffers()), statistics),
         )
-    return errors, uneven(), too_few(), half()
+    return errors, uneven(), too_few(), half(), penalty()
+
+
+def slopes(net, x):
+    """Return the gradient of a penalty of the slope at x, as WGAN-GP trains by."""
+    x = x.requires_grad_()
+    (slope,) = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
+    (slope.flatten(1).norm(dim=1) - 1).square().mean().backward()
+    return {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
+
+
+def penalty():
+    """Return the error of that gradient, the mean over ranks, against one process."""
+    rank, world = distributed.rank(), distributed.world_size()
+    x, _ = batch(torch.float64)
+    expected = slopes(network(torch.float64), x)
+    net = convert_sync_batchnorm(network(torch.float64), CPU)
+    found = slopes(net, x.detach().chunk(world)[rank])
+    return error({n: distributed.all_mean(g) for n, g in found.items()}, expected)
 
 
 def uneven():
@@ -105,10 +123,11 @@ def half():
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_equal_one_process_with_the_whole_batch(ranks, world):
-    for errors, uneven, too_few, half in ranks(world, compare):
+    for errors, uneven, too_few, half, penalty in ranks(world, compare):
         for dtype, (gradient, statistics) in errors.items():
             assert gradient < TOLERANCE[dtype] and statistics < TOLERANCE[dtype], errors
         assert uneven < 1e-12
+        assert penalty < 1e-10
         assert "1 value per channel over all ranks" in too_few
         assert half[:2] == (torch.bfloat16, torch.float32) and half[2] < 0.01
 

@@ -59,20 +59,19 @@ class GaussianBlur(Sometimes):
         self.sigma = check_range("sigma", self.sigma, 1e-3)
         super().__post_init__()
 
+    def check_images(self, channels: int, height: int, width: int) -> None:
+        for side, kernel in zip((width, height), self.kernel_size, strict=True):
+            check(
+                kernel // 2 < side,
+                f"image_transform: kernel_size={kernel} on images of {side} pixels",
+                f"use at most {2 * side - 1}",
+            )
+
     def draw(self, keys: Tensor, height: int, width: int) -> Params:
         """Draw `on` (N,) and `sigma` (N,), in pixels."""
         chance, sigma = seeding.uniform(keys, (2,)).unbind(1)
         low, high = self.sigma
         return {"on": chance < self.p, "sigma": sigma * (high - low) + low}
-
-    def apply(self, x: Tensor, on: Tensor, sigma: Tensor) -> Tensor:
-        for side, kernel in zip(x.shape[:1:-1], self.kernel_size, strict=True):
-            check(
-                kernel // 2 < side,
-                f"kernel_size={kernel} on images of {side} pixels",
-                f"use at most {2 * side - 1}",
-            )
-        return super().apply(x, on, sigma=sigma)
 
     def change(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Multiply by the matrices' bands: at 224 pixels whole ones cost twice that."""

@@ -17,6 +17,8 @@ from stable_ssl.data.augment.op import (
     Params,
     Sometimes,
     check,
+    check_a_channel,
+    check_colours,
     check_range,
     column,
     constant,
@@ -69,6 +71,9 @@ class _Colour(Sometimes):
         """Return how much to change, by one of `NAMES`; 0 leaves it alone."""
         return getattr(self, name)
 
+    def check_images(self, channels: int, height: int, width: int) -> None:
+        check_colours("a colour op", channels)
+
     def draw(self, keys: Tensor, height: int, width: int) -> Params:
         """Draw `on` (N,), `order` and `factor` (N, ops).
 
@@ -88,7 +93,6 @@ class _Colour(Sometimes):
         return {"on": chance < self.p, "order": order, "factor": factor}
 
     def apply(self, x: Tensor, on: Tensor, order: Tensor, factor: Tensor) -> Tensor:
-        check(x.shape[1] in (1, 3), f"{x.shape[1]} channels", "colour has 1 or 3")
         if not self.ranges:
             return x
         if x.is_cuda and x.shape[1] == 3 and HAS_TRITON:
@@ -188,6 +192,9 @@ class Grayscale(Sometimes):
 
     p: float = 0.1
 
+    def check_images(self, channels: int, height: int, width: int) -> None:
+        check_colours("grayscale", channels)
+
     def change(self, x: Tensor) -> Tensor:
         return grey_of(x)[:, None].repeat(1, x.shape[1], 1, 1)
 
@@ -223,11 +230,9 @@ class Normalize(Op):
             "expected one mean and one positive std a channel",
         )
 
+    def check_images(self, channels: int, height: int, width: int) -> None:
+        check_a_channel("normalize.mean", self.mean, channels)
+
     def apply(self, x: Tensor) -> Tensor:
-        check(
-            len(self.mean) in (1, x.shape[1]),
-            f"normalize has {len(self.mean)} means, the images {x.shape[1]} channels",
-            "give one a channel",
-        )
         mean, std = constant(self.mean, x.device), constant(self.std, x.device)
         return (x - mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))

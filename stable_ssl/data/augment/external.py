@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from stable_ssl import seeding
+from stable_ssl.schema import ConfigError, described
 
 
 class External:
@@ -27,13 +28,28 @@ class External:
         self.of_albumentations = package in ("albumentations", "albumentationsx")
 
     def __call__(self, image: Any, key: Tensor) -> Any:
-        """Transform one image; key () int64."""
-        with seeding.keyed(key):
-            if not self.of_albumentations:
-                return self.transform(image)
-            import numpy
+        """Transform one image; key () int64.
 
-            if hasattr(self.transform, "set_random_seed"):
-                # since version 1.4 it draws from generators of its instance
-                self.transform.set_random_seed(int(key) % 2**32)
-            return self.transform(image=numpy.asarray(image))["image"]
+        Raises:
+            ConfigError: the transform raised another error than those of reading files.
+        """
+        try:
+            with seeding.keyed(key):
+                return self._transformed(image, key)
+        except (OSError, SyntaxError):  # as PIL raises where it decodes an image late
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"image_transform: {type(self.transform).__name__} refuses a"
+                f" {type(image).__name__}: {described(error)}"
+            ) from error
+
+    def _transformed(self, image: Any, key: Tensor) -> Any:
+        if not self.of_albumentations:
+            return self.transform(image)
+        import numpy
+
+        if hasattr(self.transform, "set_random_seed"):
+            # since version 1.4 it draws from generators of its instance
+            self.transform.set_random_seed(int(key) % 2**32)
+        return self.transform(image=numpy.asarray(image))["image"]

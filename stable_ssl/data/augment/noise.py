@@ -17,6 +17,7 @@ from stable_ssl.data.augment.op import (
     Params,
     Sometimes,
     check,
+    check_a_channel,
     check_range,
     constant,
     numbers,
@@ -62,6 +63,10 @@ class Erasing(Sometimes):
             check(ok, f"value={self.value}", "use a number, one a channel, or random")
         else:
             self.value = numbers(self.value)
+
+    def check_images(self, channels: int, height: int, width: int) -> None:
+        if not isinstance(self.value, str):
+            check_a_channel("erasing.value", self.value, channels)
 
     def draw(self, keys: Tensor, height: int, width: int) -> Params:
         """Draw `on`, top, left, box_height, box_width and the filling's keys, all (N,).

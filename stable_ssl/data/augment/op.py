@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stable_ssl import seeding
+from stable_ssl.schema import ConfigError
 
 Params = dict[str, Tensor]
 Pair = float | Sequence[float]
@@ -27,6 +28,13 @@ class Op:
         """Return the (height, width) of the output for an image of this size."""
         return self.size if self.fixes_size else (height, width)
 
+    def check_images(self, channels: int, height: int, width: int) -> None:
+        """Refuse images that it is not made for; most ops are for any.
+
+        Raises:
+            ConfigError: says what it is made for.
+        """
+
     def draw(self, keys: Tensor, height: int, width: int) -> Params:
         """Draw parameters (N, ...) from keys (N,) for images of this size."""
         return {}
@@ -37,6 +45,7 @@ class Op:
 
     def __call__(self, x: Tensor, keys: Tensor) -> Tensor:
         """Draw and apply: x (N, C, H, W), keys (N,) int64 on the same device."""
+        self.check_images(*x.shape[1:])
         return self.apply(x, **self.draw(keys, *x.shape[-2:]))
 
 
@@ -118,9 +127,33 @@ def separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def check(ok: bool, value: str, expected: str) -> None:
-    """Raise a ValueError with the wrong value and what is expected, unless ok."""
+    """Raise a ConfigError with the wrong value and what is expected, unless ok."""
     if not ok:
-        raise ValueError(f"{value}: {expected}")
+        raise ConfigError(f"{value}: {expected}")
+
+
+def check_colours(name: str, channels: int) -> None:
+    """Refuse images that are neither grey nor of three colours."""
+    check(
+        channels in (1, 3),
+        f"image_transform: {name} found images of {channels} channels",
+        "it is for grey or red, green and blue; leave it out",
+    )
+
+
+def check_a_channel(name: str, values: Sequence[float], channels: int) -> None:
+    """Refuse values of an op that are neither one for all channels nor one a channel.
+
+    Args:
+        name: of the op and its argument, for the message.
+        values: of the argument.
+        channels: of the images.
+    """
+    check(
+        len(values) in (1, channels),
+        f"image_transform: {name}={list(values)} for images of {channels} channels",
+        "give one value, or one a channel",
+    )
 
 
 def check_range(

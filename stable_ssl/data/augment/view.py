@@ -33,9 +33,13 @@ class View:
         Args:
             images: (N, C, H, W), uint8, or float in [0, 1]; left as they are.
             keys: (N,) int64, on the same device.
+
+        Raises:
+            ConfigError: an op is not made for such images.
         """
         n, size, params = len(images), tuple(images.shape[-2:]), []
         for i, op in enumerate(self.ops):
+            op.check_images(images.shape[1], *size)
             params.append(op.draw(seeding.fold_in(keys, self.first + i), *size))
             size = op.out_size(*size)
         whole_batch = on_gpu(images) or n == 0

@@ -702,7 +702,7 @@ def test_what_computes_may_be_pythons_own(path):
 
 def test_a_method_is_a_trainer(config):
     job = OmegaConf.create({"model": {"name": "torch.nn.Linear"}})
-    with pytest.raises(ConfigError, match="model.name names Linear, which is no train"):
+    with pytest.raises(ConfigError, match="model.name=torch.nn.Linear is no trainer"):
         launcher.trainer_class(None, job)
 
 
@@ -778,7 +778,7 @@ def test_any_text_is_quoted_for_the_command_line(text):
 )
 def test_a_wrong_name_is_refused_before_anything_is_written(command, tmp_path, line):
     code, _, err = command("--config-name=simclr", *QUICK[:6], *line)
-    assert code == 2 and re.match("error: log.(run|experiment|folder)=", err), err
+    assert code == 2 and re.match("error: .*log.(run|experiment|folder)=", err), err
     assert len(err.splitlines()) == 1 and not list(tmp_path.iterdir())
 
 

@@ -251,7 +251,8 @@ def composed(name: str, overrides: list[str]) -> DictConfig:
     try:
         return hydra.compose(name, overrides, return_hydra_config=True)
     except (TypeError, ValueError) as error:
-        if isinstance(error, OmegaConfBaseException):  # some are ValueErrors, too
+        in_words = "Config group override" in str(error)  # see `_sentence`
+        if in_words or isinstance(error, OmegaConfBaseException):
             raise
         given = " ".join(overrides)  # Hydra stumbled over one of them
         raise ConfigError(f"{given} cannot be composed: {error}") from None

@@ -160,14 +160,14 @@ def test_a_stream_trains_on_whole_batches_alone(monkeypatch):
         build_loaders(load_config("base", overrides), torch.device("cpu"))
 
 
-def test_a_samplers_index_beyond_the_data_is_an_error():
+def test_a_samplers_index_beyond_the_data_is_refused():
     class Short(Samples):
         def __getitem__(self, index):
             return ([self.sample] * len(self))[index]
 
     data = Short((IMAGE, 0))
     keys = {"batch_size": 2, "sampler": [0, 99], "on_error": "replace"}
-    with pytest.raises(IndexError):
+    with pytest.raises(ConfigError, match=r"chose others than .* 0 to \d+: .0, 99."):
         list(Loader(data, [build_ops([])], **keys))
 
 

@@ -39,6 +39,7 @@ from stable_ssl.loggers.environment import git_state
 from stable_ssl.loggers.run_folder import RunFolder, check_names
 from stable_ssl.loggers.table import printable
 from stable_ssl.secrets import is_secret, masked, to_yaml
+from stable_ssl.subclass_state import Attributes
 from stable_ssl.tools import drawing, style, table_formats
 
 QUICK = [
@@ -632,6 +633,34 @@ def test_no_link_out_of_a_run_folder_is_read(forge, command, tmp_path, name):
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.parametrize("kind", ["pipe", "loop", "endless"])
+def test_odd_files_are_said_in_a_line(forge, command, kind):
+    folder = forge()
+    if kind == "endless":
+        with open(folder / "config.yaml", "a") as file:
+            file.write("mine: &a {b: [*a]}\n")
+    elif kind == "pipe":  # which would be waited for
+        os.mkfifo(folder / "overrides.yaml")
+    else:
+        (folder / "overrides.yaml").symlink_to("overrides.yaml")
+    code, out, err = command("rerun", folder, "--dry-run")
+    assert code == 2 and "Traceback" not in out + err
+    assert command("table", folder)[0] == 2
+
+
+def test_a_checkpoint_names_nothing_in_another_folder(tmp_path, tiny, config):
+    kept = checkpoint.Checkpoints(tmp_path / "ckpts", 1, True, largest=True)
+    kept.save({"step": 1, "epoch": 1}, 1, 1, 0.5)
+    (tmp_path / "other.ckpt").write_bytes((tmp_path / "ckpts/last.ckpt").read_bytes())
+    kept.resume({"step": 1, "epoch": 1, "best": [(0.9, "../other.ckpt")]})
+    assert kept.best == [] and not (tmp_path / "best.ckpt").exists()
+    run = tiny(config())
+    attributes = Attributes(run, {"run_dir"}, [], [], print)
+    values = {"run_dir": "/elsewhere", "mine": 3}
+    attributes.load_state({"objects": {}, "values": values}, torch.device("cpu"))
+    assert run.run_dir is None and run.mine == 3
+
+
 def test_no_picture_from_elsewhere_is_in_a_page(forge, command, tmp_path):
     from PIL import Image
 
@@ -1020,7 +1049,8 @@ def test_a_dollar_is_drawn_as_one(nasty, text, tmp_path):
     figure = Figure()
     drawn = figure.text(0, 0, style.literal(text))
     figure.savefig(tmp_path / "one.png")
-    assert drawn.get_text().replace("\\$", "$") == printable(text, kept="\n")
+    assert drawn.get_text().lstrip().replace("\\$", "$") == printable(text, "\n")
+    assert not drawn.get_text().startswith("_")  # which no legend shows
     runs = runs.assign(**{key: [f"1{text}", f"2{text}"]})
     style.save(report.compare(runs, metric, [key]), tmp_path / "compare")
     group = drawing.Group(text, text, runs, "k")

@@ -46,13 +46,13 @@ from stable_ssl.optim.schedules import Schedule, is_foreign
 from stable_ssl.schema import (
     ConfigError,
     check_limits,
-    check_types,
     first_line,
     key,
     nearest,
     node,
     refuse_no_mapping,
 )
+from stable_ssl.value_types import check_types
 
 MODES = (*TRAINING, "validate", "test", "predict", "export")
 RECIPES = "stable_ssl.recipes"  # the package that holds the shipped YAML recipes

@@ -1,4 +1,4 @@
-"""Fields of a configuration's dataclasses, their types and limits, a user's error.
+"""Fields of a configuration's dataclasses, their limits, and the error of a user.
 
 A dataclass stands beside what it configures, and its fields are made with `key`.
 """
@@ -17,8 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import Field, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -33,13 +32,6 @@ LIBRARIES = (  # in the paths of code that is not the user's
     *("site-packages", "dist-packages"),
     *(str(Path(__file__).parent), sysconfig.get_path("stdlib")),
 )
-KINDS = {  # one of them, several
-    bool: ("true or false", "true or false"),
-    int: ("a whole number", "whole numbers"),
-    float: ("a number", "numbers"),
-    str: ("a text", "texts"),
-}
-SWITCH = ("true", "yes", "on", "y", "false", "no", "off", "n")  # a bool as a text
 LARGEST = 2**63 - 1  # whole number, as torch counts
 
 
@@ -89,39 +81,6 @@ def node(cls: type) -> Any:
     return field(default_factory=cls)
 
 
-# --- types ----------------------------------------------------------------------------
-
-
-def check_types(group: DictConfig, given: DictConfig, at: str = "") -> None:
-    """Refuse values of another type than the fields of a group's dataclass have.
-
-    OmegaConf alone would take any number for a switch. A list or mapping that is null
-    where the default is empty becomes empty: null turns off.
-
-    Args:
-        group: made by `OmegaConf.structured`, and groups in it.
-        given: some of its keys, of no type; changed where a null becomes empty. Keys
-            that the group lacks are left to `OmegaConf.merge`, which refuses them.
-        at: its path in the whole, "log.eval.", for messages.
-
-    Raises:
-        ConfigError: names the key, its value and what is expected.
-    """
-    cls = OmegaConf.get_type(group)
-    hints = get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
-    for name in given.keys() & hints.keys():
-        path, hint, own = f"{at}{name}", hints[name], group[name]
-        value = resolved(given, name, path)
-        if dataclasses.is_dataclass(nested := OmegaConf.get_type(own)):
-            hint = nested | None if _fits(None, hint) else nested  # for Any, too
-        if value is None and own in ([], {}):
-            given[name] = OmegaConf.to_container(own)
-        elif not _fits(value, hint):
-            raise ConfigError(f"{path}={_shown(value)} must be {_expected(hint)}")
-        elif isinstance(own, DictConfig) and isinstance(value, DictConfig):
-            check_types(own, value, f"{path}.")
-
-
 def resolved(group: DictConfig, name: str, path: str) -> Any:
     """Return a value of a group, what it refers to in its place.
 
@@ -132,55 +91,6 @@ def resolved(group: DictConfig, name: str, path: str) -> Any:
         return group[name]
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {first_line(error)}") from error
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a value is of a type; of one that is not known here, it is."""
-    kind, inner = get_origin(hint) or hint, get_args(hint)
-    if kind in (Union, UnionType):
-        return any(_fits(value, option) for option in inner)
-    if kind is NoneType:
-        return value is None
-    if kind is bool:
-        return isinstance(value, bool) or str(value).lower() in SWITCH
-    if kind is str:
-        return value is not None and not OmegaConf.is_config(value)
-    if kind in (int, float):
-        try:
-            return type(value) in (str, int, kind) and kind(value) is not None
-        except (ValueError, OverflowError):
-            return False
-    if kind is list:
-        each = isinstance(value, ListConfig)
-        return each and all(_fits(element, *inner[:1] or (Any,)) for element in value)
-    if kind is dict or dataclasses.is_dataclass(kind):
-        return isinstance(value, DictConfig)
-    return True
-
-
-def _expected(hint: Any) -> str:
-    """Return what a type is, in words."""
-    kind, inner = get_origin(hint) or hint, get_args(hint)
-    if kind in (Union, UnionType):
-        return " or ".join(_expected(option) for option in inner)
-    if kind in KINDS:
-        return KINDS[kind][0]
-    if kind is list:
-        of = KINDS.get(inner[0] if inner else Any, ("", ""))[1]
-        return f"a list of {of}, [...]" if of else "a list, [...]"
-    if dataclasses.is_dataclass(kind):
-        return f"a mapping of {', '.join(f.name for f in dataclasses.fields(kind))}"
-    return "null" if kind is NoneType else "a mapping, {key: value}"
-
-
-def _shown(value: Any) -> str:
-    """Return a value as it is written in YAML and on the command line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
-
-
-# --- limits ---------------------------------------------------------------------------
 
 
 def check_limits(group: DictConfig, at: str = "") -> None:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from stable_ssl import seeding
 from stable_ssl.lifecycle import preserve_settings
 from stable_ssl.schema import ConfigError, buildable
+from stable_ssl.torch_errors import translated_torch_errors
 
 if TYPE_CHECKING:
     from stable_ssl.trainer import BaseTrainer
@@ -80,9 +81,10 @@ def rehearse(trainer: type[BaseTrainer], config: DictConfig) -> None:
         try:
             run = trainer(short)
             try:
-                with buildable(run.config):
-                    run.setup()
-                run.validate()
+                with translated_torch_errors():
+                    with buildable(run.config):
+                        run.setup()
+                    run.validate()
             finally:
                 run.cleanup()
         except ConfigError:

@@ -41,11 +41,6 @@ SENTENCES = {  # of a regular expression that is searched in a message
         "an index on the GPU was out of bounds, most often a label beyond the outputs"
         " of what predicts it; the same run with hardware.accelerator=cpu names it"
     ),
-    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is )?([^.]*)": (
-        "a data worker, pid {0}: {1}; most likely for want of memory, of which"
-        " each of the num_workers takes some; use fewer of them, or data.num_workers=0"
-        " to see what a dataset did, and start the same command again"
-    ),
     r"DataLoader timed out after (\S+) seconds": (
         "the data workers made no batch within timeout={0} s; raise timeout, or"
         " num_workers, in the loader's node"

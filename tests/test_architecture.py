@@ -152,7 +152,7 @@ PRIVATE = {  # names of other libraries that have no public twin, and why
     | {"_foreach_mul_"},
     "evaluation/suite.py": {"_version"},
     "optim/step.py": {"_version", "_foreach_div_"},
-    "data/loader.py": {"_iterator", "_shutdown_workers"}  # of kept workers
+    "data/loader.py": {"_iterator", "_shutdown_workers", "_workers"}  # of kept workers
     | {"_replace"},
     "distributed/spawning.py": {"_exit"},
 }

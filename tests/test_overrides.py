@@ -790,3 +790,60 @@ def test_what_would_use_another_gradient_is_refused(tmp_path, trainer, key, mess
     with pytest.raises(ConfigError, match=message):
         make(trainer, tmp_path, key).run()
     make(trainer, tmp_path / "plain").run()
+
+
+class Convnet(ByClosure):
+    """LBFGS, which takes all gradients as one row, on filters."""
+
+    def initialize_modules(self):
+        self.net = torch.nn.Sequential(
+            *(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 8, 3)),
+            *(
+                torch.nn.AdaptiveAvgPool2d(1),
+                torch.nn.Flatten(),
+                torch.nn.Linear(8, 10),
+            ),
+        )
+
+    def forward(self, x):
+        return self.net(x)
+
+    def initialize_optimizer(self):
+        self.optimizer = torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
+
+
+def test_lbfgs_trains_a_convnet_in_any_memory_format(tmp_path):
+    last, first = (
+        trained(Convnet, tmp_path / kind, f"hardware.channels_last={kind}")
+        for kind in ("true", "false")
+    )
+    assert last["step"] == 4 and apart(last["weights"], first["weights"]) < 1e-4
+
+
+class Idle(Tiny):
+    """One optimizer of two gets no gradient, or both where the loss is another's."""
+
+    def initialize_modules(self):
+        super().initialize_modules()
+        self.idle = torch.nn.Parameter(torch.zeros(3))
+        self.other = torch.nn.Parameter(torch.zeros(()))
+
+    def initialize_optimizer(self):
+        self.optimizers = {
+            "main": torch.optim.SGD(self.layer.parameters(), lr=0.1),
+            "idle": torch.optim.SGD([self.idle], lr=0.1),
+        }
+
+
+class AllIdle(Idle):
+    def compute_loss(self):
+        return self.other * 0
+
+
+@pytest.mark.parametrize("trainer", [Idle, AllIdle])
+def test_an_optimizer_without_a_gradient_steps_under_float16(tmp_path, trainer):
+    half = trained(trainer, tmp_path / "half", "hardware.precision=float16")
+    full = trained(trainer, tmp_path / "full")
+    assert half["step"] == 4
+    assert apart(half["weights"], full["weights"]) < 1e-3
+    assert not half["weights"]["idle"].any()

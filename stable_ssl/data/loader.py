@@ -7,9 +7,12 @@ fixes the size (a crop, a resize), so that images of any size become one batch.
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from multiprocessing.process import BaseProcess
 from pickle import PicklingError
 from typing import Any
 
@@ -248,21 +251,31 @@ class Loader:
             yield batch
 
     def _worked(self) -> Iterator[Batch]:
-        """Start the workers; return the iterator over their batches.
+        """Yield the batches of the workers, which are started where there are none.
 
         Raises:
-            ConfigError: they are started anew, and the dataset cannot be sent to them.
+            ConfigError: the dataset cannot be sent to a worker, or one ended.
         """
+        count = self.workers.num_workers
         try:
-            return iter(self.workers)
+            with _children_end_silently():
+                batches = iter(self.workers)
         except (PicklingError, AttributeError, TypeError) as error:
-            if not self.workers.num_workers:
+            if not count:
                 raise
             raise ConfigError(
                 f"the dataset, or an op of its views, cannot be sent to a data worker"
                 f" ({described(error)}); define functions and classes at the top of a"
                 " module, or set num_workers to 0"
             ) from error
+        try:
+            yield from batches
+        except (RuntimeError, OSError, EOFError) as error:  # torch's, of many kinds
+            for worker in batches._workers if count else ():
+                worker.join(0.1)  # one that was just killed
+                if worker.exitcode:
+                    raise ConfigError(_end_of(worker, count)) from error
+            raise
 
     def _checked(self, batch: Batch) -> Batch:
         """Refuse a batch of images that cannot be read or do not fit together."""
@@ -288,6 +301,43 @@ class Loader:
             pending = copied, done
         if pending is not None:
             yield _arrived(*pending)
+
+
+@contextmanager
+def _children_end_silently() -> Iterator[None]:
+    """Keep the process's own handler of SIGCHLD while torch starts workers.
+
+    Torch's would raise the error of a worker that was killed wherever the process is
+    just then, in the middle of a step or of writing a file. Without it, whoever waits
+    for the worker's next batch learns of its end, within 5 s.
+    """
+    number = getattr(signal, "SIGCHLD", None)  # not on Windows
+    handler = number and signal.getsignal(number)
+    try:
+        yield
+    finally:
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+def _end_of(worker: BaseProcess, count: int) -> str:
+    """Say how a data worker ended, and why it may have: one of `count`."""
+    code, text = worker.exitcode, f"a data worker, pid {worker.pid}, "
+    if code > 0:
+        return (
+            f"{text}ended with exit code {code}; see what it printed, and what the"
+            f" dataset does with num_workers=0 instead of {count}"
+        )
+    name = signal.Signals(-code).name
+    if name in ("SIGKILL", "SIGBUS"):
+        return (
+            f"{text}was ended by {name}, most likely for want of memory, of which each"
+            f" of num_workers={count} takes some; use fewer of them, or a smaller batch"
+        )
+    return (
+        f"{text}was ended by {name}, most likely by a library that reads the images;"
+        f" num_workers=0 instead of {count} may show where"
+    )
 
 
 def _torch_loader(dataset: Dataset, **options: Any) -> DataLoader:

@@ -137,8 +137,19 @@ def build_object(node: Mapping[str, Any], at: str, **arguments: Any) -> Any:
         raise _acting(acting, at)
     try:
         return instantiate(dict(node), _convert_="all", **arguments)
-    except HydraException as error:  # from what the target raised, if anything
-        raise ConfigError(f"{at}: {' '.join(str(error).split())}") from error.__cause__
+    except HydraException as error:
+        cause = _without_hydra(error.__cause__)
+        raise ConfigError(f"{at}: {' '.join(str(error).split())}") from cause
+
+
+def _without_hydra(error: BaseException | None) -> BaseException | None:
+    """Return what a target raised, as of its own code; None where the call failed."""
+    trace = None if error is None else error.__traceback__
+    while trace is not None:
+        if not trace.tb_frame.f_globals.get("__name__", "").startswith("hydra."):
+            return error.with_traceback(trace)
+        trace = trace.tb_next
+    return None
 
 
 def _module(name: str, path: str, at: str) -> ModuleType | None:

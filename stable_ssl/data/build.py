@@ -395,7 +395,7 @@ def build_views(transform: Any) -> list[list[Op | External]]:
     try:
         return [build_ops(ops) for ops in (transform if several else [transform])]
     except ValueError as error:
-        raise ConfigError(f"image_transform: {error}") from error
+        raise ConfigError(f"image_transform: {error}") from None
 
 
 def _build_targets(transform: Any) -> Any:

@@ -8,6 +8,7 @@ are one `Images`.
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,19 +35,30 @@ def register_dataset(name: str) -> Callable:
     """Register `builder(root, subset, **kwargs) -> Dataset` under a name.
 
     The top of this file says what a dataset is. Its attribute `classes`, a list of
-    names, or `num_classes` gives the number of classes.
+    names, or `num_classes` gives the number of classes. What registers again is the
+    same in a script that a `_target_` imports, too, and in a notebook's cell.
 
     Raises:
-        ValueError: another builder has that name.
+        ConfigError: another builder has that name.
     """
 
     def register(builder: Callable[..., Dataset]) -> Callable[..., Dataset]:
-        if name in BUILDERS and BUILDERS[name] is not builder:
-            raise ValueError(f"a dataset named {name!r} is registered already")
+        if name in BUILDERS and _place(BUILDERS[name]) != _place(builder):
+            raise ConfigError(
+                f"a dataset named {name!r} is registered already, by"
+                f" {BUILDERS[name].__module__}; choose another name"
+            )
         BUILDERS[name] = builder
         return builder
 
     return register
+
+
+def _place(builder: Callable[..., Dataset]) -> tuple[str | None, Any]:
+    """Return the file and the name of a class or function; of others, which it is."""
+    module = sys.modules.get(builder.__module__)
+    name = getattr(builder, "__qualname__", id(builder))
+    return getattr(module, "__file__", None), name
 
 
 @dataclass(eq=False, repr=False)

@@ -1,6 +1,8 @@
 """Datasets: the digits' fixed split, folders, torchvision's names, wrong input."""
 
 import pickle
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from os.path import isfile
 
 import numpy
@@ -195,6 +197,29 @@ def test_a_registered_builder_and_its_arguments():
             register_dataset("mine")(lambda root, subset=None: None)
     finally:
         del BUILDERS["mine"]
+
+
+SCRIPT = """
+from stable_ssl.data import register_dataset
+
+@register_dataset("of_a_script")
+class Mine:
+    pass
+"""
+
+
+def test_a_script_that_is_imported_too_registers_once_more(tmp_path, monkeypatch):
+    """It is `__main__`, and a module where a `_target_` names something in it."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    for name in ("script", "again"):
+        spec = spec_from_file_location(name, tmp_path / "script.py")
+        monkeypatch.setitem(sys.modules, name, module_from_spec(spec))
+        spec.loader.exec_module(sys.modules[name])
+    try:
+        with pytest.raises(ConfigError, match="is registered already, by again; choos"):
+            register_dataset("of_a_script")(lambda root, subset=None: None)
+    finally:
+        del BUILDERS["of_a_script"]
 
 
 def test_a_dataset_by_its_dotted_path(tmp_path):

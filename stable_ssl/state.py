@@ -120,7 +120,7 @@ def _read_from(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except ConfigError:
+    except (ConfigError, OSError):  # an OSError is of the folder
         raise
     except Exception as error:  # of any object that loads its state
         raise ConfigError(

@@ -177,10 +177,8 @@ def check_batch(loader: Iterable, minimum: int, method: str) -> None:
             f"data.batch_size={loader.batch_size}, and {method} needs {minimum} images"
             " a batch, over all processes; use as many or more"
         )
-    sampler = loader.sampler
-    rest = (
-        0 if loader.streams or sampler.drop_last else sampler.size % sampler.batch_size
-    )
+    whole = loader.streams or loader.sampler.drop_last  # every batch is
+    rest = 0 if whole else loader.sampler.size % loader.batch_size
     if 0 < rest < minimum:
         raise ConfigError(
             f"drop_last=false leaves a last batch of {rest}, and {method} needs"

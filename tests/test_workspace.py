@@ -23,7 +23,10 @@ class Noise(IterableDataset):
             yield torch.randint(256, (1, 8, 8), dtype=torch.uint8), i % 2
 """
 QUICK = """
-log: {experiment: mine, pictures: null, eval: {untrained: false, few_labels: []}}
+log:
+  experiment: mine
+  pictures: null
+  eval: {untrained: false, few_labels: [], knn: {k: 5}}
 model: {temperature: 0.2, backbone: {width: 4}}
 optim: {epochs: 1}
 data: {batch_size: 8}

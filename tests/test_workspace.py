@@ -23,10 +23,7 @@ class Noise(IterableDataset):
             yield torch.randint(256, (1, 8, 8), dtype=torch.uint8), i % 2
 """
 QUICK = """
-log:
-  experiment: mine
-  pictures: null
-  eval: {untrained: false, few_labels: [], knn: {k: 5}}
+log: {experiment: mine, pictures: null, eval: {untrained: false, few_labels: []}}
 model: {temperature: 0.2, backbone: {width: 4}}
 optim: {epochs: 1}
 data: {batch_size: 8}

@@ -277,7 +277,7 @@ REFUSED = {  # what ends in one sentence; whatever else is harmed, the run goes 
     flipped: {"data/splits.csv"},
     made_a_folder: {
         *("config.yaml", "config_tree.txt", "overrides.yaml", "environment.json"),
-        *("console.log", "metrics.jsonl", "spectra.jsonl"),
+        *("console.log", "metrics.jsonl", "spectra.jsonl", "status.json"),
         *("data/params.yaml", "data/splits.csv"),
         *("ckpts/e001_s000003.ckpt", "ckpts/e001_s000004.ckpt"),
         *("ckpts/best.ckpt", "ckpts/last.ckpt"),

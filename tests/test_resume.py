@@ -88,7 +88,7 @@ def test_resume_under_accumulation_and_dropout(tiny, config, rows):
         (2, 5, 10),  # the last of an epoch
         (2, 10, 10),  # and of the training
         (4, 3, 7),  # which ends in the middle of an epoch
-        (16, 1, 2),  # an epoch has fewer batches than a step wants
+        (9, 1, 2),  # an epoch is one step
     ],
 )
 def test_resume_at_the_end_of_an_epoch_that_accumulation_does_not_divide(

@@ -33,17 +33,24 @@ class Knn(Evaluator):
 
     def __init__(self, config: KnnConfig):
         self.config = config
-        title = f"kNN (k={config.k})"
-        protocol = f"kNN, k={config.k}, temperature {config.temperature:g}, on {{bank}}"
+        self._ask(config.k)
+
+    def _ask(self, k: int) -> None:
+        """Let so many neighbours vote, and say so."""
+        self.k, temperature = k, self.config.temperature
+        title = f"kNN (k={k})"
+        protocol = f"kNN, k={k}, temperature {temperature:g}, on {{bank}}"
         self.metrics = {"knn_acc1": Metric("kNN accuracy", title, protocol, 0)}
-        if config.k >= 5:  # fewer neighbours name fewer classes
+        if k >= 5:  # fewer neighbours name fewer classes
             self.metrics["knn_acc5"] = Metric(
                 "kNN accuracy, top 5", f"{title}, top 5", f"{protocol}, top 5", 0
             )
 
     def check_bank(self, size: int, labels: Tensor | None) -> None:
-        """Refuse more neighbours than there are."""
+        """Refuse more neighbours than there are; the default is then all there are."""
         if self.config.k > size:
+            if self.config.k == KnnConfig.k:
+                return self._ask(size)
             raise ConfigError(
                 f"log.eval.knn.k={self.config.k}, but the bank has {size:,} images; use"
                 " at most that"
@@ -62,7 +69,7 @@ class Knn(Evaluator):
             split.bank,
             queries,
             split.num_classes,
-            self.config.k,
+            self.k,
             self.config.temperature,
         )
         for name, value in scores.items():

@@ -264,7 +264,7 @@ class RunFolder:
         ends the run, perhaps the same disk, must be heard.
 
         Raises:
-            ConfigError: the run has finished, and that cannot be written.
+            ConfigError: the run begins, or has finished, and that cannot be written.
         """
         if not self.owned:
             return
@@ -275,7 +275,7 @@ class RunFolder:
         except ConfigError as error:
             if self.owned and overwritten(self.path / "status.json", text):
                 return
-            if status == "finished":
+            if status in ("running", "finished"):
                 raise
             warnings.warn(f"status {status}: {error}", stacklevel=2)
 

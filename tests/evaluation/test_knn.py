@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from stable_ssl.evaluation.evaluator import Split
-from stable_ssl.evaluation.knn import knn_accuracy, knn_scores
+from stable_ssl.evaluation.knn import Knn, KnnConfig, knn_accuracy, knn_scores
 from stable_ssl.evaluation.linear import OfflineConfig
 from stable_ssl.evaluation.suite import Eval, asked_for
+from stable_ssl.schema import ConfigError
 
 
 def reference(bank, bank_labels, query, classes, k, temperature):
@@ -81,3 +82,13 @@ def test_features_that_are_not_finite_have_no_accuracy():
     split = Split("test", x / 0, y, None, (x, y), False, 10, 0)
     values = dict(pair for _, e in asked_for(config) for pair in e(split))
     assert list(values) == ["knn_acc1"] and math.isnan(values["knn_acc1"])
+
+
+def test_the_default_of_a_small_bank_is_all_of_it_and_said():
+    """A folder of a few images is measured; another number is what was asked for."""
+    knn = Knn(KnnConfig())
+    knn.check_bank(4, None)
+    assert knn.k == 4 and "knn_acc5" not in knn.metrics
+    assert "k=4" in knn.metrics["knn_acc1"].protocol
+    with pytest.raises(ConfigError, match="knn.k=21, but the bank has 4 images"):
+        Knn(KnnConfig(k=21)).check_bank(4, None)

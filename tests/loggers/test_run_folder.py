@@ -75,13 +75,21 @@ def test_a_file_that_cannot_be_written_is_named(folder, config, full):
     assert not list(folder.path.glob(".*"))
 
 
-def test_a_status_that_cannot_be_written_hides_no_error(folder, full):
+def test_a_status_is_written_over_the_old_one_on_a_full_disk(folder, full):
     folder.status("running")
     full()
-    with pytest.warns(UserWarning, match="status failed: .*No space left"):
-        folder.status("failed", "the disk is full")
-    assert json.loads((folder.path / "status.json").read_text())["status"] == "running"
+    folder.status("failed", "full")
+    assert json.loads((folder.path / "status.json").read_text())["status"] == "failed"
     assert not list(folder.path.glob(".*"))
+
+
+def test_a_status_that_cannot_be_written_hides_no_error(folder):
+    (folder.path / "status.json").mkdir()
+    with pytest.warns(UserWarning, match="status failed: .*Is a directory"):
+        folder.status("failed", "of another reason")
+    for status in ("running", "finished"):
+        with pytest.raises(ConfigError, match="Is a directory.*; move away"):
+            folder.status(status)
 
 
 def test_a_line_of_the_console_that_cannot_be_written_ends_no_run(folder):

@@ -1,6 +1,7 @@
 """Shared pieces: small configs, a tiny trainer, command lines as a user types them."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -115,6 +116,21 @@ def on_a_rank(fn, *arguments):
         return distributed.all_gather_object(value)
     finally:
         distributed.stop()
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    """Drop the handlers that a test, or what it imports, made for its own stderr."""
+    level, before = logging.root.level, _handlers()
+    yield
+    logging.root.setLevel(level)
+    for logger, handler in _handlers() - before:
+        logger.removeHandler(handler)
+
+
+def _handlers():
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    return {(x, handler) for x in loggers for handler in getattr(x, "handlers", ())}
 
 
 @pytest.fixture

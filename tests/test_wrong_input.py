@@ -386,6 +386,8 @@ def test_a_schedule_that_is_null_keeps_the_rate(config):
         ("+data.val.num_workers=1000000", "num_workers=1000000 is too many"),
         ("++model.projector=[100000000000]", "asked for is model.projector=10000000"),
         ("data.num_classes=100000000000", "asked for is data.num_classes=100000000000"),
+        ("optim.groups=[{pattern: ., lr: 1e999}]", "lr=inf, expected a number from 0"),
+        ("hardware.gpus=9000000000", "hardware.gpus=9000000000 is neither a count"),
         ("optim.scheduler.warmup_epochs=1e308", "is optim.scheduler.warmup_epochs=1e"),
     ],
 )

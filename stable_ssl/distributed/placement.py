@@ -205,7 +205,7 @@ def named_ids(gpus: int | str | Sequence[int]) -> list[int] | None:
     if isinstance(gpus, Sequence) and not isinstance(gpus, str):
         if all(type(i) is int and i >= 0 for i in gpus):
             return list(gpus)
-    elif re.fullmatch(r"-1|\d+|(\d+,)+\d*", text := str(gpus)):
+    elif re.fullmatch(r"-1|\d{1,4}|(\d+,)+\d*", text := str(gpus)):  # of one machine
         if "," in text:
             return [int(part) for part in text.split(",") if part]
         return None if text == "-1" else list(range(int(text)))

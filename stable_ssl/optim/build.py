@@ -311,7 +311,8 @@ def _rule(group: Mapping[str, Any], name: str, accepted: Collection[str]) -> Rul
             raise ConfigError(f"optim.groups: {option} is not a key{hint} {known}")
     for option in ("lr", "weight_decay"):
         value = group.get(option)
-        if value is not None and (type(value) not in (int, float) or not value >= 0):
+        number = type(value) in (int, float) and 0 <= value < math.inf
+        if value is not None and not number:
             raise ConfigError(
                 f"optim.groups: {option}={value}, expected a number from 0"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
@@ -106,6 +107,30 @@ def _nested_targets(value: Any) -> Iterator[str]:
     if isinstance(value, (list, tuple)):
         for child in value:
             yield from _nested_targets(child)
+
+
+def register(table: dict[str, Any], name: str, item: Any, kind: str) -> None:
+    """Add to a table what a user registers by a name.
+
+    What registers again is the same in a script that a `_target_` imports, too, and in
+    a notebook's cell.
+
+    Raises:
+        ConfigError: another one, of whatever `kind`, has that name.
+    """
+    if name in table and _place(table[name]) != _place(item):
+        raise ConfigError(
+            f"{kind} named {name!r} is registered already, by"
+            f" {table[name].__module__}; choose another name"
+        )
+    table[name] = item
+
+
+def _place(item: Any) -> tuple[str | None, Any]:
+    """Return the file and the name of a class or function; of others, which it is."""
+    module = sys.modules.get(item.__module__)
+    name = getattr(item, "__qualname__", id(item))
+    return getattr(module, "__file__", None), name
 
 
 def accepted_by(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

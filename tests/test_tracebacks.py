@@ -382,9 +382,7 @@ WRONG_LABELS = ["a", {"kind": 1}, object(), torch.zeros(3), (1, 2)]
 @pytest.mark.parametrize("wrong", WRONG_LABELS, ids=lambda w: type(w).__name__)
 def test_labels_that_make_no_batch_are_said_by_workers_too(wrong, workers):
     loader = Loader(Numbered(wrong), [[]], batch_size=32, num_workers=workers)
-    with pytest.raises(
-        ConfigError, match="^what the dataset returns beside its images"
-    ):
+    with pytest.raises(ConfigError, match="^the labels of the dataset make no batch"):
         list(loader)
     loader.close()
 
@@ -401,13 +399,10 @@ class Unlike(Numbered):
 @pytest.mark.parametrize(
     ("sample", "words"),
     [
-        (
-            torch.zeros(3),
-            r"Unlike\[63\] is a Tensor; a dataset returns \(image, label\)",
-        ),
-        ((torch.zeros(3, 8, 8),), r"Unlike\[63\] is a tuple of 1"),
-        ((torch.zeros(8, 8), 1), r"a dataset returned a tensor of shape \(8, 8\)"),
-        (("a.png", 1), "a dataset returned a str of shape"),
+        (None, r"Unlike\[63\] is a NoneType; a dataset returns \(image, label\)"),
+        (torch.zeros(3), r"images of shapes \(3, 8, 8\) and \(3,\) do not stack; ret"),
+        ((torch.zeros(8, 8), 1), r"images of shapes \(3, 8, 8\) and \(8, 8\) do not"),
+        (("a.png", 1), r"images of shapes \(3, 8, 8\) and str do not stack; return"),
     ],
 )
 def test_a_sample_that_is_none_is_said_by_workers_too(sample, words, workers):
@@ -420,7 +415,7 @@ def test_a_sample_that_is_none_is_said_by_workers_too(sample, words, workers):
 
 def test_a_stream_says_it_in_words_too():
     loader = Loader(Streamed(), [[]], batch_size=32)
-    with pytest.raises(ConfigError, match="^what the dataset returns beside"):
+    with pytest.raises(ConfigError, match="^the labels of the dataset make"):
         list(loader)
     loader.close()
 
@@ -484,7 +479,7 @@ def test_the_end_of_a_worker_is_said_with_its_likely_cause(
         Ends(config("base", "optim.epochs=1", *keys)).run()
 
 
-@pytest.mark.parametrize("kind", [dict, list, float, bool])
+@pytest.mark.parametrize("kind", [dict, list, float])
 def test_labels_that_are_no_numbers_of_classes_are_refused(config, monkeypatch, kind):
     def labelled(subset=None, root=""):
         class Kinds(Numbered):

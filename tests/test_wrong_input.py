@@ -71,12 +71,12 @@ def refusal(config, images, method, overrides):
         (
             "simclr",
             [*FOLDERS, "data.num_classes=10"],
-            "train has images without labels.*eval.linear=null",
+            "train has no labels.*eval.linear=null",
         ),
         (
             "simclr",
             [*FOLDERS, "data.num_classes=10", "log.eval.linear=null"],
-            "bank has images without labels.*or a labelled data.bank",
+            "bank has no labels.*or a labelled data.bank",
         ),
         ("supervised", [*FOLDERS, "log.monitor=null"], "Supervised found no labels in"),
         ("supervised", [*FOLDERS, "data.val=null", "log.monitor=null"], "no labels"),

@@ -18,13 +18,16 @@ from stable_ssl.data.augment import External, Op, build_ops
 from stable_ssl.data.check import check_alike, check_examples
 from stable_ssl.data.combined import Combined, named_parts, split_name
 from stable_ssl.data.datasets import Images, build_dataset, held_in_memory
+from stable_ssl.data.decode import Decode
+from stable_ssl.data.fields import build_fields
 from stable_ssl.data.loader import Loader
 from stable_ssl.instantiate import accepted_by, build_object, find_object
 from stable_ssl.schema import ConfigError, key, nearest, refuse_no_mapping
 
 TRAINING = ("fit", "profile_data", "profile_model")  # modes that need train data
+READING = ("fields", "range", "layout", "decode")  # keys of a loader, or of all
 LOADER_KEYS = sorted(
-    {"dataset", *inspect.signature(DataLoader.__init__).parameters}
+    {"dataset", *READING, *inspect.signature(DataLoader.__init__).parameters}
     - {"self", "batch_sampler", "generator", "worker_init_fn"}
 )
 SPLITS = ("train", "val", "test", "bank")
@@ -48,6 +51,12 @@ class Data:
     in_memory: float = key(  # GiB; hold image folders of one size up to this
         2.0, low=0, high=math.inf
     )
+    fields: dict[str, Any] | None = None  # {image, label}: names of a sample's entries
+    range: list[float] | None = (
+        None  # of pixels that are neither uint8, uint16, nor 0..1
+    )
+    layout: str | None = key(None, choices=("chw", "hwc"))  # where sizes do not tell
+    decode: bool = True  # false: what the dataset returns is no image
     compile: bool = False  # torch.compile the batched augmentation
     labelled: str | None = None  # of several train loaders, whose labels probes use
     transforms: dict[str, Any] = field(default_factory=dict)  # free pool of op lists
@@ -161,8 +170,9 @@ def build_loaders(
     data.num_classes = next(filter(None, known), None)
     backbone = config.model.get("backbone")
     backbone = {"name": backbone} if isinstance(backbone, str) else backbone
-    if isinstance(backbone, Mapping) and "in_channels" not in backbone:
-        config.model.backbone = {**backbone, "in_channels": first.channels}
+    channels = first.channels
+    if channels and isinstance(backbone, Mapping) and "in_channels" not in backbone:
+        config.model.backbone = {**backbone, "in_channels": channels}
     check_alike(loaders, labelled)
     return loaders
 
@@ -237,6 +247,7 @@ def build_loader(
             data.
     """
     options = {"num_workers": data.num_workers, "shuffle": train, "drop_last": train}
+    options |= {name: data[name] for name in READING}
     options |= node
     if unknown := [key for key in options if key not in LOADER_KEYS]:
         raise ConfigError(
@@ -256,13 +267,16 @@ def build_loader(
         raise ConfigError("set data.batch_size (all processes) or batch_size_per_gpu")
     _check_options(options)
     views = build_views(spec.get("image_transform"))
+    fields, *how = (options.pop(name) for name in READING)
+    fields, decode = build_fields(fields), _build_decode(*how)
     held = {} if held is None else held
     source = repr({k: v for k, v in spec.items() if k != "image_transform"})
     dataset = held.get(source)
     if dataset is None:
         dataset = build_dataset(spec, data.root, data.download)
         _check_kind(dataset)
-        dataset = held_in_memory(dataset, data.in_memory, data.on_error == "skip")
+        skip = data.on_error == "skip"
+        dataset = held_in_memory(dataset, data.in_memory, skip, decode)
         if isinstance(dataset, Images):
             held[source] = dataset
     for name in ("sampler", "collate_fn"):
@@ -283,10 +297,24 @@ def build_loader(
         channels_last=channels_last,
         on_error="replace" if train and data.on_error == "skip" else data.on_error,
         compile=data.compile,
+        decode=decode,
+        fields=fields,
         rank=distributed.rank(),
         world_size=ranks,
         **options,
     )
+
+
+def _build_decode(pair: Any, layout: Any, decode: Any) -> Decode:
+    """Build `Decode` from keys of the group `data`, or of a loader node."""
+    numbers = isinstance(pair, Sequence) and all(type(x) in (int, float) for x in pair)
+    if pair is not None and not numbers:
+        raise ConfigError(f"data.range={pair}: write [low, high] of the pixels")
+    if layout not in (None, "chw", "hwc"):
+        raise ConfigError(f"layout={layout} of a loader node: use chw or hwc")
+    if not isinstance(decode, bool):
+        raise ConfigError(f"decode={decode} of a loader node: use true or false")
+    return Decode(None if pair is None else tuple(pair), layout, decode)
 
 
 def _check_kind(dataset: Any) -> None:

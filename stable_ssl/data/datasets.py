@@ -8,7 +8,6 @@ are one `Images`.
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,9 +22,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_ssl import seeding
+from stable_ssl.data.decode import Decode
 from stable_ssl.data.few_labels import check_few, choose_few
-from stable_ssl.data.folder import ImageFolder, Unreadable
-from stable_ssl.instantiate import accepted_by, build_object, find_object
+from stable_ssl.data.folder import ImageFolder
+from stable_ssl.data.unreadable import Unreadable
+from stable_ssl.instantiate import accepted_by, build_object, find_object, register
 from stable_ssl.schema import ConfigError, nearest, refuse_url
 
 BUILDERS: dict[str, Callable[..., Dataset]] = {"image_folder": ImageFolder}
@@ -35,37 +36,24 @@ def register_dataset(name: str) -> Callable:
     """Register `builder(root, subset, **kwargs) -> Dataset` under a name.
 
     The top of this file says what a dataset is. Its attribute `classes`, a list of
-    names, or `num_classes` gives the number of classes. What registers again is the
-    same in a script that a `_target_` imports, too, and in a notebook's cell.
+    names, or `num_classes` gives the number of classes.
 
     Raises:
         ConfigError: another builder has that name.
     """
 
-    def register(builder: Callable[..., Dataset]) -> Callable[..., Dataset]:
-        if name in BUILDERS and _place(BUILDERS[name]) != _place(builder):
-            raise ConfigError(
-                f"a dataset named {name!r} is registered already, by"
-                f" {BUILDERS[name].__module__}; choose another name"
-            )
-        BUILDERS[name] = builder
+    def decorate(builder: Callable[..., Dataset]) -> Callable[..., Dataset]:
+        register(BUILDERS, name, builder, "a dataset")
         return builder
 
-    return register
-
-
-def _place(builder: Callable[..., Dataset]) -> tuple[str | None, Any]:
-    """Return the file and the name of a class or function; of others, which it is."""
-    module = sys.modules.get(builder.__module__)
-    name = getattr(builder, "__qualname__", id(builder))
-    return getattr(module, "__file__", None), name
+    return decorate
 
 
 @dataclass(eq=False, repr=False)
 class Images(Dataset):
     """Images in memory as one tensor."""
 
-    images: Tensor  # (N, C, H, W) uint8
+    images: Tensor  # (N, C, H, W) uint8, or float32 in [0, 1]
     labels: Tensor  # (N,) int64
     num_classes: int | None  # of the whole dataset; None where there are no labels
     source: Dataset | None = None  # the dataset that was read into memory, if any ...
@@ -157,11 +145,15 @@ def labelled_subset(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
             f"labels_per_class={per_class}: {type(dataset).__name__} does not list its"
             " labels; use an image folder or a dataset held in memory"
         )
-    check_few(dataset.labels, str(per_class), "labels_per_class")
-    return dataset.subset(choose_few(dataset.labels, str(per_class), seed))
+    known = (dataset.labels >= 0).nonzero().flatten()
+    labels = dataset.labels[known]
+    check_few(labels, str(per_class), "labels_per_class")
+    return dataset.subset(known[choose_few(labels, str(per_class), seed)])
 
 
-def held_in_memory(dataset: Dataset, limit: float, skip: bool) -> Dataset:
+def held_in_memory(
+    dataset: Dataset, limit: float, skip: bool, decode: Decode
+) -> Dataset:
     """Decode an image folder once, where all images have one size and fit.
 
     Whether it is held depends on the files and the limit alone, not on the machine:
@@ -172,11 +164,12 @@ def held_in_memory(dataset: Dataset, limit: float, skip: bool) -> Dataset:
         dataset: any dataset; one that is no image folder is returned as it is.
         limit: in GiB of decoded images; 0 never holds.
         skip: leave unreadable images out with a warning, or raise.
+        decode: makes tensors of them.
 
     Raises:
         Unreadable: an image cannot be read, and `skip` is off.
     """
-    if not isinstance(dataset, ImageFolder) or not limit:
+    if not isinstance(dataset, ImageFolder) or not limit or not decode.images:
         return dataset
 
     def unless_unreadable(read: Callable[[int], Any], row: int) -> Any:
@@ -188,6 +181,9 @@ def held_in_memory(dataset: Dataset, limit: float, skip: bool) -> Dataset:
             warnings.warn(f"skipped: {error}", stacklevel=2)
             return None
 
+    def decoded(row: int) -> Tensor:
+        return decode(dataset[row][0], str(dataset.samples[row][0]))
+
     size, rows = None, []
     for row in range(len(dataset)):
         image_size = unless_unreadable(dataset.size, row)
@@ -197,21 +193,16 @@ def held_in_memory(dataset: Dataset, limit: float, skip: bool) -> Dataset:
         if image_size != size or 3 * math.prod(size) * len(dataset) > limit * 2**30:
             return dataset
         rows.append(row)
-    if size is None:
-        raise Unreadable(f"no image below {dataset.root} can be read")
-    images = torch.empty(len(rows), 3, *size, dtype=torch.uint8)
-
-    def decode(i: int) -> bool:
-        sample = unless_unreadable(dataset.__getitem__, rows[i])
-        if sample is not None:
-            images[i] = torch.from_numpy(numpy.array(sample[0])).permute(2, 0, 1)
-        return sample is not None
-
     with ThreadPoolExecutor() as pool:  # PIL decodes without Python's lock
-        decoded = torch.tensor(list(pool.map(decode, range(len(rows)))))
-    rows = torch.tensor(rows)[decoded]
+        images = list(pool.map(lambda row: unless_unreadable(decoded, row), rows))
+    rows = torch.tensor([r for r, x in zip(rows, images, strict=True) if x is not None])
+    images = [image for image in images if image is not None]
+    if not images:
+        raise Unreadable(f"no image below {dataset.root} can be read")
+    if len({(image.shape, image.dtype) for image in images}) > 1:
+        return dataset  # whose batches say that they do not fit together
     labels, num_classes = dataset.labels[rows], dataset.num_classes
-    return Images(images[decoded], labels, num_classes, dataset, rows)
+    return Images(torch.stack(images), labels, num_classes, dataset, rows)
 
 
 # --- the embedded default -------------------------------------------------------------

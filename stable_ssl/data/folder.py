@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from copy import copy
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,27 +16,23 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_ssl import seeding
-from stable_ssl.data import splits
+from stable_ssl.data import image_file, pil, splits
+from stable_ssl.data.fields import UNLABELLED
 from stable_ssl.schema import ConfigError, nearest
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 SUBSETS = ("train", "val", "test")
-UNLABELLED = -1
 
 Sample = tuple[Path, int]
 
 
-class Unreadable(ConfigError):
-    """An image that cannot be read; the text names it."""
-
-
 class ImageFolder(Dataset):
-    """`root/[subset/]class/any/where/image.png`, decoded to RGB when asked for.
+    """`root/[subset/]class/any/where/image.png`, decoded when asked for.
 
     A subset is, whichever is there first: a folder `root/subset`; the lines of
     `root/subset.txt`, paths relative to the root, each with an optional `,class`; or a
     share of each class, drawn by `seed`. Classes are the names of the class folders of
     the whole root in alphabetical order, so that a class has one number in all subsets.
+    Hidden files and folders are left out.
 
     Args:
         root: the folder.
@@ -50,6 +47,9 @@ class ImageFolder(Dataset):
         labelled: False for images without classes, anywhere below the root.
         split_file: a run's `data/splits.csv`, whose subsets and class numbers replace
             those of folders, text files and shares.
+        channels: rgb, grey or all; None is RGB of 8 bits, which refuses what has more
+            bits or channels (see `pil.with_channels`).
+        allow_empty: whether a class folder may have no images.
 
     Raises:
         ConfigError: folders, listed files or classes that are not there.
@@ -67,8 +67,11 @@ class ImageFolder(Dataset):
         class_to_idx: Mapping[str, int] | None = None,
         labelled: bool = True,
         split_file: str | None = None,
+        channels: str | None = None,
+        allow_empty: bool = False,
     ):
         self.root = Path(root)
+        self.channels, self.allow_empty = channels, allow_empty
         if not self.root.is_dir():
             raise ConfigError(
                 f"no image folder at {self.root}; set data.root or dataset.root"
@@ -78,6 +81,10 @@ class ImageFolder(Dataset):
         self.include = _strings("include_filter", include_filter) or ["*"]
         self.exclude = _strings("exclude_filter", exclude_filter)
         _check_arguments(seed, shares, class_to_idx)
+        if channels not in (None, *pil.CHANNELS):
+            raise ConfigError(
+                f"channels={channels} of an image folder: use rgb, grey or all"
+            )
         self.labelled = labelled
         if split_file is not None:
             recorded = splits.load(Path(split_file), subsets, self.root)
@@ -87,6 +94,8 @@ class ImageFolder(Dataset):
         present = sorted({*SUBSETS, *subsets} & {*_folders(self.root)})
         roots = [self.root / name for name in present] or [self.root]
         names = sorted({name for top in roots for name in _folders(top)})
+        if labelled and not allow_empty:
+            _refuse_empty([top / name for top in roots for name in names], class_to_idx)
         self.class_to_idx = dict(class_to_idx or {n: i for i, n in enumerate(names)})
         if absent := [name for name in self.class_to_idx if name not in names]:
             raise ConfigError(
@@ -140,41 +149,52 @@ class ImageFolder(Dataset):
     def _below(self, top: Path) -> list[Sample]:
         """Return the images below a folder that pass the filters, in order."""
         if not self.labelled:
-            return [(path, UNLABELLED) for path in self._images(top)]
-        return [
-            (path, self.class_to_idx[name])
-            for name in self.classes
-            for path in self._images(top / name)
-        ]
+            return [(path, UNLABELLED) for path in self._chosen(top)]
+        samples = []
+        for name, label in sorted(self.class_to_idx.items(), key=lambda pair: pair[1]):
+            if (top / name).is_dir():  # and not only in another subset
+                samples += [(path, label) for path in self._chosen(top / name)]
+        return samples
 
-    def _images(self, folder: Path) -> Iterator[Path]:
-        for path in sorted(folder.rglob("*")):
+    def _chosen(self, top: Path) -> list[Path]:
+        """Return the images below a folder that pass the filters."""
+        paths = []
+        for path in _images(top):
             name = path.relative_to(self.root).as_posix()
-            if (
-                path.suffix.lower() in EXTENSIONS
-                and any(fnmatch(name, pattern) for pattern in self.include)
-                and not any(fnmatch(name, pattern) for pattern in self.exclude)
+            if any(fnmatch(name, pattern) for pattern in self.include) and not any(
+                fnmatch(name, pattern) for pattern in self.exclude
             ):
-                yield path
+                paths.append(path)
+        return paths
 
     def _read_list(self, file: Path) -> list[Sample]:
-        """Return the images that the lines of a text file name."""
+        """Return the images that the lines of a list name.
+
+        A line is a path; or path and class, or its number, as two fields of a CSV file
+        or with a space between them.
+        """
         samples = []
-        for number, line in enumerate(file.read_text().splitlines(), 1):
-            if not line.strip():
+        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        for number, line in enumerate(text.splitlines(), 1):
+            if not (line := line.strip()):
                 continue
-            name, _, class_name = (part.strip() for part in line.partition(","))
+            readings = _readings(line)
+            found = [pair for pair in readings if (self.root / pair[0]).is_file()]
+            name, given = (found or readings)[0]
             path = self.root / name
-            if not path.is_file():
+            if not found:
                 raise ConfigError(f"{file}, line {number}: no image at {path}")
-            class_name = class_name or Path(name).parts[0]
+            class_name = given or _below(path, self.root).parts[0]
+            if class_name not in self.class_to_idx and given.isdigit():
+                numbers = {str(n): name for name, n in self.class_to_idx.items()}
+                class_name = numbers.get(given, given)
             if self.labelled and class_name not in self.class_to_idx:
                 raise ConfigError(
                     f"{file}, line {number}: no class {class_name}"
                     f"{nearest(class_name, self.classes)}"
                 )
             label = self.class_to_idx[class_name] if self.labelled else UNLABELLED
-            samples.append((path, label))
+            samples.append((self.root / _below(path, self.root), label))
         return samples
 
     def _split_by_shares(
@@ -219,25 +239,13 @@ class ImageFolder(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def size(self, index: int) -> tuple[int, int]:
-        """Return the (height, width) of an image, read from the head of its file."""
-        with self._opened(index) as image:
-            return image.size[::-1]
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the size of an image, read from the head of its file."""
+        return image_file.size(self.samples[index][0])
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        with self._opened(index) as image:
-            return image.convert("RGB"), self.samples[index][1]
-
-    @contextmanager
-    def _opened(self, index: int) -> Iterator[Any]:
-        from PIL import Image
-
-        path = self.samples[index][0]
-        try:
-            with Image.open(path) as image:
-                yield image
-        except (OSError, SyntaxError, ValueError) as error:  # as PIL raises
-            raise Unreadable(f"{path} is not a readable image: {error}") from error
+        path, label = self.samples[index]
+        return image_file.read(path, self.channels), label
 
 
 def _strings(name: str, value: Any) -> list[str]:
@@ -268,5 +276,83 @@ def _check_arguments(seed: Any, shares: Mapping[str, Any], class_to_idx: Any) ->
         )
 
 
+def _readings(line: str) -> list[tuple[str, str]]:
+    """Return what a line of a list may be: (path, class), the class "" where none is.
+
+    The first whose path exists is meant.
+    """
+    fields = [
+        field.strip() for field in next(csv.reader([line], skipinitialspace=True))
+    ]
+    before, _, last = line.rpartition(" ")
+    name, _, after = line.rpartition(",")
+    readings = [(line, ""), (before.strip(), last), (name.strip(), after.strip())]
+    return [*readings, (fields[0], fields[1] if len(fields) > 1 else "")]
+
+
+def _below(path: Path, root: Path) -> Path:
+    """Return a path relative to a folder; as it is where it is not below that."""
+    path, root = Path(os.path.abspath(path)), Path(os.path.abspath(root))
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
 def _folders(top: Path) -> list[str]:
-    return sorted(p.name for p in top.iterdir() if p.is_dir())
+    """Return the names of the folders in a folder, in order; hidden ones are said."""
+    names = sorted(p.name for p in top.iterdir() if p.is_dir())
+    if hidden := [name for name in names if _is_hidden(name)]:
+        warnings.warn(
+            f"{top}: ignored the hidden folders {', '.join(hidden)}", stacklevel=3
+        )
+    return [name for name in names if not _is_hidden(name)]
+
+
+def _refuse_empty(folders: Sequence[Path], known: Mapping[str, int] | None) -> None:
+    """Refuse class folders that are there and have no image of a kind that is read."""
+    for folder in folders:
+        if known is not None and folder.name not in known or not folder.is_dir():
+            continue
+        if next(_images(folder), None) is None:
+            kinds = sorted(
+                {path.suffix.lower() or path.name for path in _files(folder)}
+            )
+            found = (
+                f"files of the kinds {', '.join(kinds[:4])}" if kinds else "no files"
+            )
+            raise ConfigError(
+                f"the class folder {folder} has {found}, and no image that is read;"
+                " fill or remove it, or set allow_empty: true of its dataset"
+            )
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    """Yield the images below a folder, of the kinds that are read, in order."""
+    files = (path for path in _files(folder))
+    return (p for p in sorted(files) if p.suffix.lower() in image_file.EXTENSIONS)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder that are not hidden.
+
+    Links to folders are followed, to each folder once.
+
+    Raises:
+        ConfigError: a link leads to a folder that it is in.
+    """
+    seen: set[tuple[int, int]] = set()
+    for top, folders, files in os.walk(folder, followlinks=True):
+        found = os.stat(top)
+        seen.add((found.st_dev, found.st_ino))
+        for name in list(folders):
+            path = Path(top, name)
+            target = os.stat(path)
+            if path.is_symlink() and Path(top).resolve().is_relative_to(path.resolve()):
+                raise ConfigError(
+                    f"{path} is a link to a folder that it is in; remove it"
+                )
+            if _is_hidden(name) or (target.st_dev, target.st_ino) in seen:
+                folders.remove(name)
+        yield from (Path(top, name) for name in files if not _is_hidden(name))

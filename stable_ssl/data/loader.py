@@ -24,18 +24,22 @@ from stable_ssl import seeding
 from stable_ssl.data.augment import External, Op, Replay, View
 from stable_ssl.data.batch import known_length, mapped, to_device
 from stable_ssl.data.datasets import Images
+from stable_ssl.data.decode import Decode
+from stable_ssl.data.fields import Fields
 from stable_ssl.data.sampler import BatchSampler
+from stable_ssl.data.unreadable import Unreadable
 from stable_ssl.data.worker import (
     Batch,
     Head,
     Samples,
     Stream,
-    Unreadable,
     collate,
     ignore_signals,
+    sample_name,
 )
 from stable_ssl.schema import ConfigError, described
 
+PLAIN, USUAL = Decode(), Fields()
 GPU_SHARE = 1 / 4  # share of the GPU's free memory that images may be held in
 
 
@@ -44,10 +48,11 @@ class Loader:
 
     A batch is `(x, y)`: x a float view (N, C, H, W), or a list of them when there are
     several; y the labels (N,) int64. Views depend on (seed, epoch, index, view) alone.
-    Further entries of a sample, as of (image, label, meta), are collated and follow.
+    Further entries of a sample are collated and follow: those of a tuple one by one,
+    those of a dict as one dict. What is no image comes as the dataset returns it.
 
     Args:
-        dataset: map-style or iterable, of (image, label).
+        dataset: map-style or iterable.
         views: one list of augmentation ops a view.
         batch_size: samples a batch, over all processes.
         seed: of order and views.
@@ -60,6 +65,8 @@ class Loader:
         compile: whether torch.compile makes the batched part of the views.
         sampler: torch sampler that chooses and orders the samples instead of shuffle.
         collate_fn: makes the batch from a list of (view or views, label), all tensors.
+        decode: how an image becomes a tensor.
+        fields: which entries of a sample are its image and its label.
         rank: number of this process ...
         world_size: ... among how many; a batch here is this process's part of it.
         options: any further keyword of torch's DataLoader.
@@ -83,25 +90,28 @@ class Loader:
         compile: bool = False,
         sampler: Sampler | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        decode: Decode = PLAIN,
+        fields: Fields = USUAL,
         rank: int = 0,
         world_size: int = 1,
         **options: Any,
     ):
         self.dataset, self.seed, self.on_error = dataset, seed, on_error
         self.device = torch.device(device)
-        self.collate_fn = collate_fn
+        self.collate_fn, self.fields = collate_fn, fields
         self.streams = isinstance(dataset, IterableDataset)
         size = known_length(dataset) if self.streams else len(dataset)
         self.sampler = BatchSampler(
             size, batch_size, seed, shuffle, drop_last, sampler, rank, world_size
         )
         self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.num_labels: int | None = None  # labels read from here on are below it
         self.skipped = 0  # samples so far that could not be read
         self.index: Tensor | None = None  # of the last batch's samples in the dataset
         self._warned: set[str] = set()
-        self.heads = [Head(ops) for ops in views]
-        external = any(head.external for head in self.heads)  # ops of other libraries
-        if isinstance(dataset, Images) and not external:
+        self.heads = [Head(ops, decode) for ops in views]
+        by_sample = decode.range is not None or any(h.external for h in self.heads)
+        if isinstance(dataset, Images) and not by_sample:
             self.views = [View(ops) for ops in views]
             self.images, self.labels = dataset.images, dataset.labels
             if self.device.type == "cuda":
@@ -128,8 +138,7 @@ class Loader:
         }
         if not self.streams:
             options.setdefault("persistent_workers", options.get("num_workers", 0) > 0)
-            replaces = self.on_error == "replace"
-            samples = Samples(self.dataset, self.heads, self.seed, replaces)
+            samples = self._samples(self.on_error == "replace")
             return _torch_loader(samples, batch_sampler=self.sampler, **options)
         if options.get("num_workers", 0) > 1 or self.sampler.sampler is not None:
             raise ConfigError(
@@ -139,9 +148,15 @@ class Loader:
         options["num_workers"] = 1  # so that its draws leave our generators alone
         options["persistent_workers"] = False  # a kept copy would not see set_epoch
         drop_last = self.sampler.drop_last
-        stream = Stream(self.dataset, self.heads, self.sampler, endless=drop_last)
+        stream = self._stream(endless=drop_last)
         size = len(self.sampler.share(torch.arange(self.batch_size)))
         return _torch_loader(stream, batch_size=size, drop_last=drop_last, **options)
+
+    def _samples(self, replaces: bool) -> Samples:
+        return Samples(self.dataset, self.fields, self.heads, self.seed, replaces)
+
+    def _stream(self, endless: bool) -> Stream:
+        return Stream(self.dataset, self.fields, self.heads, self.sampler, endless)
 
     @cached_property
     def example(self) -> Batch:
@@ -152,22 +167,21 @@ class Loader:
                 wrong in every sample is said here, before anything is trained.
         """
         if self.streams:
-            sample = next(iter(Stream(self.dataset, self.heads, self.sampler, False)))
+            sample = next(iter(self._stream(endless=False)))
         else:
-            replaces = self.on_error != "raise"
-            sample = Samples(self.dataset, self.heads, self.seed, replaces)[0, 0]
+            sample = self._samples(self.on_error != "raise")[0, 0]
         batch = self._checked(collate([sample]))
         if not batch.views:
             raise Unreadable(f"no image can be read; such as {batch.failures[0]}")
-        tails = [View(head.tail.ops, head.tail.first) for head in self.heads]
         keys = torch.zeros(1, dtype=torch.int64)
-        views = [tail(x, keys) for tail, x in zip(tails, batch.views, strict=True)]
-        return batch._replace(views=views)
+        tails = _each([head.tail for head in self.heads], batch.views)
+        return batch._replace(views=[tail(x, keys) for tail, x in tails])
 
     @property
-    def channels(self) -> int:
-        """The number of channels of a view."""
-        return self.example.views[0].shape[1]
+    def channels(self) -> int | None:
+        """The number of channels of a view; None of what has none."""
+        view = self.example.views[0]
+        return view.shape[1] if isinstance(view, Tensor) and view.ndim > 2 else None
 
     @property
     def batch_size(self) -> int:
@@ -217,7 +231,7 @@ class Loader:
                 images = x[0] if len(x) == 1 else map(list, zip(*x, strict=True))
                 yield self.collate_fn(list(zip(images, batch.labels, strict=True)))
                 continue
-            if x[0].shape[1] > 1:
+            if isinstance(x[0], Tensor) and x[0].ndim == 4 and x[0].shape[1] > 1:
                 x = [view.to(memory_format=self.format) for view in x]
             yield (x if len(x) > 1 else x[0]), batch.labels, *batch.extras
 
@@ -225,7 +239,7 @@ class Loader:
         """Return the views of an unfinished batch, (N, C, H, W) each."""
         return [
             view(image, seeding.sample_keys(self.seed, epoch, batch.index, v))
-            for v, (view, image) in enumerate(zip(self.views, batch.views, strict=True))
+            for v, (view, image) in enumerate(_each(self.views, batch.views))
         ]
 
     def unfinished(self) -> Iterator[Batch]:
@@ -285,6 +299,15 @@ class Loader:
             raise Unreadable(
                 f"{batch.failures[0]}; mend or remove it, or set data.on_error=skip"
             )
+        labels, most = batch.labels, self.num_labels
+        if most and isinstance(labels, Tensor) and labels.ndim == 1 and len(labels):
+            if (highest := int(labels.max())) >= most:
+                name = sample_name(self.dataset, int(batch.index[labels.argmax()]))
+                raise ConfigError(
+                    f"{name} has the label {highest}, and {most} classes are numbered"
+                    f" from 0 to {most - 1}; subtract 1 from labels that begin with 1,"
+                    " or set data.num_classes"
+                )
         if not batch.views and self.on_error == "replace":
             raise Unreadable(f"no image can be read; such as {batch.failures[0]}")
         return batch
@@ -338,6 +361,12 @@ def _end_of(worker: BaseProcess, count: int) -> str:
         f"{text}was ended by {name}, most likely by a library that reads the images;"
         f" num_workers=0 instead of {count} may show where"
     )
+
+
+def _each(tails: list[View], views: list[Any]) -> list[tuple[View, Any]]:
+    """Return each view with its ops: those of one are those of all."""
+    tails = tails * len(views) if len(tails) == 1 else tails
+    return list(zip(tails, views, strict=True))
 
 
 def _torch_loader(dataset: Dataset, **options: Any) -> DataLoader:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple
 
-import numpy
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate
@@ -22,11 +21,13 @@ from torch.utils.data import Dataset, IterableDataset, default_collate
 from stable_ssl import seeding
 from stable_ssl.data.augment import External, Op, View
 from stable_ssl.data.datasets import Images
-from stable_ssl.data.folder import UNLABELLED, ImageFolder, Unreadable
+from stable_ssl.data.decode import Decode, as_given
+from stable_ssl.data.fields import UNLABELLED, Fields, as_classes
+from stable_ssl.data.folder import ImageFolder
 from stable_ssl.data.sampler import BatchSampler
+from stable_ssl.data.unreadable import READ_ERRORS, Unreadable
 from stable_ssl.schema import ConfigError, described
 
-NARROW = (torch.uint8, torch.int8, torch.int16, torch.int32)
 READ_VIEW = -1  # number of no view: its key seeds what a dataset itself draws
 
 
@@ -34,36 +35,48 @@ class Head:
     """The part of a view that runs before batching.
 
     Args:
-        ops: of the whole view; those of other libraries come first.
+        ops: of the whole view; those that see one sample come first.
+        decode: how an image becomes a tensor.
     """
 
-    def __init__(self, ops: Sequence[Op | External]):
+    def __init__(self, ops: Sequence[Op | External], decode: Decode):
         external = [i for i, op in enumerate(ops) if isinstance(op, External)]
         fixing = [i for i, op in enumerate(ops) if getattr(op, "fixes_size", False)]
         self.external = list(ops[: len(external)])
+        self.decode = decode
         if external and external[-1] != len(external) - 1:
             raise ConfigError(
                 "image_transform: ops by _target_ run one image at a time and come"
                 " before those by name, which run on whole batches; move them first"
             )
+        self.image_ops = any(op.of_images for op in ops)
+        if self.image_ops and not decode.images:
+            raise ConfigError(
+                "data.decode=false passes on what is no image, and image_transform has"
+                " ops for images; remove one of them"
+            )
         cut = fixing[0] + 1 if fixing else len(external)
         self.view = View(ops[len(external) : cut], first=len(external))
-        self.tail = View(ops[cut:], first=cut)
+        self.tail = View(ops[cut:], first=cut, images=decode.images)
 
-    def __call__(self, image: Any, key: Tensor) -> Tensor:
-        """Return (C, H, W): uint8, or float if the image already was.
+    def __call__(self, entry: Any, key: Tensor, name: str) -> Any:
+        """Return an image as (C, H, W), uint8 or float32; other data as they are.
 
         Args:
-            image: as the dataset returns it.
+            entry: as the dataset returns it.
             key: of the view, ().
+            name: of the sample, for messages.
         """
-        if self.external and isinstance(image, Tensor):
+        pixels = isinstance(entry, Tensor) and entry.dtype == torch.uint8
+        if self.external and pixels and entry.ndim == 3 and len(entry) in (1, 3):
             from torchvision.transforms.functional import to_pil_image
 
-            image = to_pil_image(image)
+            entry = to_pil_image(entry)  # as most of these take it
         for i, op in enumerate(self.external):
-            image = op(image, seeding.fold_in(key, i))
-        pixels = to_tensor(image)
+            entry = op(entry, seeding.fold_in(key, i))
+        if not self.decode.applies(entry, self.image_ops):
+            return as_given(entry)
+        pixels = self.decode(entry, name, free=bool(self.external))
         if not self.view.ops:
             return pixels
         view = self.view(pixels[None], key[None])[0]
@@ -72,48 +85,10 @@ class Head:
         return view
 
 
-def entries(dataset: Dataset, sample: Any, index: int) -> tuple[Any, Any, tuple]:
-    """Return a sample's image, its label, and what follows.
-
-    Raises:
-        ConfigError: it is no (image, label).
-    """
-    if isinstance(sample, (tuple, list)) and len(sample) >= 2:
-        return sample[0], sample[1], tuple(sample[2:])
-    kind = type(sample).__name__
-    kind += f" of {len(sample)}" if isinstance(sample, (tuple, list)) else ""
-    raise ConfigError(
-        f"{type(dataset).__name__}[{index}] is a {kind}; a dataset returns (image,"
-        " label), with None for a label that is not known, and may add more entries"
-    )
-
-
-def to_tensor(image: Any) -> Tensor:
-    """Return a PIL image or an array (H, W, C) as a tensor (C, H, W).
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if isinstance(image, Tensor):
-        kind, pixels = "tensor", image.as_subclass(Tensor)
-    else:
-        kind, pixels = type(image).__name__, numpy.array(image)
-        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    if pixels.ndim != 3 or pixels.dtype == object:
-        raise ConfigError(
-            f"a dataset returned a {kind} of shape {tuple(pixels.shape)} for an image;"
-            " expected a PIL image, an array (H, W, C) or a tensor (C, H, W)"
-        )
-    if isinstance(pixels, Tensor):
-        return pixels
-    pixels = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-    return pixels if pixels.is_floating_point() else pixels.to(torch.uint8)
-
-
 class Sample(NamedTuple):
     """One sample as a worker returns it."""
 
-    views: list[Tensor] | None  # None: it could not be read
+    views: list[Any] | None  # None: it could not be read
     label: Any
     extras: tuple  # further entries of the dataset
     index: int
@@ -125,7 +100,8 @@ class Sample(NamedTuple):
 class Samples(Dataset):
     """Read samples by (epoch, index) and begin their views."""
 
-    dataset: Dataset  # map-style, of (image, label)
+    dataset: Dataset  # map-style
+    fields: Fields  # of its samples
     heads: Sequence[Head]  # one a view
     seed: int  # of the views
     replace: bool  # an unreadable sample by the next, so that batches keep their size
@@ -136,21 +112,24 @@ class Samples(Dataset):
         for tries in range(len(self.dataset) if self.replace else 1):
             row = (index + tries) % len(self.dataset) if tries else index
             try:
-                image, label, extras = self._read(epoch, row)
-                views = begin(self.heads, image, self.seed, epoch, row)
+                name = sample_name(self.dataset, row)
+                image, label, extras = self.fields(self._read(epoch, row), name)
+                views = begin(self.heads, image, self.seed, epoch, row, name)
                 return Sample(views, label, extras, row, failures)
-            except (Unreadable, OSError, SyntaxError) as error:  # as PIL raises
-                failures.append(_failure(error, self.dataset, row))
+            except Unreadable as error:
+                failures.append(" ".join(str(error).split()))
             except ConfigError as error:  # in words: torch would send its traceback
                 return Sample(None, None, (), index, failures, str(error))
+            except READ_ERRORS as error:
+                failures.append(f"{name}: {described(error)}")
         return Sample(None, None, (), index, failures)
 
-    def _read(self, epoch: int, index: int) -> tuple[Any, Any, tuple]:
+    def _read(self, epoch: int, index: int) -> Any:
         if isinstance(self.dataset, (Images, ImageFolder)):  # these draw nothing
-            return entries(self.dataset, self.dataset[index], index)
+            return self.dataset[index]
         key = seeding.sample_keys(self.seed, epoch, torch.tensor(index), READ_VIEW)
         with seeding.keyed(key):
-            return entries(self.dataset, self.dataset[index], index)
+            return self.dataset[index]
 
 
 @dataclass(eq=False)
@@ -160,7 +139,8 @@ class Stream(IterableDataset):
     The dataset's draws come from global generators, seeded by (seed, epoch, pass).
     """
 
-    dataset: IterableDataset  # of (image, label)
+    dataset: IterableDataset
+    fields: Fields  # of its samples
     heads: Sequence[Head]  # one a view
     sampler: BatchSampler  # gives epoch, first batch, and this process's part
     endless: bool  # whether to start again where the data ends
@@ -177,9 +157,11 @@ class Stream(IterableDataset):
         share = set(sampler.share(torch.arange(batch_size)).tolist())
         for index, sample in enumerate(self._passes()):
             if index >= first and index % batch_size in share:
-                image, label, extras = entries(self.dataset, sample, index)
+                name = sample_name(self.dataset, index)
+                image, label, extras = self.fields(sample, name)
+                seed, epoch = sampler.seed, sampler.epoch
                 with seeding.preserve_rng():  # ops must not shift the dataset's draws
-                    views = begin(self.heads, image, sampler.seed, sampler.epoch, index)
+                    views = begin(self.heads, image, seed, epoch, index, name)
                 yield Sample(views, label, extras, index, [])
 
     def _passes(self) -> Iterator[Any]:
@@ -195,19 +177,31 @@ class Stream(IterableDataset):
 
 
 def begin(
-    heads: Sequence[Head], image: Any, seed: int, epoch: int, index: int
-) -> list[Tensor]:
-    """Run each view's head on one image."""
+    heads: Sequence[Head], image: Any, seed: int, epoch: int, index: int, name: str
+) -> list[Any]:
+    """Run each view's head on one image, or on its own one of several.
+
+    Raises:
+        ConfigError: there are several images, and other views than one each.
+    """
+    several = isinstance(image, (list, tuple))
+    images = image if several else [image] * len(heads)
+    heads = heads * len(images) if len(heads) == 1 else heads
+    if len(images) != len(heads):
+        raise ConfigError(
+            f"{name} has {len(images)} images, and image_transform makes {len(heads)}"
+            " views; write one list of ops for all of them, or one for each"
+        )
     return [
-        head(image, seeding.sample_keys(seed, epoch, torch.tensor(index), v))
-        for v, head in enumerate(heads)
+        head(image, seeding.sample_keys(seed, epoch, torch.tensor(index), v), name)
+        for v, (head, image) in enumerate(zip(heads, images, strict=True))
     ]
 
 
 class Batch(NamedTuple):
     """What a worker hands over; no views where nothing could be read."""
 
-    views: list[Tensor]  # one a view, (N, C, H, W)
+    views: list[Any]  # one a view, of images (N, C, H, W)
     labels: Any
     extras: tuple  # further entries of the samples, collated
     index: Tensor | None
@@ -223,32 +217,68 @@ def collate(samples: Sequence[Sample]) -> Batch:
     decoded = [s for s in samples if s.views is not None]
     if errors or not decoded:
         return empty
-    views = list(zip(*(s.views for s in decoded), strict=True))
-    for images in views:
-        shapes = sorted({tuple(image.shape) for image in images})
-        if len(shapes) > 1:
-            error = (
-                f"images of shapes {shapes[0]} and {shapes[1]} do not stack; begin the"
-                " image_transform with an op that fixes the size: random_resized_crop,"
-                " or resize and center_crop"
-            )
-            return empty._replace(error=error)
     labels = [UNLABELLED if s.label is None else s.label for s in decoded]
     index = torch.tensor([s.index for s in decoded])
-    views = [torch.stack(images) for images in views]
     try:
-        labels = default_collate(labels)
-        extras = tuple(default_collate([s.extras for s in decoded]))
+        columns = zip(*(s.views for s in decoded), strict=True)
+        views = [_stacked(images) for images in columns]
+        labels = as_classes(default_collate(labels))
+    except ConfigError as error:
+        return empty._replace(error=str(error))
     except (TypeError, ValueError, RuntimeError, LookupError) as error:
         text = (
-            "what the dataset returns beside its images makes no batch"
-            f" ({described(error)}); return numbers, texts, or tensors of one shape,"
-            " alike for every sample"
+            f"the labels of the dataset make no batch ({described(error)}); return"
+            " numbers, texts, or tensors of one shape, alike for every sample"
         )
         return empty._replace(error=text)
-    if isinstance(labels, Tensor) and labels.ndim == 1 and labels.dtype in NARROW:
-        labels = labels.long()  # numbers of classes, which are indices later
+    extras = zip(*(s.extras for s in decoded), strict=True)
+    extras = tuple(map(_together, extras))
     return Batch(views, labels, extras, index, failures)
+
+
+def _stacked(images: Sequence[Any]) -> Any:
+    """Return a view of every sample as one, (N, ...).
+
+    Raises:
+        ConfigError: they differ in shape or type.
+    """
+    try:
+        if isinstance(images[0], Tensor):
+            return torch.stack(images)
+        return default_collate(images)
+    except (TypeError, ValueError, RuntimeError, LookupError) as error:
+        kinds = {_kind(image) for image in images}
+        if len(kinds) < 2:
+            raise ConfigError(
+                "what the dataset returns for images makes no batch"
+                f" ({described(error)}); return numbers or tensors of one shape"
+            ) from None
+    first, second, *_ = sorted(kinds, key=str)
+    remedy = "return the same kind of image for every sample"
+    if all(isinstance(kind, tuple) and len(kind) == 3 for kind in (first, second)):
+        remedy = (
+            "begin the image_transform with an op that fixes the size:"
+            " random_resized_crop, or resize and center_crop"
+        )
+        if first[0] != second[0]:
+            remedy = (
+                "give all the same channels, as channels: rgb or grey of an image"
+                " folder does"
+            )
+    raise ConfigError(f"images of shapes {first} and {second} do not stack; {remedy}")
+
+
+def _kind(image: Any) -> tuple[int, ...] | str:
+    """Return the shape of a tensor, or the name of another type."""
+    return tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+
+
+def _together(values: Sequence[Any]) -> Any:
+    """Return one entry of every sample as torch does, or as a list where it cannot."""
+    try:
+        return default_collate(list(values))
+    except (TypeError, ValueError, RuntimeError, LookupError):
+        return list(values)
 
 
 def ignore_signals(worker: int) -> None:
@@ -272,10 +302,9 @@ def _exit_when_parent_asks() -> None:
     os._exit(0)
 
 
-def _failure(error: Exception, dataset: Dataset, index: int) -> str:
-    """Return which sample could not be read, by its path if it is known, and why."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, Unreadable):
-        return reason
-    paths = getattr(dataset, "samples", None)
-    return f"{paths[index][0] if paths else f'sample {index}'}: {reason}"
+def sample_name(dataset: Dataset, index: int) -> str:
+    """Return how messages call a sample: its file, if that is known, or its number."""
+    try:
+        return str(dataset.samples[index][0])
+    except (AttributeError, TypeError, LookupError):
+        return f"{type(dataset).__name__}[{index}]"

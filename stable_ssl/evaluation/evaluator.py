@@ -14,7 +14,7 @@ The other keys of the node are arguments of its class.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -41,6 +41,17 @@ class Split:
     num_classes: int | None
     seed: int  # of what is random in fitting a classifier
 
+    def labelled(self) -> Split:
+        """Return the split without the images that have no label, a negative one."""
+        labels = self.labels
+        if labels is None or labels.ndim != 1 or labels.is_floating_point():
+            return self
+        if (known := labels >= 0).all():
+            return self
+        views = None if self.views is None else self.views[known]
+        features = self.features[known]
+        return replace(self, features=features, labels=labels[known], views=views)
+
 
 class Evaluator:
     """Measure one thing of a split; a subclass yields (name, value) when called.
@@ -58,7 +69,8 @@ class Evaluator:
     needs_bank = False  # labelled features to compare with
     needs_features = True  # of every image; False: `see` is all it wants
     all_views = False  # of a split whose loader makes several
-    needs_labels = False  # nothing is asked of data without classes
+    needs_labels = False  # nothing is asked of data without classes, or sees images ...
+    # ... of a split or bank that have no label
     each_rank = False  # called on each rank with its share; else on rank 0 with all
     in_fit = True  # False: not while a training evaluates
     key = ""  # of the library's own: the node of `log.eval` that turns it on

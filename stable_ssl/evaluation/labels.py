@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from stable_ssl.data import Loader
-from stable_ssl.evaluation.evaluator import Evaluator, OnlineEvaluator
+from stable_ssl.evaluation.evaluator import Evaluator, Labelled, OnlineEvaluator
 from stable_ssl.schema import ConfigError
 
 
@@ -42,6 +42,13 @@ def tensor_labels(labels: Any) -> torch.Tensor:
     )
 
 
+def only_labelled(samples: Labelled) -> Labelled:
+    """Return features and labels without those of images that have no label."""
+    features, labels = samples
+    known = labels >= 0
+    return samples if known.all() else (features[known], labels[known])
+
+
 def label_range(loader: Any) -> tuple[int, int] | None:
     """Return a loader's least and largest label; None where there is none, or many."""
     labels = held_labels(loader)
@@ -58,6 +65,9 @@ def check_bank(loader: Any, evaluators: Iterable[Evaluator]) -> None:
         return
     if getattr(sampler, "sampler", None) is not None:
         labels = None  # it chooses among them
+    if labels is not None and labels.ndim == 1:
+        labels = labels[labels >= 0]
+        size = len(labels)
     for evaluator in evaluators:
         evaluator.check_bank(size, labels)
 
@@ -131,18 +141,25 @@ def check_labels(
                 f"{split} has labels {form}, and {', '.join(readers)} need one whole"
                 f" number an image;{off}"
             )
+        if reads and isinstance(loader, Loader):
+            loader.num_labels = num_classes  # of what is not held
         least_and_most = label_range(loader)
         if least_and_most is None:
             continue
         least, most = least_and_most
+        if least > 0 and most == num_classes:
+            raise ConfigError(
+                f"{split} has labels from {least} to {most}, and classes are numbered"
+                f" from 0 to {num_classes - 1}; subtract 1 from each label"
+            )
         if most >= num_classes:
             raise ConfigError(
                 f"data.num_classes={num_classes}, but {split} has labels up to"
                 f" {most}; set it to {most + 1} or more, or to null to ask the dataset"
             )
-        if least < 0 and reads:
+        if most < 0 and reads:
             raise ConfigError(
-                f"{split} has images without labels, which {', '.join(readers)} need;"
+                f"{split} has no labels, which {', '.join(readers)} need;"
                 + off
                 + (", or a labelled data.bank" if split == "bank" else "")
             )

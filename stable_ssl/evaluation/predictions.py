@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from math import nan
 from typing import Any
 
 import torch
@@ -91,8 +92,8 @@ class Accuracy:
         self.count, self.correct = 0, {}
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: logits (N, C), labels (N,)."""
-        self.count += len(labels)
+        """Add a batch: logits (N, C), labels (N,), of which negative ones are none."""
+        self.count = self.count + (labels >= 0).sum()
         for k in (1, 5) if logits.shape[1] > 5 else (1,):
             hits = topk_correct(logits, labels, k)
             self.correct[f"acc{k}"] = self.correct.get(f"acc{k}", 0) + hits
@@ -102,12 +103,15 @@ class Accuracy:
 
         Synchronises the host and the ranks.
         """
-        share = self.count, {name: int(hits) for name, hits in self.correct.items()}
+        share = (
+            int(self.count),
+            {name: int(hits) for name, hits in self.correct.items()},
+        )
         everyone = distributed.all_gather_object(share)
         count = sum(samples for samples, _ in everyone)
         names = dict.fromkeys(name for _, correct in everyone for name in correct)
         return {
-            name: sum(correct.get(name, 0) for _, correct in everyone) / count
+            name: sum(correct.get(name, 0) for _, correct in everyone) / (count or nan)
             for name in names
         }
 
@@ -137,6 +141,8 @@ class WholeSplit:
         if not self.labels:
             return {}
         whole = gather_batches(self.predictions), gather_batches(self.labels)
+        if (labels := whole[1]).ndim == 1:
+            whole = tuple(x[labels >= 0] for x in whole)
         return {name: float(metric(*whole)) for name, metric in self.metrics.items()}
 
 

@@ -14,6 +14,8 @@ from stable_ssl.models.norm import SyncBatchNorm
 from stable_ssl.optim import build_optimizer
 from stable_ssl.schema import key
 
+IGNORED = -100  # a target that torch's cross-entropy leaves out
+
 
 @dataclass
 class ProbeConfig:
@@ -49,11 +51,15 @@ class Probe(OnlineEvaluator):
     def fit(self, features: Tensor, labels: Tensor) -> Tensor:
         """Take one optimizer step on features (N, dim); return the loss, ().
 
+        Samples without a label, a negative one, count for the statistics alone.
         Synchronises ranks: gradient and statistics are those of the whole batch; one
         sample alone has none, and is standardised as in evaluation.
         """
         self.module.norm.train(len(features) * distributed.world_size() > 1)
-        loss = cross_entropy(self.module(features), labels)
+        logits, known = self.module(features), labels >= 0
+        count = distributed.all_mean(known.sum().to(logits.dtype)).clamp(min=1)
+        targets = labels.where(known, IGNORED)
+        loss = cross_entropy(logits, targets, reduction="sum") / count
         loss.backward()
         for parameter in self.module.parameters():
             parameter.grad = distributed.all_mean(parameter.grad)

@@ -32,7 +32,12 @@ from stable_ssl.evaluation.evaluator import (
 )
 from stable_ssl.evaluation.few_labels import FewLabels
 from stable_ssl.evaluation.knn import Knn, KnnConfig
-from stable_ssl.evaluation.labels import check_bank, check_labels, tensor_labels
+from stable_ssl.evaluation.labels import (
+    check_bank,
+    check_labels,
+    only_labelled,
+    tensor_labels,
+)
 from stable_ssl.evaluation.linear import Linear, OfflineConfig
 from stable_ssl.evaluation.logistic import Logistic
 from stable_ssl.evaluation.predictions import Predictions
@@ -438,11 +443,13 @@ class Suite:
         with torch.autocast(device, enabled=False):
             whole = self._whole(share)
             for evaluator in self.asked:
+                split = share if evaluator.each_rank else whole
+                split = split.labelled() if evaluator.needs_labels else split
                 if evaluator.each_rank:
-                    measured = _yielded(evaluator, share)
+                    measured = _yielded(evaluator, split)
                 else:
                     main = distributed.is_main()
-                    measured = _yielded(evaluator, whole) if main else {}
+                    measured = _yielded(evaluator, split) if main else {}
                     measured = distributed.broadcast_object(measured)
                 self._describe(evaluator, measured)
                 if twins := values.keys() & measured.keys():
@@ -462,7 +469,8 @@ class Suite:
         """Return what this rank saw of a split, beside the bank of all ranks."""
         if any(e.needs_bank for e in self.asked) and self.bank[0] != step:
             read = self.bank[1] is not None or self.limit is not None
-            self.bank = step, encode_split(self.plain, self.bank_loader, self.limit)
+            bank = encode_split(self.plain, self.bank_loader, self.limit)
+            self.bank = step, only_labelled(bank)
             for evaluator in () if read else self.comparing:
                 evaluator.check_bank(len(self.bank[1][1]), self.bank[1][1])
         bank, features, labels = self.bank[1], None, None

@@ -89,12 +89,21 @@ IMAGE = torch.zeros(3, 8, 8, dtype=torch.uint8)
 @pytest.mark.parametrize(
     ("sample", "words"),
     [
-        (IMAGE, r"Samples\[0\] is a Tensor; a dataset returns \(image, label\)"),
-        ((IMAGE,), r"Samples\[0\] is a tuple of 1"),
-        (None, r"Samples\[0\] is a NoneType"),
-        ((IMAGE[0], 1), r"returned a tensor of shape \(8, 8\) for an image"),
-        (({}, 1), r"returned a dict of shape \(\) for an image"),
-        ((np.zeros((2, 2, 2, 2)), 1), r"returned a ndarray of shape \(2, 2, 2, 2\)"),
+        (None, r"Samples\[0\] is a NoneType; a dataset returns \(image, label\), a"),
+        ("a.png", r"Samples\[0\] is a str; a dataset returns \(image, label\)"),
+        (
+            {"a": IMAGE, "b": 1},
+            r"is a dict of a, b; .*data.fields: {image",
+        ),
+        ((IMAGE.long(), 1), r"Tensor of int64 from 0 to 0 of shape \(3, 8, 8\)"),
+        (
+            (IMAGE.double() - 1, 1),
+            r"float64 from -1 to -1 .* set data.range",
+        ),
+        (
+            (np.zeros((8, 8, 8)), 1),
+            r"ndarray of float64 .* set data.layout: chw or hwc",
+        ),
     ],
 )
 def test_a_sample_of_another_form_is_refused_in_words(sample, words):

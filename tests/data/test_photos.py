@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from stable_ssl.data.augment import build_ops
 from stable_ssl.data.build import build_loaders
 from stable_ssl.data.combined import Skips
 from stable_ssl.data.datasets import Images, held_in_memory
+from stable_ssl.data.decode import Decode
 from stable_ssl.methods import SimCLR
 
 CROP = {"name": "random_resized_crop", "size": 64, "scale": [0.2, 1.0]}
@@ -120,14 +122,12 @@ def test_without_an_op_that_fixes_the_size(photos):
 @pytest.fixture
 def damaged(photos, tmp_path):
     """Copy the photographs, and cut two of the files short."""
-    for path in sorted(photos.rglob("*.jpg")):
-        copy = tmp_path / path.relative_to(photos)
-        copy.parent.mkdir(exist_ok=True)
-        copy.write_bytes(path.read_bytes())
-    (tmp_path / "china" / "3.jpg").write_bytes(b"no image at all")
-    whole = (tmp_path / "flower" / "7.jpg").read_bytes()
-    (tmp_path / "flower" / "7.jpg").write_bytes(whole[: len(whole) // 2])
-    return tmp_path
+    root = tmp_path / "photos"
+    shutil.copytree(photos, root)
+    (root / "china" / "3.jpg").write_bytes(b"no image at all")
+    whole = (root / "flower" / "7.jpg").read_bytes()
+    (root / "flower" / "7.jpg").write_bytes(whole[: len(whole) // 2])
+    return root
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -258,16 +258,16 @@ def small(photos, tmp_path):
 
 def test_images_of_one_size_are_held_in_memory(small, photos):
     folder = build_dataset({"name": "image_folder"}, str(small), False)
-    held = held_in_memory(folder, 2.0, skip=False)
+    held = held_in_memory(folder, 2.0, False, Decode())
     assert isinstance(held, Images) and held.images.shape == (24, 3, 32, 40)
     for i in (0, 11, 23):
         assert torch.equal(held[i][0], TF.pil_to_tensor(folder[i][0]))
         assert held[i][1] == folder[i][1]
     assert held.num_classes == 2
     for limit in (0, 24 * 3 * 32 * 40 / 2**30 - 1e-9):
-        assert held_in_memory(folder, limit, skip=False) is folder
+        assert held_in_memory(folder, limit, False, Decode()) is folder
     large = build_dataset({"name": "image_folder"}, str(photos), False)
-    assert held_in_memory(large, 2.0, skip=False) is large
+    assert held_in_memory(large, 2.0, False, Decode()) is large
 
 
 def test_a_damaged_image_among_those_held(small):
@@ -275,9 +275,9 @@ def test_a_damaged_image_among_those_held(small):
     path.write_bytes(path.read_bytes()[:200])
     folder = build_dataset({"name": "image_folder"}, str(small), False)
     with pytest.raises(Unreadable, match=r"5\.png is not a readable image"):
-        held_in_memory(folder, 2.0, skip=False)
+        held_in_memory(folder, 2.0, False, Decode())
     with pytest.warns(UserWarning, match=r"skipped: .*5\.png"):
-        held = held_in_memory(folder, 2.0, skip=True)
+        held = held_in_memory(folder, 2.0, True, Decode())
     assert len(held) == 23 and held.labels.tolist() == [0] * 11 + [1] * 12
     some = Loader(held, [build_ops([])], batch_size=8)
     for expected in (1, 1):  # in every epoch

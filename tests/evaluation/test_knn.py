@@ -72,8 +72,6 @@ def test_a_class_without_a_vote_is_no_answer():
     bank = torch.eye(10), torch.arange(10)
     queries = torch.eye(10), torch.arange(10).roll(1)
     assert knn_accuracy(bank, queries, 10, k=1) == {"acc1": 0, "acc5": 0}
-    unknown = torch.full((10,), -1)
-    assert knn_accuracy(bank, (queries[0], unknown), 10, k=10) == {"acc1": 0, "acc5": 0}
 
 
 def test_features_that_are_not_finite_have_no_accuracy():

@@ -48,9 +48,10 @@ def test_what_is_right_or_not_known_is_accepted():
     ("split", "labels", "words"),
     [
         ("train", [0, 9], "num_classes=5, but train has labels up to 9; set it to 10"),
-        ("train", [-1, -1], "train has images without labels.*log.eval.linear=null"),
-        ("bank", [-1, 3], "bank has images without labels.*a labelled data.bank"),
-        ("val", [-1], "val has images without labels"),
+        ("val", [1, 5, 3], "val has labels from 1 to 5, .* from 0 to 4; subtract 1"),
+        ("train", [-1, -1], "train has no labels.*log.eval.linear=null"),
+        ("bank", [-1, -100], "bank has no labels.*a labelled data.bank"),
+        ("val", [-1], "val has no labels"),
     ],
 )
 def test_what_would_be_an_index_out_of_range_is_refused(split, labels, words):

@@ -29,12 +29,14 @@ from stable_ssl.data.augment.external import External
 from stable_ssl.data.augment.geometry import HorizontalFlip, Rotation, Shear
 from stable_ssl.data.augment.noise import Erasing, Noise
 from stable_ssl.data.augment.op import Op, check
+from stable_ssl.data.augment.own import build_own
 from stable_ssl.data.augment.view import View
-from stable_ssl.instantiate import accepted_by
+from stable_ssl.instantiate import accepted_by, register
 from stable_ssl.schema import nearest
 
 Node = Mapping[str, Any] | Callable[[Any], Any]  # {name, arguments}, or a callable
-OPS: dict[str, type[Op]] = {
+PER_SAMPLE: set[str] = set()  # names of functions that see one sample
+OPS: dict[str, type[Op] | Callable[..., Any]] = {
     "random_resized_crop": RandomResizedCrop,
     "resize": Resize,
     "center_crop": CenterCrop,
@@ -54,8 +56,28 @@ OPS: dict[str, type[Op]] = {
     "normalize": Normalize,
 }
 
-__all__ = ["OPS", "External", "Op", "Replay", "View", "build_ops"]
+__all__ = ["OPS", "External", "Op", "Replay", "View", "build_ops", "register_op"]
 __all__ += [op.__name__ for op in OPS.values()]
+
+
+def register_op(name: str, per_sample: bool = False) -> Callable:
+    """Register an op of one's own under a name, for `image_transform`.
+
+    It is a function of a batch and its keys, `f(x, keys, **arguments)`, see `Own`; or
+    `per_sample`, of what the dataset returns, `f(entry, **arguments)`, which may draw
+    from the global generators: they are keyed (see `External`); or an `Op`.
+
+    Raises:
+        ConfigError: another op has that name.
+    """
+
+    def decorate(op: Any) -> Any:
+        register(OPS, name, op, "an op")
+        if per_sample:
+            PER_SAMPLE.add(name)
+        return op
+
+    return decorate
 
 
 def build_ops(nodes: Sequence[Node | None]) -> list[Op | External]:
@@ -84,12 +106,16 @@ def _build(node: Node) -> Op | External:
         raise ValueError(
             f"no augmentation {name!r}{nearest(name, OPS)}; known: {', '.join(OPS)}"
         )
-    accepted = accepted_by(OPS[name])
+    op, per_sample = OPS[name], name in PER_SAMPLE
+    accepted = list(accepted_by(op))
+    own = not isinstance(op, type)
+    if own:
+        accepted = accepted[1 if per_sample else 2 :]
     takes = f"it takes {', '.join(accepted)}"
     for argument in arguments:
         check(argument in accepted, f"{name} takes no {argument!r}", takes)
     try:
-        return OPS[name](**arguments)
+        return build_own(op, per_sample, arguments) if own else op(**arguments)
     except TypeError as error:  # an argument is missing, or is no number
         raise ValueError(f"{name}: {error}; {takes}") from error
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Transforms of other libraries, one sample at a time, with every generator seeded."""
+"""Transforms of others, one sample at a time, with every generator seeded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from stable_ssl.schema import ConfigError, described
 class External:
     """Call a transform of torchvision, albumentations or the user, seeded by a key.
 
-    The transform gets a PIL image, or what the one before it returned; albumentations'
-    get arrays (H, W, C). The last returns a PIL image, an array (H, W, C) or a tensor
-    (C, H, W), uint8 or float.
+    The transform gets what the dataset returns, or the one before it; albumentations'
+    get arrays (H, W, C). The last returns what `Decode` takes, where floats need not be
+    in [0, 1].
 
     Args:
         transform: called with the image alone.
     """
+
+    of_images = False  # it may be of any data
 
     def __init__(self, transform: Callable[[Any], Any]):
         self.transform = transform
@@ -36,7 +38,7 @@ class External:
         try:
             with seeding.keyed(key):
                 return self._transformed(image, key)
-        except (OSError, SyntaxError):  # as PIL raises where it decodes an image late
+        except (OSError, SyntaxError, ConfigError):  # of an image that is read late
             raise
         except Exception as error:
             raise ConfigError(
@@ -52,4 +54,6 @@ class External:
         if hasattr(self.transform, "set_random_seed"):
             # since version 1.4 it draws from generators of its instance
             self.transform.set_random_seed(int(key) % 2**32)
+        if isinstance(image, Tensor):
+            image = image.permute(*range(1, image.ndim), 0).numpy()
         return self.transform(image=numpy.asarray(image))["image"]

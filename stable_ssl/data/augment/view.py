@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,23 +21,30 @@ class View:
     Args:
         ops: of the view.
         first: number of the first op; not 0 for the second part of a view.
+        images: whether (N, C, H, W) are images, and not data of another kind.
     """
 
-    def __init__(self, ops: Sequence[Op], first: int = 0):
-        self.ops, self.first = list(ops), first
+    def __init__(self, ops: Sequence[Op], first: int = 0, images: bool = True):
+        self.ops, self.first, self.images = list(ops), first, images
         self.applies = [op.apply for op in ops]
         self.apply = self._apply_all
 
-    def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
+    def __call__(self, images: Any, keys: Tensor) -> Any:
         """Return the view (N, C, H', W') float32.
 
         Args:
-            images: (N, C, H, W), uint8, or float in [0, 1]; left as they are.
+            images: (N, C, H, W), uint8, or float in [0, 1]; left as they are. Data of
+                other kinds, (N, ...) or a dict of such, are for ops of one's own.
             keys: (N,) int64, on the same device.
 
         Raises:
             ConfigError: an op is not made for such images.
         """
+        if not (self.images and isinstance(images, Tensor) and images.ndim == 4):
+            for i, op in enumerate(self.ops):
+                params = op.draw(seeding.fold_in(keys, self.first + i), 0, 0)
+                images = op.apply(images, **params)
+            return images
         n, size, params = len(images), tuple(images.shape[-2:]), []
         for i, op in enumerate(self.ops):
             op.check_images(images.shape[1], *size)
@@ -46,11 +54,14 @@ class View:
         step = n if whole_batch else max(1, CHUNK // images[0].numel())
         if n <= step:
             return self.apply(images, params)
-        view = images.new_empty(n, images.shape[1], *size, dtype=torch.float32)
+        view = None
         for start in range(0, n, step):
             rows = slice(start, start + step)
             drawn = [{name: p[rows] for name, p in op.items()} for op in params]
-            view[rows] = self.apply(images[rows], drawn)
+            part = self.apply(images[rows], drawn)
+            if view is None:
+                view = part.new_empty(n, *part.shape[1:])
+            view[rows] = part
         return view
 
     def compile(self) -> View:

@@ -1,0 +1,127 @@
+"""Which entries of a sample are its image and its label, and how labels are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+from torch import Tensor
+
+from stable_ssl.data import pil
+from stable_ssl.schema import ConfigError, nearest
+
+UNLABELLED = -1
+IMAGE_NAMES = ("image", "img", "images", "pixel_values", "x", "jpg", "png", "tiff")
+LABEL_NAMES = (
+    "label",
+    "labels",
+    "target",
+    "targets",
+    "y",
+    "fine_label",
+    "cls",
+    "class",
+)
+Entry = str | int
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Take a sample apart: its image, its label, and what else there is.
+
+    Args:
+        image: name or number of the entry, or of several, which are a view each. None:
+            the first of a tuple, or the usual name in a dict.
+        label: likewise; None: the second of a tuple, or the usual name, if any.
+    """
+
+    image: Entry | Sequence[Entry] | None = None
+    label: Entry | None = None
+
+    def __call__(self, sample: Any, name: str) -> tuple[Any, Any, tuple]:
+        """Return (image, or a list of several; label or None; further entries).
+
+        Args:
+            sample: a tuple, a dict, or an image alone, as the dataset returns it.
+            name: for messages.
+
+        Raises:
+            ConfigError: there are no such entries.
+        """
+        if isinstance(sample, Mapping):
+            known, entries = (IMAGE_NAMES, LABEL_NAMES), dict(sample)
+        elif isinstance(sample, (tuple, list)):
+            known, entries = ((0,), (1,)), dict(enumerate(sample))
+        elif self.image is None and _has_values(sample):
+            return sample, None, ()
+        else:
+            raise self._refused(sample, name, "")
+        image = self.image
+        if image is None:
+            image = next((key for key in known[0] if key in entries), None)
+        label = self.label
+        if label is None:
+            label = next((key for key in known[1] if key in entries), None)
+        several = isinstance(image, Sequence) and not isinstance(image, str)
+        keys = [*(image if several else [image]), *([] if label is None else [label])]
+        for key in keys:
+            if key not in entries:
+                raise self._refused(sample, name, f" {', '.join(map(str, entries))}")
+        images = [entries[key] for key in (image if several else [image])]
+        rest = {key: value for key, value in entries.items() if key not in keys}
+        extras = tuple(rest.values())
+        if isinstance(sample, Mapping):
+            extras = (rest,) if rest else ()
+        return images if several else images[0], entries.get(label), extras
+
+    def _refused(self, sample: Any, name: str, entries: str) -> ConfigError:
+        kind = type(sample).__name__
+        if self.image is not None or self.label is not None:
+            given = f"data.fields={{image: {self.image}, label: {self.label}}}, but "
+        else:
+            given = ""
+        return ConfigError(
+            f"{given}{name} is a {kind}{' of' if entries else ''}{entries}; a dataset"
+            " returns (image, label), a dict or an image alone, with None for a label"
+            " that is not known; data.fields: {image: ..., label: ...} says which"
+            " entries they are"
+        )
+
+
+def build_fields(node: Any) -> Fields:
+    """Build `Fields` from a node of the configuration.
+
+    Raises:
+        ConfigError: it is no {image, label}, or they are no names.
+    """
+    node = {} if node is None else node
+    expected = "write {image: name, label: name}, or numbers of entries"
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"data.fields={node}: {expected}")
+    for key, value in node.items():
+        if key not in ("image", "label"):
+            hint = nearest(str(key), ["image", "label"])
+            raise ConfigError(f"data.fields.{key}{hint}: {expected}")
+        values = value if isinstance(value, Sequence) and key == "image" else [value]
+        values = [value] if isinstance(value, str) else values
+        if not values or not all(v is None or type(v) in (str, int) for v in values):
+            raise ConfigError(f"data.fields.{key}={value}: {expected}")
+    return Fields(**node)
+
+
+def _has_values(sample: Any) -> bool:
+    return isinstance(sample, (Tensor, numpy.ndarray)) or pil.is_image(sample)
+
+
+def as_classes(labels: Any) -> Any:
+    """Return collated labels of an integer type as numbers of classes, (N,) int64.
+
+    Those of shape (N, 1) become (N,). Labels of other kinds are returned as they are.
+    A negative number is no label: -1, or -100, which torch's losses ignore.
+    """
+    if not isinstance(labels, Tensor) or labels.is_floating_point():
+        return labels
+    labels = labels.long()
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels

@@ -1,0 +1,130 @@
+"""Images of PIL: their modes, and the depth that PIL drops.
+
+A mode has 8 bits a channel, or is one deep channel: `I;16`, `I` (32), `F` (float).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy
+
+from stable_ssl.data.unreadable import Unreadable
+
+CHANNELS = ("rgb", "grey", "all")
+SPACES = {"CMYK", "YCbCr", "HSV", "LAB"}  # other ways to write a colour
+ALPHA = {"LA", "La", "PA", "RGBA", "RGBa", "RGBX"}
+DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
+OF_16_BITS = ("PNG", "PPM")  # formats whose mode `I` is not deeper
+
+
+def is_image(entry: Any) -> bool:
+    """Return whether something is an image of PIL, which need not be imported."""
+    module = sys.modules.get("PIL.Image")
+    return module is not None and isinstance(entry, module.Image)
+
+
+def pixels(image: Any, name: str) -> numpy.ndarray:
+    """Return an image's array (H, W) or (H, W, 3), at its depth.
+
+    Raises:
+        Unreadable: it has an alpha channel that says something, or PIL drops bits.
+    """
+    if _drops_bits(image):
+        raise Unreadable(f"{name} has 16 bits a channel, of which PIL reads 8")
+    remedy = 'image.convert("RGB") drops it, numpy.asarray(image) keeps it'
+    image = _unpacked(_without_alpha(image, name, remedy))
+    return _array(image.convert("RGB") if image.mode in SPACES else image)
+
+
+def with_channels(image: Any, channels: str | None, name: str) -> Any:
+    """Return an image of a file with the channels that its dataset has.
+
+    Args:
+        image: just opened, so that PIL tells how deep the file is.
+        channels: rgb or grey, converted to; all there are; None: RGB of 8 bits where
+            that drops nothing.
+        name: for messages.
+
+    Returns:
+        An image of PIL, L or RGB; or an array, (H, W) or (H, W, C), or a tensor, where
+        there are more bits or channels.
+
+    Raises:
+        Unreadable: it cannot be converted, or would lose what nobody asked to drop.
+    """
+    drops = _drops_bits(image)
+    if channels is None and (drops or image.mode in DEEP):
+        raise Unreadable(
+            f"{name} has more than 8 bits a channel; set channels of its dataset, to"
+            " grey, rgb or all, which keep them"
+        )
+    if drops:
+        return _of_16_bits(image, channels, name)
+    if image.mode in DEEP:
+        array = _array(image)
+        return numpy.stack([array] * 3, 2) if channels == "rgb" else array
+    if channels is None:
+        remedy = "set channels of its dataset: rgb or grey drops it, all keeps it"
+        return _without_alpha(image, name, remedy).convert("RGB")
+    if channels == "all":
+        return _array(_unpacked(image))
+    return _flat(_unpacked(image)).convert("RGB" if channels == "rgb" else "L")
+
+
+def _drops_bits(image: Any) -> bool:
+    """Return whether a file has 16 bits a channel, and PIL opens it as one of 8."""
+    tiles = getattr(image, "tile", None) or ()
+    return image.mode not in DEEP and any(";16" in str(tile[3]) for tile in tiles)
+
+
+def _of_16_bits(image: Any, channels: str, name: str) -> Any:
+    """Return a PNG file of several channels as a tensor (C, H, W) uint16."""
+    from torchvision.io import decode_image
+
+    if image.format != "PNG" or not image.filename or channels == "grey":
+        raise Unreadable(f"{name} has 16 bits a channel, of which PIL reads 8")
+    deep = decode_image(image.filename, "UNCHANGED")
+    return deep[:3] if channels == "rgb" and len(deep) > 3 else deep
+
+
+def _without_alpha(image: Any, name: str, remedy: str) -> Any:
+    """Return an image without its alpha channel, which must say nothing."""
+    image = _unpacked(image) if "transparency" in image.info else image
+    if image.mode not in ALPHA:
+        return image
+    *_, last = image.getextrema()
+    if image.mode == "RGBX" or last != (255, 255):
+        raise Unreadable(
+            f"{name} has a channel beside its colours ({image.mode}), which is not all"
+            f" opaque; {remedy}"
+        )
+    return _flat(image)
+
+
+def _unpacked(image: Any) -> Any:
+    """Return bits as grey, and a palette as its colours."""
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode in ("P", "PA"):
+        clear = image.mode == "PA" or "transparency" in image.info
+        return image.convert("RGBA" if clear else "RGB")
+    return image
+
+
+def _flat(image: Any) -> Any:
+    """Return an image without its alpha channel."""
+    if image.mode in ("La", "RGBa"):  # premultiplied: PIL converts it in two steps
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    if image.mode not in ALPHA:
+        return image
+    return image.convert("L" if image.mode == "LA" else "RGB")
+
+
+def _array(image: Any) -> numpy.ndarray:
+    """Return an image's pixels; 16 bits as uint16, however PIL holds them."""
+    array = numpy.asarray(image)
+    if image.mode == "I" and image.format in OF_16_BITS:
+        array = array.astype(numpy.uint16)
+    return array

@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 TEST = [
     "pytest",
     "pytest-xdist>=3.7",
+    "datasets",
     "docutils",
     "hypothesis",
     "hydra-optuna-sweeper",
@@ -14,6 +15,7 @@ TEST = [
     "safetensors",
     "selenium",
     "tensorboard",
+    "tifffile",
     "torchmetrics",
 ]
 
@@ -49,7 +51,9 @@ setup(
     ],
     extras_require={
         "export": ["safetensors"],
+        "huggingface": ["datasets"],
         "tensorboard": ["tensorboard"],
+        "tiff": ["tifffile"],
         "torchmetrics": ["torchmetrics"],
         "optuna": ["hydra-optuna-sweeper"],
         "peers": ["kornia", "albumentations"],

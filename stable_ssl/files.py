@@ -29,7 +29,7 @@ def write_atomically(
         OSError: it could not be written; the old file is untouched.
     """
     if isinstance(content, str):
-        content = content.encode()
+        content = content.encode(errors="surrogateescape")  # names of files
     if not _holds(path, content) or (private and path.stat().st_mode & 0o077):
         with replacing(path) as new:
             if private:  # from the moment that it is there

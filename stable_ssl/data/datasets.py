@@ -22,14 +22,21 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_ssl import seeding
+from stable_ssl.data.array import Arrays
 from stable_ssl.data.decode import Decode
 from stable_ssl.data.few_labels import check_few, choose_few
+from stable_ssl.data.fields import as_classes, sample_name
 from stable_ssl.data.folder import ImageFolder
+from stable_ssl.data.huggingface import HuggingFace
 from stable_ssl.data.unreadable import Unreadable
 from stable_ssl.instantiate import accepted_by, build_object, find_object, register
 from stable_ssl.schema import ConfigError, nearest, refuse_url
 
-BUILDERS: dict[str, Callable[..., Dataset]] = {"image_folder": ImageFolder}
+BUILDERS: dict[str, Callable[..., Dataset]] = {
+    "image_folder": ImageFolder,
+    "array": Arrays,
+    "huggingface": HuggingFace,
+}
 
 
 def register_dataset(name: str) -> Callable:
@@ -140,7 +147,7 @@ def labelled_subset(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
         raise ConfigError(f"labels_per_class={per_class}: use an integer from 1 on")
     if type(seed) is not int:
         raise ConfigError(f"labels_seed={seed}: use an integer")
-    if not isinstance(dataset, (Images, ImageFolder)):
+    if not isinstance(dataset, (Images, ImageFolder, Arrays, HuggingFace)):
         raise ConfigError(
             f"labels_per_class={per_class}: {type(dataset).__name__} does not list its"
             " labels; use an image folder or a dataset held in memory"
@@ -154,14 +161,14 @@ def labelled_subset(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
 def held_in_memory(
     dataset: Dataset, limit: float, skip: bool, decode: Decode
 ) -> Dataset:
-    """Decode an image folder once, where all images have one size and fit.
+    """Decode a folder or array once, where all images have one size and fit.
 
     Whether it is held depends on the files and the limit alone, not on the machine:
     held images are augmented in float from the start, while a worker rounds the crop to
     uint8 first, and views must not differ between machines.
 
     Args:
-        dataset: any dataset; one that is no image folder is returned as it is.
+        dataset: any dataset; one of another kind is returned as it is.
         limit: in GiB of decoded images; 0 never holds.
         skip: leave unreadable images out with a warning, or raise.
         decode: makes tensors of them.
@@ -169,7 +176,9 @@ def held_in_memory(
     Raises:
         Unreadable: an image cannot be read, and `skip` is off.
     """
-    if not isinstance(dataset, ImageFolder) or not limit or not decode.images:
+    if not isinstance(dataset, (ImageFolder, Arrays)) or not limit:
+        return dataset
+    if isinstance(dataset, Arrays) and not decode.applies(dataset[0][0], False):
         return dataset
 
     def unless_unreadable(read: Callable[[int], Any], row: int) -> Any:
@@ -182,7 +191,7 @@ def held_in_memory(
             return None
 
     def decoded(row: int) -> Tensor:
-        return decode(dataset[row][0], str(dataset.samples[row][0]))
+        return decode(dataset[row][0], sample_name(dataset, row))
 
     size, rows = None, []
     for row in range(len(dataset)):
@@ -201,7 +210,7 @@ def held_in_memory(
         raise Unreadable(f"no image below {dataset.root} can be read")
     if len({(image.shape, image.dtype) for image in images}) > 1:
         return dataset  # whose batches say that they do not fit together
-    labels, num_classes = dataset.labels[rows], dataset.num_classes
+    labels, num_classes = as_classes(dataset.labels[rows]), dataset.num_classes
     return Images(torch.stack(images), labels, num_classes, dataset, rows)
 
 

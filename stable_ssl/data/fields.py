@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from stable_ssl.data import pil
 from stable_ssl.schema import ConfigError, nearest
@@ -125,3 +126,11 @@ def as_classes(labels: Any) -> Any:
         return labels
     labels = labels.long()
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def sample_name(dataset: Dataset, index: int) -> str:
+    """Return how messages call a sample: its file, if that is known, or its number."""
+    try:
+        return str(dataset.samples[index][0])
+    except (AttributeError, TypeError, LookupError):
+        return f"{type(dataset).__name__}[{index}]"

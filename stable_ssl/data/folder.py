@@ -71,7 +71,7 @@ class ImageFolder(Dataset):
         allow_empty: bool = False,
     ):
         self.root = Path(root)
-        self.channels, self.allow_empty = channels, allow_empty
+        self.channels, self.allow_empty = pil.check_channels(channels), allow_empty
         if not self.root.is_dir():
             raise ConfigError(
                 f"no image folder at {self.root}; set data.root or dataset.root"
@@ -81,10 +81,6 @@ class ImageFolder(Dataset):
         self.include = _strings("include_filter", include_filter) or ["*"]
         self.exclude = _strings("exclude_filter", exclude_filter)
         _check_arguments(seed, shares, class_to_idx)
-        if channels not in (None, *pil.CHANNELS):
-            raise ConfigError(
-                f"channels={channels} of an image folder: use rgb, grey or all"
-            )
         self.labelled = labelled
         if split_file is not None:
             recorded = splits.load(Path(split_file), subsets, self.root)

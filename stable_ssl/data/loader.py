@@ -25,7 +25,7 @@ from stable_ssl.data.augment import External, Op, Replay, View
 from stable_ssl.data.batch import known_length, mapped, to_device
 from stable_ssl.data.datasets import Images
 from stable_ssl.data.decode import Decode
-from stable_ssl.data.fields import Fields
+from stable_ssl.data.fields import Fields, sample_name
 from stable_ssl.data.sampler import BatchSampler
 from stable_ssl.data.unreadable import Unreadable
 from stable_ssl.data.worker import (
@@ -35,7 +35,6 @@ from stable_ssl.data.worker import (
     Stream,
     collate,
     ignore_signals,
-    sample_name,
 )
 from stable_ssl.schema import ConfigError, described
 

@@ -11,12 +11,20 @@ from typing import Any
 import numpy
 
 from stable_ssl.data.unreadable import Unreadable
+from stable_ssl.schema import ConfigError
 
 CHANNELS = ("rgb", "grey", "all")
 SPACES = {"CMYK", "YCbCr", "HSV", "LAB"}  # other ways to write a colour
 ALPHA = {"LA", "La", "PA", "RGBA", "RGBa", "RGBX"}
 DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
 OF_16_BITS = ("PNG", "PPM")  # formats whose mode `I` is not deeper
+
+
+def check_channels(channels: str | None) -> str | None:
+    """Return the channels of a dataset; refuse what is none of `CHANNELS`."""
+    if channels in (None, *CHANNELS):
+        return channels
+    raise ConfigError(f"channels={channels} of a dataset: use rgb, grey or all")
 
 
 def is_image(entry: Any) -> bool:

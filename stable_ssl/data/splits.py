@@ -20,6 +20,7 @@ from stable_ssl.schema import ConfigError, nearest, unwritable
 
 FILE = "splits.csv"
 FIELDS = ("path", "class", "label", "split")
+ESCAPED = "surrogateescape"  # bytes of a name that are not UTF-8
 
 
 class Row(NamedTuple):
@@ -79,14 +80,17 @@ def _rows(datasets: Mapping[str, Dataset]) -> list[Row]:
         if hasattr(folder, "class_to_idx") and hasattr(folder, "root"):
             classes = class_names(folder)
             for path, label in folder.samples:
-                path = Path(path).relative_to(folder.root).as_posix()
+                path = Path(path)
+                if path.is_relative_to(folder.root):
+                    path = path.relative_to(folder.root)
+                path = path.as_posix()
                 rows[Row(path, classes.get(label, ""), str(label), split)] = None
     return list(rows)
 
 
 def _read(path: Path) -> list[Row]:
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8", errors=ESCAPED) as file:
             table = csv.DictReader(file, restval="", strict=True)
             return [Row(*(line[field] for field in FIELDS)) for line in table]
     except (OSError, KeyError, ValueError, csv.Error) as error:

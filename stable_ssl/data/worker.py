@@ -22,7 +22,7 @@ from stable_ssl import seeding
 from stable_ssl.data.augment import External, Op, View
 from stable_ssl.data.datasets import Images
 from stable_ssl.data.decode import Decode, as_given
-from stable_ssl.data.fields import UNLABELLED, Fields, as_classes
+from stable_ssl.data.fields import UNLABELLED, Fields, as_classes, sample_name
 from stable_ssl.data.folder import ImageFolder
 from stable_ssl.data.sampler import BatchSampler
 from stable_ssl.data.unreadable import READ_ERRORS, Unreadable
@@ -300,11 +300,3 @@ def _exit_when_parent_asks() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
-
-
-def sample_name(dataset: Dataset, index: int) -> str:
-    """Return how messages call a sample: its file, if that is known, or its number."""
-    try:
-        return str(dataset.samples[index][0])
-    except (AttributeError, TypeError, LookupError):
-        return f"{type(dataset).__name__}[{index}]"

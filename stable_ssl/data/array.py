@@ -1,0 +1,85 @@
+"""Samples in numpy files, read from the disk as they are asked for."""
+
+from __future__ import annotations
+
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from stable_ssl.data.fields import UNLABELLED
+from stable_ssl.schema import ConfigError, described
+
+
+class Arrays(Dataset):
+    """Rows of `images.npy` (N, ...), with labels of `labels.npy` (N, ...).
+
+    Args:
+        root: that the paths are relative to.
+        images: path of an array of images, or of any other data.
+        labels: path of theirs; None: there are none.
+        subset: None; there are none.
+
+    Raises:
+        ConfigError: no such files, or of different lengths.
+    """
+
+    def __init__(
+        self, root: str, images: str, labels: str | None = None, subset: None = None
+    ):
+        if subset is not None:
+            raise ConfigError("the dataset array has no subsets; set subset: null")
+        self.root = Path(root)
+        self.images = _load(self.root / images)
+        self.y = None if labels is None else numpy.array(_load(self.root / labels))
+        self.rows = numpy.arange(len(self.images))
+        if self.y is not None and len(self.y) != len(self.images):
+            raise ConfigError(
+                f"{images} has {len(self.images)} rows, and {labels} has {len(self.y)}"
+            )
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels of the rows, (N, ...); -1 without."""
+        if self.y is None:
+            return torch.full((len(self),), UNLABELLED)
+        return torch.from_numpy(self.y[self.rows])
+
+    @property
+    def num_classes(self) -> int | None:
+        """One more than the largest label; None of what numbers no classes."""
+        if self.y is None or self.y.ndim != 1 or self.y.dtype.kind not in "iu":
+            return None
+        return int(self.y.max()) + 1
+
+    def subset(self, index: Tensor) -> Arrays:
+        """Return the rows at `index` alone, (M,) int64."""
+        part = copy(self)
+        part.rows = self.rows[index.numpy()]
+        return part
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the shape of a row."""
+        return self.images.shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        row = self.rows[index]
+        return numpy.array(self.images[row]), None if self.y is None else self.y[row]
+
+
+def _load(path: Path) -> numpy.ndarray:
+    """Open a file of numpy without reading it."""
+    try:
+        array = numpy.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is no file of numpy: {described(error)}") from error
+    if not isinstance(array, numpy.ndarray) or not array.ndim:
+        raise ConfigError(f"{path} holds no array of rows; save one by numpy.save")
+    return array

@@ -1,0 +1,153 @@
+"""Datasets of the Hugging Face hub, or local files that its library reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from stable_ssl.data import pil
+from stable_ssl.data.fields import IMAGE_NAMES, LABEL_NAMES
+from stable_ssl.data.unreadable import reading
+from stable_ssl.schema import ConfigError, described, nearest
+
+
+class HuggingFace(Dataset):
+    """Samples (image, label, {the other columns}) of a map-style dataset.
+
+    Args:
+        root: that a local `path` is relative to.
+        path: a parquet, arrow, csv or json file; a folder of such, of images, or that
+            `save_to_disk` wrote; or else a name on the hub.
+        split: of it.
+        config: of the several that a name on the hub may have.
+        image: column of the images, or of other data; None: the usual name, or the only
+            one of images.
+        label: column of the labels; None: the usual name, or the only one of classes.
+            Texts are numbered in alphabetical order.
+        channels: rgb, grey or all; None is RGB, see `pil.with_channels`.
+        subset: another word for `split`.
+
+    Raises:
+        ConfigError: no such dataset, split or column.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        path: str,
+        split: str | None = None,
+        config: str | None = None,
+        image: str | None = None,
+        label: str | None = None,
+        channels: str | None = None,
+        subset: str | None = None,
+    ):
+        self.path, self.channels = path, pil.check_channels(channels)
+        try:
+            self.table = _load(Path(root, path), path, config, split or subset)
+        except ImportError as error:
+            raise ConfigError(
+                f"the dataset huggingface needs datasets ({error}); pip install"
+                " stable-ssl[huggingface]"
+            ) from error
+        except (OSError, ValueError, LookupError, RuntimeError) as error:
+            raise ConfigError(f"dataset.path={path}: {described(error)}") from error
+        if isinstance(self.table, dict):
+            raise ConfigError(
+                f"dataset.path={path} has the splits {', '.join(self.table)}; set split"
+                " to one of them"
+            )
+        kinds = {name: type(f).__name__ for name, f in self.table.features.items()}
+        self.image = _column("image", image, kinds, IMAGE_NAMES, "Image")
+        self.label = _column("label", label, kinds, LABEL_NAMES, "ClassLabel")
+        if self.image is None:
+            raise ConfigError(
+                f"dataset.path={path} has the columns {', '.join(kinds)}; set image to"
+                " that of the images"
+            )
+        if (
+            self.label
+            and getattr(self.table.features[self.label], "dtype", 0) == "string"
+        ):
+            self.table = self.table.class_encode_column(self.label)
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes, where they are known."""
+        return getattr(self.table.features.get(self.label), "names", ())
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many there are, None without labels."""
+        if self.label is None or self.classes:
+            return len(self.classes) or None
+        labels = self.labels
+        return None if labels.is_floating_point() else int(labels.max()) + 1
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels of all samples, (N, ...); -1 without."""
+        if self.label is None:
+            return torch.full((len(self),), -1)
+        return torch.tensor(self.table[self.label][:])
+
+    def subset(self, index: Tensor) -> HuggingFace:
+        """Return the samples at `index` alone, (M,) int64."""
+        part = object.__new__(HuggingFace)
+        part.__dict__ = {**self.__dict__, "table": self.table.select(index.tolist())}
+        return part
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        name = f"{self.path}[{index}]"
+        with reading(name):
+            row = dict(self.table[index])
+        image = row.pop(self.image)
+        label = row.pop(self.label) if self.label else None
+        if pil.is_image(image):
+            image = pil.with_channels(image, self.channels, name)
+        elif isinstance(image, list):
+            image = numpy.asarray(image)
+            image = image.astype(numpy.float32) if image.dtype.kind == "f" else image
+        return (image, label, row) if row else (image, label)
+
+
+def _load(local: Path, name: str, config: str | None, split: str | None) -> Any:
+    """Return a table of the library `datasets`, or several by split."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    if (local / "state.json").is_file() or (local / "dataset_dict.json").is_file():
+        found = datasets.load_from_disk(str(local))
+        return found[split] if split and isinstance(found, dict) else found
+    if local.is_file():
+        kind = {".jsonl": "json"}.get(local.suffix, local.suffix[1:])
+        return datasets.load_dataset(kind, data_files=str(local), split="train")
+    return datasets.load_dataset(
+        str(local) if local.is_dir() else name, config, split=split
+    )
+
+
+def _column(
+    which: str, given: str | None, kinds: dict[str, str], usual: Sequence, kind: str
+) -> str | None:
+    """Return a column: as given, by its usual name, or the only one of a kind."""
+    if given is not None:
+        if given not in kinds:
+            raise ConfigError(
+                f"{which}={given} of the dataset huggingface: no such column"
+                f"{nearest(given, list(kinds))} (there are: {', '.join(kinds)})"
+            )
+        return given
+    if found := next((name for name in usual if name in kinds), None):
+        return found
+    of_kind = [name for name, k in kinds.items() if k == kind]
+    return of_kind[0] if len(of_kind) == 1 else None

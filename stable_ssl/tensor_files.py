@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import io
 import re
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -107,11 +108,18 @@ def read(path: Path) -> Any:
     return _unpickled(path, content)
 
 
-def _bytes(path: Path) -> bytearray:
+def refuse_folder(path: Path) -> None:
+    """Refuse a folder where a file is needed; name one in it, or in `ckpts` of it."""
     if path.is_dir():
-        files = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)
-        such = f", such as {path / files[0]}" if files else ""
-        raise ConfigError(f"{path} is a folder; give the path of a file in it{such}")
+        files = [*sorted(path.glob("*")), *sorted(path.glob("ckpts/*"))]
+        such = [f", such as {file}" for file in files if file.suffix in SUFFIXES]
+        raise ConfigError(
+            f"{path} is a folder; give the path of a file in it{''.join(such[:1])}"
+        )
+
+
+def _bytes(path: Path) -> bytearray:
+    refuse_folder(path)
     if not path.is_file():
         raise ConfigError(f"no checkpoint at {path}; give the path of an existing file")
     try:
@@ -135,7 +143,8 @@ def _safetensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
 def _unpickled(path: Path, content: bytearray) -> Any:
     """Return what `torch.save` wrote to a file of somebody else's."""
     try:
-        with torch.serialization.safe_globals(INERT):
+        with torch.serialization.safe_globals(INERT), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is refused below
             return torch.load(
                 io.BytesIO(content), map_location="cpu", weights_only=True
             )

@@ -172,7 +172,7 @@ class Match:
     def __str__(self) -> str:
         """Return what is taken for what, and what else could be."""
         what, into = self.source.rstrip("."), self.target.rstrip(".")
-        text = f"{what or 'all'} -> {into or 'all'}"
+        text = f"{what or 'the file'} -> {into or 'the model'}"
         if self.others:
             others = [other.rstrip(".") for other in self.others]
             text += f", the first that fits, before {_some(others)}"

@@ -132,7 +132,7 @@ def test_files_of_torchvision_and_timm_have_a_classifier_more(tmp_path, provider
     model = backbone({**spec, "weights": str(tmp_path / "r18.pth")})
     assert equal(whole.state_dict(), model.state_dict())
     (loaded, left) = reports(model)
-    assert loaded.endswith("all -> all: 120 tensors")
+    assert loaded.endswith("the file -> the model: 120 tensors")
     assert left.endswith("left out, 2 of the file: fc.weight, fc.bias")
 
 

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "stable_ssl"
 ROWS = [  # a file imports only from rooms above its own
     {"schema", "secrets", "seeding", "dotenv", "preemption", "schedule_curves"},
     {"files", "instantiate", "distributed", "experiments", "lock", "recorded"}
-    | {"resolver", "torch_errors", "value_types"},
+    | {"resolver", "tensor_files", "torch_errors", "value_types"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers"},
     {"evaluation", "subclass_state", "run"},
     {"config", "state", "lifecycle", "tool_registry"},

@@ -177,6 +177,7 @@ def _write(table: DataFrame, path: Path) -> None:
     """Write a CSV file, numbers with six digits."""
     try:
         with replacing(path) as new:
-            table.to_csv(new, index=False, float_format="%.6g")
+            kept = {"errors": "surrogateescape"}  # names that are not UTF-8
+            table.to_csv(new, index=False, float_format="%.6g", **kept)
     except OSError as error:
         raise unwritable(path, error) from error

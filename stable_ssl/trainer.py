@@ -492,7 +492,9 @@ class BaseTrainer(nn.Module):
         hardware = self.config.hardware
         self.to(self.device)
         if hardware.channels_last:
-            self.to(memory_format=torch.channels_last)
+            for tensor in [*self.parameters(), *self.buffers()]:
+                if tensor.ndim == 4:  # of images; torch refuses those of volumes
+                    tensor.data = tensor.data.to(memory_format=torch.channels_last)
         self._dtype = DTYPES[hardware.precision]
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=hardware.precision == "float16"

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from stable_ssl.data.class_names import source
@@ -14,6 +16,8 @@ from stable_ssl.data.combined import named_parts, split_datasets
 from stable_ssl.data.folder import ImageFolder
 from stable_ssl.data.loader import Loader
 from stable_ssl.schema import ConfigError
+
+STARTS = 4  # samples of a stream that are compared
 
 
 def check_views(
@@ -32,7 +36,7 @@ def check_views(
         ConfigError: says how many there are and how many are needed.
     """
     parts = named_parts(loader).items()
-    counts = {name: len(getattr(part, "views", ())) for name, part in parts}
+    counts = {name: _count_views(part) for name, part in parts}
     if isinstance(exact, dict):
         counts.pop("", None)  # of a single loader, which has no name
         if loader is not None and counts != exact:
@@ -50,11 +54,20 @@ def check_views(
         )
 
 
+def _count_views(loader: Iterable) -> int:
+    """Return how many views a loader makes: a dataset may have several images each."""
+    count = len(getattr(loader, "views", ()))
+    if count == 1 and not loader.streams and loader.workers is not None:
+        count = len(loader.example.views)
+    return count
+
+
 def check_examples(loaders: Mapping[str, Iterable]) -> None:
     """Refuse data of which not even the first sample becomes a view.
 
     Args:
-        loaders: `Loader` or `Combined` by split; streams are left alone.
+        loaders: `Loader` or `Combined` by split; of streams that of train is begun
+            twice, to warn if the second start is another.
 
     Raises:
         ConfigError: names the split, and says what is wrong.
@@ -62,10 +75,31 @@ def check_examples(loaders: Mapping[str, Iterable]) -> None:
     for split, combined in loaders.items():
         for name, loader in named_parts(combined, None).items():
             try:
+                if loader.streams and split == "train":
+                    _warn_of_other_starts(loader)
                 _ = loader.streams or loader.example
             except ConfigError as error:
                 at = f"data.{split}" if name is None else f"data.{split}.{name}"
                 raise type(error)(f"{at}: {error}") from error.__cause__
+
+
+def _warn_of_other_starts(loader: Loader) -> None:
+    """Warn of a stream that draws from a generator of its own, which no key seeds."""
+    first, second = (loader.start_of_stream(STARTS) for _ in range(2))
+    same = len(first) == len(second) and all(
+        torch.equal(a, b)
+        for one, other in zip(first, second, strict=True)
+        for a, b in zip(one.views or (), other.views or (), strict=False)
+        if isinstance(a, Tensor) and isinstance(b, Tensor)
+    )
+    if not same:
+        warnings.warn(
+            f"two starts of {type(loader.dataset).__name__} gave different samples, so"
+            " that the run cannot be repeated or resumed exactly; let it draw from the"
+            " global generators of python, numpy or torch, which are keyed, or seed its"
+            " own by torch.initial_seed()",
+            stacklevel=3,
+        )
 
 
 def check_alike(loaders: Mapping[str, Iterable], labelled: str | None = None) -> None:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import islice
 from multiprocessing.process import BaseProcess
 from pickle import PicklingError
 from typing import Any
@@ -31,6 +32,7 @@ from stable_ssl.data.unreadable import Unreadable
 from stable_ssl.data.worker import (
     Batch,
     Head,
+    Sample,
     Samples,
     Stream,
     collate,
@@ -166,7 +168,7 @@ class Loader:
                 wrong in every sample is said here, before anything is trained.
         """
         if self.streams:
-            sample = next(iter(self._stream(endless=False)))
+            (sample,) = self.start_of_stream(1)
         else:
             sample = self._samples(self.on_error != "raise")[0, 0]
         batch = self._checked(collate([sample]))
@@ -175,6 +177,10 @@ class Loader:
         keys = torch.zeros(1, dtype=torch.int64)
         tails = _each([head.tail for head in self.heads], batch.views)
         return batch._replace(views=[tail(x, keys) for tail, x in tails])
+
+    def start_of_stream(self, count: int) -> list[Sample]:
+        """Return the first samples of an iterable dataset, in this process."""
+        return list(islice(self._stream(endless=False), count))
 
     @property
     def channels(self) -> int | None:

@@ -104,7 +104,8 @@ def sup_con(
     Args:
         views: two or more projections (N, D), not normalised, row by row of the same
             images; N is this rank's batch.
-        labels: integers (N,).
+        labels: integers (N,); the positives of an image whose label is negative, which
+            is none, are its own views.
         temperature: divides the cosine similarities, tau in the paper.
 
     Returns:
@@ -131,6 +132,7 @@ def sup_con(
         )
     anchors = torch.cat([unit(view) for view in views])
     candidates = distributed.gather(anchors)
+    labels = labels.where(labels >= 0, -1 - _indices(labels))
     labels = labels.repeat(len(views))
     labels_of_all = distributed.gather(labels)
     ordered = labels_of_all.sort().values  # torch.unique would wait for the device

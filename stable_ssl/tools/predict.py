@@ -71,7 +71,7 @@ def _tables(
     Without names of the predicted classes they are those of the samples' dataset; a
     task is multiclass, binary or multilabel.
     """
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
     names_of_labels = class_names(dataset)
     names = names or names_of_labels
@@ -79,7 +79,7 @@ def _tables(
     scores = probabilities(torch.stack(logits), task)
     table = DataFrame({"index": indices})
     if (paths := _paths(dataset, indices)) is not None:
-        table["path"] = paths
+        table["path"] = Series(paths, dtype=object)  # texts must be UTF-8
     numbers = {name: number for number, name in names.items()}
     same = {label: numbers.get(name, label) for label, name in names_of_labels.items()}
 

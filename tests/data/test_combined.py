@@ -1,5 +1,7 @@
 """Several train loaders at once, streams, samplers and collate functions."""
 
+import random
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -10,6 +12,7 @@ from stable_ssl.config import ConfigError, complete
 from stable_ssl.data import Combined, Loader, RotationCollate, build_dataset
 from stable_ssl.data.augment import build_ops
 from stable_ssl.data.build import build_loaders, build_views
+from stable_ssl.data.check import check_examples
 
 DIGITS = {"name": "digits", "subset": "train"}
 NOISE = [{"name": "noise", "std": 0.1}]
@@ -165,6 +168,24 @@ def test_a_stream_starts_in_the_middle():
     rest = list(loader)
     for (a, ya), (b, yb) in zip(whole[4:], rest, strict=True):
         assert torch.equal(a, b) and torch.equal(ya, yb)
+
+
+class OwnGenerator(Stream):
+    """Draw from a generator that nobody seeds."""
+
+    def __iter__(self):
+        own = random.Random()
+        for _ in range(self.size):
+            yield self.digits[own.randrange(1000)]
+
+
+def test_a_stream_with_a_generator_of_its_own_is_said(recwarn):
+    for dataset in (Stream(), OwnGenerator()):
+        loader = Loader(dataset, build_views(NOISE), batch_size=16)
+        check_examples({"train": loader})
+        texts = [str(warning.message) for warning in recwarn.list]
+        assert texts == [] or "two starts of OwnGenerator gave different" in texts[0]
+    assert len(texts) == 1
 
 
 def test_ranks_share_a_stream():

@@ -22,17 +22,15 @@ class Arrays(Dataset):
         root: that the paths are relative to.
         images: path of an array of images, or of any other data.
         labels: path of theirs; None: there are none.
-        subset: None; there are none.
+        subset: ignored: the files are one split, whatever a recipe below says.
 
     Raises:
         ConfigError: no such files, or of different lengths.
     """
 
     def __init__(
-        self, root: str, images: str, labels: str | None = None, subset: None = None
+        self, root: str, images: str, labels: str | None = None, subset: Any = None
     ):
-        if subset is not None:
-            raise ConfigError("the dataset array has no subsets; set subset: null")
         self.root = Path(root)
         self.images = _load(self.root / images)
         self.y = None if labels is None else numpy.array(_load(self.root / labels))

@@ -24,7 +24,7 @@ class HuggingFace(Dataset):
         root: that a local `path` is relative to.
         path: a parquet, arrow, csv or json file; a folder of such, of images, or that
             `save_to_disk` wrote; or else a name on the hub.
-        split: of it.
+        split: of it; a file is one.
         config: of the several that a name on the hub may have.
         image: column of the images, or of other data; None: the usual name, or the only
             one of images.

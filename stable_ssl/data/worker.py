@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, IterableDataset, default_collate
 from stable_ssl import seeding
 from stable_ssl.data.augment import External, Op, View
 from stable_ssl.data.datasets import Images
-from stable_ssl.data.decode import Decode, as_given
+from stable_ssl.data.decode import Decode, as_given, of_numbers
 from stable_ssl.data.fields import UNLABELLED, Fields, as_classes, sample_name
 from stable_ssl.data.folder import ImageFolder
 from stable_ssl.data.sampler import BatchSampler
@@ -184,10 +184,10 @@ def begin(
     Raises:
         ConfigError: there are several images, and other views than one each.
     """
-    several = isinstance(image, (list, tuple))
+    several = isinstance(image, (list, tuple)) and not of_numbers(image)
     images = image if several else [image] * len(heads)
     heads = heads * len(images) if len(heads) == 1 else heads
-    if len(images) != len(heads):
+    if not images or len(images) != len(heads):
         raise ConfigError(
             f"{name} has {len(images)} images, and image_transform makes {len(heads)}"
             " views; write one list of ops for all of them, or one for each"

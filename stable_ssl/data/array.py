@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stable_ssl.data.fields import UNLABELLED
+from stable_ssl.data.decode import as_given
+from stable_ssl.data.fields import UNLABELLED, as_classes
 from stable_ssl.schema import ConfigError, described
 
 
@@ -45,14 +46,15 @@ class Arrays(Dataset):
         """Labels of the rows, (N, ...); -1 without."""
         if self.y is None:
             return torch.full((len(self),), UNLABELLED)
-        return torch.from_numpy(self.y[self.rows])
+        return as_classes(as_given(self.y[self.rows]))
 
     @property
     def num_classes(self) -> int | None:
         """One more than the largest label; None of what numbers no classes."""
-        if self.y is None or self.y.ndim != 1 or self.y.dtype.kind not in "iu":
+        labels = self.labels
+        if labels.ndim != 1 or labels.is_floating_point() or not len(labels):
             return None
-        return int(self.y.max()) + 1
+        return int(labels.max()) + 1 or None
 
     def subset(self, index: Tensor) -> Arrays:
         """Return the rows at `index` alone, (M,) int64."""

@@ -147,7 +147,8 @@ def labelled_subset(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
         raise ConfigError(f"labels_per_class={per_class}: use an integer from 1 on")
     if type(seed) is not int:
         raise ConfigError(f"labels_seed={seed}: use an integer")
-    if not isinstance(dataset, (Images, ImageFolder, Arrays, HuggingFace)):
+    listed = isinstance(dataset, (Images, ImageFolder, Arrays, HuggingFace))
+    if not listed or not isinstance(dataset.labels, Tensor):
         raise ConfigError(
             f"labels_per_class={per_class}: {type(dataset).__name__} does not list its"
             " labels; use an image folder or a dataset held in memory"

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
+from numbers import Number
 from typing import Any
 
 import numpy
@@ -27,7 +29,7 @@ from torch import Tensor
 from stable_ssl.data import pil
 from stable_ssl.schema import ConfigError, described
 
-SHALLOW = (torch.uint8, torch.uint16, torch.bool)  # of pixels, hardly of other data
+SHALLOW = ("uint8", "uint16", "bool")  # types of pixels, hardly of other data
 COLOURS = (3, 4)  # sizes of a last axis that are channels in a tensor, too
 FEW = 4  # channels, of an array whose sizes do not tell where they are
 
@@ -49,7 +51,7 @@ class Decode:
     def __post_init__(self) -> None:
         """Refuse a range that is none."""
         pair = self.range
-        if pair is not None and not (len(pair) == 2 and pair[0] < pair[1]):
+        if pair is not None and not (len(pair) == 2 and -inf < pair[0] < pair[1] < inf):
             raise ConfigError(f"data.range={pair}: write [low, high] of the pixels")
 
     def applies(self, entry: Any, image_ops: bool) -> bool:
@@ -66,7 +68,7 @@ class Decode:
             return False
         if not isinstance(entry, (Tensor, numpy.ndarray)):
             return image_ops or pil.is_image(entry)
-        shallow = entry.dtype in (*SHALLOW, numpy.uint8, numpy.uint16, numpy.bool_)
+        shallow = _name_of(entry.dtype) in SHALLOW
         return image_ops or entry.ndim == 3 or (entry.ndim == 2 and shallow)
 
     def __call__(
@@ -83,13 +85,13 @@ class Decode:
             ConfigError: it is none, or its pixels are not those of the table above.
         """
         if isinstance(image, Tensor):
-            pixels = image.as_subclass(Tensor).detach()
+            pixels = _dense(image, name)
         else:
             pixels = _from_array(image, name)
+        if pixels.ndim not in (2, 3) or not pixels.numel():
+            raise _refused(name, image, pixels, "expected (H, W) and channels")
         if pixels.ndim == 2:
             pixels = pixels[None]
-        elif pixels.ndim != 3:
-            raise _refused(name, image, pixels, "expected (H, W) and channels")
         elif self._channels_last(image, pixels, name):
             pixels = pixels.permute(2, 0, 1)
         if free and self.range is None and pixels.is_floating_point():
@@ -103,7 +105,8 @@ class Decode:
         first, middle, last = pixels.shape
         shortest = last < min(first, middle)
         if isinstance(image, Tensor):
-            if not shortest or first <= FEW:
+            square = first == middle != last  # an image, and not channels of one
+            if first <= FEW or not (shortest or square):
                 return False
             if last in COLOURS:
                 return True
@@ -134,7 +137,7 @@ class Decode:
         if not taken:
             raise _refused(name, image, pixels, remedy)
         values = pixels if kind == torch.float32 else pixels.to(torch.float64)
-        least, most = values.aminmax() if values.numel() else (low, low)
+        least, most = values.aminmax()
         if not (low <= least and most <= high):  # nan is neither
             raise _refused(name, image, pixels, remedy)
         if self.range is not None:
@@ -148,14 +151,27 @@ def to_tensor(image: Any, name: str = "an image") -> Tensor:
 
 
 def as_given(entry: Any) -> Any:
-    """Return data that are no image, an array as a tensor of its own memory."""
+    """Return data that are no image, numbers as a tensor of its own memory."""
+    entry = numpy.asarray(entry) if of_numbers(entry) else entry
     return torch.from_numpy(_native(entry)) if _numbers(entry) else entry
+
+
+def of_numbers(entry: Any) -> bool:
+    """Return whether lists hold numbers, however deep, and are an array as such."""
+    lists = isinstance(entry, (list, tuple))
+    while isinstance(entry, (list, tuple)) and entry:
+        entry = entry[0]
+    return lists and isinstance(entry, Number)
 
 
 def _from_array(image: Any, name: str) -> Tensor:
     """Return the pixels of an image of PIL, or of what numpy reads as an array."""
+    if numpy.ma.is_masked(image):
+        raise ConfigError(f"{name} has masked pixels; return image.filled(value)")
     try:
         array = pil.pixels(image, name) if pil.is_image(image) else numpy.asarray(image)
+    except ConfigError:
+        raise
     except (TypeError, ValueError) as error:  # of lists of different lengths
         raise ConfigError(f"{name} is no image: {described(error)}") from error
     if not _numbers(array):
@@ -166,19 +182,36 @@ def _from_array(image: Any, name: str) -> Tensor:
     return torch.from_numpy(_native(array))
 
 
+def _dense(image: Tensor, name: str) -> Tensor:
+    """Return a tensor of an image without its subclass and gradient."""
+    if image.layout != torch.strided or image.is_quantized or image.is_meta:
+        raise ConfigError(
+            f"{name} is a tensor of {_name_of(image.dtype)} whose values are packed or"
+            " not there; return a dense one, by to_dense() or dequantize()"
+        )
+    return image.as_subclass(Tensor).detach()
+
+
 def _numbers(entry: Any) -> bool:
     """Return whether something is an array that torch has a type for."""
     return isinstance(entry, numpy.ndarray) and entry.dtype.kind in "buifc"
 
 
+def _name_of(kind: Any) -> str:
+    """Return the name of a type of numpy or torch, whatever its byte order."""
+    return getattr(kind, "name", str(kind).removeprefix("torch."))
+
+
 def _native(array: numpy.ndarray) -> numpy.ndarray:
-    """Return a copy in the byte order of this machine: torch knows no other."""
-    return array.astype(array.dtype.newbyteorder("="), order="C", copy=True)
+    """Return a copy in a type of torch: this machine's byte order, no long doubles."""
+    kind = array.dtype.kind
+    size = min(array.itemsize, 16 if kind == "c" else 8)
+    return array.astype(f"={kind}{size}", order="C", copy=True)
 
 
 def _refused(name: str, image: Any, pixels: Tensor, remedy: str) -> ConfigError:
     """Say what was found of an image, and what to do."""
-    found = f"{type(image).__name__} of {str(pixels.dtype).removeprefix('torch.')}"
+    found = f"{type(image).__name__} of {_name_of(pixels.dtype)}"
     if pixels.numel() and not pixels.is_complex():
         least, most = pixels.to(torch.float64).aminmax()
         found += f" from {least:g} to {most:g}"

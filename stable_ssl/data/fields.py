@@ -116,6 +116,26 @@ def _has_values(sample: Any) -> bool:
     return isinstance(sample, (Tensor, numpy.ndarray)) or pil.is_image(sample)
 
 
+def as_class(label: Any) -> Any:
+    """Return the label of a sample as a number, if it is whole; -1 of None.
+
+    So that those of one dataset make a batch, though some are None: an integer or bool
+    of any type, as a scalar or of shape (1,). Labels of other kinds are returned as
+    they are.
+    """
+    if label is None:
+        return UNLABELLED
+    if isinstance(label, (list, tuple)) and len(label) == 1:
+        label = label[0]
+    if isinstance(label, Tensor):
+        whole = not (label.is_floating_point() or label.is_complex())
+        return int(label) if whole and label.shape in ((), (1,)) else label
+    if isinstance(label, (numpy.ndarray, numpy.generic)):
+        whole = label.dtype.kind in "bui" and label.shape in ((), (1,))
+        return int(label.item()) if whole else label
+    return label
+
+
 def as_classes(labels: Any) -> Any:
     """Return collated labels of an integer type as numbers of classes, (N,) int64.
 

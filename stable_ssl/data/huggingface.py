@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_ssl.data import pil
-from stable_ssl.data.fields import IMAGE_NAMES, LABEL_NAMES
+from stable_ssl.data.fields import IMAGE_NAMES, LABEL_NAMES, UNLABELLED, as_class
 from stable_ssl.data.unreadable import reading
 from stable_ssl.schema import ConfigError, described, nearest
 
@@ -88,14 +88,20 @@ class HuggingFace(Dataset):
         if self.label is None or self.classes:
             return len(self.classes) or None
         labels = self.labels
-        return None if labels.is_floating_point() else int(labels.max()) + 1
+        if not isinstance(labels, Tensor) or labels.is_floating_point():
+            return None
+        return int(labels.max()) + 1 or None
 
     @property
-    def labels(self) -> Tensor:
-        """Labels of all samples, (N, ...); -1 without."""
+    def labels(self) -> Tensor | list[Any]:
+        """Labels of all samples, (N, ...), -1 without; a list of what is no tensor."""
         if self.label is None:
-            return torch.full((len(self),), -1)
-        return torch.tensor(self.table[self.label][:])
+            return torch.full((len(self),), UNLABELLED)
+        labels = [as_class(label) for label in self.table[self.label][:]]
+        try:
+            return torch.tensor(labels)
+        except (TypeError, ValueError):
+            return labels
 
     def subset(self, index: Tensor) -> HuggingFace:
         """Return the samples at `index` alone, (M,) int64."""

@@ -107,6 +107,7 @@ class Loader:
         )
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.num_labels: int | None = None  # labels read from here on are below it
+        self.learner = ""  # who needs a label of each sample, for messages
         self.skipped = 0  # samples so far that could not be read
         self.index: Tensor | None = None  # of the last batch's samples in the dataset
         self._warned: set[str] = set()
@@ -304,18 +305,37 @@ class Loader:
             raise Unreadable(
                 f"{batch.failures[0]}; mend or remove it, or set data.on_error=skip"
             )
-        labels, most = batch.labels, self.num_labels
-        if most and isinstance(labels, Tensor) and labels.ndim == 1 and len(labels):
-            if (highest := int(labels.max())) >= most:
-                name = sample_name(self.dataset, int(batch.index[labels.argmax()]))
-                raise ConfigError(
-                    f"{name} has the label {highest}, and {most} classes are numbered"
-                    f" from 0 to {most - 1}; subtract 1 from labels that begin with 1,"
-                    " or set data.num_classes"
-                )
+        if batch.views:
+            self._check_labels(batch, self.num_labels)
         if not batch.views and self.on_error == "replace":
             raise Unreadable(f"no image can be read; such as {batch.failures[0]}")
         return batch
+
+    def _check_labels(self, batch: Batch, most: int | None) -> None:
+        """Refuse labels that are not numbers of `most` classes, or none."""
+        labels = batch.labels
+        whole = isinstance(labels, Tensor) and not labels.is_floating_point()
+        if self.learner and whole and labels.ndim == 1 and (labels < 0).any():
+            name = sample_name(self.dataset, int(batch.index[labels.argmin()]))
+            raise ConfigError(
+                f"{name} has no label, and {self.learner} learns from labels; leave"
+                " such samples out"
+            )
+        if most is None:
+            return
+        if not whole or labels.ndim != 1:
+            name = sample_name(self.dataset, int(batch.index[0]))
+            raise ConfigError(
+                f"the batch of {name} has labels that are not one whole number an image"
+                " each; return numbers of classes, or None where there is none"
+            )
+        if (highest := int(labels.max())) >= most:
+            name = sample_name(self.dataset, int(batch.index[labels.argmax()]))
+            raise ConfigError(
+                f"{name} has the label {highest}, and {most} classes are numbered"
+                f" from 0 to {most - 1}; subtract 1 from labels that begin with 1,"
+                " or set data.num_classes"
+            )
 
     def _prefetched(self) -> Iterator[Batch]:
         """Copy the next batch to the GPU on a second stream while this one is used."""

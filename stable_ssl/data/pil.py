@@ -41,8 +41,8 @@ def pixels(image: Any, name: str) -> numpy.ndarray:
     """
     if _drops_bits(image):
         raise Unreadable(f"{name} has 16 bits a channel, of which PIL reads 8")
-    remedy = 'image.convert("RGB") drops it, numpy.asarray(image) keeps it'
-    image = _unpacked(_without_alpha(image, name, remedy))
+    remedy = 'return numpy.asarray(image.convert("RGB")), or numpy.asarray(image)'
+    image = _without_alpha(image, name, remedy)
     return _array(image.convert("RGB") if image.mode in SPACES else image)
 
 
@@ -99,7 +99,7 @@ def _of_16_bits(image: Any, channels: str, name: str) -> Any:
 
 def _without_alpha(image: Any, name: str, remedy: str) -> Any:
     """Return an image without its alpha channel, which must say nothing."""
-    image = _unpacked(image) if "transparency" in image.info else image
+    image = _unpacked(image)
     if image.mode not in ALPHA:
         return image
     *_, last = image.getextrema()
@@ -112,11 +112,13 @@ def _without_alpha(image: Any, name: str, remedy: str) -> Any:
 
 
 def _unpacked(image: Any) -> Any:
-    """Return bits as grey, and a palette as its colours."""
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode in ("P", "PA"):
-        clear = image.mode == "PA" or "transparency" in image.info
+    """Return bits as grey, a palette as its colours, a clear colour as a channel."""
+    clear = image.mode == "PA" or "transparency" in image.info
+    if image.mode in ("L", "RGB") and not clear:
+        return image
+    if image.mode in ("1", "L"):
+        return image.convert("LA" if clear else "L")
+    if image.mode in ("P", "PA", "RGB"):
         return image.convert("RGBA" if clear else "RGB")
     return image
 

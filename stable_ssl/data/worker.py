@@ -21,13 +21,15 @@ from torch.utils.data import Dataset, IterableDataset, default_collate
 from stable_ssl import seeding
 from stable_ssl.data.augment import External, Op, View
 from stable_ssl.data.datasets import Images
-from stable_ssl.data.decode import Decode, as_given
-from stable_ssl.data.fields import UNLABELLED, Fields, as_classes, sample_name
+from stable_ssl.data.decode import Decode, as_given, of_numbers
+from stable_ssl.data.fields import Fields, as_class, as_classes, sample_name
 from stable_ssl.data.folder import ImageFolder
 from stable_ssl.data.sampler import BatchSampler
 from stable_ssl.data.unreadable import READ_ERRORS, Unreadable
 from stable_ssl.schema import ConfigError, described
 
+# what torch raises for samples that make no batch
+UNLIKE = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
 READ_VIEW = -1  # number of no view: its key seeds what a dataset itself draws
 
 
@@ -184,10 +186,10 @@ def begin(
     Raises:
         ConfigError: there are several images, and other views than one each.
     """
-    several = isinstance(image, (list, tuple))
+    several = isinstance(image, (list, tuple)) and not of_numbers(image)
     images = image if several else [image] * len(heads)
     heads = heads * len(images) if len(heads) == 1 else heads
-    if len(images) != len(heads):
+    if not images or len(images) != len(heads):
         raise ConfigError(
             f"{name} has {len(images)} images, and image_transform makes {len(heads)}"
             " views; write one list of ops for all of them, or one for each"
@@ -217,7 +219,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     decoded = [s for s in samples if s.views is not None]
     if errors or not decoded:
         return empty
-    labels = [UNLABELLED if s.label is None else s.label for s in decoded]
+    labels = [as_class(s.label) for s in decoded]
     index = torch.tensor([s.index for s in decoded])
     try:
         columns = zip(*(s.views for s in decoded), strict=True)
@@ -225,7 +227,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         labels = as_classes(default_collate(labels))
     except ConfigError as error:
         return empty._replace(error=str(error))
-    except (TypeError, ValueError, RuntimeError, LookupError) as error:
+    except UNLIKE as error:
         text = (
             f"the labels of the dataset make no batch ({described(error)}); return"
             " numbers, texts, or tensors of one shape, alike for every sample"
@@ -246,7 +248,7 @@ def _stacked(images: Sequence[Any]) -> Any:
         if isinstance(images[0], Tensor):
             return torch.stack(images)
         return default_collate(images)
-    except (TypeError, ValueError, RuntimeError, LookupError) as error:
+    except UNLIKE as error:
         kinds = {_kind(image) for image in images}
         if len(kinds) < 2:
             raise ConfigError(
@@ -277,7 +279,7 @@ def _together(values: Sequence[Any]) -> Any:
     """Return one entry of every sample as torch does, or as a list where it cannot."""
     try:
         return default_collate(list(values))
-    except (TypeError, ValueError, RuntimeError, LookupError):
+    except UNLIKE:
         return list(values)
 
 

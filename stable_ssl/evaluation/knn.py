@@ -133,5 +133,5 @@ def knn_accuracy(
         votes = knn_scores(*bank, features, num_classes, k, temperature)
         classes = labels.clamp(0, num_classes - 1)[:, None]
         named = votes.gather(1, classes)[:, 0] > 0
-        accuracy.update(votes, labels.where(named, num_classes))
+        accuracy.update(votes, labels.where(named | (labels < 0), num_classes))
     return accuracy.compute()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from stable_ssl.data import Loader
+from stable_ssl.data.fields import as_classes
 from stable_ssl.evaluation.evaluator import Evaluator, Labelled, OnlineEvaluator
 from stable_ssl.schema import ConfigError
 
@@ -21,7 +22,7 @@ def held_labels(loader: Any) -> torch.Tensor | None:
     if getattr(dataset, "target_transform", None) is not None:
         return None
     try:
-        labels = torch.as_tensor(labels)
+        labels = as_classes(torch.as_tensor(labels))
     except (TypeError, ValueError, RuntimeError):
         return None
     return labels if labels.ndim and len(labels) else None
@@ -45,8 +46,9 @@ def tensor_labels(labels: Any) -> torch.Tensor:
 def only_labelled(samples: Labelled) -> Labelled:
     """Return features and labels without those of images that have no label."""
     features, labels = samples
-    known = labels >= 0
-    return samples if known.all() else (features[known], labels[known])
+    if labels.ndim != 1 or labels.is_floating_point() or (known := labels >= 0).all():
+        return samples
+    return features[known], labels[known]
 
 
 def label_range(loader: Any) -> tuple[int, int] | None:
@@ -89,6 +91,8 @@ def require_labels(loader: Any, num_classes: int | None, method: str) -> None:
             f"{method} found no labels in the train data; choose labelled data, and set"
             " data.num_classes if it does not state it"
         )
+    if isinstance(loader, Loader):
+        loader.learner = method  # asks of labels that are not held
 
 
 def _no_numbers(loader: Any) -> str:
@@ -103,7 +107,8 @@ def _no_numbers(loader: Any) -> str:
     if labels is None:
         return ""
     if not isinstance(labels, torch.Tensor):
-        return f"of the type {type(labels).__name__}"
+        texts = isinstance(labels, list) and isinstance(labels[0], str)
+        return f"of the type {'str' if texts else type(labels).__name__}"
     if labels.ndim > 1:
         return f"of shape {tuple(labels.shape[1:])} each"
     if labels.is_floating_point() or labels.dtype == torch.bool:

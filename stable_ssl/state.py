@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stable_ssl import checkpoint, distributed, seeding, subclass_state
 from stable_ssl.checkpoint import State
 from stable_ssl.data.batch import known_length, to_device
@@ -120,8 +122,8 @@ def _read_from(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ConfigError, OSError):  # an OSError is of the folder
-        raise
+    except (ConfigError, OSError, MemoryError, torch.OutOfMemoryError):
+        raise  # it is no fault of the file
     except Exception as error:  # of any object that loads its state
         raise ConfigError(
             f"{path}: what it holds is no state of this run: {described(error)};"

@@ -84,7 +84,7 @@ from stable_ssl.optim import (
 from stable_ssl.optim.collect import MAIN, collect_optimizers
 from stable_ssl.optim.step import Stepper
 from stable_ssl.preemption import Preempted, Preemption
-from stable_ssl.schema import ConfigError, buildable, nearest
+from stable_ssl.schema import ConfigError, nearest
 from stable_ssl.secrets import masked
 from stable_ssl.state import begin, capture, restore
 from stable_ssl.subclass_state import Attributes
@@ -270,8 +270,7 @@ class BaseTrainer(nn.Module):
         with recorded_end(self):
             with preserve_settings(), self.preemption, translated_torch_errors():
                 self.preemption.at_once()  # there is nothing to save yet
-                with buildable(self.config):
-                    self.setup()
+                self.setup()
                 self.preemption.honour()
                 mode = self.config.mode
                 if mode in MODES:

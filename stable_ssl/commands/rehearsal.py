@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import seeding
 from stable_ssl.lifecycle import preserve_settings
-from stable_ssl.schema import ConfigError, buildable
+from stable_ssl.schema import ConfigError
 from stable_ssl.torch_errors import translated_torch_errors
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ def rehearse(trainer: type[BaseTrainer], config: DictConfig) -> None:
             run = trainer(short)
             try:
                 with translated_torch_errors():
-                    with buildable(run.config):
-                        run.setup()
+                    run.setup()
                     run.validate()
             finally:
                 run.cleanup()

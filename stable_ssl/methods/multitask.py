@@ -20,6 +20,7 @@ from stable_ssl.instantiate import build_object
 from stable_ssl.models import backbone
 from stable_ssl.optim import build_schedule
 from stable_ssl.schema import ConfigError, errors_at, nearest
+from stable_ssl.torch_errors import translated_torch_errors
 from stable_ssl.trainer import BaseTrainer
 
 
@@ -102,7 +103,7 @@ class MultiTask(BaseTrainer):
         features = {n: self.encode(first_view(batches[n][0])) for n in used}
         losses = {}
         for name, source in self.sources.items():
-            with errors_at(f"model.heads.{name}", "; correct its loss or outputs"):
+            with errors_at(f"model.heads.{name}"), translated_torch_errors():
                 output = self.heads[name](features[source])
                 losses[name] = self.losses[name](output, batches[source][1])
         total = sum(self.scales[name] * loss for name, loss in losses.items())

@@ -48,7 +48,7 @@ def refused(tmp_path, monkeypatch, capfd):
         ("log.monitor=val/acc1,val/nosuch", None, "is never reported"),
         ("optim.accumulate=1,10", None, "an epoch of the train data is 9 batches"),
         ("log.eval.knn.k=20,2000", None, "the bank has 1,197 images"),
-        ("data.num_classes=10,100000000000", "data.num_classes=1", "cannot be built"),
+        ("data.num_classes=10,100000000000", "data.num_classes=1", "not enough memory"),
         (
             "optim.weight_decay=0.1,0 optim.weight_decay_end=0.2",
             "optim.weight_decay=0",

@@ -51,12 +51,7 @@ from stable_ssl.data.build import labelled_name
 from stable_ssl.data.check import check_batch, check_split, check_train, check_views
 from stable_ssl.data.combined import Skips, named_parts, split_datasets
 from stable_ssl.evaluation.labels import require_labels
-from stable_ssl.evaluation.monitor import (
-    Patience,
-    check_monitor,
-    idle,
-    logs_itself,
-)
+from stable_ssl.evaluation.monitor import Patience, check_monitor
 from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.evaluation.suite import Suite
 from stable_ssl.instantiate import find_object
@@ -535,13 +530,10 @@ class BaseTrainer(nn.Module):
         )
 
     def _say_what_is_out_of_reach(self) -> None:
-        """Say which keys the training is too short for, or does nothing with."""
+        """Say which keys the training is too short for."""
         if self.config.mode == "fit" and not self.config.fast_dev_run:
             length = self._epochs(self.total_steps), self.total_steps
-            for text in (
-                *out_of_reach(self.config, self.scheduler, *length),
-                *idle(self.settings, *length),
-            ):
+            for text in out_of_reach(self.config, self.scheduler, *length):
                 self.say(text)
 
     def _build_stepper(self) -> None:
@@ -598,8 +590,7 @@ class BaseTrainer(nn.Module):
         """Refuse a monitored metric that nobody will report."""
         if self.config.mode == "fit":
             measured = self.num_classes, self.evaluation.evaluators
-            others = logs_itself(type(self), BaseTrainer)
-            check_monitor(self.settings, self.loaders, *measured, others)
+            check_monitor(self.settings, self.loaders, *measured)
 
     def load_checkpoint(self) -> None:
         """Resume the full state, or load weights alone, or start afresh."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,6 @@ from stable_ssl.schema import ConfigError, described
 from stable_ssl.secrets import masked
 
 FORMAT = 3  # 1 had one optimizer and no attributes, 2 one evaluator with a state
-FORM = {  # types of a state's entries; what they hold is for those who load it
-    **dict.fromkeys(("epoch", "step", "validated"), int),
-    **dict.fromkeys(("config", "modules", "unsaved", "attributes", "scaler"), dict),
-    **dict.fromkeys(("optimizers", "schedulers", "evaluators"), dict),
-    **dict.fromkeys(("metrics", "measured"), dict),
-    **dict.fromkeys(("ranks", "best"), list),
-    "stopped": str | None,
-    "patience": dict | None,
-    **dict.fromkeys(("rows", "spectra"), int | None),
-}
-POSITION = ("modules", "evaluators", "epoch", "step")  # those of weights to evaluate
 
 
 def capture(run: Run) -> State:
@@ -161,7 +150,6 @@ def restore(run: Run, state: State) -> None:
         ConfigError: the state is of another model.
     """
     state = _copied(upgraded(state))
-    _check_form(state, FORM)
     checkpoint.load_modules(run, state["modules"])
     _load_unsaved(run, state["unsaved"])
     _restore_position(run, state)
@@ -206,17 +194,6 @@ def _copied(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(map(_copied, value))
     return value
-
-
-def _check_form(state: State, names: Iterable[str]) -> None:
-    """Refuse a state whose entries of these names are missing or of another type."""
-    for name in names:
-        if not isinstance(state.get(name), FORM[name]):
-            found = type(state[name]).__name__ if name in state else "nothing"
-            raise ConfigError(
-                f"the checkpoint has {found} under '{name}', and is of no run of"
-                " stable-SSL; choose another, or another log.run to start afresh"
-            )
 
 
 def upgraded(state: State) -> State:
@@ -287,7 +264,6 @@ def restore_weights(run: Run, state: State, strict: bool) -> None:
         ConfigError: the state is of another model.
     """
     state = upgraded(state)
-    _check_form(state, POSITION if strict else ("modules",))
     saved = state["modules"]
     report = checkpoint.load_modules(run, saved, strict)
     run.say(f"weights of {run.config.log.load_from}: {report}")

@@ -421,16 +421,15 @@ def test_the_file_env_among_runs_needs_trust(forge, command, started, monkeypatc
     assert command("rerun", folder, "--trust")[0] == 0 and started
 
 
-def test_variables_that_steer_other_programs_are_asked_for(
-    forge, command, started, monkeypatch, tmp_path
-):
+def test_the_file_env_beside_runs_is_asked_for(forge, command, started, monkeypatch):
     folder = forge()
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    (tmp_path / ".env").write_text("DATA_ROOT=/data\nWANDB_API_KEY=x\n")
-    assert command("rerun", folder)[0] == 0
-    (tmp_path / ".env").write_text("DATA_ROOT=/data\nexport PYTHONPATH=logs/evil\n")
+    (folder.parents[3] / ".env").write_text("DATA_ROOT=/data\n")
+    assert command("rerun", folder)[0] == 0 and len(started) == 1
+    (folder.parents[2] / ".env").write_text("LD_PRELOAD=evil.so\n")
+    monkeypatch.chdir(folder.parents[2])
     code, _, err = command("rerun", folder)
-    assert code == 2 and ".env: PYTHONPATH  (steers" in err and len(started) == 1
+    assert code == 2 and ".env  (sets variables)" in err and len(started) == 1
 
 
 def test_a_key_that_two_parsers_read_differently_hides_nothing(forge, command, started):

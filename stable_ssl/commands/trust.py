@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,11 +32,6 @@ FUNCTIONS = (  # modules of the library whose functions may be named: they only 
 )
 WEIGHTS = (  # keys of timm that say where they come from
     *("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
-)
-VARIABLE = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.MULTILINE)
-STEERING = re.compile(  # variables that say what other programs load, or from where
-    r"LD_|DYLD_|PYTHON|GIT_|HYDRA_|(PATH|SHELL|ENV|BASH_ENV|TMPDIR)$"
-    r"|(HOME|TORCH_HOME|HF_HOME|HF_HUB_CACHE|XDG_CACHE_HOME)$"
 )
 
 
@@ -75,19 +69,11 @@ def of_the_record(run: Path, named: Sequence[Use]) -> list[Use]:
 
 
 def of_the_working_folder(run: Path) -> list[Use]:
-    """Return what the file `.env` of the working folder would do to other programs.
-
-    All of it, if that folder lies among runs.
-    """
-    file = Path.cwd() / ".env"
-    try:
-        names = VARIABLE.findall(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    if among_runs(Path.cwd(), run):
-        return [Use(str(file), f"sets {', '.join(names)}", among_runs=True)]
-    steering = dict.fromkeys(filter(STEERING.match, names))
-    return [Use(f"{file}: {name}", "steers other programs") for name in steering]
+    """Return the file `.env` of a working folder that may have come with the runs."""
+    file, runs = Path.cwd() / ".env", runs_folder(Path(os.path.realpath(run)))
+    if file.is_file() and is_within(Path.cwd(), runs.parent if runs else run):
+        return [Use(str(file), "sets variables", among_runs(file, run))]
+    return []
 
 
 def of_a_script(script: Path | None, run: Path) -> list[Use]:

@@ -75,7 +75,7 @@ def rehearse(trainer: type[BaseTrainer], config: DictConfig) -> None:
     short["fast_dev_run"] = True
     short["hardware"] = {"seed": config.hardware.seed, "accelerator": "cpu"}
     few = min(config.data.eval_batch_size or FEW, FEW)
-    short["data"] |= {"eval_batch_size": few, "compile": False}
+    short["data"] |= {"eval_batch_size": few, "compile": False, "in_memory": 0.0}
     short["log"] |= {"run": "rehearsal", "resume": None}
     with _undisturbed():
         try:

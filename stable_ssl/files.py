@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stable_ssl.lock import start_of
+
 PRIVATE = 0o600  # mode of a file that others must not read
 
 
@@ -136,19 +138,8 @@ def _delete_leftovers(folder: Path) -> None:
     for path in folder.glob(".*.tmp"):
         pid = path.name.split(".")[-2]
         # in a container a restarted process often has the number of the killed one
-        if pid.isdigit() and (int(pid) == os.getpid() or not _lives(int(pid))):
+        if pid.isdigit() and (int(pid) == os.getpid() or start_of(int(pid)) is None):
             path.unlink(missing_ok=True)
-
-
-def _lives(pid: int) -> bool:
-    """Return whether a process of this machine has this number."""
-    try:
-        os.kill(pid, 0)
-    except (OverflowError, ProcessLookupError):
-        return False
-    except PermissionError:
-        pass  # a process of another user
-    return True
 
 
 def _flush(path: Path) -> None:

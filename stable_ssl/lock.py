@@ -132,7 +132,9 @@ def is_alive(owner: Mapping[str, Any], age: float) -> bool:
         if isinstance(restart, int) and restart < now["restart"]:
             return False
     if owner.get("machine") == now["machine"] and isinstance(pid, int):
-        if owner.get("boot") != now["boot"] or owner.get("started") != _start_of(pid):
+        if owner.get("boot") != now["boot"]:  # since, or it is another of that name
+            return age < 2 * TOUCH_SECONDS
+        if owner.get("started") != start_of(pid):
             return False
     return age < STALE_SECONDS
 
@@ -150,7 +152,7 @@ def this_process() -> dict[str, Any]:
         "machine": f"{platform.node()} {namespace}",
         "boot": _text("/proc/sys/kernel/random/boot_id"),
         "pid": os.getpid(),
-        "started": _start_of(os.getpid()),
+        "started": start_of(os.getpid()),
         "job": os.environ.get("SLURM_JOB_ID"),
         "restart": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
     }
@@ -205,7 +207,7 @@ def _named(owner: Mapping[str, Any]) -> str:
     return f"process {owner.get('pid')} on {machine}{job}"
 
 
-def _start_of(pid: int) -> str | None:
+def start_of(pid: int) -> str | None:
     """Return when a process started, in ticks since the boot; None if there is none.
 
     A number may be given to a new process; where there is no /proc, any counts.
@@ -218,7 +220,7 @@ def _start_of(pid: int) -> str | None:
         return None
     try:
         os.kill(pid, 0)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         return "some" if isinstance(error, PermissionError) else None
     return "some"
 

@@ -99,7 +99,8 @@ def reserve(logs: Sequence[Any]) -> str:
 class RunFolder:
     """The folder of a run, with one owner, and one writer a file.
 
-    What a person deletes of it while the run goes on is written anew, but checkpoints.
+    Where a person deletes it or its lock while the run goes on, what is written as a
+    whole is written anew, but checkpoints and figures; its rows are in any case.
 
     Args:
         path: the folder; None for a temporary one that vanishes with `close`.
@@ -192,15 +193,16 @@ class RunFolder:
 
     def _make_anew(self) -> None:
         """Write what was removed while the run goes on, and warn if it is more."""
-        removed = not self.path.is_dir()
+        console = self.path / "console.log"
+        removed = not console.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         self.lock.acquire()
-        if not removed:
-            return  # the lock alone was
         for name, (text, private) in self.texts.items():
             write_atomically(self.path / name, text, private)
+        if not removed:
+            return
         self.console.close()
-        self.console = open(self.path / "console.log", "ab", buffering=0)
+        self.console = open(console, "ab", buffering=0)
         for lines in self.lines.values():
             lines.restore()
         message = (

@@ -359,6 +359,7 @@ class BaseTrainer(nn.Module):
 
     def cleanup(self) -> None:
         """Release the workers, the terminal and the files, whatever happened."""
+        distributed.unwatch()  # all that takes long here keeps nobody waiting
         for loader in [self.train_loader, *self.loaders.values()]:
             for part in named_parts(loader).values():
                 if isinstance(part, Loader):
@@ -930,7 +931,8 @@ class BaseTrainer(nn.Module):
     def report(self, values: Mapping[str, float]) -> None:
         """Write a row of metrics.jsonl and show it."""
         epochs = self._epochs(self.step), self._epochs(self.total_steps)
-        self.records.row(values, self.step, *epochs)
+        with distributed.patient():  # a file server may pause
+            self.records.row(values, self.step, *epochs)
 
     def _epochs(self, steps: int) -> float:
         return steps / self.steps_per_epoch if self.steps_per_epoch else self.epoch

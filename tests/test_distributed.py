@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from stable_ssl import distributed
 from stable_ssl.config import ConfigError
-from stable_ssl.distributed import spawning
+from stable_ssl.distributed import group, spawning
 from stable_ssl.distributed.placement import (
     Hardware,
     Process,
@@ -421,6 +421,15 @@ def test_the_rank_that_died_is_named(monkeypatch, tmp_path, how, error, words):
     assert time.monotonic() - before < 60
     if how == "raised":
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_rank_ends_even_where_its_folder_cannot_be_told(monkeypatch):
+    ended = []
+    monkeypatch.setattr(group, "abandon", ended.append)
+    distributed.at_missing(lambda reason: 1 / 0)
+    group._end_process("rank 1 is missing")
+    assert [str(error) for error in ended] == ["rank 1 is missing"]
+    distributed.at_missing(None)
 
 
 def test_a_crash_after_the_work_is_no_failure(tmp_path):

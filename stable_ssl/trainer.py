@@ -600,7 +600,7 @@ class BaseTrainer(nn.Module):
             self.records.folder.own()
         self.records.open_rows(kept, self.config, self.step)
         self.records.folder.describe(
-            self.config, self.overrides, environment(self.device)
+            self.config, self.overrides, environment(self.device, type(self))
         )
 
     # --- train ------------------------------------------------------------------------

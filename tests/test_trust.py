@@ -492,6 +492,15 @@ def test_a_script_on_record_is_started_by_a_yes(
     assert (code == 0) == (answer.strip().lower() in ("y", "yes"))
 
 
+def test_another_trainer_than_the_methods_needs_its_script(forge, command, started):
+    mixup = of(Path("/gone/mixup.py"), trainer="__main__.Mixup")
+    code, _, err = command("rerun", forge(launch=mixup))
+    assert code == 2 and "trained __main__.Mixup, and /gone/mixup.py is no scri" in err
+    assert not started
+    simclr = of(Path("/gone/main.py"), trainer="stable_ssl.methods.simclr.SimCLR")
+    assert command("rerun", forge("y", launch=simclr))[0] == 0 and started
+
+
 @pytest.mark.parametrize("place", ["logs/runs/simclr/x", "logs/runs", "link"])
 def test_a_script_among_runs_is_never_started_by_a_yes(
     forge, command, started, script, terminal, place, tmp_path

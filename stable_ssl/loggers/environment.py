@@ -24,13 +24,14 @@ GIT = (  # none of the programs that a checkout's own configuration may name
 DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=dirty", "HEAD")
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Return the facts of this launch as plain JSON types.
+def environment(device: torch.device, trainer: type) -> dict[str, Any]:
+    """Return the facts of a trainer's launch as plain JSON types.
 
     The state in git is that of the script's folder.
     """
     code = Path(sys.argv[0]).absolute().parent if sys.argv[0] else Path.cwd()
-    return {**machine(device), "git": git_state(code)}
+    path = f"{trainer.__module__}.{trainer.__qualname__}"
+    return {**machine(device), "trainer": path, "git": git_state(code)}
 
 
 def machine(device: torch.device) -> dict[str, Any]:

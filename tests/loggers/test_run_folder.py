@@ -37,7 +37,7 @@ def test_no_secret_of_the_command_line_is_recorded(folder, config, monkeypatch):
     overrides = ["++log.tags=[a]", "++mine.api_key=hush"]
     monkeypatch.setattr(sys, "argv", ["main.py", *overrides])
     device = torch.device("cpu")
-    folder.describe(config("base", *overrides), overrides, environment(device))
+    folder.describe(config("base", *overrides), overrides, environment(device, object))
     for path in folder.path.iterdir():
         assert "hush" not in path.read_text(), path.name
     assert "- ++mine.api_key=***" in (folder.path / "overrides.yaml").read_text()

@@ -36,7 +36,7 @@ from stable_ssl.files import write_atomically
 from stable_ssl.instantiate import build_object, find_object
 from stable_ssl.loggers.arguments import masked_arguments
 from stable_ssl.loggers.environment import git_state
-from stable_ssl.loggers.run_folder import RunFolder, check_names
+from stable_ssl.loggers.run_folder import check_names
 from stable_ssl.loggers.table import printable
 from stable_ssl.secrets import is_secret, masked, to_yaml
 from stable_ssl.subclass_state import Attributes
@@ -815,15 +815,6 @@ def test_a_wrong_name_is_refused_before_anything_is_written(command, tmp_path, l
     code, _, err = command("--config-name=simclr", *QUICK[:6], *line)
     assert code == 2 and re.match("error: .*log.(run|experiment|folder)=", err), err
     assert len(err.splitlines()) == 1 and not list(tmp_path.iterdir())
-
-
-def test_no_run_lies_in_another_or_around_it(forge, tmp_path):
-    folder = forge()
-    for path in (folder / "y", folder / "y" / "z", folder.parent):
-        with pytest.raises(ConfigError, match="would lie in one another"):
-            RunFolder(path)
-    for path in (folder, folder.with_name("y"), tmp_path / "logs/runs/a/b/c"):
-        RunFolder(path).close()
 
 
 def test_a_nested_experiment_is_exported_from_its_place(forge, command, started):

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +114,6 @@ class RunFolder:
         self.temporary = tempfile.TemporaryDirectory() if path is None else None
         self.path = Path(path or self.temporary.name)
         self.texts: dict[str, tuple[str, bool]] = {}  # by file, and whether private
-        if path is not None:
-            _refuse_nested(path)
         if fresh and (self.path / "metrics.jsonl").exists():
             raise ConfigError(
                 f"log.resume=null, but {self.path} holds a run already; choose another"
@@ -317,24 +314,6 @@ class RunFolder:
             write_atomically(path, text, private)
         except OSError as error:
             raise unwritable(path, error) from error
-
-
-def _refuse_nested(path: Path) -> None:
-    """Refuse a folder within that of another run, or around it: one would be hidden.
-
-    Raises:
-        ConfigError: names the other run.
-    """
-    rows, folders = LINES["rows"], [path, *path.parents]
-    above = takewhile(lambda folder: folder.name != "runs", folders[1:])
-    others = [folder / rows for folder in above if (folder / rows).exists()]
-    if not (path / rows).exists():
-        others += path.rglob(f"*/{rows}")
-    if others:
-        raise ConfigError(
-            f"{path} and the run in {others[0].parent} would lie in one another, and"
-            " tables would not find both; choose another log.run or log.experiment"
-        )
 
 
 def open_folder(path: Path | None, fresh: bool) -> RunFolder | NullRunFolder:

@@ -14,7 +14,6 @@ import re
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import Field, field
 from pathlib import Path
 from typing import Any
@@ -220,12 +219,3 @@ def where(error: Exception) -> str:
         if file.is_file() and not any(part in str(file) for part in LIBRARIES):
             return f" ({file.name}, line {frame.lineno})"
     return ""
-
-
-@contextmanager
-def errors_at(path: str) -> Iterator[None]:
-    """Turn an error of what a key names into a ConfigError: path, error."""
-    try:
-        yield
-    except (TypeError, ValueError, LookupError, RuntimeError) as error:
-        raise ConfigError(f"{path}: {described(error)}") from error

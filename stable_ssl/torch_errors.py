@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from stable_ssl.schema import ConfigError, where
+from stable_ssl.schema import ConfigError, described, where
 
 IMAGES = "give model.backbone another size or name, or resize images by image_transform"
 MEMORY = (
@@ -69,3 +69,13 @@ def translated_torch_errors() -> Iterator[None]:
                 said = sentence.format(*found.groups())
                 raise ConfigError(said + where(error)) from error
         raise
+
+
+@contextmanager
+def errors_at(path: str) -> Iterator[None]:
+    """Turn an error of what a key names into a ConfigError: path, error."""
+    try:
+        with translated_torch_errors():
+            yield
+    except (TypeError, ValueError, LookupError, RuntimeError) as error:
+        raise ConfigError(f"{path}: {described(error)}") from error

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stable_ssl.lock import start_of
-
 PRIVATE = 0o600  # mode of a file that others must not read
 
 
@@ -140,6 +138,32 @@ def _delete_leftovers(folder: Path) -> None:
         # in a container a restarted process often has the number of the killed one
         if pid.isdigit() and (int(pid) == os.getpid() or start_of(int(pid)) is None):
             path.unlink(missing_ok=True)
+
+
+def start_of(pid: int) -> str | None:
+    """Return when a process started, in ticks since the boot; None if there is none.
+
+    A number may be given to a new process; where there is no /proc, any counts.
+    """
+    stat = text_of(f"/proc/{pid}/stat")
+    if stat is not None:  # the name of its program, in brackets, may hold spaces
+        state, *fields = stat.rpartition(")")[2].split()
+        return None if state in "ZX" else fields[18]  # a zombie, or dead
+    if os.path.exists("/proc/self/stat"):
+        return None
+    try:
+        os.kill(pid, 0)
+    except (OSError, OverflowError) as error:
+        return "some" if isinstance(error, PermissionError) else None
+    return "some"
+
+
+def text_of(path: str) -> str | None:
+    """Return the content of a file of the system, None where there is none."""
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
 
 
 def _flush(path: Path) -> None:

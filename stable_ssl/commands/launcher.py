@@ -288,9 +288,8 @@ class Command:
         if not here or len(jobs) == 1 or distributed.this_process().world_size > 1:
             return
         for i in distinct(checked):
-            one_value = (
-                len({*lines[i]} - {*lines[0]}) < 2
-            )  # is another than the first's
+            # is another than the first's
+            one_value = len({*lines[i]} - {*lines[0]}) < 2
             if checked[i].mode == "fit" and (one_value or not searches):
                 with named(own[i]):
                     rehearse(trainer_class(self.trainer, jobs[i]), checked[i])

@@ -1,12 +1,7 @@
-"""Checkpoints that a crash cannot damage: written atomically, checked on reading.
-
-A file is what `torch.save` writes, tensors and plain Python types only, with the
-SHA-256 of its bytes in the comment of the ZIP archive; so `torch.load` opens it.
-"""
+"""Checkpoints that a crash cannot damage: written atomically, checked on reading."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import re
@@ -14,14 +9,14 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Protocol, TypeAlias
 
 import numpy
 import torch
 
 from stable_ssl.files import add_name, write_atomically
-from stable_ssl.schema import ConfigError, first_line, key, unwritable
+from stable_ssl.schema import ConfigError, key, unwritable
+from stable_ssl.tensor_files import CorruptCheckpoint, read_sealed, sealed, unsealed
 
 SUFFIX = ".ckpt"
 SETTINGS = {  # what a resumed run must share with its start; None: every key
@@ -37,9 +32,6 @@ FREE = {"optim.epochs", "optim.steps"}  # see `length_changed`
 MOVABLE = {"root", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor"}
 MOVABLE |= {"timeout", "multiprocessing_context"}  # of a loader or a dataset
 PLAIN = {int, float, bool, complex, str, bytes, type(None)}
-ZIP = b"PK\x03\x04"  # what a ZIP archive begins with ...
-NO_COMMENT = b"\x00\x00"  # ... and ends with: the length of its comment
-DIGEST = 64  # hexadecimal characters of SHA-256
 State: TypeAlias = dict[str, Any]  # tensors, plain Python types, lists, dicts of them
 
 
@@ -64,10 +56,6 @@ class Stateful(Protocol):
         """Restore a state; where strict, all of it and nothing else."""
 
 
-class CorruptCheckpoint(ConfigError):
-    """A checkpoint that is truncated or whose bytes are not those that were written."""
-
-
 def save(path: Path, state: State) -> None:
     """Write `state` to `path` so that a crash leaves the old file or the new one.
 
@@ -79,13 +67,7 @@ def save(path: Path, state: State) -> None:
     """
     buffer = io.BytesIO()
     torch.save(readable(state), buffer)
-    digest = hashlib.sha256(buffer.getbuffer()).hexdigest().encode()
-    buffer.seek(-len(NO_COMMENT), io.SEEK_END)
-    if buffer.read() != NO_COMMENT:
-        raise RuntimeError("torch.save wrote an archive that already has a comment")
-    buffer.seek(-len(NO_COMMENT), io.SEEK_END)
-    buffer.write(DIGEST.to_bytes(2, "little") + digest)
-    write_atomically(path, buffer.getbuffer())
+    write_atomically(path, sealed(buffer))
 
 
 def readable(value: Any, at: str = "state") -> Any:
@@ -126,39 +108,12 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> State:
         ConfigError: there is no such file.
         CorruptCheckpoint: it is truncated, changed, or no checkpoint of this library.
     """
-    content = io.BytesIO(_checked(Path(path)))
-    try:
-        state = torch.load(content, map_location=device, weights_only=True)
-    except UnpicklingError as error:
-        raise CorruptCheckpoint(
-            f"{path} holds more than tensors and plain values, and is not read"
-        ) from error
-    except Exception as error:  # whatever its bytes ask for
-        raise CorruptCheckpoint(
-            f"{path} has a checksum, and torch cannot read it: {first_line(error)}"
-        ) from error
+    state = read_sealed(Path(path), device)
     if type(state) is not dict:
         raise CorruptCheckpoint(
             f"{path} holds a {type(state).__name__} instead of a run's state"
         )
     return state
-
-
-def _checked(path: Path) -> bytearray:
-    """Return the archive in a file, after its checksum; raise as `load` does."""
-    if not path.is_file():
-        raise ConfigError(f"no checkpoint at {path}; give the path of an existing file")
-    try:
-        content = bytearray(path.read_bytes())
-    except OSError as error:
-        raise CorruptCheckpoint(f"{path} cannot be read: {error.strerror}") from error
-    digest = bytes(content[-DIGEST:])
-    del content[-DIGEST:]
-    content[-2:] = NO_COMMENT
-    archive = content.startswith(ZIP)  # torch reads other formats with less care
-    if not archive or hashlib.sha256(content).hexdigest().encode() != digest:
-        raise CorruptCheckpoint(f"{path} is truncated or not a stable-SSL checkpoint")
-    return content
 
 
 def newest_valid(folder: Path) -> State | None:
@@ -424,7 +379,7 @@ class Checkpoints:
         """
         path = self.folder / name
         try:
-            return not path.exists() or bool(_checked(path))
+            return not path.exists() or bool(unsealed(path))
         except CorruptCheckpoint as error:
             warnings.warn(f"{error}; it is no longer one of the best", stacklevel=3)
             return False

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from stable_ssl.data.batch import known_length, to_device
 from stable_ssl.data.build import TRAINING
 from stable_ssl.loggers.means import shared_out
 from stable_ssl.models import EMA
+from stable_ssl.models.weights import load_networks, refuse_untrained
 from stable_ssl.optim.collect import MAIN
 from stable_ssl.run import Run
 from stable_ssl.schema import ConfigError, described
 from stable_ssl.secrets import masked
+from stable_ssl.tensor_files import read
 
 FORMAT = 3  # 1 had one optimizer and no attributes, 2 one evaluator with a state
 
@@ -91,7 +93,7 @@ def begin(run: Run, defaults: State) -> State | None:
             _resume(run, state, is_own, defaults)
     elif log.load_from is not None:
         with _read_from(log.load_from):
-            restore_weights(run, checkpoint.load(log.load_from), strict=not fit)
+            restore_weights(run, read(Path(log.load_from)), strict=not fit)
     elif run.config.mode not in TRAINING:
         raise ConfigError(
             f"mode={run.config.mode} needs weights: set log.load_from to a checkpoint,"
@@ -250,26 +252,42 @@ def _load_unsaved(run: Run, unsaved: Mapping[str, State]) -> None:
             setattr(module, name, to_device(value, run.device))
 
 
-def restore_weights(run: Run, state: State, strict: bool) -> None:
+def restore_weights(run: Run, state: Any, strict: bool) -> None:
     """Load weights alone, and say which.
 
     Args:
         run: a trainer of which all is built.
-        state: of this or of another method.
-        strict: to evaluate: all of them, the probe's too, or fail. Else, to train on:
-            what fits is loaded and the rest named; of a teacher that the state lacks,
-            the student is copied.
+        state: of this or of another method, or what a file of another library holds.
+        strict: to evaluate: all of them, the probe's too, or fail; of another library,
+            all that evaluation calls. Else, to train on: what fits is loaded and the
+            rest named; of a teacher that the state lacks, the student is copied.
 
     Raises:
         ConfigError: the state is of another model.
     """
+    path = run.config.log.load_from
+    if not isinstance(state, dict) or "modules" not in state:
+        saved, lines = load_networks(run, state, path)
+        for line in lines:
+            run.say(line)
+        if strict:
+            refuse_untrained(run, saved, path)
+            run.evaluation.load_state_dict({})  # refuses an untrained probe
+        else:
+            _restart_teachers(run, saved)
+        return
     state = upgraded(state)
     saved = state["modules"]
     report = checkpoint.load_modules(run, saved, strict)
-    run.say(f"weights of {run.config.log.load_from}: {report}")
+    run.say(f"weights of {path}: {report}")
     if strict:
         _restore_position(run, state)
-        return
+    else:
+        _restart_teachers(run, saved)
+
+
+def _restart_teachers(run: Run, saved: Iterable[str]) -> None:
+    """Copy the students of teachers of which no weights were saved, and say so."""
     for name, module in run.named_modules():
         if isinstance(module, EMA) and not any(k.startswith(f"{name}.") for k in saved):
             module.restart()

@@ -68,6 +68,7 @@ from stable_ssl.loggers.run_folder import open_folder, run_path
 from stable_ssl.loggers.trackers import check_installed
 from stable_ssl.models.ema import forgotten
 from stable_ssl.models.norm import convert_sync_batchnorm
+from stable_ssl.models.weights import reports
 from stable_ssl.optim import (
     build_optimizer,
     build_schedulers,
@@ -369,6 +370,8 @@ class BaseTrainer(nn.Module):
         refuse_data(self)
         self.count_steps()
         self.initialize_modules()
+        for text in reports(self):
+            self.say(text)
         self.place_modules()
         self.initialize_optimizer()
         self._collect_optimizers()

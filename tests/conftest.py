@@ -18,6 +18,8 @@ from stable_ssl.distributed.placement import Hardware
 torch.set_num_threads(1)  # tiny models; two threads wait for each other on busy cores
 os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` ignores it
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
 REPOSITORY = Path(__file__).resolve().parents[1]
 REQUIREMENTS = REPOSITORY / "tests" / "REQUIREMENTS.rst"
 MARKERS = ("slow", "slurm", "gpu")

@@ -17,7 +17,7 @@ ROWS = [  # a file imports only from rooms above its own
     {"files", "schema", "secrets", "seeding", "dotenv", "preemption"}
     | {"schedule_curves"},
     {"instantiate", "distributed", "experiments", "lock", "recorded"}
-    | {"resolver", "torch_errors", "value_types"},
+    | {"resolver", "tensor_files", "torch_errors", "value_types"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers"},
     {"evaluation", "subclass_state", "run"},
     {"config", "state", "lifecycle", "setup_checks", "tool_registry"},

@@ -532,6 +532,7 @@ def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> Dic
     from stable_ssl.evaluation.suite import asked_for
     from stable_ssl.loggers.trackers import check_installed
     from stable_ssl.optim import check_optimizer, check_scheduler
+    from stable_ssl.tensor_files import refuse_folder
     from stable_ssl.tool_registry import check_tools
 
     full = complete(job, trainer_class(trainer, job).model_config)
@@ -548,7 +549,10 @@ def check(job: DictConfig, trainer: type[BaseTrainer] | None, here: bool) -> Dic
         distributed.processes_asked(full.hardware)
         resume, weights = full.log.resume, full.log.load_from
         for name, path in (("resume", resume), ("load_from", weights)):
-            if path not in (None, "auto") and not Path(path).is_file():
+            if path in (None, "auto"):
+                continue
+            refuse_folder(Path(path))
+            if not Path(path).is_file():
                 raise ConfigError(
                     f"log.{name}={path} is not a file; give the path of a checkpoint,"
                     " such as ckpts/last.ckpt of a run's folder"

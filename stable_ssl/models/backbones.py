@@ -26,9 +26,11 @@ from stable_ssl.models.modifiers import (
     set_filters,
 )
 from stable_ssl.models.vit import vit
+from stable_ssl.models.weights import load_backbone
 from stable_ssl.schema import ConfigError, described, nearest
 
-KEYS = "name provider pretrained in_channels stem width modifiers freeze".split()
+KEYS = ("name", "provider", "pretrained", "weights", "in_channels", "stem", "width")
+KEYS += ("modifiers", "freeze")
 SIZE_KEYS = ("width", "image_size", "patch_size", "dim", "depth", "heads")
 PROVIDERS = ("torchvision", "timm")
 STEMS = ("imagenet", "cifar")
@@ -45,6 +47,8 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
                 models; torchvision's where both have it.
             provider: torchvision or timm, to say whose; null: the first that has it.
             pretrained: load the provider's default weights (false).
+            weights: a file that has all of them, of this library or another; see
+                `weights.py` (none).
             in_channels: C (3). Pretrained filters of torchvision are kept: summed over
                 their inputs, then spread evenly, so that a grey image gives what it
                 gave in three channels.
@@ -58,12 +62,13 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
 
     Raises:
         ConfigError: an unknown name, provider, key or modifier, a value that the
-            constructor refuses, a model without a linear classifier, a frozen part that
-            it does not have.
+            constructor refuses, a model without a linear classifier, weights of another
+            model, a frozen part that it does not have.
     """
     options = {**_without_nones(spec), **_without_nones(overrides)}
     name, provider = options.pop("name", None), options.pop("provider", None)
     pretrained = options.pop("pretrained", False)
+    weights = options.pop("weights", None)
     modifiers, frozen = options.pop("modifiers", {}), options.pop("freeze", False)
     if not isinstance(name, str):
         raise ConfigError(f"model.backbone.name={name}; give a model's name: resnet18")
@@ -75,6 +80,11 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
     if not isinstance(pretrained, bool):
         raise ConfigError(
             f"model.backbone.pretrained={pretrained}, expected true or false"
+        )
+    if weights is not None and (pretrained or not isinstance(weights, str)):
+        raise ConfigError(
+            f"model.backbone.weights={weights}, expected the path of a file, and"
+            " pretrained: false beside it"
         )
     build, sizes = _builder(name, provider), ["in_channels"]
     if build not in BUILDERS.values():
@@ -96,6 +106,8 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
         raise ConfigError(
             f"model.backbone: {name} cannot be built: {described(error)}"
         ) from error
+    if weights is not None:
+        load_backbone(model, weights)
     modify(model, modifiers)
     return freeze(model, frozen)
 

@@ -60,8 +60,7 @@ def change_first_convolutional_layer(model: nn.Module, num_input_channels: int) 
     check_positive({"num_input_channels": num_input_channels})
     conv = first_convolution(model)
     if conv.in_channels != num_input_channels:
-        filters = conv.weight.detach().sum(1, keepdim=True) / num_input_channels
-        set_filters(conv, filters.repeat(1, num_input_channels, 1, 1))
+        set_filters(conv, spread(conv.weight.detach(), num_input_channels))
 
 
 @register_modifier
@@ -107,6 +106,11 @@ def first_convolution(model: nn.Module) -> nn.Conv2d:
         f"{type(model).__name__} has no convolution whose input channels could be"
         " changed; choose another model"
     )
+
+
+def spread(filters: Tensor, channels: int) -> Tensor:
+    """Sum filters (out, in, height, width) over `in`, spread it over other channels."""
+    return (filters.sum(1, keepdim=True) / channels).repeat(1, channels, 1, 1)
 
 
 def set_filters(conv: nn.Conv2d, filters: Tensor) -> None:

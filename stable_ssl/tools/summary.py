@@ -129,7 +129,7 @@ def _when(row: dict[str, Any], run: Run) -> str:
 
 def _start(run: Run) -> str:
     """Return what the weights are before the first step."""
-    if run.fits and run.get("log.load_from"):
+    if (run.fits and run.get("log.load_from")) or run.get("model.backbone.weights"):
         return "loaded"
     return "pretrained" if run.get("model.backbone.pretrained") else "untrained"
 

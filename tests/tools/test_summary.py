@@ -1,5 +1,6 @@
 """The closing table of a run, and the table of a sweep."""
 
+import json
 import re
 
 import pytest
@@ -51,6 +52,17 @@ def test_evaluating_loaded_weights_is_no_untrained_row(make_run):
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace('"fit"', '"test"'))
     assert cells(report.summary(run)) == [["linear probe (online)", "-", "50.00 %"]]
+
+
+@pytest.mark.parametrize(
+    ("key", "start"), [("pretrained: true", "pretrained"), ("weights: w.pth", "loaded")]
+)
+def test_the_weights_before_training_are_called_what_they_are(make_run, key, start):
+    run = make_run()
+    config = json.loads((run / "config.yaml").read_text())
+    config["model"]["backbone"] = dict([key.split(": ")])
+    (run / "config.yaml").write_text(json.dumps(config))
+    assert start in report.render(report.summary(run))
 
 
 @pytest.mark.parametrize("rows", [[], [{"step": 1, "epoch": 1, "train/loss": 2.0}]])

@@ -31,7 +31,7 @@ LIBRARIES = (  # in the paths of code that is not the user's
     *("site-packages", "dist-packages"),
     *(str(Path(__file__).parent), sysconfig.get_path("stdlib")),
 )
-LARGEST = 2**63 - 1  # number, as torch counts
+LARGEST = 2**63 - 1  # whole number, as torch counts
 
 
 class ConfigError(ValueError):
@@ -157,8 +157,8 @@ def _check_value(path: str, value: Any, limits: Mapping[str, Any]) -> None:
         if isinstance(element, float) and not math.isfinite(element):
             if math.isnan(element) or limits.get("high") != math.inf:
                 raise ConfigError(f"{path}={value} must be a finite number")
-        number = isinstance(element, (int, float))
-        if number and LARGEST < abs(element) < math.inf:
+        counted = isinstance(element, int) or "epoch" in limits
+        if counted and abs(element) > LARGEST:
             raise ConfigError(f"{path}={value} must be at most {LARGEST}")
 
 

@@ -30,7 +30,7 @@ from stable_ssl import (
     report,
     resolver,
 )
-from stable_ssl.commands import launcher, rerun, trust
+from stable_ssl.commands import jobs, launcher, rerun, trust
 from stable_ssl.config import compose, recipes
 from stable_ssl.files import write_atomically
 from stable_ssl.instantiate import build_object, find_object
@@ -199,7 +199,7 @@ def test_a_dry_run_shows_it_and_asks_nothing(forge, command, started):
 def test_the_same_folder_by_hand_is_asked_for_too(forge, command, monkeypatch):
     folder = forge(changes=NAMED["metric"][0])
     checked = []
-    monkeypatch.setattr(launcher, "check", lambda *_, **__: checked.append(1) or 1 / 0)
+    monkeypatch.setattr(jobs, "check", lambda *_, **__: checked.append(1) or 1 / 0)
     line = ["--config-dir", folder, "--config-name", "config"]
     code, _, err = command(*line)
     assert code == 2 and "  evil.go  (log.metrics.f.callable)" in err and not checked
@@ -447,8 +447,8 @@ def test_modules_of_the_working_folder_are_for_what_was_agreed_to(
     (tmp_path / "torchmetrics.py").write_text("1 / 0")
     monkeypatch.setattr(sys, "path", [*sys.path])
     ends = []
-    monkeypatch.setattr(launcher, "check", lambda *_, **__: ends.append(sys.path[-2:]))
-    monkeypatch.setattr(launcher, "_run_names", lambda *_: 1 / 0)
+    monkeypatch.setattr(jobs, "check", lambda *_, **__: ends.append(sys.path[-2:]))
+    monkeypatch.setattr(launcher, "run_names", lambda *_: 1 / 0)
     line = ["--config-dir", forge(), "--config-name", "config"]
     for more in ([], ["++log.eval.mine={_target_: my.Own}"]):
         with pytest.raises(ZeroDivisionError):
@@ -738,7 +738,7 @@ def test_what_computes_may_be_pythons_own(path):
 def test_a_method_is_a_trainer(config):
     job = OmegaConf.create({"model": {"name": "torch.nn.Linear"}})
     with pytest.raises(ConfigError, match="model.name=torch.nn.Linear is no trainer"):
-        launcher.trainer_class(None, job)
+        jobs.trainer_class(None, job)
 
 
 # --- names of runs --------------------------------------------------------------------
@@ -793,7 +793,7 @@ def test_any_text_is_quoted_for_the_command_line(text):
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     for tail in ("", "\\", '"', "${x}", '\\"', "\\${x}"):
-        override = f"key={launcher.quoted(text + tail)}"
+        override = f"key={jobs.quoted(text + tail)}"
         value = OverridesParser.create().parse_override(override).value()
         assert OmegaConf.create({"key": value}).key == text + tail
 

@@ -16,6 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl.commands import launcher, trust
+from stable_ssl.commands.jobs import quoted
 from stable_ssl.config import complete, compose
 from stable_ssl.distributed import choose_device
 from stable_ssl.distributed.placement import to_spawn
@@ -134,7 +135,7 @@ def _further(
     overrides = ["log.run=null"] * ("log.run" not in changed)
     runs = runs_folder(folder)
     if "log.folder" not in changed and runs is not None:
-        overrides.append(f"log.folder={launcher.quoted(str(runs.parent))}")
+        overrides.append(f"log.folder={quoted(str(runs.parent))}")
     processes = launched.get("processes", 1)  # torchrun or Slurm may have started them
     chosen = changed & {"hardware.processes", "hardware.gpus"}
     if processes > to_spawn(config.hardware) and not chosen:

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from stable_ssl import distributed
 from stable_ssl.distributed.placement import Hardware
 from stable_ssl.lock import is_held
-from stable_ssl.loggers.run_folder import mark_failed, reserve, run_path
+from stable_ssl.loggers.run_folder import mark_failed
+from stable_ssl.loggers.run_names import reserve, run_path
 from stable_ssl.preemption import Preempted
 from stable_ssl.run import Run
 

@@ -64,7 +64,8 @@ from stable_ssl.lifecycle import (
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.means import Reduce
 from stable_ssl.loggers.records import Records
-from stable_ssl.loggers.run_folder import open_folder, run_path
+from stable_ssl.loggers.run_folder import open_folder
+from stable_ssl.loggers.run_names import run_path
 from stable_ssl.loggers.trackers import check_installed
 from stable_ssl.models.ema import forgotten
 from stable_ssl.models.norm import convert_sync_batchnorm

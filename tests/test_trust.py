@@ -36,7 +36,7 @@ from stable_ssl.files import write_atomically
 from stable_ssl.instantiate import build_object, find_object
 from stable_ssl.loggers.arguments import masked_arguments
 from stable_ssl.loggers.environment import git_state
-from stable_ssl.loggers.run_folder import check_names
+from stable_ssl.loggers.run_names import check_names
 from stable_ssl.loggers.table import printable
 from stable_ssl.secrets import is_secret, masked, to_yaml
 from stable_ssl.subclass_state import Attributes

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from stable_ssl import distributed, resolver
 from stable_ssl.commands.rehearsal import distinct, rehearse
 from stable_ssl.config import complete
-from stable_ssl.loggers.run_folder import check_names, reserve, run_path
+from stable_ssl.loggers.run_names import check_names, reserve, run_path
 from stable_ssl.schema import ConfigError, first_line
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from stable_ssl.commands.jobs import (
     trainer_class,
 )
 from stable_ssl.config import composed, hydra_session, located
-from stable_ssl.loggers.run_folder import run_path
+from stable_ssl.loggers.run_names import run_path
 from stable_ssl.loggers.table import printable
 from stable_ssl.schema import ConfigError
 

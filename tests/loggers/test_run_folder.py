@@ -12,7 +12,8 @@ import torch
 
 from stable_ssl import ConfigError
 from stable_ssl.loggers.environment import environment
-from stable_ssl.loggers.run_folder import RunFolder, reserve
+from stable_ssl.loggers.run_folder import RunFolder
+from stable_ssl.loggers.run_names import reserve
 
 
 @pytest.fixture

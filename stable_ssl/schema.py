@@ -27,10 +27,8 @@ BOUNDS = (
     ("high", "at most", operator.le),
     ("below", "less than", operator.lt),
 )
-LIBRARIES = (  # in the paths of code that is not the user's
-    *("site-packages", "dist-packages"),
-    *(str(Path(__file__).parent), sysconfig.get_path("stdlib")),
-)
+LIBRARIES = ("site-packages", "dist-packages")  # in paths of code that is not a user's
+LIBRARIES += (str(Path(__file__).parent), sysconfig.get_path("stdlib"))
 LARGEST = 2**63 - 1  # whole number, as torch counts
 
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from stable_ssl.trainer import BaseTrainer
 
 FREE = (  # in what setup does not depend on; the group hardware is that of a rehearsal
-    *("hardware", "log.folder", "log.experiment", "log.run", "log.tags", "log.entity"),
-    *("log.project", "log.every_n_steps", "log.checkpoint", "log.pictures"),
-)
+    "hardware log.folder log.experiment log.run log.tags log.entity log.project"
+    " log.every_n_steps log.checkpoint log.pictures"
+).split()
 FEW = 8  # images of a batch of the validation
 
 

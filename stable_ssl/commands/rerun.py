@@ -29,14 +29,12 @@ from stable_ssl.secrets import masked_keys
 from stable_ssl.tools.runs import flat, read_run
 
 MACHINE = ("python", "platform", "host", "device", "device_name", "cpus")
-UNKNOWN = {  # what is read of a launch, where it does not say
-    **{"argv": [""], "cwd": ".", "device": "cpu", "processes": 1},
-    **{"git": {}, "packages": {}, "trainer": ""},
-}
+UNKNOWN = {"argv": [""], "cwd": ".", "device": "cpu", "processes": 1}
+UNKNOWN |= {"git": {}, "packages": {}, "trainer": ""}  # where a launch does not say
 PACKAGES = (  # whose versions may change a figure
-    *("stable-ssl", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"),
-    *("pillow", "albumentations", "kornia", "torchmetrics", "hydra-core", "omegaconf"),
-)
+    "stable-ssl torch torchvision timm numpy scipy scikit-learn pillow albumentations"
+    " kornia torchmetrics hydra-core omegaconf"
+).split()
 
 
 def add_arguments(parser: ArgumentParser) -> None:

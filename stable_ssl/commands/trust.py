@@ -27,12 +27,12 @@ from stable_ssl.recorded import is_within, read_record, runs_folder
 from stable_ssl.schema import ConfigError
 
 SHIPPED_SCRIPTS = Path(stable_ssl.__file__).resolve().parents[1] / "runs"
-FUNCTIONS = (  # modules of the library whose functions may be named: they only compute
-    *("stable_ssl.data.presets", "stable_ssl.losses.", "stable_ssl.schedule_curves"),
+# modules of the library whose functions may be named: they only compute
+FUNCTIONS = tuple(
+    "stable_ssl.data.presets stable_ssl.losses. stable_ssl.schedule_curves".split()
 )
-WEIGHTS = (  # keys of timm that say where they come from
-    *("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
-)
+# keys of timm that say where weights come from
+WEIGHTS = "checkpoint_path pretrained_cfg pretrained_cfg_overlay cache_dir".split()
 
 
 @dataclass(frozen=True)

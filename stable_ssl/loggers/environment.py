@@ -17,11 +17,9 @@ from stable_ssl import distributed
 from stable_ssl.loggers.arguments import masked_arguments
 
 SLURM = ("SLURM_JOB", "SLURM_NNODES", "SLURM_RESTART")  # what is kept of its variables
-GIT = (  # none of the programs that a checkout's own configuration may name
-    *("git", "--no-optional-locks"),
-    *("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"),
-)
-DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=dirty", "HEAD")
+# starts none of the programs that a checkout's own configuration may name
+GIT = "git --no-optional-locks -c core.fsmonitor=false -c core.hooksPath=/dev/null"
+DIFF = "diff --no-ext-diff --no-textconv --ignore-submodules=dirty HEAD".split()
 
 
 def environment(device: torch.device, trainer: type) -> dict[str, Any]:
@@ -78,7 +76,7 @@ def _git(folder: Path, *command: str) -> str | None:
     """Return what git says of a folder, None outside a checkout."""
     try:
         return subprocess.run(
-            [*GIT, "-C", folder, *command],
+            [*GIT.split(), "-C", folder, *command],
             capture_output=True,
             text=True,
             timeout=10,

@@ -133,8 +133,9 @@ def check_monitor(
         if reason:
             raise ConfigError(f"{asked} is never reported: {reason}, or {at}=null")
         kinds = [kind for kind in (Predictions, *BUILT_IN) if "val" in kind.splits]
-        reported |= {name for kind in kinds for name in kind.names}
-        if close := get_close_matches(metric, reported, n=1, cutoff=0.8):
+        names = reported | {name for kind in kinds for name in kind.names}
+        names -= {metric} if split else set()  # a hook may log what we do not
+        if close := get_close_matches(metric, names, n=1, cutoff=0.8):
             raise ConfigError(
                 f"{asked} is never reported; did you mean 'val/{close[0]}'?"
                 " A metric that a hook logs needs a name less like it"
@@ -179,8 +180,9 @@ def _why_off(
             return f"log.eval.{kind.key}={value} turns it off; change that"
         if kind.needs_labels and not num_classes:
             return "the data states no classes; set data.num_classes"
-        if metric.endswith("acc5"):
-            return "top 5 of so few classes or neighbours is no measure; use top 1"
         if kind is Predictions and "predictions" not in evaluators:
             return "nothing predicts; set log.eval.linear for a probe"
+        few = metric.endswith("acc5") and num_classes <= 5
+        if few or (metric == "knn_acc5" and config.knn.k < 5):
+            return "top 5 of so few classes or neighbours is no measure; use top 1"
     return ""

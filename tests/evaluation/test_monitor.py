@@ -19,7 +19,7 @@ def check(
     metrics=(),
     own=(),
     patience=None,
-    predicts=True,
+    predicts="multiclass",
     **evaluation,
 ):
     log = Log(monitor=monitor, eval=Eval(**evaluation), metrics=dict.fromkeys(metrics))
@@ -27,7 +27,7 @@ def check(
     evaluators = dict(asked_for(log.eval)) | dict(own)
     if predicts:
         paths = dict.fromkeys(metrics, "")
-        evaluators["predictions"] = Predictions("multiclass", True, {}, paths)
+        evaluators["predictions"] = Predictions(predicts, True, {}, paths)
     known = {n: e for n, e in evaluators.items() if num_classes or not e.needs_labels}
     check_monitor(log, splits, num_classes, known)
 
@@ -68,6 +68,7 @@ class TestMargin(Margin):
         ("val/knn_acc1", {}),
         ("val/acc5", {}),
         ("val/skipped", {}),
+        ("val/acc5", {"predicts": "multilabel"}),  # a hook may log it
         ("train/of_my_own", {}),
         ("val/f1", {"metrics": ["f1"]}),
         ("val/margin", {"own": {"m": Margin()}}),
@@ -98,7 +99,8 @@ def test_what_is_stated_is_accepted(monitor, options):
         ("val/few1pct_acc1", {}, "fitted for test only"),
         ("val/acc5", {"num_classes": 4}, "top 5 of so few classes"),
         ("val/knn_acc5", {"knn": KnnConfig(k=3)}, "top 5 of so few"),
-        ("val/acc1", {"predicts": False}, "nothing predicts; set log.eval.linear"),
+        ("val/acc1", {"predicts": None}, "nothing predicts; set log.eval.linear"),
+        ("val/acc5", {"predicts": None}, "nothing predicts"),
         (
             "val/margin",
             {"own": {"m": TestMargin()}},

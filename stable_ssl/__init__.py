@@ -18,7 +18,7 @@ _HOMES = {
     "Metric": "loggers.names",
     "ConfigError": "schema",
     "load_config": "config",
-    "launch": "commands.launcher",
+    "launch": "commands",
     "register_dataset": "data",
 }
 _MODULES = ("data", "losses", "methods", "models", "optim", "report", "seeding")

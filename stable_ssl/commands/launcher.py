@@ -8,7 +8,6 @@ before it is submitted.
 from __future__ import annotations
 
 import argparse
-import inspect
 import itertools
 import math
 import shutil
@@ -50,27 +49,6 @@ HYDRA = [  # Hydra writes no files: the run folder holds what would be in them
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
 ]
-
-
-def launch(
-    trainer: type[BaseTrainer] | None = None,
-    config_name: str | None = None,
-    config_path: str | Path | None = None,
-) -> None:
-    """Run a trainer as the command line says: `python my_idea.py ++optim.lr=0.3`.
-
-    Args:
-        trainer: a BaseTrainer subclass; None lets `model.name` choose.
-        config_name: recipe where the command line names none; None is `base` for a
-            given trainer, and `simclr` otherwise.
-        config_path: folder of recipes, relative to the script, searched before its
-            folder `configs` and the shipped recipes.
-
-    Exits with 2 after one message where a person can mend what is wrong, with 1 where
-    a run diverged or failed, with 128 + its number where a signal ended a run.
-    """
-    script = Path(inspect.stack()[1].filename).absolute().parent
-    start(sys.argv[1:], trainer, config_name, config_path, script)
 
 
 def start(

@@ -6,8 +6,6 @@ Names are imported when they are first used, so that `import stable_ssl` costs n
 from __future__ import annotations
 
 import importlib
-import signal
-import sys
 from typing import Any
 
 __version__ = "0.1.0"
@@ -20,7 +18,7 @@ _HOMES = {
     "Metric": "loggers.names",
     "ConfigError": "schema",
     "load_config": "config",
-    "launch": "commands.launcher",
+    "launch": "commands",
     "register_dataset": "data",
 }
 _MODULES = ("data", "losses", "methods", "models", "optim", "report", "seeding")
@@ -29,17 +27,6 @@ __all__ = [*_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    try:
-        return _imported(name)
-    except KeyboardInterrupt:  # an import of torch takes seconds
-        in_script = hasattr(sys.modules["__main__"], "__file__")
-        if in_script and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            sys.exit(130)  # as a command would, without a traceback
-        raise
-
-
-def _imported(name: str) -> Any:
-    """Return a public name, importing its module."""
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     if name in _MODULES:

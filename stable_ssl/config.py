@@ -40,7 +40,7 @@ from stable_ssl.distributed.placement import Hardware
 from stable_ssl.dotenv import read_env
 from stable_ssl.evaluation.monitor import EarlyStopping
 from stable_ssl.evaluation.suite import Eval
-from stable_ssl.loggers.run_folder import check_names
+from stable_ssl.loggers.run_names import check_names
 from stable_ssl.optim.build import Optim
 from stable_ssl.optim.schedules import Schedule, is_foreign
 from stable_ssl.schema import (

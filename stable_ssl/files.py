@@ -136,19 +136,34 @@ def _delete_leftovers(folder: Path) -> None:
     for path in folder.glob(".*.tmp"):
         pid = path.name.split(".")[-2]
         # in a container a restarted process often has the number of the killed one
-        if pid.isdigit() and (int(pid) == os.getpid() or not _lives(int(pid))):
+        if pid.isdigit() and (int(pid) == os.getpid() or start_of(int(pid)) is None):
             path.unlink(missing_ok=True)
 
 
-def _lives(pid: int) -> bool:
-    """Return whether a process of this machine has this number."""
+def start_of(pid: int) -> str | None:
+    """Return when a process started, in ticks since the boot; None if there is none.
+
+    A number may be given to a new process; where there is no /proc, any counts.
+    """
+    stat = text_of(f"/proc/{pid}/stat")
+    if stat is not None:  # the name of its program, in brackets, may hold spaces
+        state, *fields = stat.rpartition(")")[2].split()
+        return None if state in "ZX" else fields[18]  # a zombie, or dead
+    if os.path.exists("/proc/self/stat"):
+        return None
     try:
         os.kill(pid, 0)
-    except (OverflowError, ProcessLookupError):
-        return False
-    except PermissionError:
-        pass  # a process of another user
-    return True
+    except (OSError, OverflowError) as error:
+        return "some" if isinstance(error, PermissionError) else None
+    return "some"
+
+
+def text_of(path: str) -> str | None:
+    """Return the content of a file of the system, None where there is none."""
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
 
 
 def _flush(path: Path) -> None:

@@ -6,22 +6,11 @@ import importlib
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 from stable_ssl.schema import ConfigError, described, nearest
-
-ACTING = {  # modules of Python whose things act on the machine, or run a text as code
-    *("os", "posix", "nt", "shutil", "subprocess", "sys", "signal", "ctypes", "pty"),
-    *("importlib", "runpy", "pickle", "_pickle", "marshal", "multiprocessing"),
-    *("io", "_io"),
-    *("socket", "_socket", "urllib", "http", "ftplib", "smtplib", "webbrowser"),
-}
-BUILTINS = {  # likewise
-    *("eval", "exec", "compile", "open", "input", "breakpoint", "exit", "quit"),
-    *("__import__", "getattr", "setattr", "delattr", "globals", "locals", "vars"),
-}
 
 
 def find_object(path: str, at: str) -> Callable[..., Any]:
@@ -32,9 +21,8 @@ def find_object(path: str, at: str) -> Callable[..., Any]:
         at: the key that holds it, for messages.
 
     Raises:
-        ConfigError: there is no such object, it cannot be called, or it is no part of
-            a run: what acts on the machine, such as subprocess.Popen, and what Hydra
-            refuses.
+        ConfigError: there is no such object, it cannot be called, or Hydra's blocklist
+            has it, as subprocess.Popen.
     """
     if not isinstance(path, str):
         raise ConfigError(f"{at}: found {path}; write a dotted path")
@@ -61,19 +49,14 @@ def find_object(path: str, at: str) -> Callable[..., Any]:
         raise ConfigError(
             f"{at}: {path} cannot be called: it is a {kind}; name a class or a function"
         )
-    if _acts(target, path):
-        raise _acting(path, at)
+    _refuse_blocked(target, path, at)
     return target
 
 
-def _acts(target: Callable[..., Any], path: str) -> bool:
-    """Return whether an object is one that no configuration should name."""
-    module = f"{getattr(target, '__module__', '')}"
-    name = f"{module}.{getattr(target, '__name__', '')}"
-    if _is_acting(name) or _is_acting(path):
-        return True
-    if module.startswith("stable_ssl."):  # named by the library, before it needs Hydra
-        return False
+def _refuse_blocked(target: Callable[..., Any], path: str, at: str) -> None:
+    """Refuse what Hydra would not instantiate: not all that is found is built by it."""
+    if f"{getattr(target, '__module__', '')}".startswith("stable_ssl."):
+        return  # named by the library, perhaps before it needs Hydra
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
@@ -82,31 +65,11 @@ def _acts(target: Callable[..., Any], path: str) -> bool:
             warnings.simplefilter("ignore")
             instantiate({"_target_": path, "_partial_": True})  # looked up, not called
     except InstantiationException as error:
-        return "blocklist" in str(error) or "HYDRA_INSTANTIATE_ALLOWLIST" in str(error)
-    return False
-
-
-def _is_acting(path: str) -> bool:
-    root, _, name = path.partition(".")
-    return root in ACTING or (root == "builtins" and name in BUILTINS)
-
-
-def _acting(path: str, at: str) -> ConfigError:
-    return ConfigError(
-        f"{at}: {path} acts on the machine or runs other code, which is no part of a"
-        " run; name what computes, or call it in a script of your own"
-    )
-
-
-def _nested_targets(value: Any) -> Iterator[str]:
-    """Yield the dotted paths of `_target_` at any depth."""
-    if isinstance(value, Mapping):
-        if isinstance(value.get("_target_"), str):
-            yield value["_target_"]
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for child in value:
-            yield from _nested_targets(child)
+        if "blocklist" in str(error):
+            raise ConfigError(
+                f"{at}: {path} acts on the machine or runs other code, which is no part"
+                " of a run; name what computes, or call it in a script of your own"
+            ) from error
 
 
 def register(table: dict[str, Any], name: str, item: Any, kind: str) -> None:
@@ -158,8 +121,6 @@ def build_object(node: Mapping[str, Any], at: str, **arguments: Any) -> Any:
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{at}: found {node}; write {{_target_: dotted.path, ...}}")
     find_object(node["_target_"], at)
-    if acting := next(filter(_is_acting, _nested_targets(dict(node))), None):
-        raise _acting(acting, at)
     try:
         return instantiate(dict(node), _convert_="all", **arguments)
     except HydraException as error:

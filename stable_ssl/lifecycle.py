@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import distributed
 from stable_ssl.distributed.placement import Hardware
-from stable_ssl.loggers.run_folder import mark_failed, reserve, run_path
+from stable_ssl.lock import is_held
+from stable_ssl.loggers.run_folder import mark_failed
+from stable_ssl.loggers.run_names import reserve, run_path
 from stable_ssl.preemption import Preempted
 from stable_ssl.run import Run
 
@@ -71,7 +73,8 @@ def run_on_ranks(run: Run, processes: int) -> float | None:
     try:
         return distributed.spawn(_run, processes, arguments)
     except distributed.RankFailed as error:
-        mark_failed(run_path(run.config.log), str(error))
+        if not is_held(path := run_path(run.config.log)):  # by another launch
+            mark_failed(path, str(error))
         if isinstance(error.__cause__, Diverged):
             raise error.__cause__ from None
         raise

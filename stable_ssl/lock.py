@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from stable_ssl.files import start_of, text_of
 from stable_ssl.schema import ConfigError
 
 NAME = "lock.json"
@@ -132,7 +133,9 @@ def is_alive(owner: Mapping[str, Any], age: float) -> bool:
         if isinstance(restart, int) and restart < now["restart"]:
             return False
     if owner.get("machine") == now["machine"] and isinstance(pid, int):
-        if owner.get("boot") != now["boot"] or owner.get("started") != _start_of(pid):
+        if owner.get("boot") != now["boot"]:  # since, or it is another of that name
+            return age < 2 * TOUCH_SECONDS
+        if owner.get("started") != start_of(pid):
             return False
     return age < STALE_SECONDS
 
@@ -148,9 +151,9 @@ def this_process() -> dict[str, Any]:
         namespace = os.readlink("/proc/self/ns/pid")
     return {
         "machine": f"{platform.node()} {namespace}",
-        "boot": _text("/proc/sys/kernel/random/boot_id"),
+        "boot": text_of("/proc/sys/kernel/random/boot_id"),
         "pid": os.getpid(),
-        "started": _start_of(os.getpid()),
+        "started": start_of(os.getpid()),
         "job": os.environ.get("SLURM_JOB_ID"),
         "restart": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
     }
@@ -205,32 +208,6 @@ def _named(owner: Mapping[str, Any]) -> str:
     return f"process {owner.get('pid')} on {machine}{job}"
 
 
-def _start_of(pid: int) -> str | None:
-    """Return when a process started, in ticks since the boot; None if there is none.
-
-    A number may be given to a new process; where there is no /proc, any counts.
-    """
-    stat = _text(f"/proc/{pid}/stat")
-    if stat is not None:  # the name of its program, in brackets, may hold spaces
-        state, *fields = stat.rpartition(")")[2].split()
-        return None if state in "ZX" else fields[18]  # a zombie, or dead
-    if os.path.exists("/proc/self/stat"):
-        return None
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return "some" if isinstance(error, PermissionError) else None
-    return "some"
-
-
 def _age(path: Path) -> float:
     """Return the seconds since a file was touched, by this machine's clock."""
     return time.time() - path.stat().st_mtime
-
-
-def _text(path: str) -> str | None:
-    """Return the content of a file of the system, None where there is none."""
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return None

@@ -27,9 +27,9 @@ NAMES = (
 )
 VALUE = re.compile(r"\$\{\s*stable_ssl\s*:\s*(\w*)\s*\}")
 EARLY = (
-    *("data", "hardware", "log", "mode", "fast_dev_run", "model.backbone"),
-    *("optim.epochs", "optim.steps", "optim.steps_per_epoch", "optim.accumulate"),
-)
+    "data hardware log mode fast_dev_run model.backbone"
+    " optim.epochs optim.steps optim.steps_per_epoch optim.accumulate"
+).split()
 _standing_in = ContextVar("standing_in", default=False)
 
 

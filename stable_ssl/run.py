@@ -25,6 +25,11 @@ class Run(Stateful, Protocol):
     settings: Any  # group `log` of the config, as plain dataclasses
     overrides: list[str]
     task: str
+    views: int | dict[str, int] | None
+    min_views: int
+    min_batch: int
+    needs_labels: bool
+    num_classes: int | None
     epoch: int
     step: int
     total_steps: int
@@ -39,6 +44,7 @@ class Run(Stateful, Protocol):
     loaders: dict[str, Iterable[Any]]  # by split
     optimizers: dict[str, Optimizer]
     schedulers: Schedulers
+    scheduler: Any  # of the first optimizer, or None
     scaler: torch.amp.GradScaler
     evaluation: Any  # a `Suite`
     early_stopping: Any  # a `Patience`, or None

@@ -14,7 +14,6 @@ import re
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import Field, field
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,8 @@ BOUNDS = (
     ("high", "at most", operator.le),
     ("below", "less than", operator.lt),
 )
-LIBRARIES = (  # in the paths of code that is not the user's
-    *("site-packages", "dist-packages"),
-    *(str(Path(__file__).parent), sysconfig.get_path("stdlib")),
-)
+LIBRARIES = ("site-packages", "dist-packages")  # in paths of code that is not a user's
+LIBRARIES += (str(Path(__file__).parent), sysconfig.get_path("stdlib"))
 LARGEST = 2**63 - 1  # whole number, as torch counts
 
 
@@ -158,7 +155,8 @@ def _check_value(path: str, value: Any, limits: Mapping[str, Any]) -> None:
         if isinstance(element, float) and not math.isfinite(element):
             if math.isnan(element) or limits.get("high") != math.inf:
                 raise ConfigError(f"{path}={value} must be a finite number")
-        if isinstance(element, int) and abs(element) > LARGEST:
+        counted = isinstance(element, int) or "epoch" in limits
+        if counted and abs(element) > LARGEST:
             raise ConfigError(f"{path}={value} must be at most {LARGEST}")
 
 
@@ -179,43 +177,6 @@ def beyond(group: DictConfig, epochs: float, at: str = "") -> Iterator[tuple[str
             numbers = value if isinstance(value, ListConfig) else [value]
             if any(number is not None and number > epochs for number in numbers):
                 yield f"{at}{f.name}", value
-
-
-@contextmanager
-def buildable(config: DictConfig) -> Iterator[None]:
-    """Say which number of a config is the largest where memory or numbers end.
-
-    Args:
-        config: of what is built inside.
-
-    Raises:
-        ConfigError: instead of torch's, numpy's and Python's errors.
-    """
-    try:
-        yield
-    except (MemoryError, OverflowError, RuntimeError) as error:
-        text = first_line(error)
-        ended = re.search("allocate|out of memory|overflow", text)
-        if isinstance(error, RuntimeError) and not ended:
-            raise
-        path, number = max(_numbers(config), key=lambda pair: abs(pair[1]))
-        raise ConfigError(
-            f"the run cannot be built: {text}; the largest number that is asked for is"
-            f" {path}={number}"
-        ) from error
-
-
-def _numbers(value: Any, at: str = "") -> Iterator[tuple[str, float]]:
-    """Yield (path, number) of the finite numbers of a config, seeds left out."""
-    if isinstance(value, DictConfig):
-        for name, inner in value.items():
-            if name != "seed":
-                yield from _numbers(inner, f"{at}.{name}" if at else name)
-    elif isinstance(value, ListConfig):
-        for inner in value:
-            yield from _numbers(inner, at)
-    elif isinstance(value, (int, float)) and math.isfinite(value):
-        yield at, value
 
 
 def refuse_url(path: str, value: str) -> None:
@@ -241,23 +202,18 @@ def first_line(error: Exception) -> str:
 def described(error: Exception) -> str:
     """Return an error of other code in one line: its kind, its text, and where it was.
 
-    The kind is left out where the text says it, the place where it is not in a file of
-    the user's own.
+    The kind is left out of a ValueError and an AssertionError with a text.
     """
     text = " ".join(str(error).split())
     if not text or not isinstance(error, (ValueError, AssertionError)):
         text = f"{type(error).__name__}: {text}"
+    return text + where(error)
+
+
+def where(error: Exception) -> str:
+    """Return " (file.py, line 3)" of the user's own code that an error went through."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)  # or <string>
         if file.is_file() and not any(part in str(file) for part in LIBRARIES):
-            return f"{text} ({file.name}, line {frame.lineno})"
-    return text
-
-
-@contextmanager
-def errors_at(path: str, remedy: str = "") -> Iterator[None]:
-    """Turn an error of what a key names into a ConfigError: path, error, remedy."""
-    try:
-        yield
-    except (TypeError, ValueError, LookupError, RuntimeError) as error:
-        raise ConfigError(f"{path}: {described(error)}{remedy}") from error
+            return f" ({file.name}, line {frame.lineno})"
+    return ""

@@ -24,11 +24,10 @@ SURE = re.compile(  # the end of a word that says so anywhere: secret_access, db
 )
 LAST = {"key", "token", "tokens", "auth", "cookie", "cookies"}  # say so as the last one
 OF_KEYS = {"api", "access", "auth", "private", "secret", "ssh"}  # say so before `keys`
-ORDINARY = {  # before one of LAST, it is none: num_tokens, mask_token, sort_key
-    *("num", "n", "max", "min", "mask", "cls", "class", "pad", "reg", "register"),
-    *("patch", "prefix", "special", "bos", "eos", "sep", "unk", "image", "text"),
-    *("label", "target", "sort", "index", "foreign", "primary", "query"),
-}
+ORDINARY = set(  # before one of LAST, it is none: num_tokens, mask_token, sort_key
+    "num n max min mask cls class pad reg register patch prefix special bos eos sep unk"
+    " image text label target sort index foreign primary query".split()
+)
 PASSWORD = re.compile(r"(?<=://)([^\s/:@'\"]*):[^\s/'\"]+@")  # user:password@ of a URL
 
 

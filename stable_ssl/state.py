@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stable_ssl import checkpoint, distributed, seeding, subclass_state
 from stable_ssl.checkpoint import State
 from stable_ssl.data.batch import known_length, to_device
@@ -25,17 +27,6 @@ from stable_ssl.secrets import masked
 from stable_ssl.tensor_files import read
 
 FORMAT = 3  # 1 had one optimizer and no attributes, 2 one evaluator with a state
-FORM = {  # types of a state's entries; what they hold is for those who load it
-    **dict.fromkeys(("epoch", "step", "validated"), int),
-    **dict.fromkeys(("config", "modules", "unsaved", "attributes", "scaler"), dict),
-    **dict.fromkeys(("optimizers", "schedulers", "evaluators"), dict),
-    **dict.fromkeys(("metrics", "measured"), dict),
-    **dict.fromkeys(("ranks", "best"), list),
-    "stopped": str | None,
-    "patience": dict | None,
-    **dict.fromkeys(("rows", "spectra"), int | None),
-}
-POSITION = ("modules", "evaluators", "epoch", "step")  # those of weights to evaluate
 
 
 def capture(run: Run) -> State:
@@ -122,8 +113,8 @@ def _read_from(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ConfigError, OSError):  # an OSError is of the folder
-        raise
+    except (ConfigError, OSError, MemoryError, torch.OutOfMemoryError):
+        raise  # it is no fault of the file
     except Exception as error:  # of any object that loads its state
         raise ConfigError(
             f"{path}: what it holds is no state of this run: {described(error)};"
@@ -161,7 +152,6 @@ def restore(run: Run, state: State) -> None:
         ConfigError: the state is of another model.
     """
     state = _copied(upgraded(state))
-    _check_form(state, FORM)
     checkpoint.load_modules(run, state["modules"])
     _load_unsaved(run, state["unsaved"])
     _restore_position(run, state)
@@ -206,17 +196,6 @@ def _copied(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(map(_copied, value))
     return value
-
-
-def _check_form(state: State, names: Iterable[str]) -> None:
-    """Refuse a state whose entries of these names are missing or of another type."""
-    for name in names:
-        if not isinstance(state.get(name), FORM[name]):
-            found = type(state[name]).__name__ if name in state else "nothing"
-            raise ConfigError(
-                f"the checkpoint has {found} under '{name}', and is of no run of"
-                " stable-SSL; choose another, or another log.run to start afresh"
-            )
 
 
 def upgraded(state: State) -> State:
@@ -298,7 +277,6 @@ def restore_weights(run: Run, state: Any, strict: bool) -> None:
             _restart_teachers(run, saved)
         return
     state = upgraded(state)
-    _check_form(state, POSITION if strict else ("modules",))
     saved = state["modules"]
     report = checkpoint.load_modules(run, saved, strict)
     run.say(f"weights of {path}: {report}")

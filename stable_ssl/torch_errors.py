@@ -1,7 +1,7 @@
 """Errors of torch that a configuration mends, in one line.
 
-They come where images, labels and a model first meet, in the first batch: no key is
-wrong by itself. Any other error is the user's or ours, and keeps its traceback.
+No key is wrong by itself: images, labels, a model and a machine do not fit together.
+Any other error is the user's or ours, and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,9 +10,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from stable_ssl.schema import ConfigError
+from stable_ssl.schema import ConfigError, described, where
 
 IMAGES = "give model.backbone another size or name, or resize images by image_transform"
+MEMORY = (
+    "there is not enough memory ({0}); make data.batch_size smaller (optim.accumulate"
+    " keeps the images of a step), set hardware.precision=bfloat16, look for a size in"
+    " the configuration that is too large, and for another process in this memory"
+)
 SENTENCES = {  # of a regular expression that is searched in a message
     r"Expected more than 1 value per channel.*size torch.Size\((.*)\)": (
         "a batch norm found the shape {0}, one value a channel, which has no variance;"
@@ -45,17 +50,32 @@ SENTENCES = {  # of a regular expression that is searched in a message
         "the data workers made no batch within timeout={0} s; raise timeout, or"
         " num_workers, in the loader's node"
     ),
+    r"(?i)(?:tried|unable) to (allocate [\d.]+ \w+)": MEMORY,
+    r"(MemoryError|out of memory|size calculation overflowed)": MEMORY,
 }
 
 
 @contextmanager
 def translated_torch_errors() -> Iterator[None]:
-    """Turn the errors that `SENTENCES` knows into a ConfigError."""
+    """Turn errors that `SENTENCES` knows into a ConfigError, with the user's line."""
     try:
         yield
-    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        text = "" if isinstance(error, ConfigError) else " ".join(str(error).split())
+    except ConfigError:
+        raise
+    except (RuntimeError, ValueError, IndexError, AssertionError, MemoryError) as error:
+        text = " ".join([f"{type(error).__name__}:", *str(error).split()])
         for pattern, sentence in SENTENCES.items():
             if found := re.search(pattern, text):
-                raise ConfigError(sentence.format(*found.groups())) from error
+                said = sentence.format(*found.groups())
+                raise ConfigError(said + where(error)) from error
         raise
+
+
+@contextmanager
+def errors_at(path: str) -> Iterator[None]:
+    """Turn an error of what a key names into a ConfigError: path, error."""
+    try:
+        with translated_torch_errors():
+            yield
+    except (TypeError, ValueError, LookupError, RuntimeError) as error:
+        raise ConfigError(f"{path}: {described(error)}") from error

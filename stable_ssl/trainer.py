@@ -48,15 +48,8 @@ from stable_ssl.data.batch import (
     to_device,
 )
 from stable_ssl.data.build import labelled_name
-from stable_ssl.data.check import check_batch, check_split, check_train, check_views
 from stable_ssl.data.combined import Skips, named_parts, split_datasets
-from stable_ssl.evaluation.labels import require_labels
-from stable_ssl.evaluation.monitor import (
-    Patience,
-    check_monitor,
-    idle,
-    logs_itself,
-)
+from stable_ssl.evaluation.monitor import Patience
 from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.evaluation.suite import Suite
 from stable_ssl.instantiate import find_object
@@ -71,7 +64,8 @@ from stable_ssl.lifecycle import (
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.means import Reduce
 from stable_ssl.loggers.records import Records
-from stable_ssl.loggers.run_folder import open_folder, run_path
+from stable_ssl.loggers.run_folder import open_folder
+from stable_ssl.loggers.run_names import run_path
 from stable_ssl.loggers.trackers import check_installed
 from stable_ssl.models.ema import forgotten
 from stable_ssl.models.norm import convert_sync_batchnorm
@@ -80,13 +74,18 @@ from stable_ssl.optim import (
     build_optimizer,
     build_schedulers,
     count_steps,
-    out_of_reach,
 )
 from stable_ssl.optim.collect import MAIN, collect_optimizers
 from stable_ssl.optim.step import Stepper
 from stable_ssl.preemption import Preempted, Preemption
-from stable_ssl.schema import ConfigError, buildable, nearest
+from stable_ssl.schema import ConfigError, nearest
 from stable_ssl.secrets import masked
+from stable_ssl.setup_checks import (
+    hints,
+    refuse_data,
+    refuse_incomplete,
+    refuse_monitor,
+)
 from stable_ssl.state import begin, capture, restore
 from stable_ssl.subclass_state import Attributes
 from stable_ssl.tool_registry import (
@@ -104,19 +103,6 @@ EARLIER_NAMES = {  # of a subclass's attributes, accepted for one release
     "least_views": "is called min_views now",
     "not_compiled": "is not needed any more: all methods can be compiled",
 }
-
-
-WRITTEN = ("initialize_modules", "forward", "compute_loss")  # by every subclass
-
-
-def check_complete(trainer: type[BaseTrainer]) -> None:
-    """Refuse a trainer's class that lacks what every one writes itself."""
-    lacks = [n for n in WRITTEN if getattr(trainer, n) is getattr(BaseTrainer, n)]
-    if lacks:
-        raise ConfigError(
-            f"{trainer.__name__} must define {', '.join(lacks)}; a trainer is a"
-            f" subclass of stable_ssl.BaseTrainer that defines {', '.join(WRITTEN)}"
-        )
 
 
 class BaseTrainer(nn.Module):
@@ -156,7 +142,7 @@ class BaseTrainer(nn.Module):
 
     def __init__(self, config: Mapping | None = None):
         super().__init__()
-        check_complete(type(self))
+        refuse_incomplete(type(self), BaseTrainer)
         config = load_config("base") if config is None else config
         self.config = complete(config, self.model_config)
         self.overrides: list[str] = []  # as given on the command line
@@ -271,8 +257,7 @@ class BaseTrainer(nn.Module):
         with recorded_end(self):
             with preserve_settings(), self.preemption, translated_torch_errors():
                 self.preemption.at_once()  # there is nothing to save yet
-                with buildable(self.config):
-                    self.setup()
+                self.setup()
                 self.preemption.honour()
                 mode = self.config.mode
                 if mode in MODES:
@@ -366,6 +351,7 @@ class BaseTrainer(nn.Module):
 
     def cleanup(self) -> None:
         """Release the workers, the terminal and the files, whatever happened."""
+        distributed.unwatch()  # all that takes long here keeps nobody waiting
         for loader in [self.train_loader, *self.loaders.values()]:
             for part in named_parts(loader).values():
                 if isinstance(part, Loader):
@@ -382,7 +368,7 @@ class BaseTrainer(nn.Module):
         self.initialize_run()
         self.seed_everything()
         self.initialize_data()
-        self._check_data()
+        refuse_data(self)
         self.count_steps()
         self.initialize_modules()
         for text in reports(self):
@@ -391,10 +377,11 @@ class BaseTrainer(nn.Module):
         self.initialize_optimizer()
         self._collect_optimizers()
         self.initialize_scheduler()
-        self._say_what_is_out_of_reach()
+        for hint in hints(self):
+            self.say(hint)
         self._build_stepper()
         self.initialize_evaluation()
-        self._check_monitor()
+        refuse_monitor(self)
         self.subclass_attributes = Attributes(
             self,
             self._names,
@@ -447,20 +434,6 @@ class BaseTrainer(nn.Module):
             data = masked(self.config.data)
             datasets = split_datasets(self.loaders)
             splits.record(self.run_dir / "data", datasets, data)
-
-    def _check_data(self) -> None:
-        """Refuse data that lack what the method or the mode needs."""
-        views = max(self.min_views, getattr(self.config.model, "global_views", 1))
-        check_views(self.train_loader, self.views, views, type(self).__name__)
-        if self.needs_labels:
-            require_labels(self.train_loader, self.num_classes, type(self).__name__)
-        if self.config.mode == "fit":
-            check_train(
-                self.train_loader, self.config.optim.accumulate, self.world_size
-            )
-            check_batch(self.train_loader, self.min_batch, type(self).__name__)
-        else:
-            check_split(self.config.mode, self.loaders)
 
     def count_steps(self) -> None:
         """Set `images_per_step`, and `steps_per_epoch` and `total_steps` in steps."""
@@ -540,16 +513,6 @@ class BaseTrainer(nn.Module):
             self.config.optim, self.optimizers, self.steps_per_epoch, self.total_steps
         )
 
-    def _say_what_is_out_of_reach(self) -> None:
-        """Say which keys the training is too short for, or does nothing with."""
-        if self.config.mode == "fit" and not self.config.fast_dev_run:
-            length = self._epochs(self.total_steps), self.total_steps
-            for text in (
-                *out_of_reach(self.config, self.scheduler, *length),
-                *idle(self.settings, *length),
-            ):
-                self.say(text)
-
     def _build_stepper(self) -> None:
         moved = self.optimizers, self.schedulers, list(self.parameters())
         self.stepper = Stepper(*moved, self.scaler, self.config.optim, self.log)
@@ -600,13 +563,6 @@ class BaseTrainer(nn.Module):
             )
             self.evaluation.evaluators["pictures"] = self.image_callback
 
-    def _check_monitor(self) -> None:
-        """Refuse a monitored metric that nobody will report."""
-        if self.config.mode == "fit":
-            measured = self.num_classes, self.evaluation.evaluators
-            others = logs_itself(type(self), BaseTrainer)
-            check_monitor(self.settings, self.loaders, *measured, others)
-
     def load_checkpoint(self) -> None:
         """Resume the full state, or load weights alone, or start afresh."""
         kept = begin(self, asdict(Config()))
@@ -614,7 +570,7 @@ class BaseTrainer(nn.Module):
             self.records.folder.own()
         self.records.open_rows(kept, self.config, self.step)
         self.records.folder.describe(
-            self.config, self.overrides, environment(self.device)
+            self.config, self.overrides, environment(self.device, type(self))
         )
 
     # --- train ------------------------------------------------------------------------
@@ -945,7 +901,8 @@ class BaseTrainer(nn.Module):
     def report(self, values: Mapping[str, float]) -> None:
         """Write a row of metrics.jsonl and show it."""
         epochs = self._epochs(self.step), self._epochs(self.total_steps)
-        self.records.row(values, self.step, *epochs)
+        with distributed.patient():  # a file server may pause
+            self.records.row(values, self.step, *epochs)
 
     def _epochs(self, steps: int) -> float:
         return steps / self.steps_per_epoch if self.steps_per_epoch else self.epoch

@@ -37,7 +37,10 @@ def check_types(group: DictConfig, given: DictConfig, at: str = "") -> None:
     cls = OmegaConf.get_type(group)
     hints = get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
     for name in [name for name in hints if name in given]:
-        path, hint, own = f"{at}{name}", hints[name], group[name]
+        path, hint = f"{at}{name}", hints[name]
+        unknown = OmegaConf.is_missing(group, name)  # or refers to a later group
+        unknown |= OmegaConf.is_interpolation(group, name)
+        own = None if unknown else group[name]
         value = resolved(given, name, path)
         if dataclasses.is_dataclass(nested := OmegaConf.get_type(own)):
             hint = nested | None if _fits(None, hint) else nested  # for Any, too

@@ -14,12 +14,13 @@ from stable_ssl import BaseTrainer
 
 PACKAGE = Path(__file__).resolve().parents[1] / "stable_ssl"
 ROWS = [  # a file imports only from rooms above its own
-    {"schema", "secrets", "seeding", "dotenv", "preemption", "schedule_curves"},
-    {"files", "instantiate", "distributed", "experiments", "lock", "recorded"}
+    {"files", "schema", "secrets", "seeding", "dotenv", "preemption"}
+    | {"schedule_curves"},
+    {"instantiate", "distributed", "experiments", "lock", "recorded"}
     | {"resolver", "tensor_files", "torch_errors", "value_types"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers"},
     {"evaluation", "subclass_state", "run"},
-    {"config", "state", "lifecycle", "tool_registry"},
+    {"config", "state", "lifecycle", "setup_checks", "tool_registry"},
     {"trainer", "tools"},  # neither knows the other; a run finds tools by their names
     {"methods", "report"},
     {"commands"},

@@ -1,12 +1,13 @@
 """The configuration: composition, defaults, and every wrong input in words."""
 
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 
-from stable_ssl.config import ConfigError, complete, load_config, recipes
+from stable_ssl.config import ConfigError, Model, complete, load_config, recipes
 from stable_ssl.methods import METHODS, method_class
 from stable_ssl.methods.simclr import SimCLR, SimCLRConfig
 from stable_ssl.schema import beyond
@@ -253,6 +254,22 @@ def test_the_methods_dataclass_checks_model():
     ]:
         with pytest.raises(ConfigError, match=words):
             complete({"model": wrong}, SimCLRConfig)
+
+
+@dataclass
+class Referring(Model):
+    """Keys whose defaults are not there yet."""
+
+    width: int = MISSING
+    depth: int = "${mine.depth}"
+
+
+def test_a_default_that_is_not_there_yet_gives_way_to_a_value():
+    given = {"model": {"width": 64, "depth": 2}, "mine": {"depth": 3}}
+    assert complete(given, Referring).model.width == 64
+    assert complete(given, Referring).model.depth == 2
+    del given["model"]["depth"]
+    assert complete(given, Referring).model.depth == 3
 
 
 def test_a_run_name_of_digits_stays_a_name():

@@ -424,6 +424,12 @@ def removed(path):
         path.unlink()
 
 
+def emptied(path):
+    """As by `rm -rf run/*`."""
+    for inner in path.iterdir():
+        removed(inner)
+
+
 def replaced(path):
     """As by an editor, or by `sed -i`."""
     content = path.read_bytes()
@@ -441,6 +447,7 @@ WHILE_IT_RUNS = [  # fault, file, and what a warning says
     (removed, "console.log", None),
     (removed, "csv", None),
     (removed, "ckpts", None),
+    (emptied, ".", "run was removed while .* without the checkpoints"),
     (removed, ".", "run was removed while .* without the checkpoints"),
     (removed, "../../..", "run was removed while .* without the checkpoints"),
 ]
@@ -478,6 +485,7 @@ def test_a_run_outlives_what_is_removed_while_it_goes_on(
     assert rows(run) == rows(whole)
     assert equal(end(run), end(whole))
     assert read_run(run).status == "finished"
+    assert {"config.yaml", "environment.json"} <= {p.name for p in run.iterdir()}
     assert bool(said) == bool(re.search(str(said), warned)), warned
     before = contents(run)
     assert again(Photos, config)[1] is None  # the same command changes nothing

@@ -14,13 +14,14 @@ import torch.distributed as dist
 
 from stable_ssl import distributed
 from stable_ssl.config import ConfigError
-from stable_ssl.distributed import spawning
+from stable_ssl.distributed import group, spawning
 from stable_ssl.distributed.placement import (
     Hardware,
     Process,
     first_host,
     this_process,
 )
+from stable_ssl.distributed.watch import DEAD_SECONDS, Progress, missing_ranks
 from stable_ssl.preemption import STOP
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -421,6 +422,45 @@ def test_the_rank_that_died_is_named(monkeypatch, tmp_path, how, error, words):
     assert time.monotonic() - before < 60
     if how == "raised":
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+WAITS = Progress(idle=10, waiting=True)
+ELSEWHERE = Progress(idle=10)
+PATIENT = Progress(patient=True)
+
+
+@pytest.mark.parametrize(
+    ("others", "silence", "missing"),
+    [
+        ({1: ELSEWHERE}, 0, {1}),
+        ({1: ELSEWHERE, 2: WAITS, 3: ELSEWHERE}, 0, {1, 3}),
+        ({1: WAITS}, 0, {0, 1}),  # at different places
+        ({1: Progress(idle=9)}, 0, set()),  # not yet
+        ({1: Progress(idle=9)}, 1, {1}),
+        ({1: WAITS}, 5, {1}),  # suspended where it waits
+        ({1: Progress()}, 4, set()),
+        ({1: Progress()}, 5, {1}),
+        ({1: PATIENT}, 100, set()),
+        ({1: PATIENT, 2: WAITS}, 4, set()),
+        ({1: PATIENT}, DEAD_SECONDS, {1}),
+    ],
+)
+def test_who_keeps_a_rank_waiting(others, silence, missing):
+    """Of a limit of 10 s; a tick is a second."""
+    silences = dict.fromkeys(others, silence) | {0: 0}
+    assert missing_ranks(0, {0: WAITS} | others, silences, 10) == missing
+    gone = set(others) if silence == DEAD_SECONDS else set()
+    for own in (ELSEWHERE, PATIENT, Progress(idle=9, waiting=True)):
+        assert missing_ranks(0, {0: own} | others, silences, 10) == gone
+
+
+def test_a_rank_ends_even_where_its_folder_cannot_be_told(monkeypatch):
+    ended = []
+    monkeypatch.setattr(group, "abandon", ended.append)
+    distributed.at_missing(lambda reason: 1 / 0)
+    group._end_process("rank 1 is missing")
+    assert [str(error) for error in ended] == ["rank 1 is missing"]
+    distributed.at_missing(None)
 
 
 def test_a_crash_after_the_work_is_no_failure(tmp_path):

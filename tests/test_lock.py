@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stable_ssl import lock
+from stable_ssl.distributed import RankFailed
+from stable_ssl.lifecycle import run_on_ranks
 from stable_ssl.lock import STALE_SECONDS, Lock, Taken, is_alive, is_held, this_process
 from stable_ssl.tools.runs import read_run
 
@@ -52,12 +54,12 @@ LIVING = {
     },
     "the same job, as often started": {"machine": "elsewhere None", "job": "7"},
     "the same job, started again since": {"job": "7", "restart": 3},
+    "another machine of its name": {"boot": "another"},
     "another job": {"machine": "elsewhere None", "job": "8", "restart": 0},
 }
 GONE = {
     "no such process": {"pid": 2**22 + 1},
     "its number is another's now": {"started": "1"},
-    "the machine has booted": {"boot": "another"},
     "the job was started again": {"machine": "e None", "job": "7", "restart": 1},
 }
 
@@ -71,9 +73,10 @@ def job(monkeypatch):
 @pytest.mark.parametrize("kind", LIVING)
 def test_who_may_live_keeps_the_folder(tmp_path, job, kind):
     restart = {"restart": 2} | LIVING[kind]
-    write(tmp_path, other(**restart), age=STALE_SECONDS - 60)
+    age = lock.TOUCH_SECONDS if "boot" in LIVING[kind] else STALE_SECONDS - 60
+    write(tmp_path, other(**restart), age)
     before = (tmp_path / lock.NAME).read_bytes()
-    with pytest.raises(Taken, match="in use by process .* alive 5.. s ago.*log.run"):
+    with pytest.raises(Taken, match="in use by process .* alive \d+ s ago.*log.run"):
         Lock(tmp_path)
     assert (tmp_path / lock.NAME).read_bytes() == before
     assert os.listdir(tmp_path) == [lock.NAME]
@@ -88,6 +91,12 @@ def test_who_is_gone_or_silent_loses_it(tmp_path, job, kind):
     assert is_held(tmp_path) is False
     Lock(tmp_path).release()
     assert os.listdir(tmp_path) == []
+
+
+def test_who_lived_before_the_machine_booted_is_gone(tmp_path):
+    write(tmp_path, other(boot="another"), age=3 * lock.TOUCH_SECONDS)
+    assert is_held(tmp_path) is False
+    Lock(tmp_path).release()
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -193,6 +202,23 @@ def test_a_second_process_is_refused_and_nothing_is_written(tiny, config, rows):
         first.fit()  # it had only been suspended
     first.cleanup()
     assert before == {p: p.read_bytes() for p in before}
+
+
+def test_a_second_launch_on_ranks_leaves_the_status_alone(tiny, config, monkeypatch):
+    def refused(*_):
+        raise RankFailed("rank 1: Connection closed by peer")
+
+    first = tiny(config())
+    first.setup()
+    monkeypatch.setattr("stable_ssl.distributed.spawn", refused)
+    for owner, status in ((other(), "running"), (other(pid=gone()), "failed")):
+        write(first.run_dir, owner)
+        with pytest.raises(RankFailed):
+            run_on_ranks(tiny(config()), 2)
+        assert json.loads((first.run_dir / "status.json").read_text())["status"] == (
+            status
+        )
+    first.cleanup()
 
 
 def test_a_run_whose_process_is_gone_is_lost_until_it_goes_on(tiny, config):

@@ -33,9 +33,9 @@ def installed(tmp_path_factory):
 def test_a_public_name_is_what_it_says_however_it_is_asked_for():
     import stable_ssl
     from stable_ssl import BaseTrainer, launch
-    from stable_ssl.commands import launcher
+    from stable_ssl import commands
 
-    assert launch is stable_ssl.launch is launcher.launch
+    assert launch is stable_ssl.launch is commands.launch
     assert BaseTrainer is stable_ssl.BaseTrainer
     for name in stable_ssl.__all__:
         assert getattr(stable_ssl, name) is getattr(stable_ssl, name), name

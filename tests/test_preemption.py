@@ -327,8 +327,7 @@ def test_what_is_ignored_stays_ignored():
 @pytest.mark.parametrize(
     "start",
     [
-        "import stable_ssl; stable_ssl.BaseTrainer",
-        "from stable_ssl import SimCLR",
+        "import stable_ssl; stable_ssl.launch()",
         "from stable_ssl.commands import main; main([])",
         "from stable_ssl.commands import main; main(['rerun', 'x'])",
     ],

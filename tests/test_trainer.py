@@ -1,12 +1,15 @@
 """The life of a run: order, hooks, steps, accumulation, evaluation, precision."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from stable_ssl import BaseTrainer, ConfigError, Diverged, load_config
+from stable_ssl.data import Loader
+from stable_ssl.loggers.run_folder import RunFolder
 from stable_ssl.methods import method_class
 
 HOOKS = [
@@ -682,6 +685,28 @@ class TestStop:
         said = "log.early_stopping.monitor=val/knn_acc9 is never.*'val/knn_acc"
         with pytest.raises(ConfigError, match=said):
             tiny(config("base", *words)).setup()
+
+
+def test_ranks_wait_for_a_row_and_for_nobody_at_the_end(tiny, config, monkeypatch):
+    patient, seen = [], []
+
+    @contextmanager
+    def patience():
+        patient.append(True)
+        yield
+        patient.pop()
+
+    def write(self, row):
+        assert patient
+        seen.append("row")
+
+    monkeypatch.setattr("stable_ssl.distributed.patient", patience)
+    monkeypatch.setattr("stable_ssl.distributed.unwatch", lambda: seen.append("off"))
+    monkeypatch.setattr(RunFolder, "write", write)
+    close = Loader.close
+    monkeypatch.setattr(Loader, "close", lambda self: seen.append("end") or close(self))
+    tiny(config("base", "optim.epochs=1")).run()
+    assert "row" in seen and seen.index("off") < seen.index("end")
 
 
 def test_the_earlier_name_of_min_views_is_accepted_with_a_message(tiny, config):

@@ -255,16 +255,12 @@ OF_TEST = f"++log.eval.own={{_target_: {__name__}.Margin, splits: [test]}}"
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (
-            ["log.monitor=nosuch"],
-            r"nosuch is never reported \(reported: val/acc1, ",
-        ),
-        (["log.monitor=val/nosuch"], "monitor=val/nosuch is never reported"),
+        (["log.monitor=val/knn_ac1"], "did you mean 'val/knn_acc1'"),
         (
             ["log.monitor=val/margin", OF_TEST],
             "own is asked about test only; add val",
         ),
-        (["log.monitor=val/knn_acc5", "log.eval.knn.k=3"], "top 5 of 3 neighbours"),
+        (["log.monitor=val/knn_acc5", "log.eval.knn.k=3"], "top 5 of so few"),
         (["log.early_stopping={patience: 3, monitor: train/loss}"], "name one of val"),
     ],
 )
@@ -384,11 +380,11 @@ def test_a_schedule_that_is_null_keeps_the_rate(config):
         ("hardware.threads=1000000", "hardware.threads=1000000 is too many"),
         ("data.num_workers=1000000", "num_workers=1000000 is too many"),
         ("+data.val.num_workers=1000000", "num_workers=1000000 is too many"),
-        ("++model.projector=[100000000000]", "asked for is model.projector=10000000"),
-        ("data.num_classes=100000000000", "asked for is data.num_classes=100000000000"),
+        ("++model.projector=[100000000000]", "not enough memory .allocate"),
+        ("data.num_classes=100000000000", "not enough memory .allocate"),
         ("optim.groups=[{pattern: ., lr: 1e999}]", "lr=inf, expected a number from 0"),
         ("hardware.gpus=9000000000", "hardware.gpus=9000000000 is neither a count"),
-        ("optim.scheduler.warmup_epochs=1e308", "is optim.scheduler.warmup_epochs=1e"),
+        ("optim.scheduler.warmup_epochs=1e308", "warmup_epochs=1e.308 must be at m"),
     ],
 )
 def test_what_no_machine_could_do_is_refused(config, monkeypatch, override, words):
@@ -426,18 +422,6 @@ def test_a_machine_that_is_not_there_is_refused(plus):
             "dino",
             ["optim.epochs=2", "++model.warmup_epochs=3"],
             "model.warmup_epochs=3 is beyond the training, which ends after 2 epochs",
-        ),
-        (
-            "simclr",
-            ["log.checkpoint.top_k=3", "log.monitor=null"],
-            "log.checkpoint.top_k=3 keeps the best by log.monitor, which is null: none"
-            " is kept",
-        ),
-        (
-            "simclr",
-            ["log.early_stopping.patience=3", "optim.epochs=2"],
-            "log.early_stopping.patience=3 is not reached in the 3 validations, or"
-            " fewer, of the training",
         ),
     ],
 )

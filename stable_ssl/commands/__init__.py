@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stable_ssl.loggers.table import printable
 from stable_ssl.schema import nearest
+
+if TYPE_CHECKING:
+    from stable_ssl.trainer import BaseTrainer
 
 COMMANDS = {  # name: module with `add_arguments(parser)` and `run(args)`
     "table": "stable_ssl.tools.table",
@@ -38,9 +45,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: after the program's name; None reads them from the process.
     """
-    try:
+    with _interruptible():
         _run(sys.argv[1:] if arguments is None else list(arguments))
-    except KeyboardInterrupt:  # most likely while torch is imported
+
+
+def launch(
+    trainer: type[BaseTrainer] | None = None,
+    config_name: str | None = None,
+    config_path: str | Path | None = None,
+) -> None:
+    """Run a trainer as the command line says: `python my_idea.py ++optim.lr=0.3`.
+
+    Args:
+        trainer: a BaseTrainer subclass; None lets `model.name` choose.
+        config_name: recipe where the command line names none; None is `base` for a
+            given trainer, and `simclr` otherwise.
+        config_path: folder of recipes, relative to the script, searched before its
+            folder `configs` and the shipped recipes.
+
+    Exits with 2 after one message where a person can mend what is wrong, with 1 where
+    a run diverged or failed, with 128 + its number where a signal ended a run.
+    """
+    script = Path(inspect.stack()[1].filename).absolute().parent
+    with _interruptible():
+        from stable_ssl.commands import launcher
+
+        launcher.start(sys.argv[1:], trainer, config_name, config_path, script)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C, most likely while torch is imported, end without a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
         sys.exit(130)
 
 

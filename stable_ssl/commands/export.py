@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from stable_ssl.commands import rerun
-from stable_ssl.commands.launcher import quoted
+from stable_ssl.commands.jobs import quoted
 from stable_ssl.recorded import is_run_folder, links_out, runs_folder
 from stable_ssl.schema import ConfigError
 from stable_ssl.tools.export import WRITERS

@@ -18,16 +18,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import seeding
 from stable_ssl.lifecycle import preserve_settings
-from stable_ssl.schema import ConfigError, buildable
+from stable_ssl.schema import ConfigError
 from stable_ssl.torch_errors import translated_torch_errors
 
 if TYPE_CHECKING:
     from stable_ssl.trainer import BaseTrainer
 
 FREE = (  # in what setup does not depend on; the group hardware is that of a rehearsal
-    *("hardware", "log.folder", "log.experiment", "log.run", "log.tags", "log.entity"),
-    *("log.project", "log.every_n_steps", "log.checkpoint", "log.pictures"),
-)
+    "hardware log.folder log.experiment log.run log.tags log.entity log.project"
+    " log.every_n_steps log.checkpoint log.pictures"
+).split()
 FEW = 8  # images of a batch of the validation
 
 
@@ -75,15 +75,14 @@ def rehearse(trainer: type[BaseTrainer], config: DictConfig) -> None:
     short["fast_dev_run"] = True
     short["hardware"] = {"seed": config.hardware.seed, "accelerator": "cpu"}
     few = min(config.data.eval_batch_size or FEW, FEW)
-    short["data"] |= {"eval_batch_size": few, "compile": False}
+    short["data"] |= {"eval_batch_size": few, "compile": False, "in_memory": 0.0}
     short["log"] |= {"run": "rehearsal", "resume": None}
     with _undisturbed():
         try:
             run = trainer(short)
             try:
                 with translated_torch_errors():
-                    with buildable(run.config):
-                        run.setup()
+                    run.setup()
                     run.validate()
             finally:
                 run.cleanup()

@@ -16,25 +16,25 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl.commands import launcher, trust
+from stable_ssl.commands.jobs import quoted
 from stable_ssl.config import complete, compose
 from stable_ssl.distributed import choose_device
 from stable_ssl.distributed.placement import to_spawn
 from stable_ssl.loggers.environment import git_state, machine
 from stable_ssl.loggers.table import Table, printable
+from stable_ssl.methods import METHODS
 from stable_ssl.recorded import runs_folder
 from stable_ssl.schema import ConfigError
 from stable_ssl.secrets import masked_keys
 from stable_ssl.tools.runs import flat, read_run
 
 MACHINE = ("python", "platform", "host", "device", "device_name", "cpus")
-UNKNOWN = {  # what is read of a launch, where it does not say
-    **{"argv": [""], "cwd": ".", "device": "cpu", "processes": 1},
-    **{"git": {}, "packages": {}},
-}
+UNKNOWN = {"argv": [""], "cwd": ".", "device": "cpu", "processes": 1}
+UNKNOWN |= {"git": {}, "packages": {}, "trainer": ""}  # where a launch does not say
 PACKAGES = (  # whose versions may change a figure
-    *("stable-ssl", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"),
-    *("pillow", "albumentations", "kornia", "torchmetrics", "hydra-core", "omegaconf"),
-)
+    "stable-ssl torch torchvision timm numpy scipy scikit-learn pillow albumentations"
+    " kornia torchmetrics hydra-core omegaconf"
+).split()
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -133,7 +133,7 @@ def _further(
     overrides = ["log.run=null"] * ("log.run" not in changed)
     runs = runs_folder(folder)
     if "log.folder" not in changed and runs is not None:
-        overrides.append(f"log.folder={launcher.quoted(str(runs.parent))}")
+        overrides.append(f"log.folder={quoted(str(runs.parent))}")
     processes = launched.get("processes", 1)  # torchrun or Slurm may have started them
     chosen = changed & {"hardware.processes", "hardware.gpus"}
     if processes > to_spawn(config.hardware) and not chosen:
@@ -211,12 +211,6 @@ def _last_launch(folder: Path) -> dict[str, Any]:
     return launch if all([*kinds, *texts, texts]) else {}
 
 
-def _program(launched: Mapping[str, Any]) -> Path:
-    """Return the program that had started a run, as far as it was recorded."""
-    program, *_ = launched.get("argv", UNKNOWN["argv"])
-    return Path(launched.get("cwd", "."), program)
-
-
 def _script(
     launched: Mapping[str, Any], method: str | None, folder: Path
 ) -> Path | None:
@@ -225,16 +219,20 @@ def _script(
     Raises:
         ConfigError: only a script knows the trainer, and it cannot be found.
     """
-    program = _program(launched)
+    program = Path(launched.get("cwd", "."), launched.get("argv", [""])[0])
     is_script = program.suffix == ".py" and "site-packages" not in program.parts
     if is_script and program.is_file():
         return program
-    if method is None:
+    name, trainer = str(method).lower(), launched.get("trainer")
+    own = f"stable_ssl.methods.{name}.{METHODS.get(name)}"  # that `stable-ssl` starts
+    other = trainer and name in METHODS and trainer != own
+    if method is None or other:
+        named = f"trained {trainer}" if other else "names no method"
         reason = "no script is on record"
         if is_script:
             reason = f"{program} is no script any more"
         raise ConfigError(
-            f"{folder} names no method, and {reason}; start your own:"
+            f"{folder} {named}, and {reason}; start your own:"
             f" stable-ssl rerun {folder} --script my_script.py"
         )
     return None

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,17 +27,12 @@ from stable_ssl.recorded import is_within, read_record, runs_folder
 from stable_ssl.schema import ConfigError
 
 SHIPPED_SCRIPTS = Path(stable_ssl.__file__).resolve().parents[1] / "runs"
-FUNCTIONS = (  # modules of the library whose functions may be named: they only compute
-    *("stable_ssl.data.presets", "stable_ssl.losses.", "stable_ssl.schedule_curves"),
+# modules of the library whose functions may be named: they only compute
+FUNCTIONS = tuple(
+    "stable_ssl.data.presets stable_ssl.losses. stable_ssl.schedule_curves".split()
 )
-WEIGHTS = (  # keys of timm that say where they come from
-    *("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
-)
-VARIABLE = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.MULTILINE)
-STEERING = re.compile(  # variables that say what other programs load, or from where
-    r"LD_|DYLD_|PYTHON|GIT_|HYDRA_|(PATH|SHELL|ENV|BASH_ENV|TMPDIR)$"
-    r"|(HOME|TORCH_HOME|HF_HOME|HF_HUB_CACHE|XDG_CACHE_HOME)$"
-)
+# keys of timm that say where weights come from
+WEIGHTS = "checkpoint_path pretrained_cfg pretrained_cfg_overlay cache_dir".split()
 
 
 @dataclass(frozen=True)
@@ -75,19 +69,11 @@ def of_the_record(run: Path, named: Sequence[Use]) -> list[Use]:
 
 
 def of_the_working_folder(run: Path) -> list[Use]:
-    """Return what the file `.env` of the working folder would do to other programs.
-
-    All of it, if that folder lies among runs.
-    """
-    file = Path.cwd() / ".env"
-    try:
-        names = VARIABLE.findall(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    if among_runs(Path.cwd(), run):
-        return [Use(str(file), f"sets {', '.join(names)}", among_runs=True)]
-    steering = dict.fromkeys(filter(STEERING.match, names))
-    return [Use(f"{file}: {name}", "steers other programs") for name in steering]
+    """Return the file `.env` of a working folder that may have come with the runs."""
+    file, runs = Path.cwd() / ".env", runs_folder(Path(os.path.realpath(run)))
+    if file.is_file() and is_within(Path.cwd(), runs.parent if runs else run):
+        return [Use(str(file), "sets variables", among_runs(file, run))]
+    return []
 
 
 def of_a_script(script: Path | None, run: Path) -> list[Use]:

@@ -6,7 +6,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import TypeVar
 
@@ -37,7 +37,7 @@ _store: dist.Store | None = None  # kept for later starts, as its server's port 
 _starts = 0
 _ours = False  # whether the group is one that `start` made
 _watch: Watch | None = None  # over the ranks of that group
-_at_missing: list[Callable[[str], None]] = []
+_at_missing: Callable[[str], None] | None = None
 
 
 def rank() -> int:
@@ -184,14 +184,16 @@ def _start_watch(process: Process, seconds: float | None) -> None:
 
 def _end_process(reason: str) -> None:
     """End this process, which waits for a rank that does not come."""
-    for tell in _at_missing:
-        tell(reason)
+    with suppress(Exception):  # as of a full disk: the process ends all the same
+        if _at_missing is not None:
+            _at_missing(reason)
     abandon(RankFailed(reason))
 
 
 def at_missing(tell: Callable[[str], None]) -> None:
     """Call this with the reason before a rank's absence ends this process."""
-    _at_missing[:] = [tell]
+    global _at_missing
+    _at_missing = tell
 
 
 def unwatch() -> None:

@@ -24,10 +24,9 @@ class Hardware:
     gpus: Any = None  # count, ids (list, "0,1"), -1: all, 0: CPU; null: what there is
     processes: int | None = key(None, low=1)  # on the CPU of this machine; null: 1
     num_nodes: int = key(1, low=1)  # machines, which Slurm or torchrun must start
-    timeout: float | None = key(  # seconds that a rank may keep the others waiting in
-        100,
-        above=0,  # training, 3 times as long for the first step; null: no limit
-    )
+    # seconds that a rank may keep the others waiting in training, 3 times as long for
+    # the first step; null: no limit
+    timeout: float | None = key(100, above=0)
     sync_batchnorm: bool = True  # batch statistics of all processes, as of one
     threads: int | None = key(None, low=1)  # of a process's CPU; null: torch's choice
     precision: str = key("float32", choices=("float32", "bfloat16", "float16"))

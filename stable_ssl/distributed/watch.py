@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -122,38 +122,28 @@ class Watch:
         patience = min(self.limit, DEAD_SECONDS)
         if seconds < patience / 2 or self.own.still % max(1, int(patience / 10 / TICK)):
             return ""
-        return self._missing()
+        return self._reason()
 
-    def _missing(self) -> str:
-        """Return which ranks keep others waiting for too long, and what to do."""
+    def _reason(self) -> str:
+        """Return which ranks are missing, and what to do; nothing if none is."""
         told = {self.rank: self.own} | {r: self._heard_of(r) for r in self.others}
-        silent = {self.rank: 0.0}
+        silence = {self.rank: 0.0}
         for r in self.others:
             ticks, then = self.heard.get(r, (-1, 0))
             then = then if ticks == told[r].ticks else self.own.ticks
             self.heard[r] = told[r].ticks, then
-            silent[r] = (self.own.ticks - then) * TICK
-        idle = {r: one.idle * TICK + silent[r] for r, one in told.items()}
-        # one that is missing itself leaves it to the others to say so first
-        late = {r: self.limit * (1.5 if r == self.rank else 1) for r in told}
-        kept = [r for r, p in told.items() if p.waiting and idle[r] >= self.limit]
-        missing = [
-            r
-            for r, p in told.items()
-            if silent[r] >= DEAD_SECONDS
-            or (kept and idle[r] >= late[r] and not (p.waiting or p.patient))
-            or (kept and silent[r] >= self.limit / 2 and not p.patient)
-        ]
-        if not missing and len(kept) < len(told):
+            silence[r] = (self.own.ticks - then) * TICK
+        missing = missing_ranks(self.rank, told, silence, self.limit)
+        if not missing:
             return ""
-        if missing:
-            ranks = ", ".join(map(str, missing))
+        who = f"all {len(told)} ranks keep one another waiting"
+        why = "they wait at different places of the code"
+        if self.rank not in missing:
+            ranks = ", ".join(map(str, sorted(missing)))
             who = f"rank {ranks} of {len(told)} keeps the others waiting"
-            silence = any(silent[r] >= self.limit / 2 for r in missing)
-            why = "nothing is heard of it" if silence else "it does what they do not"
-        else:
-            who = f"all {len(told)} ranks keep one another waiting"
-            why = "they wait at different places of the code"
+            long = min(self.limit / 2, DEAD_SECONDS)
+            silent = any(silence[r] >= long for r in missing)
+            why = "nothing is heard of it" if silent else "it does what they do not"
         return (
             f"{who} for longer than hardware.timeout={self.seconds} s: {why}; if that"
             " only takes long, set a longer time, or null for no limit"
@@ -165,3 +155,27 @@ class Watch:
         if not self.store.check([key]):
             return Progress()
         return Progress(**json.loads(self.store.get(key)))
+
+
+def missing_ranks(
+    rank: int, told: Mapping[int, Progress], silence: Mapping[int, float], limit: float
+) -> set[int]:
+    """Return the ranks for which a rank has waited too long; all, if all wait so long.
+
+    Args:
+        rank: that asks. One that waits for nobody misses those alone that are gone.
+        told: what each rank told last.
+        silence: seconds since then.
+        limit: seconds that a rank may keep the others waiting.
+    """
+    ranks = told.items()
+    idle = {r: one.idle * TICK + silence[r] for r, one in ranks}
+    gone = {r for r in told if silence[r] >= DEAD_SECONDS}
+    waiting_long = {r for r, one in ranks if one.waiting and idle[r] >= limit}
+    if rank not in waiting_long:
+        return gone
+    busy = {r: one for r, one in ranks if not one.patient}
+    silent = {r for r in busy if silence[r] >= limit / 2}
+    elsewhere = {r for r, one in busy.items() if not one.waiting and idle[r] >= limit}
+    everyone = waiting_long if len(waiting_long) == len(told) else set()
+    return gone | silent | elsewhere or everyone

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatch
-from types import CodeType
 from typing import Any
 
 from stable_ssl.evaluation.evaluator import Evaluator
@@ -87,75 +85,31 @@ class Patience:
         self.best, self.waited = state["best"], state["waited"]
 
 
-def idle(log: Any, epochs: float, total_steps: int) -> Iterator[str]:
-    """Say which keys of a group `log` do nothing in a training.
-
-    Args:
-        log: plain; checkpoint, early_stopping, eval and monitor are read.
-        epochs: of the training.
-        total_steps: optimizer steps of it.
-    """
-    top_k, patience = log.checkpoint.top_k, log.early_stopping.patience
-    if top_k > 1 and log.monitor is None:
-        yield (
-            f"log.checkpoint.top_k={top_k} keeps the best by log.monitor, which is"
-            " null: none is kept"
-        )
-    by_epoch, by_step = log.eval.every_n_epochs, log.eval.every_n_steps
-    validations = 1 + (epochs // by_epoch if by_epoch else 0)
-    validations += total_steps // by_step if by_step else 0
-    if patience and patience >= validations:
-        yield (
-            f"log.early_stopping.patience={patience} is not reached in the"
-            f" {validations:.0f} validations, or fewer, of the training"
-        )
-
-
-def logs_itself(cls: type, base: type) -> bool:
-    """Return whether a class, or one between it and `base`, may log what it likes.
-
-    It may where one of its functions reads an attribute `log`, be it another's.
-    """
-
-    def reads(code: CodeType) -> bool:
-        inner = [c for c in code.co_consts if isinstance(c, CodeType)]
-        return "log" in code.co_names or any(map(reads, inner))
-
-    for owner in cls.__mro__[: cls.__mro__.index(base)]:
-        for value in vars(owner).values():
-            function = getattr(value, "__func__", getattr(value, "fget", value))
-            code = getattr(inspect.unwrap(function), "__code__", None)
-            if isinstance(code, CodeType) and reads(code):
-                return True
-    return False
-
-
 def check_monitor(
     log: Any,
     splits: Iterable[str],
     num_classes: int | None,
     evaluators: Mapping[str, Evaluator],
-    others: bool,
 ) -> None:
-    """Refuse a monitored metric that a training cannot report.
+    """Refuse a monitored metric that a training is sure not to report.
+
+    Hooks may log what they like: a metric that resembles none of those measured here
+    is left to the first validation.
 
     Args:
-        log: group `log`: monitor, early_stopping, metrics and eval are read.
+        log: group `log`: monitor, early_stopping and eval are read.
         splits: of the data, by name.
         num_classes: of the labels; None without labels.
-        evaluators: of the run, by name. One that states no metric may yield any.
-        others: whether hooks may log more; a metric that resembles none of those
-            measured here is then left to the first validation.
+        evaluators: of the run, by name.
 
     Raises:
         ConfigError: no such split, the split that is seen at the end only, a metric
-            that is switched off or misspelt, or that nobody measures.
+            that is switched off or misspelt.
     """
     splits = {name.partition("/")[0] for name in splits} - {"bank"} | {"train"}
-    others |= any(not e.metrics for n, e in evaluators.items() if n not in RESERVED)
-    watched = log.early_stopping.monitor
     monitored = {"log.monitor": log.monitor}
     if log.early_stopping.patience:
+        watched = log.early_stopping.monitor
         monitored["log.early_stopping.monitor"] = watched or log.monitor
     for at, monitor in monitored.items():
         if monitor is None:
@@ -169,10 +123,23 @@ def check_monitor(
                 f"{asked} is no metric of a validation, after which a training may end"
                 " early; name one of val"
             )
-        if split != "train" and metric not in {*log.metrics, "skipped"}:
-            predicts = "predictions" in evaluators
-            _check_turned_on(asked, split, metric, log.eval, num_classes, predicts)
-            _check_stated(asked, split, metric, evaluators, others)
+        of_val = [e for e in evaluators.values() if "val" in e.splits]
+        reported = {"skipped", *(name for e in of_val for name in e.metrics)}
+        if num_classes and num_classes <= 5:
+            reported -= {"acc5", "knn_acc5"}
+        if split == "train" or (split and metric in reported):
+            continue
+        reason = _why_off(metric, log.eval, num_classes, evaluators) if split else ""
+        if reason:
+            raise ConfigError(f"{asked} is never reported: {reason}, or {at}=null")
+        kinds = [kind for kind in (Predictions, *BUILT_IN) if "val" in kind.splits]
+        names = reported | {name for kind in kinds for name in kind.names}
+        names -= {metric} if split else set()  # a hook may log what we do not
+        if close := get_close_matches(metric, names, n=1, cutoff=0.8):
+            raise ConfigError(
+                f"{asked} is never reported; did you mean 'val/{close[0]}'?"
+                " A metric that a hook logs needs a name less like it"
+            )
 
 
 def _check_split(asked: str, split: str, splits: Collection[str]) -> None:
@@ -191,72 +158,31 @@ def _check_split(asked: str, split: str, splits: Collection[str]) -> None:
         )
 
 
-def _check_stated(
-    asked: str,
-    split: str,
-    metric: str,
-    evaluators: Mapping[str, Evaluator],
-    others: bool,
-) -> None:
-    """Refuse a metric that no evaluator of val states, if nobody else may log it."""
-    of_val = [e for e in evaluators.values() if "val" in e.splits]
-    stated = [name for e in of_val for name in e.metrics]
-    if split and metric in stated:
-        return
-    for name, evaluator in evaluators.items():
-        if metric in evaluator.metrics and evaluator not in of_val:
-            raise ConfigError(
-                f"{asked} is never reported: log.eval.{name} is asked about"
-                f" {' and '.join(evaluator.splits)} only; add val to its splits"
-            )
-    kinds = [kind for kind in (Predictions, *BUILT_IN) if "val" in kind.splits]
-    names = {*stated, *(name for kind in kinds for name in kind.names)}
-    names -= {metric} if split else set()
-    if close := get_close_matches(metric, names, n=1, cutoff=0.8):
-        raise ConfigError(
-            f"{asked} is never reported; did you mean 'val/{close[0]}'?"
-            " A metric that a hook logs needs a name less like it"
-        )
-    if not others:
-        raise ConfigError(
-            f"{asked} is never reported{nearest(metric, stated)} (reported:"
-            f" {', '.join(f'val/{name}' for name in stated)})"
-        )
-
-
-def _check_turned_on(
-    asked: str,
-    split: str,
+def _why_off(
     metric: str,
     config: Any,
     num_classes: int | None,
-    predicts: bool,
-) -> None:
-    """Refuse a metric of the library's own that the config or the data turns off."""
-    for evaluator in (Predictions, *BUILT_IN):
-        named = any(fnmatch(metric, name) for name in evaluator.names)
-        if not named or not (split or "val" not in evaluator.splits):
+    evaluators: Mapping[str, Evaluator],
+) -> str:
+    """Return why a metric that val does not report is off, if it is of one we know."""
+    for name, evaluator in evaluators.items():
+        if metric in evaluator.metrics and name not in RESERVED:
+            asked = f"log.eval.{name} is asked about {' and '.join(evaluator.splits)}"
+            return f"{asked} only; add val to its splits"
+    for kind in (Predictions, *BUILT_IN):
+        if not any(fnmatch(metric, name) for name in kind.names):
             continue
-        key, node = evaluator.key, getattr(config, evaluator.key, True)
-        if "val" not in evaluator.splits:
-            reason = (
-                "its classifiers are fitted for test splits only; monitor val/knn_acc1"
-            )
-        elif not node:
-            off = "null turns it off; remove that"
-            if node is False:
-                off = "false turns it off; set it to true"
-            reason = f"log.eval.{key}={off}"
-        elif evaluator.needs_labels and not num_classes:
-            reason = "the data states no classes; set data.num_classes"
-        elif metric.endswith("acc5") and num_classes <= 5:
-            reason = f"top 5 of {num_classes} classes is no measure; use top 1"
-        elif metric == "knn_acc5" and config.knn.k < 5:
-            reason = f"top 5 of {config.knn.k} neighbours is no measure; use top 1"
-        elif evaluator is Predictions and not predicts:
-            reason = "nothing predicts; set log.eval.linear for a probe"
-        else:
-            continue
-        raise ConfigError(
-            f"{asked} is never reported: {reason}, or {asked.partition('=')[0]}=null"
-        )
+        node = getattr(config, kind.key, True)
+        if "val" not in kind.splits:
+            return "its classifiers are fitted for test only; monitor val/knn_acc1"
+        if not node:
+            value = {False: "false", None: "null"}[node]
+            return f"log.eval.{kind.key}={value} turns it off; change that"
+        if kind.needs_labels and not num_classes:
+            return "the data states no classes; set data.num_classes"
+        if kind is Predictions and "predictions" not in evaluators:
+            return "nothing predicts; set log.eval.linear for a probe"
+        few = metric.endswith("acc5") and num_classes <= 5
+        if few or (metric == "knn_acc5" and config.knn.k < 5):
+            return "top 5 of so few classes or neighbours is no measure; use top 1"
+    return ""

@@ -17,20 +17,19 @@ from stable_ssl import distributed
 from stable_ssl.loggers.arguments import masked_arguments
 
 SLURM = ("SLURM_JOB", "SLURM_NNODES", "SLURM_RESTART")  # what is kept of its variables
-GIT = (  # none of the programs that a checkout's own configuration may name
-    *("git", "--no-optional-locks"),
-    *("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"),
-)
-DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=dirty", "HEAD")
+# starts none of the programs that a checkout's own configuration may name
+GIT = "git --no-optional-locks -c core.fsmonitor=false -c core.hooksPath=/dev/null"
+DIFF = "diff --no-ext-diff --no-textconv --ignore-submodules=dirty HEAD".split()
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Return the facts of this launch as plain JSON types.
+def environment(device: torch.device, trainer: type) -> dict[str, Any]:
+    """Return the facts of a trainer's launch as plain JSON types.
 
     The state in git is that of the script's folder.
     """
     code = Path(sys.argv[0]).absolute().parent if sys.argv[0] else Path.cwd()
-    return {**machine(device), "git": git_state(code)}
+    path = f"{trainer.__module__}.{trainer.__qualname__}"
+    return {**machine(device), "trainer": path, "git": git_state(code)}
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -77,7 +76,7 @@ def _git(folder: Path, *command: str) -> str | None:
     """Return what git says of a folder, None outside a checkout."""
     try:
         return subprocess.run(
-            [*GIT, "-C", folder, *command],
+            [*GIT.split(), "-C", folder, *command],
             capture_output=True,
             text=True,
             timeout=10,

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,79 +26,13 @@ from stable_ssl.schema import ConfigError, unwritable
 from stable_ssl.secrets import masked, to_yaml
 
 LINES = {"rows": "metrics.jsonl", "spectra": "spectra.jsonl"}  # files of lines
-LONGEST = 255  # bytes of a folder's name, of most file systems
-
-
-def run_path(log: Any, run: str | None = None) -> Path:
-    """Return `<log.folder>/runs/<experiment>/<run>`; log is the config's group.
-
-    Raises:
-        ConfigError: as of `check_names`.
-    """
-    run = str(log.run if run is None else run)
-    check_names(log.folder, log.experiment, run)
-    return Path(log.folder) / "runs" / log.experiment / run
-
-
-def check_names(folder: str | Path, experiment: str, run: str | None) -> None:
-    """Refuse names that lead elsewhere than to a folder of the run's own below `runs`.
-
-    Args:
-        folder: `log.folder`, anywhere.
-        experiment: one folder, or several in one another: "ablation/lr".
-        run: one folder; None is named later.
-
-    Raises:
-        ConfigError: a name that is no folder's, or of one that tables leave out.
-    """
-    if not str(folder).strip() or "\0" in str(folder):
-        raise ConfigError(f"log.folder={str(folder)!r} is no folder; ./logs is one")
-    named = [("experiment", part, "ablation/lr") for part in experiment.split("/")]
-    named += [] if run is None else [("run", run, "second_try")]
-    for key, name, example in named:
-        if fault := _fault(name):
-            given = repr(experiment if key == "experiment" else run)
-            given = given if len(given) < 50 else f"{given[:47]}..."
-            raise ConfigError(f"log.{key}={given}: {fault}; a right one is {example}")
-
-
-def _fault(name: str) -> str:
-    """Return what keeps a text from being the name of a run's folder, if anything."""
-    if not name.strip():
-        return "it is empty, or one of its parts is"
-    if name.startswith("."):
-        return "what starts with a dot leads elsewhere, or is hidden"
-    if "/" in name:
-        return "it is the name of one folder, and no path"
-    if not name.isprintable():
-        return "it has characters that cannot be printed"
-    if (length := len(name.encode())) > LONGEST:
-        return f"it is {length} bytes long, and may be {LONGEST}"
-    return ""
-
-
-def reserve(logs: Sequence[Any]) -> str:
-    """Make the folders `<time>_<number>` of new runs; return the time.
-
-    Of each there is the group `log`, None of one that keeps nothing.
-    """
-    while True:
-        stamp = time.strftime("%Y%m%d_%H%M%S")
-        try:
-            for number, log in enumerate(logs):
-                if log is not None:
-                    run_path(log, f"{stamp}_{number}").mkdir(parents=True)
-            return stamp
-        except FileExistsError:  # of runs that were started in the same second
-            time.sleep(1)
-        except OSError:
-            return stamp  # the run says it in words
 
 
 class RunFolder:
     """The folder of a run, with one owner, and one writer a file.
 
-    What a person deletes of it while the run goes on is written anew, but checkpoints.
+    Where a person deletes it or its lock while the run goes on, what is written as a
+    whole is written anew, but checkpoints and figures; its rows are in any case.
 
     Args:
         path: the folder; None for a temporary one that vanishes with `close`.
@@ -114,8 +47,6 @@ class RunFolder:
         self.temporary = tempfile.TemporaryDirectory() if path is None else None
         self.path = Path(path or self.temporary.name)
         self.texts: dict[str, tuple[str, bool]] = {}  # by file, and whether private
-        if path is not None:
-            _refuse_nested(path)
         if fresh and (self.path / "metrics.jsonl").exists():
             raise ConfigError(
                 f"log.resume=null, but {self.path} holds a run already; choose another"
@@ -192,15 +123,16 @@ class RunFolder:
 
     def _make_anew(self) -> None:
         """Write what was removed while the run goes on, and warn if it is more."""
-        removed = not self.path.is_dir()
+        console = self.path / "console.log"
+        removed = not console.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         self.lock.acquire()
-        if not removed:
-            return  # the lock alone was
         for name, (text, private) in self.texts.items():
             write_atomically(self.path / name, text, private)
+        if not removed:
+            return
         self.console.close()
-        self.console = open(self.path / "console.log", "ab", buffering=0)
+        self.console = open(console, "ab", buffering=0)
         for lines in self.lines.values():
             lines.restore()
         message = (
@@ -315,24 +247,6 @@ class RunFolder:
             write_atomically(path, text, private)
         except OSError as error:
             raise unwritable(path, error) from error
-
-
-def _refuse_nested(path: Path) -> None:
-    """Refuse a folder within that of another run, or around it: one would be hidden.
-
-    Raises:
-        ConfigError: names the other run.
-    """
-    rows, folders = LINES["rows"], [path, *path.parents]
-    above = takewhile(lambda folder: folder.name != "runs", folders[1:])
-    others = [folder / rows for folder in above if (folder / rows).exists()]
-    if not (path / rows).exists():
-        others += path.rglob(f"*/{rows}")
-    if others:
-        raise ConfigError(
-            f"{path} and the run in {others[0].parent} would lie in one another, and"
-            " tables would not find both; choose another log.run or log.experiment"
-        )
 
 
 def open_folder(path: Path | None, fresh: bool) -> RunFolder | NullRunFolder:

@@ -61,13 +61,14 @@ def checked_trainer(found: Any, named: str) -> type[BaseTrainer]:
     Raises:
         ConfigError: it is none, or lacks one of the three methods.
     """
-    from stable_ssl.trainer import BaseTrainer, check_complete
+    from stable_ssl.setup_checks import refuse_incomplete
+    from stable_ssl.trainer import BaseTrainer
 
     if not (isinstance(found, type) and issubclass(found, BaseTrainer)):
         raise ConfigError(
             f"{named} is no trainer; give a subclass of stable_ssl.BaseTrainer"
         )
-    check_complete(found)
+    refuse_incomplete(found, BaseTrainer)
     return found
 
 

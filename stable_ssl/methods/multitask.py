@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import Tensor, full, nn
 
 from stable_ssl.config import Model, Schedule
 from stable_ssl.data.batch import first_view
@@ -19,7 +18,8 @@ from stable_ssl.data.build import labelled_name, named_nodes
 from stable_ssl.instantiate import build_object
 from stable_ssl.models import backbone
 from stable_ssl.optim import build_schedule
-from stable_ssl.schema import ConfigError, errors_at, nearest
+from stable_ssl.schema import ConfigError, nearest
+from stable_ssl.torch_errors import errors_at
 from stable_ssl.trainer import BaseTrainer
 
 
@@ -92,7 +92,7 @@ class MultiTask(BaseTrainer):
     def train_step(self, batch: Any) -> None:
         """Set this step's weights, as tensors: torch.compile would freeze numbers."""
         for name, weight in self.schedules.items():
-            self.scales[name] = torch.full((), weight(self.step), device=self.device)
+            self.scales[name] = full((), weight(self.step), device=self.device)
         super().train_step(batch)
 
     def compute_loss(self) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ class MultiTask(BaseTrainer):
         features = {n: self.encode(first_view(batches[n][0])) for n in used}
         losses = {}
         for name, source in self.sources.items():
-            with errors_at(f"model.heads.{name}", "; correct its loss or outputs"):
+            with errors_at(f"model.heads.{name}"):
                 output = self.heads[name](features[source])
                 losses[name] = self.losses[name](output, batches[source][1])
         total = sum(self.scales[name] * loss for name, loss in losses.items())

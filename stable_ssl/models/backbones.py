@@ -98,13 +98,13 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
         model = build(**options)
     except ConfigError:
         raise
-    except Exception as error:  # timm and torchvision check little, and load weights
+    except Exception as error:  # timm and torchvision check little, and download
         unknown = re.search(r"keyword argument '(\w+)'", str(error))
         if unknown and isinstance(error, TypeError):
             known = (*KEYS, *inspect.signature(build).parameters)
             _refuse_key(name, unknown[1], known, error)
         raise ConfigError(
-            f"model.backbone: {name} refuses its keys: {described(error)}"
+            f"model.backbone: {name} cannot be built: {described(error)}"
         ) from error
     if weights is not None:
         load_backbone(model, weights)

@@ -29,7 +29,7 @@ from stable_ssl.data.batch import first_view
 from stable_ssl.data.class_names import class_names
 from stable_ssl.evaluation.suite import undisturbed
 from stable_ssl.files import replacing_folder
-from stable_ssl.schema import ConfigError, unwritable
+from stable_ssl.schema import ConfigError, first_line, unwritable
 
 TOLERANCE = 1e-4  # of a difference, relative to the largest output
 IMAGES = 4  # of the batch that is compared
@@ -281,7 +281,7 @@ def _timm(model: nn.Module, x: Tensor, home: Path) -> dict[str, float]:
         weights.unlink(missing_ok=True)
         warnings.warn(
             f"{name} was left out: timm does not build this model from it"
-            f" ({_first_line(error)})",
+            f" ({first_line(error)})",
             stacklevel=2,
         )
         return {}
@@ -304,9 +304,5 @@ def _in_words(file: str) -> Iterator[None]:
     except Exception as error:
         raise ExportError(
             f"{file} could not be written: {type(error).__name__}:"
-            f" {_first_line(error)}; leave its type out of log.export.types"
+            f" {first_line(error)}; leave its type out of log.export.types"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

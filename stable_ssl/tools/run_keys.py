@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 SEED = "hardware.seed"
 FACTS = {"run", "folder", "status", "reason", "step", "epoch", "time"}  # of no config
-NAMES = {  # which run it is, and nothing of what it does
-    *("log.run", "log.folder", "log.experiment", "log.resume", "log.tags"),
-    *("log.entity", "log.project"),
-}
+NAMES = set(  # which run it is, and nothing of what it does
+    "log.run log.folder log.experiment log.resume log.tags log.entity"
+    " log.project".split()
+)
 LONGEST, MOST = 40, 8  # characters of a value, and values, that are listed
 FIRST = ("model.name", "data.train.dataset.name", "model.backbone.name")
 

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from stable_ssl import BaseTrainer, commands
-from stable_ssl.commands import launcher
+from stable_ssl.commands import jobs, launcher
 from stable_ssl.commands.rehearsal import distinct, rehearse
 from stable_ssl.schema import ConfigError
 
@@ -48,7 +48,7 @@ def refused(tmp_path, monkeypatch, capfd):
         ("log.monitor=val/acc1,val/nosuch", None, "is never reported"),
         ("optim.accumulate=1,10", None, "an epoch of the train data is 9 batches"),
         ("log.eval.knn.k=20,2000", None, "the bank has 1,197 images"),
-        ("data.num_classes=10,100000000000", "data.num_classes=1", "cannot be built"),
+        ("data.num_classes=10,100000000000", "data.num_classes=1", "not enough memory"),
         (
             "optim.weight_decay=0.1,0 optim.weight_decay_end=0.2",
             "optim.weight_decay=0",
@@ -144,8 +144,8 @@ def test_what_fails_otherwise_is_left_to_the_job(config, monkeypatch, when):
 )
 def test_jobs_that_setup_sees_alike_are_rehearsed_once(config, changes, worth):
     made = OmegaConf.to_container(config("simclr"))
-    jobs = [OmegaConf.merge(made, change) for change in changes]
-    assert distinct(jobs)[0] == 0 and len(distinct(jobs)) == worth
+    configs = [OmegaConf.merge(made, change) for change in changes]
+    assert distinct(configs)[0] == 0 and len(distinct(configs)) == worth
 
 
 @pytest.mark.parametrize(
@@ -160,20 +160,20 @@ def test_jobs_that_setup_sees_alike_are_rehearsed_once(config, changes, worth):
 )
 def test_who_is_rehearsed(tmp_path, monkeypatch, line, times):
     rehearsed = []
-    monkeypatch.setattr(launcher, "rehearse", lambda *job: rehearsed.append(job))
+    monkeypatch.setattr(jobs, "rehearse", lambda *job: rehearsed.append(job))
     command = launcher.Command(line.split(), None, "simclr", None, tmp_path)
-    jobs = command._jobs()
-    here = jobs[0].hydra.runtime.choices["hydra/launcher"] == "basic"
-    command._check(jobs, here, searches=False)
+    composed = command._jobs()
+    here = composed[0].hydra.runtime.choices["hydra/launcher"] == "basic"
+    jobs.check_jobs(composed, None, here, searches=False)
     assert len(rehearsed) == times
 
 
 def test_a_search_rehearses_each_value_once(tmp_path, monkeypatch):
     rehearsed = []
-    monkeypatch.setattr(launcher, "rehearse", lambda _, job: rehearsed.append(job))
+    monkeypatch.setattr(jobs, "rehearse", lambda _, job: rehearsed.append(job))
     space = ["model.temperature=0.1,0.2,0.3", "data.batch_size=64,128"]
     command = launcher.Command(["-m", *space], None, "simclr", None, tmp_path)
-    command._check(command._jobs(), here=True, searches=True)
+    jobs.check_jobs(command._jobs(), None, here=True, searches=True)
     found = [(job.model.temperature, job.data.batch_size) for job in rehearsed]
     assert found == [(0.1, 64), (0.1, 128), (0.2, 64), (0.3, 64)]
 

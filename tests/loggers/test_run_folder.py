@@ -12,7 +12,8 @@ import torch
 
 from stable_ssl import ConfigError
 from stable_ssl.loggers.environment import environment
-from stable_ssl.loggers.run_folder import RunFolder, reserve
+from stable_ssl.loggers.run_folder import RunFolder
+from stable_ssl.loggers.run_names import reserve
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_no_secret_of_the_command_line_is_recorded(folder, config, monkeypatch):
     overrides = ["++log.tags=[a]", "++mine.api_key=hush"]
     monkeypatch.setattr(sys, "argv", ["main.py", *overrides])
     device = torch.device("cpu")
-    folder.describe(config("base", *overrides), overrides, environment(device))
+    folder.describe(config("base", *overrides), overrides, environment(device, object))
     for path in folder.path.iterdir():
         assert "hush" not in path.read_text(), path.name
     assert "- ++mine.api_key=***" in (folder.path / "overrides.yaml").read_text()

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from stable_ssl.checkpoint import equal, load
-from stable_ssl.loggers.run_folder import run_path
+from stable_ssl.loggers.run_names import run_path
 from stable_ssl.methods import SimCLR
 
 from .conftest import from_csv, from_tensorboard, from_wandb, same, truth

@@ -216,7 +216,7 @@ def test_one_word_exchanges_the_backbone(config, name):
         ({"name": "vit", "depth": 2.5}, "depth=2.5, expected a positive integer"),
         ({"name": "vit", "patch_size": 5}, "not divisible by patch_size=5"),
         ({"name": "vit", "heads": 5}, "multiple of 4, .* and of heads=5"),
-        ({"name": "vit", "pool": "mode"}, "vit refuses its keys: Only avg"),
+        ({"name": "vit", "pool": "mode"}, "vit cannot be built: Only avg"),
         (
             {"name": "vit", "pool": "token", "class_token": False},
             "Token pooling needs the class token",
@@ -231,7 +231,7 @@ def test_one_word_exchanges_the_backbone(config, name):
             "stem is not an argument that vit_b_32",
         ),
         ({"name": "vit_b_32", "num_layers": 1}, "num_layers is not an argument"),
-        ({"name": "vit_b_32", "image_size": 30}, "vit_b_32 refuses"),
+        ({"name": "vit_b_32", "image_size": 30}, "vit_b_32 cannot"),
     ],
 )
 def test_wrong_specs_are_refused_in_words(spec, words):

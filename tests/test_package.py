@@ -32,8 +32,7 @@ def installed(tmp_path_factory):
 
 def test_a_public_name_is_what_it_says_however_it_is_asked_for():
     import stable_ssl
-    from stable_ssl import BaseTrainer, launch
-    from stable_ssl import commands
+    from stable_ssl import BaseTrainer, commands, launch
 
     assert launch is stable_ssl.launch is commands.launch
     assert BaseTrainer is stable_ssl.BaseTrainer

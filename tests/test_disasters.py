@@ -176,6 +176,7 @@ def test_a_truncated_checkpoint_costs_the_steps_since_the_one_before(
     assert f"step {step} from" in (run_dir(folder) / "console.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_checkpoint(start, whole, rows, disk):
     folder, mount = disk
     size = checkpoints(whole)[-1].stat().st_size

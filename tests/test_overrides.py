@@ -279,6 +279,7 @@ def test_two_optimizers_with_two_backward_passes_resume_exactly(tmp_path, rows):
     assert {"train/grad_norm_generator", "train/grad_norm_judge"} <= row.keys()
 
 
+@pytest.mark.slow
 def test_two_optimizers_with_two_backward_passes_on_two_processes(ranks, tmp_path):
     one = trained(Gan, tmp_path / "one", *CLIPPED)["weights"]
     two = ranks(2, trained, Gan, str(tmp_path / "two"), *CLIPPED)
@@ -516,6 +517,7 @@ class Median(Double):
         self.log({"val/median": values}, reduce=torch.median)
 
 
+@pytest.mark.slow
 def test_a_median_over_two_processes_is_that_of_the_split(ranks, tmp_path):
     one = trained(Median, tmp_path / "one", DIGITS)["metrics"]["val/median"]
     for rank in ranks(2, trained, Median, str(tmp_path / "two"), DIGITS):
@@ -609,6 +611,7 @@ class Stops(Double):
             self.stop("the loss is low enough")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_ends_cleanly_on_all_processes(ranks, tmp_path):
     two = ranks(2, trained, Stops, str(tmp_path), "optim.steps=18")
     assert two[0]["step"] == two[1]["step"]

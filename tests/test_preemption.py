@@ -285,6 +285,7 @@ def test_a_signal_while_an_optimizer_imports_torchs_compiler(tmp_path, module):
 # --- a terminal that is closed, an import that is interrupted -------------------------
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_stops_a_run_as_sigterm_does(tmp_path):
     """It sends SIGHUP, and what is printed from then on fails."""
     parent, child = os.openpty()

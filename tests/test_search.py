@@ -62,6 +62,7 @@ def test_a_search_that_cannot_be_is_refused_in_words(
     assert not list(tmp_path.rglob("metrics.jsonl"))
 
 
+@pytest.mark.slow
 def test_what_diverges_is_a_result_of_a_search(shell, main, tmp_path):
     """It goes on; the others are found."""
     space = ["optim.lr=choice(1e20,0.1)", "hydra.sweeper.n_trials=4", "log.run=mine"]

@@ -67,6 +67,7 @@ def the_run(folder):
     return run
 
 
+@pytest.mark.slow
 def test_data_root_itself_is_the_dataset_where_none_is_named(workspace, tmp_path):
     """As in sesemi: root is null, and a null subset is all there are."""
     data = """
@@ -144,6 +145,7 @@ def test_the_configuration_is_shown_and_nothing_is_run(workspace, tmp_path):
     assert not (tmp_path / "logs").exists()
 
 
+@pytest.mark.slow
 def test_folders_may_be_links_and_need_not_exist(workspace, tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "logs").symlink_to(tmp_path / "disk", target_is_directory=True)

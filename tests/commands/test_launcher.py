@@ -332,6 +332,7 @@ def test_the_job_returns_the_monitored_value(job, tmp_path):
     assert value == next(r["val/knn_acc1"] for r in rows(run) if "val/knn_acc1" in r)
 
 
+@pytest.mark.slow
 def test_train_and_test_are_main_by_other_names(shell, main, tmp_path):
     line = ["--config-name=supervised", *QUICK]
     done = shell(main.with_name("train.py"), *line, "log.run=run")

@@ -112,6 +112,7 @@ def test_a_metric_that_cannot_be_found_ends_the_run_before_training(tiny, config
     assert trainer.step == 0
 
 
+@pytest.mark.slow
 def test_ranks_measure_as_one_process(folder, ranks):
     whole = measured(folder, "log.run=whole", "log.eval.spectrum=true")[0]
     for found in ranks(2, on_a_rank, Path(folder)):

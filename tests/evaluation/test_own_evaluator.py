@@ -208,6 +208,7 @@ def probed_on_a_rank(folder):
     return trainer.metrics["val/mlp_acc1"], {n: t.clone() for n, t in state.items()}
 
 
+@pytest.mark.slow
 def test_one_that_trains_is_one_on_two_processes(ranks, tmp_path):
     accuracy, whole = probed_on_a_rank(tmp_path / "one")
     (first, one), (second, two) = ranks(2, probed_on_a_rank, tmp_path / "two")

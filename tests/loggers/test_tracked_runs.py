@@ -276,6 +276,7 @@ def test_a_secret_of_the_environment_is_in_no_file(tiny, config, monkeypatch):
         assert b"hush-hush" not in path.read_bytes(), path
 
 
+@pytest.mark.slow
 def test_one_rank_writes(config):
     keys = ["optim.epochs=1", "log.api=[csv,wandb]", "hardware.processes=2"]
     trainer = SimCLR(config("simclr", *keys, "log.pictures.every_n_epochs=1"))

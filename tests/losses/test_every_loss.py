@@ -95,7 +95,7 @@ def on_a_rank():
     return found, losses.sinkhorn(own)
 
 
-@pytest.fixture(params=[2, 4])
+@pytest.fixture(params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def parts(request, ranks):
     """Return what the processes found, started once for all tests."""
     if request.param not in FOUND:

@@ -30,6 +30,10 @@ OWN = {  # overrides of a method: what it would hold still, or leave out, at fir
 }
 
 
+FEW = ("simclr", "byol", "dino", "swav", "nnclr", "mae", "mean_teacher", "multitask")
+SOME = [m if m in FEW else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
+
+
 def make(method, folder, *overrides, base=None):
     options = [*TINY, *OWN.get(method, []), f"log.folder={folder}", *overrides]
     return (base or method_class)(method)(load_config(method, options))
@@ -105,7 +109,7 @@ def test_a_loss_computed_in_an_evaluation_changes_nothing(method, tmp_path):
     assert equal(weights(plain), weights(curious))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SOME)
 def test_resume_is_exact(method, tmp_path, rows):
     options = ["optim.steps=8", "log.checkpoint.every_n_steps=3", "optim.accumulate=2"]
     options += ["log.eval.every_n_steps=4", "log.eval.knn=null"]
@@ -138,7 +142,7 @@ def test_observers_do_not_disturb(method, tmp_path):
     assert equal(weights(watched), weights(alone))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SOME)
 def test_half_precision(method, tmp_path):
     options = ["optim.steps=2", "log.every_n_steps=1", *BARE]
     exact = make(method, tmp_path, *options)

@@ -121,7 +121,7 @@ def half():
     return found.dtype, norm.running_var.dtype, float(off)
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_equal_one_process_with_the_whole_batch(ranks, world):
     for errors, uneven, too_few, half, penalty in ranks(world, compare):
         for dtype, (gradient, statistics) in errors.items():

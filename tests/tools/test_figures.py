@@ -266,6 +266,7 @@ def test_no_words_overlap_or_leave_the_figure(study):
                 assert not core.overlaps(its.shrunk(0.95, 0.7)), (text, other)
 
 
+@pytest.mark.slow
 def test_equal_runs_give_equal_files_in_another_process(study, tmp_path):
     code = (
         "import sys; from stable_ssl import report; a, b = report.load(sys.argv[1]);"

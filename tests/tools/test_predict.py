@@ -165,6 +165,7 @@ def predict_on_a_rank(folder):
     SimCLR(load_config("simclr", [*overrides, "data.eval_batch_size=98"])).run()
 
 
+@pytest.mark.slow
 def test_several_ranks_write_each_sample_once_in_order(config, ranks, tmp_path):
     SimCLR(config("simclr", *QUICK)).run()
     one = predicted(SimCLR(config("simclr", "mode=predict")))

@@ -3,6 +3,7 @@
 import json
 import time
 
+import pytest
 import torch
 
 from stable_ssl import BYOL, BaseTrainer, load_config
@@ -78,6 +79,7 @@ def on_a_rank(folder):
         BYOL(load_config("byol", [*overrides, f"mode={mode}"])).run()
 
 
+@pytest.mark.slow
 def test_several_ranks_profile_together(ranks, tmp_path, monkeypatch):
     ranks(2, on_a_rank, str(tmp_path))
     folder = tmp_path / "runs" / "byol" / "run"

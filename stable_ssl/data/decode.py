@@ -10,12 +10,14 @@ any, with a range   what lies in it                   float32, the range as 0 to
 any other           refused, with what to do          \
 ==================  ================================  ==================================
 
-Images of PIL become grey or RGB (`pil.py`). Arrays are (H, W), (H, W, C) or (C, H, W),
-and so are tensors; `layout` says which, where the sizes do not.
+Images of PIL become grey or RGB (`pil.py`), those of torchvision are (C, H, W). Arrays
+are (H, W), (H, W, C) or (C, H, W), and so are tensors; `layout` says which, where the
+sizes do not.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
@@ -100,8 +102,8 @@ class Decode:
 
     def _channels_last(self, image: Any, pixels: Tensor, name: str) -> bool:
         """Return whether the last of three axes has the channels."""
-        if self.layout is not None:
-            return self.layout == "hwc"
+        if layout := _layout_of(image) or self.layout:
+            return layout == "hwc"
         first, middle, last = pixels.shape
         shortest = last < min(first, middle)
         if isinstance(image, Tensor):
@@ -190,6 +192,14 @@ def _dense(image: Tensor, name: str) -> Tensor:
             " not there; return a dense one, by to_dense() or dequantize()"
         )
     return image.as_subclass(Tensor).detach()
+
+
+def _layout_of(image: Any) -> str | None:
+    """Return the layout that a type of image always has, if any."""
+    module = sys.modules.get("torchvision.tv_tensors")
+    if module is not None and isinstance(image, module.Image):
+        return "chw"
+    return "hwc" if pil.is_image(image) else None
 
 
 def _numbers(entry: Any) -> bool:

@@ -280,9 +280,9 @@ def _readings(line: str) -> list[tuple[str, str]]:
     fields = [
         field.strip() for field in next(csv.reader([line], skipinitialspace=True))
     ]
-    before, _, last = line.rpartition(" ")
+    before, last = [*line.rsplit(maxsplit=1), ""][:2]  # also at a tab
     name, _, after = line.rpartition(",")
-    readings = [(line, ""), (before.strip(), last), (name.strip(), after.strip())]
+    readings = [(line, ""), (before, last), (name.strip(), after.strip())]
     return [*readings, (fields[0], fields[1] if len(fields) > 1 else "")]
 
 
@@ -340,15 +340,15 @@ def _files(folder: Path) -> Iterator[Path]:
     """
     seen: set[tuple[int, int]] = set()
     for top, folders, files in os.walk(folder, followlinks=True):
-        found = os.stat(top)
-        seen.add((found.st_dev, found.st_ino))
-        for name in list(folders):
-            path = Path(top, name)
-            target = os.stat(path)
+        below = [Path(top, name) for name in folders if not _is_hidden(name)]
+        folders.clear()
+        for path in sorted(below, key=lambda path: (path.is_symlink(), path)):
             if path.is_symlink() and Path(top).resolve().is_relative_to(path.resolve()):
                 raise ConfigError(
                     f"{path} is a link to a folder that it is in; remove it"
                 )
-            if _is_hidden(name) or (target.st_dev, target.st_ino) in seen:
-                folders.remove(name)
+            target = path.stat()
+            if (place := (target.st_dev, target.st_ino)) not in seen:
+                seen.add(place)
+                folders.append(path.name)
         yield from (Path(top, name) for name in files if not _is_hidden(name))

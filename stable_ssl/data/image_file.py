@@ -11,6 +11,7 @@ from typing import Any
 import numpy
 
 from stable_ssl.data import pil
+from stable_ssl.data.decode import as_given
 from stable_ssl.data.unreadable import Unreadable, reading
 
 TIFF = {".tif", ".tiff"}
@@ -28,7 +29,7 @@ def size(path: Path) -> tuple[int, ...]:
 
 
 def read(path: Path, channels: str | None) -> Any:
-    """Return an image: of PIL, or an array at its depth, (H, W) or (H, W, C).
+    """Return an image: of PIL; or an array, or an image of torchvision, at its depth.
 
     Args:
         path: of a format that PIL reads; an array of numpy, whatever its channels; for
@@ -41,7 +42,8 @@ def read(path: Path, channels: str | None) -> Any:
     """
     if channels == "all" and path.suffix.lower() in TIFF and find_spec("tifffile"):
         with reading(path):
-            return _bands(path)
+            if (bands := _bands(path)) is not None:
+                return bands
     with _opened(path) as image:
         if isinstance(image, numpy.ndarray):
             return numpy.array(image)
@@ -69,13 +71,21 @@ def _opened(path: Path) -> Iterator[Any]:
             yield image
 
 
-def _bands(path: Path) -> numpy.ndarray:
-    """Return a TIFF file's pixels, (H, W) or (H, W, C), its bands or pages last."""
-    from tifffile import TiffFile
+def _bands(path: Path) -> Any:
+    """Return a TIFF file's pixels as an image of torchvision, (C, H, W).
+
+    Its bands or pages are the channels. None where a colour is not simply a number,
+    such as of a palette, which PIL knows to read.
+    """
+    from tifffile import PHOTOMETRIC, TiffFile
+    from torchvision.tv_tensors import Image
 
     with TiffFile(path) as file:
+        if file.pages[0].photometric not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB):
+            return None
         series = file.series[0]
         pixels, axes = series.asarray(), series.axes
     if "Y" not in axes or "X" not in axes or pixels.ndim > 3:
         raise ValueError(f"expected an image of bands, found axes {axes}")
-    return numpy.moveaxis(pixels, (axes.index("Y"), axes.index("X")), (0, 1))
+    pixels = numpy.moveaxis(pixels, (axes.index("Y"), axes.index("X")), (-2, -1))
+    return Image(as_given(pixels).view(-1, *pixels.shape[-2:]))

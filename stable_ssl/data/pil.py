@@ -6,6 +6,7 @@ A mode has 8 bits a channel, or is one deep channel: `I;16`, `I` (32), `F` (floa
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy
@@ -56,8 +57,8 @@ def with_channels(image: Any, channels: str | None, name: str) -> Any:
         name: for messages.
 
     Returns:
-        An image of PIL, L or RGB; or an array, (H, W) or (H, W, C), or a tensor, where
-        there are more bits or channels.
+        An image of PIL, L or RGB; or an array (H, W), or an image of torchvision,
+        where there are more bits or channels.
 
     Raises:
         Unreadable: it cannot be converted, or would lose what nobody asked to drop.
@@ -65,36 +66,76 @@ def with_channels(image: Any, channels: str | None, name: str) -> Any:
     drops = _drops_bits(image)
     if channels is None and (drops or image.mode in DEEP):
         raise Unreadable(
-            f"{name} has more than 8 bits a channel; set channels of its dataset, to"
-            " grey, rgb or all, which keep them"
+            f"{name} has more than 8 bits a channel; set channels of its dataset to"
+            " what it has, grey, rgb or all, which keep them"
         )
     if drops:
         return _of_16_bits(image, channels, name)
+    if (pages := _pages(image)) > 1:
+        raise Unreadable(
+            f"{name} has {pages} pages, of which PIL reads one; split it, or set"
+            " channels: all of its dataset, which takes them as channels by tifffile"
+        )
     if image.mode in DEEP:
         array = _array(image)
-        return numpy.stack([array] * 3, 2) if channels == "rgb" else array
+        return _of_bands([array] * 3) if channels == "rgb" else array
     if channels is None:
         remedy = "set channels of its dataset: rgb or grey drops it, all keeps it"
         return _without_alpha(image, name, remedy).convert("RGB")
     if channels == "all":
-        return _array(_unpacked(image))
+        image = _unpacked(image)
+        if image.mode in ("L", "RGB"):
+            return image.copy()  # the file of an image that was not loaded is closed
+        return _of_bands(numpy.moveaxis(_array(image), 2, 0))
     return _flat(_unpacked(image)).convert("RGB" if channels == "rgb" else "L")
 
 
 def _drops_bits(image: Any) -> bool:
     """Return whether a file has 16 bits a channel, and PIL opens it as one of 8."""
     tiles = getattr(image, "tile", None) or ()
-    return image.mode not in DEEP and any(";16" in str(tile[3]) for tile in tiles)
+    how = [tile[3] for tile in tiles]
+    if image.format == "PPM":  # (mode, largest value)
+        return image.mode == "RGB" and any(x[-1] > 255 for x in how if len(x) == 2)
+    return image.mode not in DEEP and any(";16" in str(x) for x in how)
 
 
 def _of_16_bits(image: Any, channels: str, name: str) -> Any:
-    """Return a PNG file of several channels as a tensor (C, H, W) uint16."""
+    """Return a PNG file of several channels as an image of torchvision, of uint16."""
     from torchvision.io import decode_image
+    from torchvision.tv_tensors import Image
 
-    if image.format != "PNG" or not image.filename or channels == "grey":
-        raise Unreadable(f"{name} has 16 bits a channel, of which PIL reads 8")
-    deep = decode_image(image.filename, "UNCHANGED")
-    return deep[:3] if channels == "rgb" and len(deep) > 3 else deep
+    if image.format == "PNG" and getattr(image, "filename", ""):
+        deep = decode_image(image.filename, "UNCHANGED")
+        if channels == "all":
+            return Image(deep)
+        colours = deep[:-1] if len(deep) in (2, 4) else deep
+        if channels == "rgb" or len(colours) == 1:
+            return Image(colours.expand(3, -1, -1) if channels == "rgb" else colours)
+    raise Unreadable(
+        f"{name} has 16 bits a channel, of which PIL reads 8; convert it, or set"
+        " channels: all of its dataset, which keeps those of PNG, and TIFF by tifffile"
+    )
+
+
+def _of_bands(bands: Sequence[numpy.ndarray]) -> Any:
+    """Return an image of torchvision, (C, H, W), whose layout is beyond doubt."""
+    import torch
+    from torchvision.tv_tensors import Image
+
+    array = numpy.stack(bands)
+    return Image(torch.from_numpy(array.astype(array.dtype.newbyteorder("="))))
+
+
+def _pages(image: Any) -> int:
+    """Return how many pages of a TIFF file are of one size: others are its previews."""
+    if image.format != "TIFF" or image.n_frames == 1:
+        return 1
+    size, count = image.size, 0
+    for page in range(image.n_frames):
+        image.seek(page)
+        count += image.size == size
+    image.seek(0)
+    return count
 
 
 def _without_alpha(image: Any, name: str, remedy: str) -> Any:

@@ -164,13 +164,15 @@ def images_of_pil():
 MODES = images_of_pil()
 
 
+@pytest.mark.parametrize("layout", [None, "chw", "hwc"])  # of arrays alone
 @pytest.mark.parametrize(("image", "right"), MODES.values(), ids=MODES)
-def test_each_mode_of_pil(image, right):
+def test_each_mode_of_pil(image, right, layout):
+    decode = Decode(layout=layout)
     if isinstance(right, str):
         with pytest.raises(ConfigError, match=f"^row 7 (is|has) a .*{right}"):
-            to_tensor(image, "row 7")
+            decode(image, "row 7")
         return
-    x = to_tensor(image, "row 7")
+    x = decode(image, "row 7")
     x = x.double().numpy() / (255 if x.dtype == torch.uint8 else 1)
     assert x.shape == right.shape and numpy.abs(x - right).max() <= 1 / 255
 

@@ -272,7 +272,7 @@ class Marked(Dataset):
             if i % 2 and missing == "left out":
                 continue
             marks = {"None": None, "-1": -1, "-100": -100}
-            label = marks.get(str(missing), label) if i % 2 else label + shift
+            label = marks.get(str(missing), label + shift) if i % 2 else label + shift
             self.pairs.append((image, label))
 
     def __len__(self):
@@ -319,8 +319,9 @@ def test_labels_from_1_on_are_refused_with_the_remedy(tiny, config, split):
         tiny(config("base", *keys, shifted)).run()
 
 
-@pytest.mark.parametrize("missing", ["None", "-1", "-100"])
-@pytest.mark.parametrize("method", [Supervised, SupCon])
+@pytest.mark.parametrize(
+    ("method", "missing"), [(Supervised, "-100"), (SupCon, "None"), (SupCon, "-1")]
+)
 def test_a_method_that_learns_from_labels_refuses_samples_without(
     config, method, missing
 ):

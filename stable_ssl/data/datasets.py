@@ -209,8 +209,12 @@ def held_in_memory(
     images = [image for image in images if image is not None]
     if not images:
         raise Unreadable(f"no image below {dataset.root} can be read")
-    if len({(image.shape, image.dtype) for image in images}) > 1:
-        return dataset  # whose batches say that they do not fit together
+    kinds = {f"{tuple(x.shape)} of {x.dtype}".replace("torch.", "") for x in images}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"images of one size differ otherwise: {' and '.join(sorted(kinds)[:2])};"
+            " set channels of their dataset to rgb or grey, or convert them to one type"
+        )
     labels, num_classes = as_classes(dataset.labels[rows]), dataset.num_classes
     return Images(torch.stack(images), labels, num_classes, dataset, rows)
 

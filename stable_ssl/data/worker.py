@@ -152,6 +152,9 @@ class Stream(IterableDataset):
             yield from self._samples()
         except ConfigError as error:  # in words: torch would send its traceback
             yield Sample(None, None, (), 0, [], str(error))
+        except READ_ERRORS as error:
+            text = f"{type(self.dataset).__name__}: {described(error)}"
+            yield Sample(None, None, (), 0, [], text)
 
     def _samples(self) -> Iterator[Sample]:
         sampler, batch_size = self.sampler, self.sampler.batch_size
@@ -162,9 +165,14 @@ class Stream(IterableDataset):
                 name = sample_name(self.dataset, index)
                 image, label, extras = self.fields(sample, name)
                 seed, epoch = sampler.seed, sampler.epoch
+                failures: list[str] = []
                 with seeding.preserve_rng():  # ops must not shift the dataset's draws
-                    views = begin(self.heads, image, seed, epoch, index, name)
-                yield Sample(views, label, extras, index, [])
+                    try:
+                        views = begin(self.heads, image, seed, epoch, index, name)
+                    except Unreadable as error:
+                        views = None
+                        failures.append(" ".join(str(error).split()))
+                yield Sample(views, label, extras, index, failures)
 
     def _passes(self) -> Iterator[Any]:
         seed, epoch = self.sampler.seed, self.sampler.epoch
@@ -245,9 +253,11 @@ def _stacked(images: Sequence[Any]) -> Any:
         ConfigError: they differ in shape or type.
     """
     try:
-        if isinstance(images[0], Tensor):
+        if not isinstance(images[0], Tensor):
+            return default_collate(images)
+        if len({image.dtype for image in images}) == 1:  # stack would mix their ranges
             return torch.stack(images)
-        return default_collate(images)
+        raise TypeError("tensors of several types, such as of 8 and 16 bits")
     except UNLIKE as error:
         kinds = {_kind(image) for image in images}
         if len(kinds) < 2:

@@ -155,7 +155,7 @@ class ImageFolder(Dataset):
     def _chosen(self, top: Path) -> list[Path]:
         """Return the images below a folder that pass the filters."""
         paths = []
-        for path in _images(top):
+        for path in sorted(filter(_is_image, _files(top))):
             name = path.relative_to(self.root).as_posix()
             if any(fnmatch(name, pattern) for pattern in self.include) and not any(
                 fnmatch(name, pattern) for pattern in self.exclude
@@ -307,7 +307,7 @@ def _refuse_empty(folders: Sequence[Path], known: Mapping[str, int] | None) -> N
     for folder in folders:
         if known is not None and folder.name not in known or not folder.is_dir():
             continue
-        if next(_images(folder), None) is None:
+        if not any(map(_is_image, _files(folder))):
             kinds = sorted(
                 {path.suffix.lower() or path.name for path in _files(folder)}
             )
@@ -324,10 +324,8 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    """Yield the images below a folder, of the kinds that are read, in order."""
-    files = (path for path in _files(folder))
-    return (p for p in sorted(files) if p.suffix.lower() in image_file.EXTENSIONS)
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in image_file.EXTENSIONS
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -7,7 +7,6 @@ are one `Images`.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -199,8 +198,11 @@ def held_in_memory(
         image_size = unless_unreadable(dataset.size, row)
         if image_size is None:
             continue
-        size = size or image_size
-        if image_size != size or 3 * math.prod(size) * len(dataset) > limit * 2**30:
+        if size is None and (first := unless_unreadable(decoded, row)) is not None:
+            size = image_size
+            if first.nbytes * len(dataset) > limit * 2**30:
+                return dataset
+        if size not in (None, image_size):
             return dataset
         rows.append(row)
     with ThreadPoolExecutor() as pool:  # PIL decodes without Python's lock

@@ -193,32 +193,43 @@ def held_in_memory(
     def decoded(row: int) -> Tensor:
         return decode(dataset[row][0], sample_name(dataset, row))
 
-    size, rows = None, []
+    first, size, rows = None, None, []
     for row in range(len(dataset)):
         image_size = unless_unreadable(dataset.size, row)
         if image_size is None:
             continue
-        if size is None and (first := unless_unreadable(decoded, row)) is not None:
+        if first is None and (first := unless_unreadable(decoded, row)) is not None:
             size = image_size
             if first.nbytes * len(dataset) > limit * 2**30:
                 return dataset
         if size not in (None, image_size):
             return dataset
         rows.append(row)
-    with ThreadPoolExecutor() as pool:  # PIL decodes without Python's lock
-        images = list(pool.map(lambda row: unless_unreadable(decoded, row), rows))
-    rows = torch.tensor([r for r, x in zip(rows, images, strict=True) if x is not None])
-    images = [image for image in images if image is not None]
-    if not images:
+    if first is None:
         raise Unreadable(f"no image below {dataset.root} can be read")
-    kinds = {f"{tuple(x.shape)} of {x.dtype}".replace("torch.", "") for x in images}
-    if len(kinds) > 1:
-        raise ConfigError(
-            f"images of one size differ otherwise: {' and '.join(sorted(kinds)[:2])};"
-            " set channels of their dataset to rgb or grey, or convert them to one type"
-        )
+    images = torch.empty(len(rows), *first.shape, dtype=first.dtype)
+
+    def fill(i: int) -> bool:
+        image = unless_unreadable(decoded, rows[i])
+        if image is None:
+            return False
+        if (image.shape, image.dtype) != (first.shape, first.dtype):
+            kinds = (f"{tuple(x.shape)} of {x.dtype}" for x in (first, image))
+            raise ConfigError(
+                f"{sample_name(dataset, rows[i])} is unlike the first of its dataset:"
+                f" {' and '.join(kinds).replace('torch.', '')}; set channels of the"
+                " dataset to rgb or grey, or convert its files to one type"
+            )
+        images[i] = image
+        return True
+
+    with ThreadPoolExecutor() as pool:  # PIL decodes without Python's lock
+        read = torch.tensor(list(pool.map(fill, range(len(rows)))))
+    if not read.all():
+        images, rows = images[read], torch.tensor(rows)[read].tolist()
+    rows = torch.tensor(rows)
     labels, num_classes = as_classes(dataset.labels[rows]), dataset.num_classes
-    return Images(torch.stack(images), labels, num_classes, dataset, rows)
+    return Images(images, labels, num_classes, dataset, rows)
 
 
 # --- the embedded default -------------------------------------------------------------

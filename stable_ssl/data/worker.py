@@ -160,10 +160,11 @@ class Stream(IterableDataset):
         except Exception as error:
             if not is_of_reading(error):
                 raise
-            text = f"{type(self.dataset).__name__}: {described(error)}"
-            yield Sample(
-                None, None, (), 0, [], f"{text}; a stream cannot go on from it"
+            text = (
+                f"{type(self.dataset).__name__}: {described(error)}; a stream cannot go"
+                " on from it"
             )
+            yield Sample(None, None, (), 0, [], text)
 
     def _samples(self) -> Iterator[Sample]:
         sampler, batch_size = self.sampler, self.sampler.batch_size

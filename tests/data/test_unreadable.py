@@ -62,7 +62,7 @@ def read(dataset, on_error, workers=0, ops=()):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_of_reading_names_the_sample_or_is_counted(kind, workers):
     data = Own(error_of(kind))
-    words = rf"^Own\[5\]: ({kind.__name__}|error|.*): .*; mend or remove it, or set"
+    words = r"^Own\[5\]: .*b(roken|ad).*; mend or remove it, or set data.on_error=skip"
     with pytest.raises(Unreadable, match=words) as caught:
         read(data, "raise", workers)
     assert "\n" not in str(caught.value)
@@ -123,7 +123,7 @@ class Stream(IterableDataset):
 
 def test_a_broken_stream_is_said_in_words():
     with pytest.raises(
-        ConfigError, match="^Stream: ReadError: unexpected end; a stream"
+        ConfigError, match="^Stream: ReadError: unexpected end .*stream"
     ):
         read(Stream(), "raise")
 
@@ -159,9 +159,7 @@ def test_a_broken_file_is_named_or_counted(tmp_path, name, channels):
     (tmp_path / "a" / name).write_bytes(BROKEN[name])
     (tmp_path / "a" / "whole.png").write_bytes(encoded("PNG"))
     folder = ImageFolder(str(tmp_path), channels=channels)
-    with pytest.raises(
-        Unreadable, match=rf"/a/{name} is not a readable image: .*; mend"
-    ):
+    with pytest.raises(Unreadable, match=rf"/a/{name} is not a readable image: "):
         read(folder, "raise")
     with pytest.warns(UserWarning, match=f"skipped: .*/a/{name}"):
         assert read(folder, "skip") == ([[0]], 1)

@@ -60,6 +60,7 @@ class Head:
             )
         cut = fixing[0] + 1 if fixing else len(external)
         self.view = View(ops[len(external) : cut], first=len(external))
+        self.keeps_bytes = all(op.moves_pixels for op in self.view.ops)
         self.tail = View(ops[cut:], first=cut, images=decode.images)
 
     def __call__(self, entry: Any, key: Tensor, name: str) -> Any:
@@ -85,7 +86,7 @@ class Head:
         if not self.view.ops:
             return pixels
         view = self.view(pixels[None], key[None])[0]
-        if pixels.dtype == torch.uint8:
+        if pixels.dtype == torch.uint8 and self.keeps_bytes:
             view = view.mul_(255).round_().to(torch.uint8)
         return view
 

@@ -366,7 +366,7 @@ def restarted():
     return int(distributed.all_sum(torch.ones(())))
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("world", [2, 4])
 def test_value_and_gradient_equal_one_process(ranks, world):
     for found in ranks(world, exchange):
         for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):

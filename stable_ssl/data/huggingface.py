@@ -16,6 +16,9 @@ from stable_ssl.data.fields import IMAGE_NAMES, LABEL_NAMES, UNLABELLED, as_clas
 from stable_ssl.data.unreadable import reading
 from stable_ssl.schema import ConfigError, described, nearest
 
+KINDS = {".jsonl": "json", ".json": "json", ".csv": "csv"}  # of files, and readers
+KINDS |= {".parquet": "parquet", ".arrow": "arrow"}
+
 
 class HuggingFace(Dataset):
     """Samples (image, label, {the other columns}) of a map-style dataset.
@@ -133,10 +136,16 @@ def _load(local: Path, name: str, config: str | None, split: str | None) -> Any:
     datasets.disable_progress_bars()
     if (local / "state.json").is_file() or (local / "dataset_dict.json").is_file():
         found = datasets.load_from_disk(str(local))
-        return found[split] if split and isinstance(found, dict) else found
+        parts = found if isinstance(found, dict) else {}
+        if split and split not in parts:
+            there = f"there are: {', '.join(parts)}" if parts else "set split: null"
+            raise LookupError(f"it has no split {split} ({there})")
+        return found[split] if split else found
     if local.is_file():
-        kind = {".jsonl": "json"}.get(local.suffix, local.suffix[1:])
-        return datasets.load_dataset(kind, data_files=str(local), split="train")
+        kind, split = KINDS.get(local.suffix, local.suffix[1:]), split or "train"
+        return datasets.load_dataset(kind, data_files=str(local), split=split)
+    if local.suffix in KINDS:  # or the hub would be asked for it
+        raise FileNotFoundError(f"no file at {local}")
     return datasets.load_dataset(
         str(local) if local.is_dir() else name, config, split=split
     )

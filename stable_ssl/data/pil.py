@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 
-from stable_ssl.data.unreadable import Unreadable
+from stable_ssl.data.unreadable import Unreadable, reading
 from stable_ssl.schema import ConfigError
 
 CHANNELS = ("rgb", "grey", "all")
@@ -34,14 +34,25 @@ def is_image(entry: Any) -> bool:
     return module is not None and isinstance(entry, module.Image)
 
 
+def load(image: Any, name: str) -> None:
+    """Read the pixels of an image that may only have been opened.
+
+    Raises:
+        Unreadable: its file is broken, or PIL drops bits of it.
+    """
+    if _drops_bits(image):
+        raise Unreadable(f"{name} has 16 bits a channel, of which PIL reads 8")
+    with reading(name):
+        image.load()
+
+
 def pixels(image: Any, name: str) -> numpy.ndarray:
     """Return an image's array (H, W) or (H, W, 3), at its depth.
 
     Raises:
-        Unreadable: it has an alpha channel that says something, or PIL drops bits.
+        Unreadable: it has an alpha channel that says something, or `load` refuses it.
     """
-    if _drops_bits(image):
-        raise Unreadable(f"{name} has 16 bits a channel, of which PIL reads 8")
+    load(image, name)
     remedy = 'return numpy.asarray(image.convert("RGB")), or numpy.asarray(image)'
     image = _without_alpha(image, name, remedy)
     return _array(image.convert("RGB") if image.mode in SPACES else image)

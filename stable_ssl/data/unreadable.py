@@ -16,6 +16,14 @@ READ_ERRORS = (
 )
 
 
+def is_of_reading(error: Exception) -> bool:
+    """Return whether an error is one of `READ_ERRORS`, or of a kind of some library.
+
+    Such as PIL's of a decompression bomb, tifffile's or tarfile's.
+    """
+    return isinstance(error, READ_ERRORS) or type(error).__module__ != "builtins"
+
+
 class Unreadable(ConfigError):
     """An image that cannot be read as it is asked for; the text names it."""
 

@@ -19,13 +19,14 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from stable_ssl import seeding
+from stable_ssl.data import pil
 from stable_ssl.data.augment import External, Op, View
 from stable_ssl.data.datasets import Images
 from stable_ssl.data.decode import Decode, as_given, of_numbers
 from stable_ssl.data.fields import Fields, as_class, as_classes, sample_name
 from stable_ssl.data.folder import ImageFolder
 from stable_ssl.data.sampler import BatchSampler
-from stable_ssl.data.unreadable import READ_ERRORS, Unreadable
+from stable_ssl.data.unreadable import Unreadable, is_of_reading
 from stable_ssl.schema import ConfigError, described
 
 # what torch raises for samples that make no batch
@@ -59,6 +60,7 @@ class Head:
             )
         cut = fixing[0] + 1 if fixing else len(external)
         self.view = View(ops[len(external) : cut], first=len(external))
+        self.keeps_bytes = all(op.moves_pixels for op in self.view.ops)
         self.tail = View(ops[cut:], first=cut, images=decode.images)
 
     def __call__(self, entry: Any, key: Tensor, name: str) -> Any:
@@ -69,6 +71,8 @@ class Head:
             key: of the view, ().
             name: of the sample, for messages.
         """
+        if pil.is_image(entry):
+            pil.load(entry, name)  # or ops would meet what is wrong with its file
         pixels = isinstance(entry, Tensor) and entry.dtype == torch.uint8
         if self.external and pixels and entry.ndim == 3 and len(entry) in (1, 3):
             from torchvision.transforms.functional import to_pil_image
@@ -82,7 +86,7 @@ class Head:
         if not self.view.ops:
             return pixels
         view = self.view(pixels[None], key[None])[0]
-        if pixels.dtype == torch.uint8:
+        if pixels.dtype == torch.uint8 and self.keeps_bytes:
             view = view.mul_(255).round_().to(torch.uint8)
         return view
 
@@ -122,7 +126,9 @@ class Samples(Dataset):
                 failures.append(" ".join(str(error).split()))
             except ConfigError as error:  # in words: torch would send its traceback
                 return Sample(None, None, (), index, failures, str(error))
-            except READ_ERRORS as error:
+            except Exception as error:
+                if not is_of_reading(error):
+                    raise
                 failures.append(f"{name}: {described(error)}")
         return Sample(None, None, (), index, failures)
 
@@ -152,8 +158,13 @@ class Stream(IterableDataset):
             yield from self._samples()
         except ConfigError as error:  # in words: torch would send its traceback
             yield Sample(None, None, (), 0, [], str(error))
-        except READ_ERRORS as error:
-            text = f"{type(self.dataset).__name__}: {described(error)}"
+        except Exception as error:
+            if not is_of_reading(error):
+                raise
+            text = (
+                f"{type(self.dataset).__name__}: {described(error)}; a stream cannot go"
+                " on from it"
+            )
             yield Sample(None, None, (), 0, [], text)
 
     def _samples(self) -> Iterator[Sample]:

@@ -73,8 +73,7 @@ def register_op(name: str, per_sample: bool = False) -> Callable:
 
     def decorate(op: Any) -> Any:
         register(OPS, name, op, "an op")
-        if per_sample:
-            PER_SAMPLE.add(name)
+        (PER_SAMPLE.add if per_sample else PER_SAMPLE.discard)(name)
         return op
 
     return decorate
@@ -107,13 +106,15 @@ def _build(node: Node) -> Op | External:
             f"no augmentation {name!r}{nearest(name, OPS)}; known: {', '.join(OPS)}"
         )
     op, per_sample = OPS[name], name in PER_SAMPLE
-    accepted = list(accepted_by(op))
-    own = not isinstance(op, type)
-    if own:
-        accepted = accepted[1 if per_sample else 2 :]
+    parameters = list(accepted_by(op).values())
+    if own := not isinstance(op, type):
+        parameters = parameters[1 if per_sample else 2 :]
+    accepted = [parameter.name for parameter in parameters]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     takes = f"it takes {', '.join(accepted)}"
     for argument in arguments:
-        check(argument in accepted, f"{name} takes no {argument!r}", takes)
+        known = takes_any or argument in accepted
+        check(known, f"{name} takes no {argument!r}", takes)
     try:
         return build_own(op, per_sample, arguments) if own else op(**arguments)
     except TypeError as error:  # an argument is missing, or is no number

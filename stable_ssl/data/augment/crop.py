@@ -118,6 +118,7 @@ class RandomResizedCrop(Op):
     ratio: Pair = (3 / 4, 4 / 3)  # range of the box's width over its height
     interpolation: str = "bilinear"  # or bicubic, clamped to [0, 1]
     fixes_size: ClassVar[bool] = True
+    moves_pixels: ClassVar[bool] = True
 
     def __post_init__(self):
         self.size = check_sides("size", self.size)
@@ -173,6 +174,7 @@ class Resize(Op):
 
     size: Size  # of the shorter side, in pixels, keeping the aspect; or (height, width)
     interpolation: str = "bilinear"  # or bicubic, clamped to [0, 1]
+    moves_pixels: ClassVar[bool] = True
 
     def __post_init__(self):
         self.fixes_size = isinstance(self.size, Sequence)
@@ -199,6 +201,7 @@ class CenterCrop(Op):
 
     size: Size
     fixes_size: ClassVar[bool] = True
+    moves_pixels: ClassVar[bool] = True
 
     def __post_init__(self):
         self.size = check_sides("size", self.size)

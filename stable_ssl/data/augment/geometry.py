@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ class HorizontalFlip(Sometimes):
     """Mirror left and right with probability p."""
 
     p: float = 0.5
+    moves_pixels: ClassVar[bool] = True
 
     def change(self, x: Tensor) -> Tensor:
         return x.flip(-1)

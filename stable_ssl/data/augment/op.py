@@ -24,6 +24,7 @@ class Op:
     fixes_size: bool = False  # whether images of any size become `size`
     draws_late: bool = False  # whether `apply` draws, too, from keys in its parameters
     of_images: bool = True  # or of any data
+    moves_pixels: bool = False  # and no value of [0, 1] leaves it: bytes are enough
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) of the output for an image of this size."""

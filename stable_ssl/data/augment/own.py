@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -40,7 +41,12 @@ class Own(Op):
 def build_own(
     function: Callable[..., Any], per_sample: bool, arguments: Mapping[str, Any]
 ) -> Op | External:
-    """Build a function's op: of a sample where it is `per_sample`."""
+    """Build a function's op: of a sample where it is `per_sample`.
+
+    Raises:
+        TypeError: it cannot be called so.
+    """
+    inspect.signature(function).bind(*[None] * (1 if per_sample else 2), **arguments)
     if per_sample:
         return External(partial(function, **arguments))
     return Own(function, arguments)

@@ -440,7 +440,8 @@ def test_a_view_takes_any_memory_format():
 def test_the_registry_builds_every_op():
     ops = build_ops([*EVERY, None])
     assert len(ops) == len(EVERY)
-    assert {type(op) for op in ops} == set(OPS.values())
+    shipped = {op for op in OPS.values() if op.__module__.startswith("stable_ssl.")}
+    assert {type(op) for op in ops} == shipped
 
 
 @pytest.mark.parametrize(

@@ -120,10 +120,6 @@ def test_rows_of_deep_pixels_are_scaled_or_refused(arrays):
             {"images": "x.npy", "labels": "few.npy"},
             "12 rows, and few.npy has 2",
         ),
-        (
-            {"images": "x.npy", "subset": "train"},
-            "has no subsets; set subset",
-        ),
         ({"images": "x.npy", "label": "y.npy"}, "no label; did you mean 'labels'"),
     ],
 )

@@ -19,7 +19,6 @@ def first_tensor(x):
     return first_tensor(x["a"]) if isinstance(x, dict) else x
 
 
-@register_op("test_scaled")
 def scaled(x, keys, low=0.5, high=1.0):
     """Scale each row by a number of its own."""
     if isinstance(x, dict):
@@ -28,7 +27,6 @@ def scaled(x, keys, low=0.5, high=1.0):
     return x * by.view(-1, *[1] * (x.ndim - 1))
 
 
-@register_op("test_jittered", per_sample=True)
 def jittered(entry, std=0.1):
     """Add what every global generator draws."""
     if isinstance(entry, dict):
@@ -37,25 +35,36 @@ def jittered(entry, std=0.1):
     return torch.as_tensor(numpy.asarray(entry)).float() / 255 + std * drawn
 
 
-@register_op("test_required")
 def required(x, keys, width):
     return x
 
 
-@register_op("test_any")
 def takes_any(x, keys, **options):
     return x
 
 
-@register_op("test_keyless")
 def keyless(x):
     return x
 
 
-@register_op("test_doubled")
 class Doubled(Op):
     def apply(self, x):
         return (2 * x).clamp(max=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    """Register the ops above for this file alone: other tests go through all of them."""
+    before = dict(OPS)
+    register_op("test_scaled")(scaled)
+    register_op("test_jittered", per_sample=True)(jittered)
+    register_op("test_required")(required)
+    register_op("test_any")(takes_any)
+    register_op("test_keyless")(keyless)
+    register_op("test_doubled")(Doubled)
+    yield
+    OPS.clear()
+    OPS.update(before)
 
 
 CHANCE = numpy.random.default_rng(0)

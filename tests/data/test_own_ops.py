@@ -54,7 +54,7 @@ class Doubled(Op):
 
 @pytest.fixture(scope="module", autouse=True)
 def registered():
-    """Register the ops above for this file alone: other tests go through all of them."""
+    """Register the ops above for this file alone: others go through all of them."""
     before = dict(OPS)
     register_op("test_scaled")(scaled)
     register_op("test_jittered", per_sample=True)(jittered)

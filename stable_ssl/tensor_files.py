@@ -6,7 +6,6 @@ the SHA-256 of its bytes in the comment of the ZIP archive; so `torch.load` open
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import re
@@ -36,7 +35,20 @@ OTHERS = {  # what a file begins with that is something else, and what it is
     b"\x89HDF": "HDF5, as Keras writes it; save the weights as safetensors",
     b"\x93NUMPY": "an array of NumPy; save the weights as safetensors",
 }
-INERT = [argparse.Namespace]  # the options of many training scripts, beside weights
+
+
+class Inert:
+    """What stands for an object of any class in a file of somebody else's.
+
+    Beside weights there are options, of argparse or omegaconf, numbers of numpy, parts
+    of a model. None of their classes is looked up, and no function of theirs is called.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        """Forget what the object was made of."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Forget what it held."""
 
 
 class CorruptCheckpoint(ConfigError):
@@ -142,17 +154,24 @@ def _safetensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
 
 def _unpickled(path: Path, content: bytearray) -> Any:
     """Return what `torch.save` wrote to a file of somebody else's."""
+    file = io.BytesIO(content)
     try:
-        with torch.serialization.safe_globals(INERT), warnings.catch_warnings():
+        names = ["argparse.Namespace"]
+        if content.startswith(ZIP):
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        inert = torch.serialization.safe_globals([(Inert, name) for name in names])
+        file.seek(0)
+        with inert, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is refused below
-            return torch.load(
-                io.BytesIO(content), map_location="cpu", weights_only=True
-            )
+            found = torch.load(file, map_location="cpu", weights_only=True)
+        if isinstance(found, Inert):
+            raise UnpicklingError(f"class {min(names)}")
+        return found
     except Exception as error:  # whatever its bytes ask for
         text = str(error)
         if isinstance(error, UnpicklingError) and content.startswith((ZIP, PICKLE)):
-            found = re.search(r"(?:GLOBAL|class|type|of) ([\w]+\.[\w.]+)", text)
-            what = f", {found[1]}," if found else ""
+            named = re.search(r"(?:GLOBAL|class|type|of) ([\w]+\.[\w.]+)", text)
+            what = f", {named[1]}," if named else ""
             raise ConfigError(
                 f"{path} holds more than tensors and plain values{what} which it takes"
                 " code to build, and is not read; save its weights alone, where you"

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_ssl.data.decode import as_given
-from stable_ssl.data.fields import UNLABELLED, as_classes
+from stable_ssl.data.fields import UNLABELLED, as_classes, count_classes
 from stable_ssl.schema import ConfigError, described
 
 
@@ -32,14 +32,21 @@ class Arrays(Dataset):
     def __init__(
         self, root: str, images: str, labels: str | None = None, subset: Any = None
     ):
-        self.root = Path(root)
-        self.images = _load(self.root / images)
-        self.y = None if labels is None else numpy.array(_load(self.root / labels))
+        self.path = Path(root, images)
+        self.images = _load(self.path)
+        self.y = None if labels is None else numpy.array(_load(Path(root, labels)))
         self.rows = numpy.arange(len(self.images))
         if self.y is not None and len(self.y) != len(self.images):
             raise ConfigError(
                 f"{images} has {len(self.images)} rows, and {labels} has {len(self.y)}"
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a worker needs to open the file itself."""
+        return {**self.__dict__, "images": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, images=_load(state["path"]))
 
     @property
     def labels(self) -> Tensor:
@@ -51,20 +58,13 @@ class Arrays(Dataset):
     @property
     def num_classes(self) -> int | None:
         """One more than the largest label; None of what numbers no classes."""
-        labels = self.labels
-        if labels.ndim != 1 or labels.is_floating_point() or not len(labels):
-            return None
-        return int(labels.max()) + 1 or None
+        return count_classes(self.labels)
 
     def subset(self, index: Tensor) -> Arrays:
         """Return the rows at `index` alone, (M,) int64."""
         part = copy(self)
         part.rows = self.rows[index.numpy()]
         return part
-
-    def size(self, index: int) -> tuple[int, ...]:
-        """Return the shape of a row."""
-        return self.images.shape[1:]
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -133,8 +133,10 @@ def build_loaders(
             evaluated = nodes.get("val") or nodes.get("test") or {}
             node = next(iter(evaluated.values()), None)
             transform = node.dataset.get("image_transform") if node else None
-            dataset = {**nodes["train"][labelled].dataset, "image_transform": transform}
-            nodes["bank"] = {None: {"dataset": dataset}}
+            trained = nodes["train"][labelled]
+            dataset = {**trained.dataset, "image_transform": transform}
+            read = {name: trained[name] for name in READING if name in trained}
+            nodes["bank"] = {None: {"dataset": dataset, **read}}
         if config.mode not in TRAINING:
             del nodes["train"]
     if config.mode == "predict":
@@ -166,8 +168,9 @@ def build_loaders(
     check_examples(loaders)
     first = named_parts(next(iter(loaders.values())), labelled)[labelled]
     others = [loader for split, loader in loaders.items() if split != "train"]
-    known = [data.num_classes, *(loader.num_classes for loader in (first, *others))]
-    data.num_classes = next(filter(None, known), None)
+    if data.num_classes is None:
+        known = (loader.num_classes for loader in (first, *others))
+        data.num_classes = next(filter(None, known), None)
     backbone = config.model.get("backbone")
     backbone = {"name": backbone} if isinstance(backbone, str) else backbone
     channels = first.channels
@@ -270,7 +273,8 @@ def build_loader(
     fields, *how = (options.pop(name) for name in READING)
     fields, decode = build_fields(fields), _build_decode(*how)
     held = {} if held is None else held
-    source = repr({k: v for k, v in spec.items() if k != "image_transform"})
+    spec = {k: v for k, v in spec.items() if k != "image_transform"}
+    source = repr((spec, decode))
     dataset = held.get(source)
     if dataset is None:
         dataset = build_dataset(spec, data.root, data.download)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy
@@ -74,8 +75,9 @@ class Images(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index], int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        label = self.labels[index]
+        return self.images[index], label if label.ndim else label.item()
 
     def subset(self, index: Tensor) -> Images:
         """Return the images at `index`, (M,) int64."""
@@ -176,60 +178,65 @@ def held_in_memory(
     Raises:
         Unreadable: an image cannot be read, and `skip` is off.
     """
-    if not isinstance(dataset, (ImageFolder, Arrays)) or not limit:
+    if not isinstance(dataset, (ImageFolder, Arrays)) or not limit or not len(dataset):
         return dataset
-    if isinstance(dataset, Arrays) and not decode.applies(dataset[0][0], False):
-        return dataset
+    failures: dict[int, Unreadable] = {}  # by row
+    other = Event()  # an image has another size
 
-    def unless_unreadable(read: Callable[[int], Any], row: int) -> Any:
+    def decoded(row: int) -> Tensor | None:
         try:
-            return read(row)
+            entry = dataset[row][0]
+            if not decode.applies(entry, False):
+                other.set()
+                return None
+            return decode(entry, sample_name(dataset, row))
         except Unreadable as error:
-            if not skip:
-                raise
-            warnings.warn(f"skipped: {error}", stacklevel=2)
+            failures[row] = error
             return None
 
-    def decoded(row: int) -> Tensor:
-        return decode(dataset[row][0], sample_name(dataset, row))
+    first = next(filter(_is_tensor, map(decoded, range(len(dataset)))), None)
+    if first is None and not other.is_set():
+        raise Unreadable(f"no image can be read; such as {failures[0]}")
+    if other.is_set() or first.nbytes * len(dataset) > limit * 2**30:
+        return dataset
+    images = torch.empty(len(dataset), *first.shape, dtype=first.dtype)
+    unlike: dict[int, Tensor] = {}  # of its size, but not of its channels or depth
 
-    first, size, rows = None, None, []
-    for row in range(len(dataset)):
-        image_size = unless_unreadable(dataset.size, row)
-        if image_size is None:
-            continue
-        if first is None and (first := unless_unreadable(decoded, row)) is not None:
-            size = image_size
-            if first.nbytes * len(dataset) > limit * 2**30:
-                return dataset
-        if size not in (None, image_size):
-            return dataset
-        rows.append(row)
-    if first is None:
-        raise Unreadable(f"no image below {dataset.root} can be read")
-    images = torch.empty(len(rows), *first.shape, dtype=first.dtype)
-
-    def fill(i: int) -> bool:
-        image = unless_unreadable(decoded, rows[i])
+    def fill(row: int) -> bool:
+        image = None if other.is_set() else decoded(row)
         if image is None:
             return False
-        if (image.shape, image.dtype) != (first.shape, first.dtype):
-            kinds = (f"{tuple(x.shape)} of {x.dtype}" for x in (first, image))
-            raise ConfigError(
-                f"{sample_name(dataset, rows[i])} is unlike the first of its dataset:"
-                f" {' and '.join(kinds).replace('torch.', '')}; set channels of the"
-                " dataset to rgb or grey, or convert its files to one type"
-            )
-        images[i] = image
-        return True
+        if image.shape[1:] != first.shape[1:]:
+            other.set()
+        elif (len(image), image.dtype) != (len(first), first.dtype):
+            unlike[row] = image
+        else:
+            images[row] = image
+        return row not in unlike
 
     with ThreadPoolExecutor() as pool:  # PIL decodes without Python's lock
-        read = torch.tensor(list(pool.map(fill, range(len(rows)))))
-    if not read.all():
-        images, rows = images[read], torch.tensor(rows)[read].tolist()
-    rows = torch.tensor(rows)
+        read = torch.tensor(list(pool.map(fill, range(len(dataset)))))
+    if other.is_set():
+        return dataset
+    for row in sorted(unlike)[:1]:
+        kinds = (f"{tuple(x.shape)} of {x.dtype}" for x in (first, unlike[row]))
+        raise ConfigError(
+            f"{sample_name(dataset, row)} is unlike the first of its dataset:"
+            f" {' and '.join(kinds).replace('torch.', '')}; set channels of the dataset"
+            " to rgb or grey, or convert its files to one type"
+        )
+    for row in sorted(failures):
+        if not skip:
+            raise failures[row]
+        warnings.warn(f"skipped: {failures[row]}", stacklevel=2)
+    rows = read.nonzero().flatten()
+    images = images if len(rows) == len(images) else images[rows]
     labels, num_classes = as_classes(dataset.labels[rows]), dataset.num_classes
     return Images(images, labels, num_classes, dataset, rows)
+
+
+def _is_tensor(image: Tensor | None) -> bool:
+    return image is not None
 
 
 # --- the embedded default -------------------------------------------------------------

@@ -136,6 +136,26 @@ def as_class(label: Any) -> Any:
     return label
 
 
+def count_classes(labels: Any) -> int | None:
+    """Return one more than the largest label; None of what numbers no classes.
+
+    Raises:
+        ConfigError: the smallest is 1, as where classes are counted from 1.
+    """
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
+        return None
+    known = labels[labels >= 0]
+    if not len(known):
+        return None
+    least, most = (int(bound) for bound in known.aminmax())
+    if least == 1:
+        raise ConfigError(
+            f"the labels are from 1 to {most}, and classes are numbered from 0;"
+            f" subtract 1 from each, or set data.num_classes={most + 1}"
+        )
+    return most + 1
+
+
 def as_classes(labels: Any) -> Any:
     """Return collated labels of an integer type as numbers of classes, (N,) int64.
 

@@ -235,10 +235,6 @@ class ImageFolder(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def size(self, index: int) -> tuple[int, ...]:
-        """Return the size of an image, read from the head of its file."""
-        return image_file.size(self.samples[index][0])
-
     def __getitem__(self, index: int) -> tuple[Any, int]:
         path, label = self.samples[index]
         return image_file.read(path, self.channels), label

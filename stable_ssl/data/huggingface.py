@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_ssl.data import pil
-from stable_ssl.data.fields import IMAGE_NAMES, LABEL_NAMES, UNLABELLED, as_class
+from stable_ssl.data.fields import (
+    IMAGE_NAMES,
+    LABEL_NAMES,
+    UNLABELLED,
+    as_class,
+    count_classes,
+)
 from stable_ssl.data.unreadable import reading
 from stable_ssl.schema import ConfigError, described, nearest
 
@@ -32,8 +40,9 @@ class HuggingFace(Dataset):
         image: column of the images, or of other data; None: the usual name, or the only
             one of images.
         label: column of the labels; None: the usual name, or the only one of classes.
-            Texts are numbered in alphabetical order.
         channels: rgb, grey or all; None is RGB, see `pil.with_channels`.
+        classes: names of the classes in the order of their numbers; None: those of the
+            file, or texts in alphabetical order.
         subset: another word for `split`.
 
     Raises:
@@ -49,11 +58,12 @@ class HuggingFace(Dataset):
         image: str | None = None,
         label: str | None = None,
         channels: str | None = None,
+        classes: Sequence[str] | None = None,
         subset: str | None = None,
     ):
         self.path, self.channels = path, pil.check_channels(channels)
         try:
-            self.table = _load(Path(root, path), path, config, split or subset)
+            self.table = _load(Path(root, path), path, config, split, subset)
         except ImportError as error:
             raise ConfigError(
                 f"the dataset huggingface needs datasets ({error}); pip install"
@@ -74,10 +84,23 @@ class HuggingFace(Dataset):
                 f"dataset.path={path} has the columns {', '.join(kinds)}; set image to"
                 " that of the images"
             )
-        if (
-            self.label
-            and getattr(self.table.features[self.label], "dtype", 0) == "string"
-        ):
+        self._name_classes(classes)
+        if kinds[self.image] == "Image":  # which would drop bits, and turn some
+            self.table = self.table.cast_column(self.image, _undecoded())
+
+    def _name_classes(self, classes: Sequence[str] | None) -> None:
+        """Number labels that are texts, in an order that is given or alphabetical."""
+        texts = self.label and getattr(self.table.features[self.label], "dtype", "")
+        if classes is not None and self.label:
+            from datasets import ClassLabel
+
+            names = ClassLabel(names=list(classes))
+            if known := self.classes:  # by name, not by their numbers here
+                column = [known[label] for label in self.table[self.label]]
+                table = self.table.remove_columns(self.label)
+                self.table = table.add_column(self.label, column)
+            self.table = self.table.cast_column(self.label, names)
+        elif texts == "string":
             self.table = self.table.class_encode_column(self.label)
 
     @property
@@ -86,16 +109,16 @@ class HuggingFace(Dataset):
         return getattr(self.table.features.get(self.label), "names", ())
 
     @property
-    def num_classes(self) -> int | None:
-        """How many there are, None without labels."""
-        if self.label is None or self.classes:
-            return len(self.classes) or None
-        labels = self.labels
-        if not isinstance(labels, Tensor) or labels.is_floating_point():
-            return None
-        return int(labels.max()) + 1 or None
+    def class_to_idx(self) -> dict[str, int]:
+        """Numbers of the classes by name, where they have names."""
+        return {name: number for number, name in enumerate(self.classes)}
 
     @property
+    def num_classes(self) -> int | None:
+        """How many there are, None without labels."""
+        return len(self.classes) or (self.label and count_classes(self.labels)) or None
+
+    @cached_property
     def labels(self) -> Tensor | list[Any]:
         """Labels of all samples, (N, ...), -1 without; a list of what is no tensor."""
         if self.label is None:
@@ -109,7 +132,8 @@ class HuggingFace(Dataset):
     def subset(self, index: Tensor) -> HuggingFace:
         """Return the samples at `index` alone, (M,) int64."""
         part = object.__new__(HuggingFace)
-        part.__dict__ = {**self.__dict__, "table": self.table.select(index.tolist())}
+        state = {k: v for k, v in self.__dict__.items() if k != "labels"}
+        part.__dict__ = {**state, "table": self.table.select(index.tolist())}
         return part
 
     def __len__(self) -> int:
@@ -121,19 +145,26 @@ class HuggingFace(Dataset):
             row = dict(self.table[index])
         image = row.pop(self.image)
         label = row.pop(self.label) if self.label else None
-        if pil.is_image(image):
-            image = pil.with_channels(image, self.channels, name)
+        if isinstance(image, dict) and image.keys() == {"bytes", "path"}:
+            with reading(name), _opened(**image) as opened:
+                image = pil.with_channels(opened, self.channels, name)
         elif isinstance(image, list):
             image = numpy.asarray(image)
             image = image.astype(numpy.float32) if image.dtype.kind == "f" else image
         return (image, label, row) if row else (image, label)
 
 
-def _load(local: Path, name: str, config: str | None, split: str | None) -> Any:
+def _load(
+    local: Path, name: str, config: str | None, split: str | None, subset: str | None
+) -> Any:
     """Return a table of the library `datasets`, or several by split."""
     import datasets
 
     datasets.disable_progress_bars()
+    if local.is_file():  # is one split, whatever a recipe below calls its own
+        kind, split = KINDS.get(local.suffix, local.suffix[1:]), split or "train"
+        return datasets.load_dataset(kind, data_files=str(local), split=split)
+    split = split or subset
     if (local / "state.json").is_file() or (local / "dataset_dict.json").is_file():
         found = datasets.load_from_disk(str(local))
         parts = found if isinstance(found, dict) else {}
@@ -141,9 +172,6 @@ def _load(local: Path, name: str, config: str | None, split: str | None) -> Any:
             there = f"there are: {', '.join(parts)}" if parts else "set split: null"
             raise LookupError(f"it has no split {split} ({there})")
         return found[split] if split else found
-    if local.is_file():
-        kind, split = KINDS.get(local.suffix, local.suffix[1:]), split or "train"
-        return datasets.load_dataset(kind, data_files=str(local), split=split)
     if local.suffix in KINDS:  # or the hub would be asked for it
         raise FileNotFoundError(f"no file at {local}")
     return datasets.load_dataset(
@@ -166,3 +194,16 @@ def _column(
         return found
     of_kind = [name for name, k in kinds.items() if k == kind]
     return of_kind[0] if len(of_kind) == 1 else None
+
+
+def _opened(bytes: bytes | None, path: str | None) -> Any:
+    """Open an image of a table by PIL."""
+    from PIL import Image
+
+    return Image.open(path if bytes is None else BytesIO(bytes))
+
+
+def _undecoded() -> Any:
+    from datasets import Image
+
+    return Image(decode=False)

@@ -1,4 +1,4 @@
-"""One file of an image: the head of it, and its pixels as its dataset asks for them."""
+"""One file of an image: its pixels as its dataset asks for them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,6 @@ from stable_ssl.data.unreadable import Unreadable, reading
 
 TIFF = {".tif", ".tiff"}
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".webp", ".npy", *TIFF}
-
-
-def size(path: Path) -> tuple[int, ...]:
-    """Return the (height, width) of an image, or an array's shape, from its head.
-
-    Raises:
-        Unreadable: there is none.
-    """
-    with _opened(path) as image:
-        return image.shape if isinstance(image, numpy.ndarray) else image.size[::-1]
 
 
 def read(path: Path, channels: str | None) -> Any:

@@ -111,9 +111,11 @@ class Loader:
         self.skipped = 0  # samples so far that could not be read
         self.index: Tensor | None = None  # of the last batch's samples in the dataset
         self._warned: set[str] = set()
+        if isinstance(dataset, Images):
+            decode = PLAIN  # they are decoded
         self.heads = [Head(ops, decode) for ops in views]
-        by_sample = decode.range is not None or any(h.external for h in self.heads)
-        if isinstance(dataset, Images) and not by_sample:
+        external = any(head.external for head in self.heads)
+        if isinstance(dataset, Images) and not external:
             self.views = [View(ops) for ops in views]
             self.images, self.labels = dataset.images, dataset.labels
             if self.device.type == "cuda":
@@ -127,7 +129,10 @@ class Loader:
         if compile:
             self.views = [view.compile() for view in self.views]
         if self.device.type == "cuda":
-            self.views = [Replay(view) for view in self.views]
+            self.views = [
+                Replay(view) if all(op.of_images for op in view.ops) else view
+                for view in self.views
+            ]
 
     def _workers(self, options: dict[str, Any]) -> DataLoader:
         """Return the torch loader whose workers read samples and begin their views."""

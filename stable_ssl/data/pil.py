@@ -18,6 +18,7 @@ CHANNELS = ("rgb", "grey", "all")
 SPACES = {"CMYK", "YCbCr", "HSV", "LAB"}  # other ways to write a colour
 ALPHA = {"LA", "La", "PA", "RGBA", "RGBa", "RGBX"}
 DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
+STACKED = ("TIFF", "WEBP", "PNG")  # formats that may hold several pictures
 OF_16_BITS = ("PNG", "PPM")  # formats whose mode `I` is not deeper
 
 
@@ -138,8 +139,8 @@ def _of_bands(bands: Sequence[numpy.ndarray]) -> Any:
 
 
 def _pages(image: Any) -> int:
-    """Return how many pages of a TIFF file are of one size: others are its previews."""
-    if image.format != "TIFF" or image.n_frames == 1:
+    """Return how many pages of a file are of one size: others are its previews."""
+    if image.format not in STACKED or image.n_frames == 1:
         return 1
     size, count = image.size, 0
     for page in range(image.n_frames):

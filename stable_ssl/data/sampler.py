@@ -65,7 +65,11 @@ class BatchSampler:
             numbers = index.ndim == 1 and not index.is_floating_point()
         except (TypeError, ValueError, RuntimeError):
             numbers = False
-        if not chosen or not numbers or int(index.max()) >= self.samples:
+        if (
+            not chosen
+            or not numbers
+            or not (0 <= int(index.min()) <= int(index.max()) < self.samples)
+        ):
             raise ConfigError(
                 f"the sampler of a loader node, a {type(self.sampler).__name__}, chose"
                 f" others than the samples 0 to {self.samples - 1}: {str(chosen)[:40]};"

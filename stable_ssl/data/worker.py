@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from stable_ssl.schema import ConfigError, described
 
 # what torch raises for samples that make no batch
 UNLIKE = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
+TRIES = 100  # images that may take the place of one that cannot be read
 READ_VIEW = -1  # number of no view: its key seeds what a dataset itself draws
 
 
@@ -73,22 +75,42 @@ class Head:
         """
         if pil.is_image(entry):
             pil.load(entry, name)  # or ops would meet what is wrong with its file
-        pixels = isinstance(entry, Tensor) and entry.dtype == torch.uint8
-        if self.external and pixels and entry.ndim == 3 and len(entry) in (1, 3):
-            from torchvision.transforms.functional import to_pil_image
-
-            entry = to_pil_image(entry)  # as most of these take it
+        if self.external:
+            entry = self._prepared(entry, name)
         for i, op in enumerate(self.external):
             entry = op(entry, seeding.fold_in(key, i))
         if not self.decode.applies(entry, self.image_ops):
             return as_given(entry)
-        pixels = self.decode(entry, name, free=bool(self.external))
+        decode = Decode() if self.external else self.decode  # what is decoded already
+        pixels = decode(entry, name, free=bool(self.external))
         if not self.view.ops:
             return pixels
         view = self.view(pixels[None], key[None])[0]
         if pixels.dtype == torch.uint8 and self.keeps_bytes:
             view = view.mul_(255).round_().to(torch.uint8)
         return view
+
+    def _prepared(self, entry: Any, name: str) -> Any:
+        """Return what the first op that sees one sample gets, and may change.
+
+        An image of bytes, grey or RGB, is one of PIL, and any other a tensor (C, H, W),
+        whether it was held in memory or not. An op of one's own gets what `Decode`
+        refuses, and what is no image, as the dataset returns it.
+        """
+        own = self.external[0].own
+        if self.decode.applies(entry, False):
+            try:
+                image = self.decode(entry, name, free=own)
+            except ConfigError as error:
+                if isinstance(error, Unreadable) or not own:
+                    raise
+            else:
+                if image.dtype != torch.uint8 or len(image) not in (1, 3):
+                    return image.clone()
+                from torchvision.transforms.functional import to_pil_image
+
+                return to_pil_image(image)
+        return deepcopy(entry)
 
 
 class Sample(NamedTuple):
@@ -115,7 +137,7 @@ class Samples(Dataset):
     def __getitem__(self, position: tuple[int, int]) -> Sample:
         epoch, index = position
         failures: list[str] = []
-        for tries in range(len(self.dataset) if self.replace else 1):
+        for tries in range(min(len(self.dataset), TRIES) if self.replace else 1):
             row = (index + tries) % len(self.dataset) if tries else index
             try:
                 name = sample_name(self.dataset, row)

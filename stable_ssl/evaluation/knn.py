@@ -48,6 +48,8 @@ class Knn(Evaluator):
 
     def check_bank(self, size: int, labels: Tensor | None) -> None:
         """Refuse more neighbours than there are; the default is then all there are."""
+        if not size:
+            raise ConfigError("the bank has no labels; set log.eval.knn=null")
         if self.config.k > size:
             if self.config.k == KnnConfig.k:
                 return self._ask(size)

@@ -152,6 +152,8 @@ def check_labels(
         if least_and_most is None:
             continue
         least, most = least_and_most
+        labels = held_labels(loader)
+        least = int(labels[labels >= 0].min()) if most >= 0 else least
         if least > 0 and most == num_classes:
             raise ConfigError(
                 f"{split} has labels from {least} to {most}, and classes are numbered"

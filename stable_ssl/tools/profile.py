@@ -24,6 +24,7 @@ from stable_ssl import distributed, seeding
 from stable_ssl.data import build_loaders
 from stable_ssl.data.batch import BatchSource, batches_from, count, first_view
 from stable_ssl.data.combined import named_parts
+from stable_ssl.data.fields import sample_name
 from stable_ssl.data.loader import Loader
 from stable_ssl.data.worker import begin
 from stable_ssl.evaluation.suite import undisturbed
@@ -179,7 +180,9 @@ def _one_by_one(loader: Loader, device: torch.device, samples: int) -> dict[str,
         if sample is None:
             break
         with clock.part("begin"):
-            begin(source.heads, sample[0], loader.seed, 0, index)
+            name = sample_name(loader.dataset, index)
+            image, _, _ = source.fields(sample, name)
+            begin(source.heads, image, loader.seed, 0, index, name)
         done += 1
     return {name: 1000 * seconds / done for name, seconds in clock.seconds.items()}
 

@@ -6,13 +6,15 @@ import numpy
 import pytest
 import torch
 from torch.utils.data import Dataset
+from torchvision.transforms import v2
 
 from stable_ssl import seeding
 from stable_ssl.config import ConfigError
 from stable_ssl.data import Loader, register_op
-from stable_ssl.data.augment import OPS, Op
+from stable_ssl.data.augment import OPS, External, Op
 from stable_ssl.data.build import build_views
-from stable_ssl.data.decode import Decode
+from stable_ssl.data.datasets import Images
+from stable_ssl.data.decode import Decode, to_tensor
 
 
 def first_tensor(x):
@@ -244,3 +246,64 @@ def test_what_is_no_image_has_no_ops_for_images(name):
         loader("images", [{"name": name}], decode=decode)
     x = one_batch("images", [BATCHED], decode=decode)
     assert x.dtype == torch.float32 and x.max() > 100  # bytes, as they are
+
+
+# --- what an op may do to what it is given --------------------------------------------
+
+
+def grow(x):
+    x += 1
+    return x
+
+
+def grow_all(x, keys):
+    return x.add_(1)
+
+
+class Fixed(Dataset):
+    """One tensor or array, handed out itself."""
+
+    def __init__(self, entry):
+        self.entry = entry
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return self.entry, 0
+
+
+@pytest.mark.parametrize("entry", [torch.zeros(2, 6), numpy.zeros((2, 6), "float32")])
+@pytest.mark.parametrize("per_sample", [True, False])
+def test_an_op_in_place_changes_its_own_view_alone(entry, per_sample):
+    register_op("test_grow", per_sample)(grow if per_sample else grow_all)
+    try:
+        views = build_views([[{"name": "test_grow"}]] * 2)
+    finally:
+        del OPS["test_grow"]
+    for _ in range(2):
+        (((a, b), _),) = Loader(Fixed(entry), views, batch_size=4)
+        assert (a == 1).all() and (b == 1).all() and not entry.any()
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_ops_of_torchvision_see_pictures_whatever_the_dataset_returns(held):
+    """Flips of arrays, of tensors with channels last, and of images that are held."""
+    pixels = numpy.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype="uint8")
+    right = torch.from_numpy(pixels[:, ::-1].copy()).permute(2, 0, 1) / 255
+    kinds = [
+        pixels,
+        torch.from_numpy(pixels),
+        pixels / 255,
+        pixels.astype("uint16") * 257,
+    ]
+    views = [[External(v2.RandomHorizontalFlip(1.0))]]
+    for entry in kinds:
+        dataset = Fixed(entry)
+        if held:
+            images = torch.stack([to_tensor(entry)] * 4)
+            dataset = Images(images, torch.zeros(4, dtype=torch.int64), 1)
+        ((x, _),) = Loader(dataset, views, batch_size=4)
+        assert (x[0] - right).abs().max() < 1e-6
+    with pytest.raises(ConfigError, match="set data.range"):
+        list(Loader(Fixed(pixels.astype("float32")), views, batch_size=4))

@@ -1,13 +1,17 @@
 """Arrays in files, and what the library of Hugging Face reads from the disk."""
 
+import io
+import pickle
+
 import numpy
 import pytest
 import torch
 from PIL import Image
 
-from stable_ssl.config import ConfigError
+from stable_ssl.config import ConfigError, load_config
 from stable_ssl.data import Loader, Unreadable, build_dataset
 from stable_ssl.data.augment import build_ops
+from stable_ssl.data.build import build_loaders
 from stable_ssl.data.datasets import Images, held_in_memory
 from stable_ssl.data.decode import Decode
 
@@ -45,7 +49,7 @@ def arrays(tmp_path):
 @pytest.mark.parametrize("held", [True, False])
 def test_rows_of_arrays_are_samples(arrays, held, workers):
     data = build(arrays, "array", images="x.npy", labels="y.npy")
-    assert (len(data), data.num_classes, data.size(0)) == (12, 3, (8, 8, 3))
+    assert (len(data), data.num_classes) == (12, 3)
     assert data.labels.tolist() == LABELS.tolist()
     seen = held_in_memory(data, 2.0 if held else 0.0, False, Decode())
     assert isinstance(seen, Images) is held
@@ -272,3 +276,65 @@ def test_a_broken_image_in_a_table_is_named_or_counted(hugging):
         epoch(data)
     with pytest.warns(UserWarning, match=r"skipped: cut.parquet\[1\]"):
         assert len(epoch(data, on_error="skip")[1]) == 2
+
+
+# --- what splits and workers share ----------------------------------------------------
+
+
+def test_a_worker_opens_the_file_of_an_array_itself(arrays):
+    data = build(arrays, "array", images="x.npy", labels="y.npy")
+    assert len(pickle.dumps(data)) < IMAGES.nbytes / 2
+    assert numpy.array_equal(pickle.loads(pickle.dumps(data))[3][0], IMAGES[3])
+
+
+@pytest.mark.parametrize("unlabelled", [0, 2])
+def test_labels_from_one_are_refused(tmp_path, unlabelled):
+    labels = numpy.arange(12) % 3 + 1
+    labels[:unlabelled] = -1
+    numpy.save(tmp_path / "x.npy", IMAGES)
+    numpy.save(tmp_path / "y.npy", labels)
+    data = build(tmp_path, "array", images="x.npy", labels="y.npy")
+    with pytest.raises(ConfigError, match="from 1 to 3, .* from 0; subtract 1"):
+        _ = data.num_classes
+
+
+def table_of(root, labels, name):
+    datasets = pytest.importorskip("datasets", reason="datasets: extra 'huggingface'")
+    images = [Image.fromarray(image) for image in IMAGES[: len(labels)]]
+    features = {"image": datasets.Image(), "label": datasets.Value("string")}
+    columns = {"image": images, "label": labels}
+    table = datasets.Dataset.from_dict(columns, datasets.Features(features))
+    table.to_parquet(root / name)
+
+
+def test_a_class_has_one_number_in_all_files_or_is_refused(tmp_path):
+    table_of(tmp_path, ["a", "b", "c"] * 2, "train.parquet")
+    table_of(tmp_path, ["a", "c"] * 2, "val.parquet")
+
+    def loaders(**more):
+        config = load_config("base", [f"data.root={tmp_path}", "data.batch_size=2"])
+        for split, file in (("train", "train"), ("val", "val"), ("test", "val")):
+            node = {"name": "huggingface", "path": f"{file}.parquet", **more}
+            config.data[split] = {"dataset": {**node, "image_transform": []}}
+        return build_loaders(config, torch.device("cpu"))
+
+    with pytest.raises(ConfigError, match="class c is number 1 in data.val and 2"):
+        loaders()
+    found = loaders(classes=["c", "b", "a"])
+    assert [int(y) for _, batch in found["val"] for y in batch] == [2, 0, 2, 0]
+    assert found["train"].dataset.class_to_idx == {"c": 0, "b": 1, "a": 2}
+
+
+def test_a_deep_picture_in_a_table_is_not_cut(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="datasets: extra 'huggingface'")
+    deep = Image.fromarray(numpy.full((4, 4), 300, "uint16"))
+    content = io.BytesIO()
+    deep.save(content, "PNG")
+    cell = {"bytes": content.getvalue(), "path": None}
+    table = datasets.Dataset.from_dict({"image": [cell]})
+    table = table.cast_column("image", datasets.Image())
+    table.to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(Unreadable, match="more than 8 bits"):
+        _ = build(tmp_path, "huggingface", path="x.parquet")[0]
+    image, _ = build(tmp_path, "huggingface", path="x.parquet", channels="grey")[0]
+    assert (numpy.asarray(image) == 300).all()

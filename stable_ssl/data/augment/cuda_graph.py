@@ -31,6 +31,8 @@ class Replay:
 
     def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
         """Return the view (N, C, H', W') float32; the arguments are those of `View`."""
+        if not isinstance(images, Tensor):
+            return self.view(images, keys)
         if not images.is_cuda or images.numel() > SMALL or not len(images):
             return self.view(images, keys)
         shape = images.shape, images.dtype

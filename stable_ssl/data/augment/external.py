@@ -20,12 +20,13 @@ class External:
 
     Args:
         transform: called with the image alone.
+        own: whether it is the user's, and takes what no other would.
     """
 
     of_images = False  # it may be of any data
 
-    def __init__(self, transform: Callable[[Any], Any]):
-        self.transform = transform
+    def __init__(self, transform: Callable[[Any], Any], own: bool = False):
+        self.transform, self.own = transform, own
         package = type(transform).__module__.partition(".")[0]
         self.of_albumentations = package in ("albumentations", "albumentationsx")
 

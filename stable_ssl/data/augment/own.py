@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stable_ssl.data.augment.external import External
 from stable_ssl.data.augment.op import Op, Params
+from stable_ssl.data.batch import mapped
 
 
 class Own(Op):
@@ -35,7 +37,7 @@ class Own(Op):
         return {"keys": keys}
 
     def apply(self, x: Any, keys: Tensor) -> Any:
-        return self.change(x, keys)
+        return self.change(mapped(x, torch.clone), keys)  # which it may change
 
 
 def build_own(
@@ -48,5 +50,5 @@ def build_own(
     """
     inspect.signature(function).bind(*[None] * (1 if per_sample else 2), **arguments)
     if per_sample:
-        return External(partial(function, **arguments))
+        return External(partial(function, **arguments), own=True)
     return Own(function, arguments)

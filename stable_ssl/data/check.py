@@ -17,7 +17,7 @@ from stable_ssl.data.folder import ImageFolder
 from stable_ssl.data.loader import Loader
 from stable_ssl.schema import ConfigError
 
-STARTS = 4  # samples of a stream that are compared
+STARTS = 4  # samples that are read twice and compared
 
 
 def check_views(
@@ -66,8 +66,8 @@ def check_examples(loaders: Mapping[str, Iterable]) -> None:
     """Refuse data of which not even the first sample becomes a view.
 
     Args:
-        loaders: `Loader` or `Combined` by split; of streams that of train is begun
-            twice, to warn if the second start is another.
+        loaders: `Loader` or `Combined` by split; that of train is begun twice, to warn
+            if the second start is another.
 
     Raises:
         ConfigError: names the split, and says what is wrong.
@@ -75,17 +75,17 @@ def check_examples(loaders: Mapping[str, Iterable]) -> None:
     for split, combined in loaders.items():
         for name, loader in named_parts(combined, None).items():
             try:
-                if loader.streams and split == "train":
-                    _warn_of_other_starts(loader)
                 _ = loader.streams or loader.example
+                if split == "train" and loader.workers is not None:
+                    _warn_of_other_starts(loader)
             except ConfigError as error:
                 at = f"data.{split}" if name is None else f"data.{split}.{name}"
                 raise type(error)(f"{at}: {error}") from error.__cause__
 
 
 def _warn_of_other_starts(loader: Loader) -> None:
-    """Warn of a stream that draws from a generator of its own, which no key seeds."""
-    first, second = (loader.start_of_stream(STARTS) for _ in range(2))
+    """Warn of a dataset that draws from a generator of its own, which no key seeds."""
+    first, second = (loader.first_samples(STARTS) for _ in range(2))
     same = len(first) == len(second) and all(
         torch.equal(a, b)
         for one, other in zip(first, second, strict=True)

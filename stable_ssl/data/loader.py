@@ -173,20 +173,19 @@ class Loader:
             ConfigError: an op is not made for it, or it is no sample; whatever data is
                 wrong in every sample is said here, before anything is trained.
         """
-        if self.streams:
-            (sample,) = self.start_of_stream(1)
-        else:
-            sample = self._samples(self.on_error != "raise")[0, 0]
-        batch = self._checked(collate([sample]))
+        batch = self._checked(collate(self.first_samples(1)))
         if not batch.views:
             raise Unreadable(f"no image can be read; such as {batch.failures[0]}")
         keys = torch.zeros(1, dtype=torch.int64)
         tails = _each([head.tail for head in self.heads], batch.views)
         return batch._replace(views=[tail(x, keys) for tail, x in tails])
 
-    def start_of_stream(self, count: int) -> list[Sample]:
-        """Return the first samples of an iterable dataset, in this process."""
-        return list(islice(self._stream(endless=False), count))
+    def first_samples(self, count: int) -> list[Sample]:
+        """Return the first samples of the dataset, read in this process."""
+        if self.streams:
+            return list(islice(self._stream(endless=False), count))
+        samples = self._samples(self.on_error != "raise")
+        return [samples[0, row] for row in range(min(count, len(self.dataset)))]
 
     @property
     def channels(self) -> int | None:

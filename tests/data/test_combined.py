@@ -2,10 +2,11 @@
 
 import random
 
+import numpy
 import pytest
 import torch
 from omegaconf import OmegaConf
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
 from stable_ssl import load_config
 from stable_ssl.config import ConfigError, complete
@@ -179,7 +180,22 @@ class OwnGenerator(Stream):
             yield self.digits[own.randrange(1000)]
 
 
-def test_a_stream_with_a_generator_of_its_own_is_said(recwarn):
+class OwnNoise(Dataset):
+    """Add what a generator of its own draws."""
+
+    def __init__(self):
+        self.own = numpy.random.default_rng(0)
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        return self.own.random((1, 8, 8)), 0
+
+
+def test_a_dataset_with_a_generator_of_its_own_is_said(recwarn):
+    check_examples({"train": Loader(OwnNoise(), build_views(NOISE), batch_size=16)})
+    assert "two starts of OwnNoise gave" in str(recwarn.pop(UserWarning).message)
     for dataset in (Stream(), OwnGenerator()):
         loader = Loader(dataset, build_views(NOISE), batch_size=16)
         check_examples({"train": loader})

@@ -16,6 +16,7 @@ def dry(main, shell, folder, *options, timeout=300):
     return done.stdout, json.loads((folder / "gpu.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_leaves_the_others(main, shell, tmp_path):
     options = ["--parts", "cifar", "augmentation", "--recipe", "no_such_recipe"]
     out, found = dry(main, shell, tmp_path, *options)

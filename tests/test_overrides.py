@@ -117,6 +117,7 @@ class OwnBackward(Double):
         self.optimizer_step()
 
 
+@pytest.mark.slow
 def test_an_own_backward_pass_trains_one_model_on_two_processes(ranks, tmp_path):
     one = trained(OwnBackward, tmp_path / "one")["weights"]
     two = ranks(2, trained, OwnBackward, str(tmp_path / "two"))
@@ -311,6 +312,7 @@ def refused(trainer, folder):
     return str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trainer", "tensor"),
     [(Astray, "layer.bias"), (ProbeAstray, "probe.module.classifier.bias")],
@@ -724,6 +726,7 @@ def on_one_rank(folder):
     return trained(OnOneRank, folder)["weights"]
 
 
+@pytest.mark.slow
 def test_a_gradient_that_only_one_rank_has_is_zero_on_the_other(ranks, tmp_path):
     one, two = ranks(2, on_one_rank, tmp_path)
     assert same(one, two)

@@ -222,6 +222,7 @@ class Unused(SimCLR):
         self.forgotten = torch.nn.Linear(3, 3)
 
 
+@pytest.mark.slow
 def test_parameters_that_get_no_gradient_stay_as_they_are(ranks, tmp_path):
     """No gradient on any rank is none, as on one process: nothing decays them."""
     short = ["optim.epochs=null", "optim.steps=3", "optim.weight_decay=0.1"]

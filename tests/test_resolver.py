@@ -112,6 +112,7 @@ def test_limits_hold_for_the_value_too(asking, config):
     trainer.cleanup()
 
 
+@pytest.mark.slow
 def test_a_sweep_has_the_value_of_each_job(shell, main, tmp_path):
     quick = ["optim.epochs=1", "log.eval.untrained=false", "log.eval.few_labels=[]"]
     lr = "optim.scheduler.warmup_lr=${stable_ssl:iterations_per_epoch}"

@@ -177,5 +177,6 @@ def kept(folder):
     return trainer.mine
 
 
+@pytest.mark.slow
 def test_each_rank_keeps_its_own_where_they_differ(ranks, tmp_path):
     assert ranks(2, kept, str(tmp_path)) == [20, 21]

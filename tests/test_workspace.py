@@ -97,6 +97,7 @@ test:
     assert "num_classes: 2" in (run / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_code_in_src_makes_an_iterable_dataset(workspace, tmp_path):
     data = """
 train:
@@ -122,6 +123,7 @@ val: {dataset: {name: digits, subset: val}}
     assert '"step": 15' in rows and '"step": 16' not in rows
 
 
+@pytest.mark.slow
 def test_the_configuration_is_shown_and_nothing_is_run(workspace, tmp_path):
     write(tmp_path, "custom", "defaults: [simclr, _self_]\nmine:\n  size: ???\n")
     custom = ["-cd", "configs", "-cn", "custom"]

@@ -287,6 +287,7 @@ def test_the_written_config_alone_reproduces_the_run(shell, my_idea, tmp_path):
     assert again[: len(again) // 2] == again[len(again) // 2 :]
 
 
+@pytest.mark.slow
 def test_a_launcher_is_used_without_multirun(shell, main, tmp_path):
     """Hydra alone would run this in the same process, silently."""
     done = shell(main, "hydra/launcher=submitit_local", *QUICK)

@@ -96,6 +96,7 @@ def on_a_part(world):
     return own
 
 
+@pytest.mark.slow
 def test_ranks_report_the_whole_split(ranks):
     """103 = 6 x 17 + 1: of the last batch the second rank has nothing."""
     (whole,) = ranks(1, on_a_part, 1)

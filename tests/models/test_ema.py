@@ -190,6 +190,7 @@ def distil():
     return method["teacher"].state_dict()
 
 
+@pytest.mark.slow
 def test_ranks_have_the_teacher_of_one_process(ranks):
     expected, (one, other) = distil(), ranks(2, distil)
     for name, value in expected.items():

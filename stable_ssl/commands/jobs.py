@@ -132,8 +132,7 @@ def check_jobs(
     if not here or len(jobs) == 1 or distributed.this_process().world_size > 1:
         return
     for i in distinct(checked):
-        # is another than the first's
-        one_value = len({*lines[i]} - {*lines[0]}) < 2
+        one_value = len({*lines[i]} - {*lines[0]}) < 2  # is another than the first's
         if checked[i].mode == "fit" and (one_value or not searches):
             with _named(own[i]):
                 rehearse(trainer_class(trainer, jobs[i]), checked[i])

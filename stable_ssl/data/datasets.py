@@ -1,8 +1,7 @@
 """Datasets by name: the embedded digits, torchvision's, folders, and registered ones.
 
-A dataset is a torch dataset, map-style or iterable, of (image, label), the image a PIL
-image or a uint8 tensor (C, H, W), the label an integer from 0. Those that fit in memory
-are one `Images`.
+A dataset is a torch dataset, map-style or iterable, of samples that `Fields` takes
+apart and images that `Decode` takes. Those that fit in memory are one `Images`.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class Images(Dataset):
     """Images in memory as one tensor."""
 
     images: Tensor  # (N, C, H, W) uint8, or float32 in [0, 1]
-    labels: Tensor  # (N,) int64
+    labels: Tensor  # (N,) int64; of other tasks (N, ...)
     num_classes: int | None  # of the whole dataset; None where there are no labels
     source: Dataset | None = None  # the dataset that was read into memory, if any ...
     rows: Tensor | None = None  # ... and which of its samples these are, (N,) int64
@@ -137,7 +136,7 @@ def labelled_subset(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
     """Return as many images of each class, the labelled part of a larger dataset.
 
     Args:
-        dataset: in memory, or an image folder.
+        dataset: one that lists its labels.
         per_class: images of each class.
         seed: of the choice; with one seed, fewer are a part of more.
 

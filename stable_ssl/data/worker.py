@@ -49,6 +49,7 @@ class Head:
         fixing = [i for i, op in enumerate(ops) if getattr(op, "fixes_size", False)]
         self.external = list(ops[: len(external)])
         self.decode = decode
+        self.finish = Decode() if external else decode  # of what is decoded already
         if external and external[-1] != len(external) - 1:
             raise ConfigError(
                 "image_transform: ops by _target_ run one image at a time and come"
@@ -81,8 +82,7 @@ class Head:
             entry = op(entry, seeding.fold_in(key, i))
         if not self.decode.applies(entry, self.image_ops):
             return as_given(entry)
-        decode = Decode() if self.external else self.decode  # what is decoded already
-        pixels = decode(entry, name, free=bool(self.external))
+        pixels = self.finish(entry, name, free=bool(self.external))
         if not self.view.ops:
             return pixels
         view = self.view(pixels[None], key[None])[0]

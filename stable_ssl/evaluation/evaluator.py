@@ -25,6 +25,17 @@ Labelled = tuple[Tensor, Tensor]  # features (N, D) and labels (N,)
 Encode = Callable[[Tensor], Tensor]  # of a view (N, C, H, W) to features (N, D)
 
 
+def labelled_rows(labels: Any) -> Tensor | None:
+    """Return which samples have a label, (N,) bool: no negative one.
+
+    None where all have one, or where the labels are no numbers of classes (N,).
+    """
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
+        return None
+    known = labels >= 0
+    return None if known.all() else known
+
+
 @dataclass(frozen=True)
 class Split:
     """What an evaluator sees of a split once all of its batches were encoded.
@@ -43,14 +54,11 @@ class Split:
 
     def labelled(self) -> Split:
         """Return the split without the images that have no label, a negative one."""
-        labels = self.labels
-        if labels is None or labels.ndim != 1 or labels.is_floating_point():
-            return self
-        if (known := labels >= 0).all():
+        if (known := labelled_rows(self.labels)) is None:
             return self
         views = None if self.views is None else self.views[known]
-        features = self.features[known]
-        return replace(self, features=features, labels=labels[known], views=views)
+        features, labels = self.features[known], self.labels[known]
+        return replace(self, features=features, labels=labels, views=views)
 
 
 class Evaluator:

@@ -9,7 +9,12 @@ import torch
 
 from stable_ssl.data import Loader
 from stable_ssl.data.fields import as_classes
-from stable_ssl.evaluation.evaluator import Evaluator, Labelled, OnlineEvaluator
+from stable_ssl.evaluation.evaluator import (
+    Evaluator,
+    Labelled,
+    OnlineEvaluator,
+    labelled_rows,
+)
 from stable_ssl.schema import ConfigError
 
 
@@ -46,17 +51,22 @@ def tensor_labels(labels: Any) -> torch.Tensor:
 def only_labelled(samples: Labelled) -> Labelled:
     """Return features and labels without those of images that have no label."""
     features, labels = samples
-    if labels.ndim != 1 or labels.is_floating_point() or (known := labels >= 0).all():
-        return samples
-    return features[known], labels[known]
+    known = labelled_rows(labels)
+    return samples if known is None else (features[known], labels[known])
+
+
+def held_classes(loader: Any) -> torch.Tensor | None:
+    """Return a loader's labels (N,), numbers of classes; None where there are none."""
+    labels = held_labels(loader)
+    if labels is None or labels.ndim != 1 or labels.is_floating_point():
+        return None
+    return labels
 
 
 def label_range(loader: Any) -> tuple[int, int] | None:
     """Return a loader's least and largest label; None where there is none, or many."""
-    labels = held_labels(loader)
-    if labels is None or labels.ndim != 1 or labels.is_floating_point():
-        return None
-    return int(labels.min()), int(labels.max())
+    labels = held_classes(loader)
+    return None if labels is None else (int(labels.min()), int(labels.max()))
 
 
 def check_bank(loader: Any, evaluators: Iterable[Evaluator]) -> None:
@@ -101,9 +111,10 @@ def _no_numbers(loader: Any) -> str:
     Those that are not held are known by the first sample, unless a stream would have to
     be begun for it, or a collate_fn makes others.
     """
-    labels = held_labels(loader)
     if isinstance(loader, Loader) and not loader.streams and loader.collate_fn is None:
         labels = loader.example.labels
+    else:
+        labels = held_labels(loader)
     if labels is None:
         return ""
     if not isinstance(labels, torch.Tensor):
@@ -148,12 +159,10 @@ def check_labels(
             )
         if reads and isinstance(loader, Loader):
             loader.num_labels = num_classes  # of what is not held
-        least_and_most = label_range(loader)
-        if least_and_most is None:
+        if (labels := held_classes(loader)) is None:
             continue
-        least, most = least_and_most
-        labels = held_labels(loader)
-        least = int(labels[labels >= 0].min()) if most >= 0 else least
+        most = int(labels.max())
+        least = int(labels[labels >= 0].min()) if most >= 0 else most
         if least > 0 and most == num_classes:
             raise ConfigError(
                 f"{split} has labels from {least} to {most}, and classes are numbered"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stable_ssl import distributed
 from stable_ssl.distributed import gather_batches
-from stable_ssl.evaluation.evaluator import Evaluator, Split
+from stable_ssl.evaluation.evaluator import Evaluator, Split, labelled_rows
 from stable_ssl.loggers.names import Metric
 
 Score = Callable[[Tensor, Tensor], Any]  # of predictions and labels of a split
@@ -141,8 +141,8 @@ class WholeSplit:
         if not self.labels:
             return {}
         whole = gather_batches(self.predictions), gather_batches(self.labels)
-        if (labels := whole[1]).ndim == 1:
-            whole = tuple(x[labels >= 0] for x in whole)
+        if (known := labelled_rows(whole[1])) is not None:
+            whole = tuple(x[known] for x in whole)
         return {name: float(metric(*whole)) for name, metric in self.metrics.items()}
 
 

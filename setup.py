@@ -6,9 +6,10 @@ from setuptools import find_packages, setup
 
 TEST = [
     "pytest",
-    "pytest-xdist>=3.7",
+    "pytest-xdist>=3.8",
     "datasets",
     "docutils",
+    "fsspec",
     "hypothesis",
     "hydra-optuna-sweeper",
     "ruff",
@@ -35,9 +36,9 @@ setup(
     },
     exclude_package_data={"stable_ssl.recipes": ["local/*"]},  # this machine's
     install_requires=[
-        "torch>=2.5",
+        "torch>=2.6",
         "torchvision",
-        "timm>=1.0",
+        "timm>=1.0.12",
         "hydra-core>=1.3,<1.5",  # 1.5 is to drop the argument version_base
         "omegaconf>=2.3",
         "python-dotenv",
@@ -55,8 +56,16 @@ setup(
         "tensorboard": ["tensorboard"],
         "tiff": ["tifffile"],
         "torchmetrics": ["torchmetrics"],
+        "shards": ["fsspec"],
         "optuna": ["hydra-optuna-sweeper"],
-        "peers": ["kornia", "albumentations"],
+        "peers": [
+            "lightly",
+            "stable-pretraining",
+            "faiss-cpu",
+            "kornia",
+            "albumentations",
+        ],
+        "docs": ["sphinx>=7.4", "myst-nb", "nbclient", "ipykernel"],
         "test": TEST,
         "dev": [*TEST, "pre-commit"],
     },

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import functional as F
 
-from stable_ssl.data.augment import build_ops
+from stable_ssl.augment import build_ops
 from stable_ssl.seeding import sample_keys
 
 INK, GREY = "#1f2a37", "#6b7785"
@@ -20,9 +20,9 @@ SIDE, PAIR, LEFT, TOP, STEP = 96, 216, 190, 40, 122  # pixels of the picture
 COLOURS = ("brightness", "contrast", "saturation", "hue")
 
 
-def crop(x, top, left, box_height, box_width):
+def crop(x, box):
     """Cut the drawn box out and resize it."""
-    return F.resized_crop(x, top, left, box_height, box_width, [SIDE, SIDE])
+    return F.resized_crop(x, *box, [SIDE, SIDE])
 
 
 def jitter(x, on, order, factor):
@@ -36,7 +36,7 @@ ROWS = [  # our op; torchvision's, of an image and the drawn parameters; their c
     (
         {"name": "random_resized_crop", "size": SIDE, "scale": [0.2, 0.8]},
         crop,
-        "{box_width} x {box_height} at {left}, {top}",
+        "{box[3]} x {box[2]} at {box[1]}, {box[0]}",
     ),
     (
         {"name": "color_jitter", **dict.fromkeys(COLOURS[:3], 0.6), "hue": 0.2},

@@ -3,10 +3,10 @@
     pip install -e ".[peers]"
     python benchmarks/augment.py  # on a CPU; benchmarks/gpu.py is for a GPU
 
-All take turns in one thread, so that a noisy machine slows them alike; printed is the
-median over the rounds, and beside it the median of the paired ratios to ours. They
-start from decoded photographs in the form that suits each and end with a normalized
-float32 batch: torch.stack is part of the time of those that take single images.
+All take turns in one thread, so that a noisy machine slows them alike; a figure is the
+median over the rounds, a ratio that of the ratios of the same round. They start from
+decoded photographs in the form that suits each and end with a normalized float32 batch:
+torch.stack is part of the time of those that take single images.
 
 The policies: crops are bilinear with an aspect within 3/4 and 4/3, flips have p .5,
 jitter (of brightness, contrast, saturation, hue) p .8, grey p .2, and blurs a sigma
@@ -24,7 +24,6 @@ one of 23. The work is equal but that kornia and albumentations crop without ant
 albumentations computes in bytes, and kornia jitters a whole batch in one order.
 """
 
-import argparse
 import os
 import time
 from functools import partial
@@ -32,10 +31,12 @@ from itertools import count, product
 
 import numpy as np
 import torch
+from measured import Measured, paired, run
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from stable_ssl.data.augment import View, build_ops
+from stable_ssl.augment import View, build_ops
+from stable_ssl.memory import keep_freed
 from stable_ssl.seeding import sample_keys
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -52,8 +53,8 @@ POLICIES = {  # views: how many, their side and crop, jitter, p of blur and of s
     ],
 }
 SETTINGS = [
-    {"source": 32, "size": 32, "local": 16, "kernel": 3, "batch": 256},
-    {"source": 256, "size": 224, "local": 96, "kernel": 23, "batch": 64},
+    {"source": 32, "size": 32, "local": 16, "kernel": 3},
+    {"source": 256, "size": 224, "local": 96, "kernel": 23},
 ]
 
 
@@ -188,43 +189,38 @@ def seconds(make):
     return time.perf_counter() - start
 
 
-def table(images, setting, contenders, rounds, unit):
-    """Print a row a contender: its time with each policy, and the ratio to ours."""
-    print(f"{'':21}" + "".join(f"{policy:>17}" for policy in POLICIES))
-    rows = {name: f"{name:21}" for name in contenders}
-    for views in POLICIES.values():
-        spent = {}
-        for n, side, *rest in views:
-            share = n / sum(n for n, *_ in views)
-            ops, makes = view_ops(setting[side], setting["kernel"], *rest), {}
-            for name in contenders:
-                try:
-                    makes[name] = CONTENDERS[name](ops, images)
-                except ImportError:
-                    rows[name] = f'{name:24}not installed (pip install -e ".[peers]")'
-            for turn, (name, make) in product(range(rounds + 1), makes.items()):
-                times = spent.setdefault(name, np.zeros(rounds + 1))
-                times[turn] += share * seconds(make) * unit
-        for name, times in spent.items():
-            median, ratio = np.median(times[1:]), np.median((times / spent["ours"])[1:])
-            rows[name] += f"{median:9.0f} ({ratio:5.2f})"
-    print(*rows.values(), sep="\n", end="\n\n")
+def times(images, setting, views, rounds):
+    """Return the seconds a batch of each contender that is installed, by rounds."""
+    spent = {}
+    for n, side, *rest in views:
+        share = n / sum(n for n, *_ in views)
+        ops, makes = view_ops(setting[side], setting["kernel"], *rest), {}
+        for name, contender in CONTENDERS.items():
+            try:
+                makes[name] = contender(ops, images)
+            except ImportError:
+                continue
+        for turn, (name, make) in product(range(rounds + 1), makes.items()):
+            total = spent.setdefault(name, np.zeros(rounds + 1))
+            total[turn] += share * seconds(make)
+    return {name: total[1:] for name, total in spent.items()}  # the first warms up
 
 
-def main():
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="an eighth of the images")
-    args = parser.parse_args()
+def measure(rounds, batches):
+    """Yield ours beside each of the others."""
     torch.set_num_threads(1)
-    for setting in SETTINGS:
-        batch = setting["batch"] // (8 if args.quick else 1)
+    keep_freed()  # as a run does
+    for setting, batch in zip(SETTINGS, batches, strict=True):
         images = photographs(batch, setting["source"])
-        sizes = "{source} to {size} px, kernel {kernel}".format(**setting)
-        print(f"{sizes}, batch {batch}: us per image and view (over ours)")
-        table(images, setting, CONTENDERS, args.rounds, 1e6 / batch)
+        for policy, views in POLICIES.items():
+            spent = times(images, setting, views, rounds)
+            own, what = spent.pop("ours") / batch * 1e6, f"a view, {policy}"
+            what = f"{what}, {setting['source']} to {setting['size']} px"
+            for name, theirs in spent.items():
+                headline = policy == "SimCLR" and "v2" not in name
+                middle, ahead = float(np.median(own)), paired(theirs / batch * 1e6, own)
+                yield Measured(what, middle, "us", name, ahead, headline)
 
 
 if __name__ == "__main__":
-    main()
+    run(measure, __doc__, rounds=5, batches=[256, 64])

@@ -5,6 +5,8 @@ of them it does not matter when it dies. So this counts those of a run (open to 
 write, write the second half, truncate, fsync, rename, link, remove, mkdir), and lets it
 send itself SIGKILL before the n-th, which is after the one before. Then the same
 command line goes on; it is killed again in every third trial, and at last left alone.
+In every other trial checkpoints are written in the background, as those of large models
+are: the operations of that thread count among the others, in the order of that moment.
 
     python benchmarks/crash.py --kills 200 --minutes 60
 
@@ -35,6 +37,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -43,6 +46,7 @@ from zipfile import ZipFile
 from file_operations import watch
 
 import stable_ssl
+from stable_ssl import checkpoint
 from stable_ssl.checkpoint import equal, load
 from stable_ssl.files import write_atomically
 from stable_ssl.loggers.table import Table
@@ -57,25 +61,30 @@ MORTAL = "STABLE_SSL_CRASH"  # environment variable: arguments of `mortal` for r
 # --- in the run -----------------------------------------------------------------------
 
 
-def mortal(folder, last, dies):
+def mortal(folder, last, dies, background):
     """Write each file operation of rank 0 to `operations.txt`; die before one.
 
     Args:
         folder: of a trial; what is below its `logs` counts.
         last: number of the operation, from 1; 0 is none.
         dies: as for `victims`.
+        background: whether checkpoints are written there, however small.
     """
     journal, seen = os.open(f"{folder}/operations.txt", APPEND), Counter()
+    one_by_one = threading.Lock()
+    if background:
+        checkpoint.LARGE = 0
 
     def before(name, path):
         if os.environ.get("RANK", "0") == "0":
             path = os.path.relpath(path, f"{folder}/{RUN}")
             operation = f"{name} {re.sub(r'[.][0-9]+[.]tmp$', '.tmp', path)}"
-            seen[operation] += 1
-            os.write(journal, f"{operation} #{seen[operation]}\n".encode())
-            if seen.total() == last:
-                for process in victims(dies):
-                    os.kill(process, signal.SIGKILL)
+            with one_by_one:
+                seen[operation] += 1
+                os.write(journal, f"{operation} #{seen[operation]}\n".encode())
+                if seen.total() == last:
+                    for process in victims(dies):
+                        os.kill(process, signal.SIGKILL)
 
     watch(f"{folder}/logs", before)
 
@@ -88,7 +97,7 @@ def victims(dies):
     return {"rank 0": [own], "rank 1": others, "all": [starter, own]}[dies]
 
 
-def launch(folder, line, processes, last, dies):
+def launch(folder, line, processes, last, dies, background):
     """Run a command line in this process, which is a new one."""
     from stable_ssl.commands import main
 
@@ -97,9 +106,9 @@ def launch(folder, line, processes, last, dies):
     os.dup2(output, 1)
     os.dup2(output, 2)
     if processes == 1:
-        mortal(folder, last, dies)
+        mortal(folder, last, dies, background)
     else:
-        os.environ[MORTAL] = json.dumps([folder, last, dies])
+        os.environ[MORTAL] = json.dumps([folder, last, dies, background])
     main(line)
 
 
@@ -157,7 +166,7 @@ def write_images(root):
             Image.fromarray(image[0].numpy()).save(path)
 
 
-def start(configuration, folder, last=0, dies="rank 0", fresh=False):
+def start(configuration, folder, last=0, dies="rank 0", background=False, fresh=False):
     """Start a run, or start it again, and wait for its end.
 
     Args:
@@ -165,6 +174,7 @@ def start(configuration, folder, last=0, dies="rank 0", fresh=False):
         folder: of the trial, beside that of the images.
         last: number of the operation before which it dies; 0 is none.
         dies: as for `victims`.
+        background: as for `mortal`.
         fresh: whether in an interpreter of its own.
 
     Returns:
@@ -182,7 +192,8 @@ def start(configuration, folder, last=0, dies="rank 0", fresh=False):
         f"log.folder={folder / 'logs'}",
     ]
     (folder / "operations.txt").unlink(missing_ok=True)
-    target, arguments = launch, (str(folder), line, processes, last, dies)
+    target = launch
+    arguments = str(folder), line, processes, last, dies, background
     if fresh:
         again = [sys.executable, __file__, "--launch", json.dumps(arguments)]
         target, arguments = os.execv, (sys.executable, again)
@@ -267,9 +278,9 @@ def trial(number, seed, root):
     dies = draw.choice(["rank 0", "rank 1", "all"][: 3 if configuration[1] > 1 else 1])
     first = 1 + int((seed / 7 + number * GOLDEN) % 1 * len(operations))
     again = 1 + int(draw.random() * max(len(operations) - first, 30))
-    killed = []
+    killed, background = [], number % 2 == 1
     for last in (first, again, 0) if number % 3 == 2 else (first, 0):
-        code, done = start(configuration, folder, last, dies)
+        code, done = start(configuration, folder, last, dies, background)
         if code and 0 < last <= len(done):
             killed.append(done[last - 1])
         elif code:
@@ -280,6 +291,7 @@ def trial(number, seed, root):
     return {
         "configuration": configuration,
         "dies": dies,
+        "background": background,
         "killed": killed,  # before these operations
         "wrong": wrong,
         "seconds": round(time.monotonic() - began, 1),
@@ -291,9 +303,10 @@ def said(trial):
     method, processes, workers = trial["configuration"]
     killed = ", then before ".join(trial["killed"]) or "nothing"
     result = f"NOT identical: {', '.join(trial['wrong'])}" * bool(trial["wrong"])
+    saving = "saving in the background: " * trial["background"]
     return (
-        f"{method}, processes={processes}, workers={workers}: {trial['dies']} killed"
-        f" before {killed}: {result or 'identical'} ({trial['seconds']} s)"
+        f"{method}, processes={processes}, workers={workers}: {saving}{trial['dies']}"
+        f" killed before {killed}: {result or 'identical'} ({trial['seconds']} s)"
     )
 
 

@@ -168,6 +168,8 @@ def configure(name, folder, threads, overrides):
         data.root, data.num_workers, data.eval_batch_size = str(folder), 0, 10
         for node in (data.train, data.val):
             shrink(node)
+        if config.log.eval.knn and config.log.eval.knn.k > 20:
+            config.log.eval.knn.k = 20  # all that there are
         small = 2 if name.endswith("_folder") else 4  # whose images are of 224 pixels
         data.batch_size, data.batch_size_per_gpu = small, None
     return config

@@ -120,7 +120,7 @@ def augmentation(figures, args):
     import augment
     import torch
 
-    from stable_ssl.data.augment import View, build_ops
+    from stable_ssl.augment import View, build_ops
     from stable_ssl.seeding import sample_keys
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,29 +1,39 @@
-"""Milliseconds and MiB of NT-Xent, forward and backward, in blocks and whole.
+"""Time and memory of losses, forward and backward, beside the plain formula's.
 
-Projections of 4096 images, 128 wide, two views, float32, one thread. Each trial is a
-new process, for its peak of memory; the two take turns, so that a noisy machine slows
-them alike, and the medians are printed.
+Float32 on the CPU, one thread. Ours, the formula as one would write it down, and
+lightly's class where it is installed take turns in one process; a ratio is the median
+over rounds of the ratios of CPU time of the same round. Memory is the growth of the
+peak of a process of its own, after a warm-up on a few rows.
 
     python benchmarks/losses.py
+    python benchmarks/losses.py --names nt_xent --rounds 5
 """
 
-import argparse
-import os
-import resource
 import statistics
-import subprocess
-import sys
 import time
 
 import torch
 import torch.nn.functional as F
+from measured import Measured, in_a_process, paired, peak, run
 
-from stable_ssl.losses import nt_xent
+from stable_ssl import losses
 
-N, D, ROUNDS, STEPS = 4096, 128, 5, 3
+try:
+    from lightly import loss as lightly
+except ImportError:
+    lightly = None
+
+SIZES = {  # N, D of each of two views
+    "nt_xent": [(256, 128), (1024, 128), (4096, 128)],
+    "barlow_twins": [(256, 128), (256, 2048), (1024, 1024), (256, 8192)],
+    "vicreg": [(256, 128), (256, 2048), (1024, 1024), (256, 8192)],
+}
 
 
-def whole(z_a, z_b, temperature=0.5):
+# --- plain formulas -------------------------------------------------------------------
+
+
+def nt_xent(z_a, z_b, temperature=0.5):
     """Compute NT-Xent as a cross-entropy over all similarities at once."""
     z = F.normalize(torch.cat([z_a, z_b]))
     logits = (z / temperature) @ z.T
@@ -31,48 +41,104 @@ def whole(z_a, z_b, temperature=0.5):
     return F.cross_entropy(logits, torch.arange(len(z)).roll(len(z_a)))
 
 
-LOSSES = {"in blocks": nt_xent, "whole": whole}
+def off_diagonal_squares(x):
+    """Subtract the diagonal's squares from all, which needs no mask."""
+    return x.square().sum() - x.diagonal().square().sum()
 
 
-def peak():
-    """Return the most memory this process has held, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def barlow_twins(z_a, z_b, offdiagonal=5e-3):
+    """Compute the cross-correlation of standardised views."""
+    a, b = ((z - z.mean(0)) / z.std(0, unbiased=False) for z in (z_a, z_b))
+    correlation = a.T @ b / len(a)
+    on = (1 - correlation.diagonal()).square().sum()
+    return on + offdiagonal * off_diagonal_squares(correlation)
 
 
-def trial(name):
-    """Print the ms of the fastest of a few steps, and the MiB that they took."""
+def vicreg(z_a, z_b):
+    """Compute variance and covariance of each view."""
+    loss = 25 * F.mse_loss(z_a, z_b)
+    for z in (z_a, z_b):
+        z = z - z.mean(0)
+        covariance = z.T @ z / (len(z) - 1)
+        deviation = (covariance.diagonal() + 1e-4).sqrt()
+        loss = loss + 12.5 * (1 - deviation).relu().mean()
+        loss = loss + off_diagonal_squares(covariance) / z.shape[1]
+    return loss
+
+
+TITLES = {"nt_xent": "NT-Xent", "barlow_twins": "Barlow Twins", "vicreg": "VICReg"}
+PLAIN = {"nt_xent": nt_xent, "barlow_twins": barlow_twins, "vicreg": vicreg}
+CLASSES = {
+    "nt_xent": "NTXentLoss",
+    "barlow_twins": "BarlowTwinsLoss",
+    "vicreg": "VICRegLoss",
+}
+
+
+def contestants(name):
+    """Return what computes a loss, by whose it is."""
+    found = {"the formula": PLAIN[name], "ours": getattr(losses, name)}
+    if lightly is not None:
+        found["lightly"] = getattr(lightly, CLASSES[name])()
+    return found
+
+
+# --- what they cost -------------------------------------------------------------------
+
+
+def views(n, d):
+    """Return two views with a common part, of which gradients are asked."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(3, n, d, generator=generator)
+    return [(z[0] + part).requires_grad_() for part in z[1:]]
+
+
+def step(loss, z):
+    """Compute a loss and its gradient."""
+    torch.autograd.grad(loss(*z), z)
+
+
+def milliseconds(name, n, d, rounds):
+    """Return the ms of each contestant, round by round."""
+    found, z = contestants(name), views(n, d)
+    spent = {who: [] for who in found}
+    repeats = max(1, 2**24 // (n * d * min(n, d)))
+    for number in range(rounds + 1):
+        for who, loss in found.items():
+            start = time.process_time()
+            for _ in range(repeats):
+                step(loss, z)
+            if number:  # the first one warms up
+                spent[who].append((time.process_time() - start) / repeats * 1e3)
+    return spent
+
+
+def grown(name, who, n, d):
+    """Return the MB by which a step raises the peak of this process."""
     torch.set_num_threads(1)
-    z = torch.randn(2, N, D, requires_grad=True)
-    before, times = peak(), []
-    for _ in range(STEPS):
-        start = time.perf_counter()
-        LOSSES[name](*z).backward()
-        times.append(time.perf_counter() - start)
-    print(min(times) * 1e3, peak() - before)
+    loss = contestants(name)[who]
+    step(loss, views(8, 16))
+    z = views(n, d)
+    before = peak()
+    step(loss, z)
+    return peak() - before
 
 
-def main():
-    """Print the medians of both."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trial", choices=LOSSES, help="print one trial of this loss")
-    arguments = parser.parse_args()
-    if arguments.trial:
-        return trial(arguments.trial)
-    found = {name: [] for name in LOSSES}
-    for _ in range(ROUNDS):
-        for name, trials in found.items():
-            out = subprocess.run(
-                [sys.executable, __file__, "--trial", name],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                capture_output=True,
-                check=True,
-                text=True,
-            )
-            trials.append([float(x) for x in out.stdout.split()])
-    for name, trials in found.items():
-        ms, mib = (statistics.median(x) for x in zip(*trials, strict=True))
-        print(f"{name:10} {ms:6.0f} ms {mib:6.0f} MiB")
+def measure(names, rounds):
+    """Yield time and memory of each loss and size."""
+    torch.set_num_threads(1)
+    for name in names:
+        for n, d in SIZES[name]:
+            what = f"{TITLES[name]}, {n:,} x {d:,}"
+            spent = milliseconds(name, n, d, rounds)
+            memory = {who: in_a_process(grown, name, who, n, d) for who in spent}
+            ours, least = spent.pop("ours"), memory.pop("ours")
+            for who, theirs in spent.items():
+                ms, ahead = statistics.median(ours), paired(theirs, ours)
+                headline = name == "nt_xent"
+                yield Measured(what, ms, "ms", who, ahead, headline)
+                yield Measured(what, least, "MB", who, memory[who] / least)
 
 
 if __name__ == "__main__":
-    main()
+    run(measure, __doc__, names=list(SIZES), rounds=15)

@@ -1,8 +1,9 @@
-"""Microseconds that BaseTrainer adds to a step, over the same bare loop, in one run.
+"""Microseconds that BaseTrainer and its defaults add to a step of the same bare loop.
 
-A tiny model (Linear 32 to 32, batch 8, SGD), so that nothing hides the loop. Rounds of
-both alternate, so that a noisy machine slows them alike; the median of the paired
-differences is printed.
+A tiny model (Linear 32 to 32, batch 8, ten classes, SGD), so that nothing hides the
+loop. CPU time of one thread. In each round all cases take turns, so that a noisy
+machine slows them alike; each figure is the median of the differences from the bare
+loop of the same round.
 
     python benchmarks/overhead.py
 """
@@ -14,21 +15,24 @@ import time
 import warnings
 
 import torch
+from measured import Measured, run
 from torch import nn
 
 from stable_ssl import BaseTrainer, load_config
 from stable_ssl.loggers.console import Console
 
-STEPS, ROUNDS = 2000, 15
+STEPS, ROWS = 1000, 50
 
 
 class TinyTrainer(BaseTrainer):
     """The bare loop's model in the trainer."""
 
+    hands_over = False  # features to the probe
+
     def initialize_data(self):
         """Serve batches that are there already."""
-        self.loaders, self.num_classes = {}, None
-        self.train_loader = batches()
+        self.train_loader, self.num_classes = batches(), 10
+        self.loaders = {"val": self.train_loader[:1]}
 
     def initialize_modules(self):
         """Build the layer."""
@@ -39,9 +43,10 @@ class TinyTrainer(BaseTrainer):
         return self.layer(x)
 
     def compute_loss(self):
-        """Return the mean square error."""
-        x, y = self.data
-        return (self(x) - y).square().mean()
+        """Return the mean square, and what it is of."""
+        features = self(self.data[0])
+        loss = features.square().mean()
+        return {"loss": loss, "features": features} if self.hands_over else loss
 
     def fit(self):
         """Leave the training to the benchmark."""
@@ -50,21 +55,30 @@ class TinyTrainer(BaseTrainer):
 def batches():
     """Return STEPS batches of 8 samples; noise, for a solved problem has denormals."""
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(2, 100, 8, 32, generator=generator)
+    x = torch.randn(100, 8, 32, generator=generator)
+    y = torch.randint(10, (100, 8), generator=generator)
     return list(zip(x, y, strict=True)) * (STEPS // 100)
 
 
 def bare(layer, optimizer, data):
     """Train with the shortest loop that torch allows."""
-    for x, y in data:
-        loss = (layer(x) - y).square().mean()
+    for x, _ in data:
+        loss = layer(x).square().mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
 
-def main():
-    """Print the cost of a bare step, of a trainer's step, and the difference."""
+CASES = {  # whether rows are written, a probe trained, and features handed over to it
+    "the trainer": (False, False, False),
+    "its rows, too": (True, False, False),
+    "rows and probe": (True, True, True),
+    "rows and probe, which encodes": (True, True, False),
+}
+
+
+def measure(rounds):
+    """Yield the cost of a bare step, and what each case adds."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -73,35 +87,38 @@ def main():
             [
                 f"log.folder={folder}",
                 "log.monitor=null",
-                "log.every_n_steps=50",
+                "log.eval.every_n_epochs=null",
                 "log.checkpoint.every_n_epochs=null",
-                "optim.epochs=100",
-                "optim.lr=1e-3",
+                f"optim.epochs={10 * rounds * len(CASES)}",
+                "optim.lr=1e-5",
                 "optim.weight_decay=0",
             ],
         )
         trainer = TinyTrainer(config)
         trainer.records.console = Console(open(os.devnull, "w"))
         trainer.setup()
+        online = trainer.evaluation.online
         layer = nn.Linear(32, 32)
-        optimizer = torch.optim.SGD(layer.parameters(), lr=1e-3, momentum=0.9)
-        differences, references = [], []
-        for _ in range(ROUNDS):
-            start = time.perf_counter()
-            bare(layer, optimizer, trainer.train_loader)
-            middle = time.perf_counter()
-            trainer.train_epoch()
-            end = time.perf_counter()
-            references.append((middle - start) / STEPS * 1e6)
-            differences.append((end - middle) / STEPS * 1e6 - references[-1])
+        optimizer = torch.optim.SGD(layer.parameters(), lr=1e-5, momentum=0.9)
+
+        def cost(loop, *arguments):
+            start = time.process_time()
+            loop(*arguments)
+            return (time.process_time() - start) / STEPS * 1e6
+
+        references, added = [], {name: [] for name in CASES}
+        for _ in range(rounds):
+            references.append(cost(bare, layer, optimizer, trainer.train_loader))
+            for name, (rows, probe, hands_over) in CASES.items():
+                trainer.settings.every_n_steps = ROWS if rows else 2**62
+                trainer.evaluation.online = online if probe else {}
+                trainer.hands_over = hands_over
+                added[name].append(cost(trainer.train_epoch) - references[-1])
         trainer.cleanup()
-    reference, overhead = statistics.median(references), statistics.median(differences)
-    print(f"bare loop     {reference:6.1f} us a step")
-    print(f"BaseTrainer   {reference + overhead:6.1f} us a step")
-    print(
-        f"overhead      {overhead:6.1f} us a step, {1 + overhead / reference:.2f} times"
-    )
+    yield Measured("a step of a bare loop", statistics.median(references), "us")
+    for name, differences in added.items():
+        yield Measured(f"added by {name}", statistics.median(differences), "us")
 
 
 if __name__ == "__main__":
-    main()
+    run(measure, __doc__, rounds=15)

@@ -15,7 +15,7 @@ import time
 import torch
 
 from stable_ssl import distributed
-from stable_ssl.distributed.placement import Hardware
+from stable_ssl.distributed.config import Hardware
 from stable_ssl.losses import nt_xent
 from stable_ssl.models import backbone, mlp
 from stable_ssl.models.norm import convert_sync_batchnorm

@@ -17,6 +17,7 @@ _HOMES = {
     "OnlineEvaluator": "evaluation.evaluator",
     "Metric": "loggers.names",
     "ConfigError": "schema",
+    "load": "loading",
     "load_config": "config",
     "launch": "commands",
     "register_dataset": "data",

@@ -1,22 +1,46 @@
-"""Checkpoints that a crash cannot damage: written atomically, checked on reading."""
+"""Checkpoints that a crash cannot damage: written atomically, checked on reading.
+
+A large one is written while the training goes on, from a copy of the state: the loop
+waits for that copy alone. What a kill leaves is what it would leave if the loop waited
+for the file, because
+
+- what is written before a checkpoint is on the disk before its thread begins: the rows,
+  of which it holds the lengths;
+- the thread does to the folder of checkpoints what the loop would do, in the same
+  order, and nobody else touches that folder before it has ended: the next save, a
+  resume and the end of the run wait for it;
+- what the loop appends meanwhile, rows and lines of the console, is what it would have
+  appended if this checkpoint had not been due: it is cut off when a run goes on from an
+  earlier one;
+- what says that a state is saved, or deletes one, waits: the status of a run, the other
+  ranks at a preemption, `finish`, exports.
+"""
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import re
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy
 import torch
 
-from stable_ssl.files import add_name, write_atomically
-from stable_ssl.schema import ConfigError, key, unwritable
-from stable_ssl.tensor_files import CorruptCheckpoint, read_sealed, sealed, unsealed
+from stable_ssl import distributed
+from stable_ssl.background import Background
+from stable_ssl.distributed.sharding import shared_out_like
+from stable_ssl.files import add_name, replacing
+from stable_ssl.schema import ConfigError, unwritable
+from stable_ssl.tensor_files import (
+    CorruptCheckpoint,
+    read_sealed,
+    verify,
+    write_sealed,
+)
 
 SUFFIX = ".ckpt"
 SETTINGS = {  # what a resumed run must share with its start; None: every key
@@ -26,24 +50,16 @@ SETTINGS = {  # what a resumed run must share with its start; None: every key
     ),
     "model": None,
     "optim": None,
-    "hardware": ("seed", "precision", "sync_batchnorm"),
+    "hardware": ("seed", "precision", "sync_batchnorm", "sharding"),
 }
 FREE = {"optim.epochs", "optim.steps"}  # see `length_changed`
+FREE |= {"model.checkpointing"}  # changes no result
 MOVABLE = {"root", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor"}
 MOVABLE |= {"timeout", "multiprocessing_context"}  # of a loader or a dataset
+LARGE = 2**20  # bytes of a state that is worth a copy and a thread, see `Checkpoints`
+EXTRA_STATE = "_extra_state"  # what a module's own state is called in a state dict
 PLAIN = {int, float, bool, complex, str, bytes, type(None)}
 State: TypeAlias = dict[str, Any]  # tensors, plain Python types, lists, dicts of them
-
-
-@dataclass
-class Checkpoint:
-    """When the state is saved, and how much of it is kept."""
-
-    every_n_epochs: int | None = key(1, low=1)
-    every_n_steps: int | None = key(None, low=1)
-    every_n_minutes: float | None = key(None, above=0, high=math.inf)
-    top_k: int = key(1, low=0)  # best checkpoints by log.monitor to keep
-    last: bool = True  # keep the newest after the run too, as last.ckpt
 
 
 class Stateful(Protocol):
@@ -65,9 +81,9 @@ def save(path: Path, state: State) -> None:
         OSError: the disk is full or the folder not writable; `path` is then untouched.
         ConfigError: something in the state could not be read again.
     """
-    buffer = io.BytesIO()
-    torch.save(readable(state), buffer)
-    write_atomically(path, sealed(buffer))
+    state = readable(state)
+    with replacing(path) as new:
+        write_sealed(new, state)
 
 
 def readable(value: Any, at: str = "state") -> Any:
@@ -101,13 +117,64 @@ def readable(value: Any, at: str = "state") -> Any:
     return value
 
 
-def load(path: Path | str, device: torch.device | str = "cpu") -> State:
-    """Read what `save` wrote, after its checksum.
+def snapshot(state: State) -> State:
+    """Return a copy in the host's memory, where tensors share memory as they did.
+
+    Synchronises the device.
+    """
+    storages: dict[Any, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+    elsewhere = {
+        id(tensor): _on_host(tensor, storages)
+        for tensor in _tensors(state)
+        if tensor.device.type != "cpu" or not tensor.is_leaf
+    }
+    return copy.deepcopy(state, elsewhere)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in a state."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(inner)
+
+
+def _on_host(tensor: torch.Tensor, storages: dict[Any, Any]) -> torch.Tensor:
+    """Return a copy of a tensor in the host's memory.
+
+    Args:
+        tensor: of any device.
+        storages: (original, copy) by address and size, of what was copied before.
+    """
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    if tensor.layout != torch.strided:
+        return tensor.to("cpu", copy=True)
+    original = tensor.untyped_storage()
+    place = original.data_ptr(), original.nbytes()
+    if place not in storages:
+        host = torch.UntypedStorage(original.nbytes())
+        storages[place] = original, host.copy_(original)
+    view = tensor.storage_offset(), tensor.shape, tensor.stride()
+    return torch.empty(0, dtype=tensor.dtype).set_(storages[place][1], *view)
+
+
+def load(
+    path: Path | str, device: torch.device | str = "cpu", *, verified: bool = False
+) -> State:
+    """Read what `save` wrote, after its checksum; see `tensor_files` of its memory.
+
+    Args:
+        path: of the file.
+        device: of the tensors.
+        verified: whether its checksum has been compared, as by another rank.
 
     Raises:
         ConfigError: there is no such file.
         CorruptCheckpoint: it is truncated, changed, or no checkpoint of this library.
     """
+    if not verified:
+        verify(Path(path))
     state = read_sealed(Path(path), device)
     if type(state) is not dict:
         raise CorruptCheckpoint(
@@ -120,23 +187,31 @@ def newest_valid(folder: Path) -> State | None:
     """Return the state of the newest readable checkpoint of a run, None without any.
 
     A truncated or corrupt one is skipped with a warning that names it. Where somebody
-    deleted them all, `last.ckpt` still holds the newest.
+    deleted them all, `last.ckpt` still holds the newest. Rank 0 looks for it, and the
+    others read what it found: synchronises the ranks.
 
     Raises:
         CorruptCheckpoint: there are some, and none can be read.
         ConfigError: a folder has the name of one.
     """
+    path = distributed.from_main(lambda: _newest_valid(folder))
+    return None if path is None else load(path, verified=True)
+
+
+def _newest_valid(folder: Path) -> Path | None:
+    """Return the newest checkpoint that can be read."""
     paths = _in_order(folder) or _files(folder, f"last{SUFFIX}")
     for path in reversed(paths):
         try:
-            return load(path)
+            load(path)
+            return path
         except CorruptCheckpoint as error:
             if path == paths[0]:
                 raise CorruptCheckpoint(
                     f"{error}, and no other in {folder} can be read; move that folder"
                     " away to start afresh, or choose another log.run"
                 ) from error
-            warnings.warn(f"{error}; trying the one before", stacklevel=2)
+            warnings.warn(f"{error}; trying the one before", stacklevel=4)
     return None
 
 
@@ -144,7 +219,8 @@ def choose(resume: str | None, folder: Path) -> tuple[State | None, bool]:
     """Return the state that a run starts from, and whether it is the run's own.
 
     A run's own newest checkpoint comes first, so that a run which was started from
-    another one's state goes on with its own when it is started again.
+    another one's state goes on with its own when it is started again. Synchronises the
+    ranks.
 
     Args:
         resume: auto, None (afresh), or the path of another run's checkpoint.
@@ -153,7 +229,8 @@ def choose(resume: str | None, folder: Path) -> tuple[State | None, bool]:
     state = newest_valid(folder) if resume is not None else None
     if state is not None or resume in (None, "auto"):
         return state, state is not None
-    return load(resume), False
+    distributed.from_main(lambda: verify(Path(resume)))
+    return load(resume, verified=True), False
 
 
 def refuse_other_settings(saved: State, now: State, defaults: State) -> None:
@@ -271,7 +348,11 @@ def load_modules(module: Stateful, saved: State, strict: bool = True) -> str:
             f"the checkpoint has no tensor of this model: {report}; choose one of a"
             " model like this, or log.load_from=null to start afresh"
         )
-    module.load_state_dict(fitting, strict=False)
+    kept = {n: copy.deepcopy(v) for n, v in fitting.items() if n.endswith(EXTRA_STATE)}
+    for name, value in fitting.items():
+        if isinstance(value, torch.Tensor):
+            fitting[name] = shared_out_like(value, current[name])
+    module.load_state_dict({**fitting, **kept}, strict=False)  # which copies the others
     if report:
         return f"{len(fitting)} of {len(current)} tensors; {report}"
     return f"all {len(fitting)} tensors"
@@ -284,6 +365,10 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 class Checkpoints:
     """The checkpoints of one run: the newest two, the best k, `last` and `best`.
+
+    A state of `LARGE` bytes and more is copied to the host's memory and written in the
+    background; that memory is the price. For a smaller one a copy and a thread would
+    take half as much CPU again, to save the milliseconds in which a disk answers.
 
     Files are named by epoch and step, `e002_s005157.ckpt`; a step has one, the one
     written last. `last.ckpt` and `best.ckpt` are further names of the same files. The
@@ -299,9 +384,12 @@ class Checkpoints:
     def __init__(self, folder: Path, top_k: int, last: bool, largest: bool):
         self.folder, self.top_k, self.last, self.largest = folder, top_k, last, largest
         self.best: list[tuple[float, str]] = []  # (monitored value, file), best first
+        self.background = Background()  # that writes the one in flight
 
     def save(self, state: State, epoch: int, step: int, value: float | None) -> Path:
         """Write one checkpoint, rank it by its monitored value, delete the surplus.
+
+        Waits for the one before. A large one is there when `background.wait` returns.
 
         Args:
             state: what to save; the ranking is stored in it under `best`.
@@ -310,17 +398,25 @@ class Checkpoints:
             value: the monitored metric at this very step; None leaves the ranking be.
 
         Raises:
-            ConfigError: it could not be written; the earlier ones are untouched.
+            ConfigError: it, or the one before, could not be written; the earlier ones
+                are untouched.
         """
+        self.background.wait()
         path = self.folder / f"e{epoch:03d}_s{step:06d}{SUFFIX}"
-        best = self._ranked(path.name, value)
+        state = {**state, "best": self._ranked(path.name, value)}
+        if sum(t.numel() * t.element_size() for t in _tensors(state)) < LARGE:
+            self._write(path, state)
+        else:
+            self.background.start(self._write, path, snapshot(readable(state)))
+        return path
+
+    def _write(self, path: Path, state: State) -> None:
         try:
-            save(path, {**state, "best": best})
+            save(path, state)
         except OSError as error:
             raise unwritable(path, error) from error
-        self.best = best
+        self.best = state["best"]
         self._tidy()
-        return path
 
     def resume(self, state: State) -> None:
         """Return to what the folder was after the save of a state.
@@ -333,6 +429,7 @@ class Checkpoints:
         Raises:
             ConfigError: a name could not be given.
         """
+        self.background.wait()
         best = [
             (value, name)
             for value, name in state["best"]
@@ -352,6 +449,7 @@ class Checkpoints:
 
         A run of which nothing could be ranked keeps its newest, or all would be lost.
         """
+        self.background.wait()
         self._tidy()
         best = {name for _, name in self.best if (self.folder / name).exists()}
         if not self.last and (best or not self.top_k):
@@ -379,7 +477,9 @@ class Checkpoints:
         """
         path = self.folder / name
         try:
-            return not path.exists() or bool(unsealed(path))
+            if path.exists():
+                verify(path)
+            return True
         except CorruptCheckpoint as error:
             warnings.warn(f"{error}; it is no longer one of the best", stacklevel=3)
             return False

@@ -2,21 +2,23 @@
 
 Keys, defaults, units and ranges stand in a dataclass beside what they configure:
 
-    data              data/build.py        log.eval             evaluation/suite.py
-    optim             optim/build.py       log.checkpoint       checkpoint.py
-    optim.scheduler   optim/schedules.py   log.early_stopping   evaluation/monitor.py
-    hardware          distributed/placement.py
+    data              data/nodes.py        log.eval             evaluation/config.py
+    optim             optim/config.py      log.early_stopping   evaluation/config.py
+    optim.scheduler   optim/config.py      hardware             distributed/config.py
 
-The groups that put them together, `Config` and `Log`, stand here, and `Model`, which a
+None of these modules imports torch: what only reads a configuration starts at once. The
+groups that put them together, `Config` and `Log`, stand here, and `Model`, which a
 method's dataclass extends beside the method. A value out of range is refused before
 anything is built.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import functools
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,15 +36,13 @@ from omegaconf.errors import (
 )
 
 from stable_ssl import experiments, recorded, resolver
-from stable_ssl.checkpoint import Checkpoint
-from stable_ssl.data.build import TRAINING, Data
-from stable_ssl.distributed.placement import Hardware
+from stable_ssl.data.nodes import TRAINING, Data
+from stable_ssl.distributed.config import Hardware
 from stable_ssl.dotenv import read_env
-from stable_ssl.evaluation.monitor import EarlyStopping
-from stable_ssl.evaluation.suite import Eval
+from stable_ssl.evaluation.config import EarlyStopping, Eval
+from stable_ssl.instantiate import left_out
 from stable_ssl.loggers.run_names import check_names
-from stable_ssl.optim.build import Optim
-from stable_ssl.optim.schedules import Schedule, is_foreign
+from stable_ssl.optim.config import Optim, Schedule, is_foreign
 from stable_ssl.schema import (
     ConfigError,
     check_limits,
@@ -51,6 +51,7 @@ from stable_ssl.schema import (
     nearest,
     node,
     refuse_no_mapping,
+    texts,
 )
 from stable_ssl.value_types import check_types
 
@@ -68,6 +69,7 @@ class Model:
 
     name: str | None = None  # a method's name or a trainer's dotted path
     backbone: Any = field(default_factory=dict)  # name or {name, provider, ...}
+    checkpointing: bool = False  # blocks' activations are made again, and not kept
 
 
 @dataclass
@@ -87,11 +89,22 @@ class Export:
 
 
 @dataclass
+class Checkpoint:
+    """When the state is saved, and how much of it is kept."""
+
+    every_n_epochs: int | None = key(1, low=1)  # null: off
+    every_n_steps: int | None = key(None, low=1)  # null: off
+    every_n_minutes: float | None = key(None, above=0, high=math.inf)  # null: off
+    top_k: int = key(1, low=0)  # best checkpoints by log.monitor to keep
+    last: bool = True  # keep the newest after the run too, as last.ckpt
+
+
+@dataclass
 class Log:
     """What is written, and where."""
 
-    folder: str = key("${oc.env:OUTPUT_ROOT,./logs}", path=True)
-    experiment: str = "default"
+    folder: str = key("${oc.env:OUTPUT_ROOT,./logs}", path=True)  # runs are below it
+    experiment: str = "default"  # folder of its runs, <folder>/runs/<experiment>
     run: str | None = None  # null: time and job number, fixed before submission
     tags: list[str] = field(default_factory=list)  # kept in config.yaml, to sort by
     api: list[str] = key(  # besides metrics.jsonl, whose rows they mirror
@@ -101,7 +114,7 @@ class Log:
     project: str = "stable-ssl"  # of wandb
     every_n_steps: int = key(50, low=1)  # a row of metrics.jsonl, a mean since the last
     monitor: str | None = None  # metric that ranks checkpoints and is returned
-    monitor_mode: str = key("max", choices=("max", "min"))
+    monitor_mode: str = key("max", choices=("max", "min"))  # which value is best
     metrics: dict[str, Any] = field(  # {f1: {callable: dotted.path, kwargs: {...}}}
         default_factory=dict  # of predictions and labels of a whole split
     )
@@ -123,7 +136,7 @@ class Log:
 class Config:
     """A whole run."""
 
-    mode: str = key("fit", choices=MODES)
+    mode: str = key("fit", choices=MODES)  # what is done
     fast_dev_run: bool = False  # one batch of everything, nothing kept
     data: Data = node(Data)
     model: Any = field(default_factory=dict)  # checked by the method's dataclass
@@ -173,24 +186,33 @@ def _register_recipes() -> Any:
 
 
 @contextmanager
-def hydra_session(folders: Sequence[str | Path] = ()) -> Iterator[Any]:
+def hydra_session(
+    folders: Sequence[str | Path] = (), session: Any = None
+) -> Iterator[Any]:
     """Let Hydra find recipes in `folders`, then among the shipped ones.
 
     What recipes take from the environment may stand in `.env`, which is read first. A
     Hydra that runs already is the current one again afterwards.
 
+    Args:
+        folders: searched first.
+        session: what an earlier one with these folders yielded, to go on with it: no
+            file is read again.
+
     Yields:
         The object behind `hydra.main`, as Hydra's `GlobalHydra` gives it. All that is
         used of Hydra without being documented are its methods run, multirun, app_help,
-        hydra_help, show_cfg, show_info and shell_completion, by the command line:
-        `hydra.main` itself returns no result of a job, takes its arguments from
-        `sys.argv` alone, and prints tracebacks.
+        hydra_help, show_cfg, show_info and shell_completion, by the command line, and
+        its attribute config_loader: `hydra.main` itself returns no result of a job,
+        takes its arguments from `sys.argv` alone, and prints tracebacks.
 
     Raises:
         ConfigError: an error of Hydra or OmegaConf in the block, in one line.
     """
     from hydra import initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
+
+    from stable_ssl.composing import Composer
 
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
@@ -204,7 +226,11 @@ def hydra_session(folders: Sequence[str | Path] = ()) -> Iterator[Any]:
                     RECIPES, "stable-ssl", version_base="1.3"
                 )
             with at_recipes:
-                yield GlobalHydra.instance().hydra
+                if session is None:
+                    session = GlobalHydra.instance().hydra
+                    session.config_loader = Composer(session.config_loader)
+                GlobalHydra.instance().hydra = session
+                yield session
     finally:
         GlobalHydra.instance().hydra = running
 
@@ -321,19 +347,20 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
                 f"found {config!r} for a configuration; give a mapping of its groups,"
                 ' or what stable_ssl.load_config("simclr") returns'
             )
-        config = OmegaConf.create(config)
+        config = config if OmegaConf.is_config(config) else OmegaConf.create(config)
         plain = OmegaConf.to_container(config)  # so that keys added by ++ are checked
         plain.pop("hydra", None)
         resolver.check(plain)
-        for path in sorted(OmegaConf.missing_keys(plain))[:1]:
+        for path in sorted(path for path, text in texts(plain) if text == "???")[:1]:
             raise ConfigError(
                 f"{path} has no value, and this recipe needs one: add {path}=..."
             )
         if plain.get("model", {}) is None:
             raise ConfigError(_cannot_be_null("model"))
+        _leave_out(plain, model)
         given = OmegaConf.create(plain)
         scheduler = OmegaConf.select(given, "optim.scheduler", default={})
-        full = _structured(scheduler, model)
+        full = copy.deepcopy(_structured(is_foreign(scheduler), model))
         check_types(full, given)
         if scheduler is None:
             full.optim.scheduler = None
@@ -343,7 +370,7 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
         for name, value in user_groups.items():
             _check_user_group(name, value, full)
             del plain[name]
-        full = OmegaConf.merge(full, plain)  # refuses unknown keys and wrong types
+        full.merge_with(plain)  # refuses unknown keys and wrong types
         OmegaConf.set_struct(full, False)
         full.merge_with(user_groups)
         OmegaConf.set_struct(full.log.eval, False)
@@ -353,19 +380,67 @@ def complete(config: Mapping | None = None, model: type | None = None) -> DictCo
     return full
 
 
-def _structured(scheduler: Any, model: type | None = None) -> DictConfig:
+def alone(full: DictConfig, numbers: Mapping[str, int | float]) -> bool:
+    """Return whether `with_numbers` may change numbers: only their groups see them.
+
+    Args:
+        full: a config that `complete` returned.
+        numbers: that it was given, by the dotted key below a group.
+    """
+    asking = [at for at in texts(OmegaConf.to_container(full)) if "${" in at[1]]
+    return all(
+        OmegaConf.select(full, key) == number
+        and all(path.startswith(group) for path, text in asking if group in text)
+        for key, number in numbers.items()
+        for group in [f"{key.partition('.')[0]}."]
+    )
+
+
+@resolver.stand_ins()
+def with_numbers(full: DictConfig, numbers: Mapping[str, int | float]) -> DictConfig:
+    """Put other numbers into a config, and return what `complete` would return.
+
+    Args:
+        full: a copy of a config that `complete` returned.
+        numbers: by key, those of `alone`, of the same types.
+
+    Raises:
+        ConfigError: a value out of range, keys that contradict each other.
+    """
+    with translated_errors():
+        for key, number in numbers.items():
+            OmegaConf.update(full, key, number)
+        for group in {key.partition(".")[0] for key in numbers}:
+            check_limits(full[group], f"{group}.")
+            OmegaConf.to_object(full[group])  # as at the end of `complete`
+    return full
+
+
+@functools.cache
+def _structured(foreign: bool = False, model: type | None = None) -> DictConfig:
     """Return the defaults with their types, those of the schedule and the method, too.
 
     Args:
-        scheduler: `optim.scheduler`; one of another library has arguments of its own.
+        foreign: whether the schedule is another library's, with arguments of its own.
         model: as for `complete`.
     """
     full = OmegaConf.structured(Config)
-    schedule = {} if is_foreign(scheduler) else OmegaConf.structured(Schedule)
-    full.optim.scheduler = schedule
+    full.optim.scheduler = {} if foreign else OmegaConf.structured(Schedule)
     if model is not None:
         full.model = OmegaConf.structured(model)
     return full
+
+
+def _leave_out(config: dict[str, Any], model: type | None) -> None:
+    """Remove the keys under `model` that are null and that a method does not have.
+
+    So a recipe leaves out what the one below it says for another method.
+    """
+    group = config.get("model")
+    if model is not None and isinstance(group, dict):
+        known = {field.name for field in dataclasses.fields(model)}
+        for name in [n for n, v in group.items() if v is None and n not in known]:
+            del group[name]
 
 
 def _pop_evaluators(log: Any) -> dict[str, Any]:
@@ -489,7 +564,7 @@ def _cannot_be_null(path: str) -> str:
 def _unknown_key(path: str, group_type: type | None) -> str:
     """Say which keys the group of an unknown key has, or how a new one is added."""
     group, _, name = path.rpartition(".")
-    schema = _structured({})
+    schema = _structured()
     if not dataclasses.is_dataclass(group_type):  # Hydra composes without types
         found = OmegaConf.select(schema, group) if group else schema
         group_type = OmegaConf.get_type(found)
@@ -501,6 +576,8 @@ def _unknown_key(path: str, group_type: type | None) -> str:
                 f"{{{name}: ...}}, or remove what makes it null"
             )
         meant = nearest(name, known) or _elsewhere(name, schema)
+        if group == "model":
+            meant += left_out(name)
         keys = f"{meant} ({group or 'it'} knows {', '.join(known)})"
     else:
         keys = f"; a new key is added with ++{path}=..."

@@ -15,9 +15,7 @@ from pathlib import Path
 PRIVATE = 0o600  # mode of a file that others must not read
 
 
-def write_atomically(
-    path: Path, content: str | bytes | memoryview, private: bool = False
-) -> None:
+def write_atomically(path: Path, content: str | bytes, private: bool = False) -> None:
     """Write a file, text as UTF-8, unless it holds just that already; make its folder.
 
     Args:
@@ -117,7 +115,7 @@ def add_name(path: Path, name: str) -> None:
             shutil.copyfile(path, new)
 
 
-def _holds(path: Path, content: bytes | memoryview) -> bool:
+def _holds(path: Path, content: bytes) -> bool:
     """Return whether a file has this content."""
     if not path.is_file() or path.stat().st_size != len(content):
         return False

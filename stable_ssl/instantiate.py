@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -104,11 +105,42 @@ def accepted_by(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         return {}
 
 
+def taken_by(
+    builder: Callable[..., Any], what: str, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments that a class or function, `what` in words, takes.
+
+    One that is null and that it does not have is left out: a recipe below may set it
+    for another.
+
+    Raises:
+        ConfigError: names one that it does not take, and the nearest that there is.
+    """
+    accepted = accepted_by(builder)
+    given = {k: v for k, v in arguments.items() if v is not None or k in accepted}
+    if unknown := [key for key in given if key not in accepted]:
+        hint = f"{nearest(unknown[0], accepted)}{left_out(unknown[0])}"
+        raise ConfigError(f"{what} takes no {unknown[0]}{hint}")
+    return given
+
+
+def takes_any(accepted: Mapping[str, inspect.Parameter]) -> bool:
+    """Return whether a target takes keywords of any name, as of `accepted_by`."""
+    return any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+
+
+def left_out(name: str) -> str:
+    """Say how a recipe leaves out an argument that the one below it sets."""
+    return f"; if a recipe below yours sets it, {name}: null leaves it out"
+
+
 def build_object(node: Mapping[str, Any], at: str, **arguments: Any) -> Any:
     """Call what {_target_: dotted path, its arguments} names, nested nodes first.
 
     Args:
         node: read by Hydra's `instantiate`; its lists and mappings arrive as Python's.
+            An argument that is null and that the target does not have is left out: a
+            recipe below may set it for another.
         at: the key that holds it, for messages.
         arguments: further ones, which win.
 
@@ -120,12 +152,20 @@ def build_object(node: Mapping[str, Any], at: str, **arguments: Any) -> Any:
 
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{at}: found {node}; write {{_target_: dotted.path, ...}}")
-    find_object(node["_target_"], at)
+    accepted = accepted_by(find_object(node["_target_"], at))
+    any_name = not accepted or takes_any(accepted)
+    given = {
+        key: value
+        for key, value in node.items()
+        if value is not None or any_name or key in accepted or key.startswith("_")
+    }
     try:
-        return instantiate(dict(node), _convert_="all", **arguments)
+        return instantiate(given, _convert_="all", **arguments)
     except HydraException as error:
-        cause = _without_hydra(error.__cause__)
-        raise ConfigError(f"{at}: {' '.join(str(error).split())}") from cause
+        cause, text = _without_hydra(error.__cause__), " ".join(str(error).split())
+        if unknown := re.search(r"unexpected keyword argument \W*(\w+)", text):
+            text += left_out(unknown[1])
+        raise ConfigError(f"{at}: {text}") from cause
 
 
 def _without_hydra(error: BaseException | None) -> BaseException | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,12 +12,17 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from stable_ssl import distributed
-from stable_ssl.distributed.placement import Hardware
+from stable_ssl.data import Loader
+from stable_ssl.data.combined import named_parts
+from stable_ssl.distributed.config import Hardware
 from stable_ssl.lock import is_held
 from stable_ssl.loggers.run_folder import mark_failed
 from stable_ssl.loggers.run_names import reserve, run_path
+from stable_ssl.memory import keep_freed
 from stable_ssl.preemption import Preempted
 from stable_ssl.run import Run
+
+SMALL = 2**17  # values in one view of a batch
 
 
 class Diverged(RuntimeError):
@@ -32,7 +38,8 @@ def name_run(config: DictConfig) -> None:
 
 
 def apply_settings(hardware: Hardware) -> None:
-    """Set torch's settings of the whole process: threads, determinism, anomalies."""
+    """Set what is of the whole process: memory, threads, determinism, anomalies."""
+    keep_freed()
     if hardware.threads is not None:
         torch.set_num_threads(hardware.threads)
     if hardware.deterministic:
@@ -40,6 +47,34 @@ def apply_settings(hardware: Hardware) -> None:
         torch.use_deterministic_algorithms(True)
     if hardware.detect_anomaly:
         torch.autograd.set_detect_anomaly(True)
+
+
+def share_threads(hardware: Hardware, loaders: Mapping[str, Any]) -> None:
+    """Settle how many threads a CPU computes with.
+
+    On small batches threads wait for one another longer than they compute: unless
+    `hardware.threads` says how many, there is one then, and torch's choice otherwise,
+    as for loaders of another library and streams, whose batches are not known before.
+    """
+    if small_batches(hardware, loaders):
+        torch.set_num_threads(1)
+
+
+def small_batches(hardware: Hardware, loaders: Mapping[str, Any]) -> int:
+    """Return the values of a view of a train batch where they are few, otherwise 0."""
+    if hardware.threads is not None:
+        return 0
+    counts = [
+        loader.example.views[0].numel() * loader.batch_size // distributed.world_size()
+        for combined in list(loaders.values())[:1]
+        for loader in named_parts(combined).values()
+        if isinstance(loader, Loader) and not loader.streams and _is_array(loader)
+    ]
+    return sum(counts) if sum(counts) < SMALL else 0
+
+
+def _is_array(loader: Loader) -> bool:
+    return isinstance(loader.example.views[0], torch.Tensor)
 
 
 @contextmanager
@@ -69,7 +104,7 @@ def run_on_ranks(run: Run, processes: int) -> float | None:
     """
     name_run(run.config)
     config = OmegaConf.to_container(run.config)
-    arguments = type(run), config, run.overrides
+    arguments = type(run), config, run.data_objects, run.overrides
     try:
         return distributed.spawn(_run, processes, arguments)
     except distributed.RankFailed as error:
@@ -81,12 +116,39 @@ def run_on_ranks(run: Run, processes: int) -> float | None:
 
 
 def _run(
-    trainer: Callable[..., Run], config: dict[str, Any], overrides: list[str]
+    trainer: Callable[..., Run],
+    config: dict[str, Any],
+    data_objects: dict[str, Any],
+    overrides: list[str],
 ) -> float | None:
     """Run a trainer's class in one of the processes of a run."""
     run = trainer(config)
-    run.overrides = overrides
+    run.data_objects, run.overrides = data_objects, overrides
     return run.run()
+
+
+@contextmanager
+def awaited_checkpoint(run: Run) -> Iterator[None]:
+    """Wait, however the run ends, until the checkpoint in flight is on the disk.
+
+    Raises:
+        ConfigError: it could not be written; a warning beside another error.
+    """
+
+    def wait() -> None:
+        if run.checkpoints is not None:  # setup got so far
+            with distributed.patient():
+                run.checkpoints.background.wait()
+
+    try:
+        yield
+    except BaseException:
+        try:
+            wait()
+        except Exception as error:
+            warnings.warn(str(error), stacklevel=2)
+        raise
+    wait()
 
 
 @contextmanager

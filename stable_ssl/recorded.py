@@ -9,14 +9,14 @@ the values alone, and does not search the folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stable_ssl.schema import ConfigError
+from stable_ssl.schema import ConfigError, texts
 
 FILES = ("config.yaml", "metrics.jsonl")  # a folder that holds both is a run's
 NAME = "config_of_a_run"  # in Hydra's store
@@ -87,7 +87,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path} holds no keys")
     values = OmegaConf.to_container(config)
     acting = [key for key in ("defaults", "hydra") if key in values]
-    acting += _interpolations(values)
+    acting += [f"{at}={text!r}" for at, text in texts(values) if "${" in text]
     if acting:
         raise ConfigError(
             f"{path} holds {acting[0]}, which no run writes: a run's configuration is"
@@ -95,16 +95,3 @@ def read_record(folder: str | Path) -> dict[str, Any]:
             " your own"
         )
     return values
-
-
-def _interpolations(value: Any, at: str = "") -> Iterator[str]:
-    """Yield "log.project=${...}" of what OmegaConf would replace."""
-    children: Any = ()
-    if isinstance(value, dict):
-        children = value.items()
-    elif isinstance(value, list):
-        children = enumerate(value)
-    elif isinstance(value, str) and "${" in value:
-        yield f"{at}={value!r}"
-    for name, child in children:
-        yield from _interpolations(child, f"{at}.{name}" if at else str(name))

@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from stable_ssl.schema import ConfigError, nearest
+from stable_ssl.schema import ConfigError, nearest, texts
 
 NAMES = (
     "iterations_per_epoch",  # optimizer steps of an epoch; null unless mode=fit
@@ -109,13 +109,6 @@ with warnings.catch_warnings():  # OmegaConf 2.4 deprecates this name
     OmegaConf.register_new_resolver("stable_ssl", _resolver, replace=True)
 
 
-def _asking_texts(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
+def _asking_texts(value: Any) -> Iterator[tuple[str, str]]:
     """Yield (dotted path, text) of the texts in nested values that name one of them."""
-    if isinstance(value, Mapping):
-        for name, child in value.items():
-            yield from _asking_texts(child, f"{at}.{name}" if at else str(name))
-    elif isinstance(value, list):
-        for number, child in enumerate(value):
-            yield from _asking_texts(child, f"{at}.{number}")
-    elif isinstance(value, str) and VALUE.search(value):
-        yield at, value
+    return ((path, text) for path, text in texts(value) if VALUE.search(text))

@@ -23,6 +23,7 @@ class Run(Stateful, Protocol):
 
     config: DictConfig
     settings: Any  # group `log` of the config, as plain dataclasses
+    data_objects: dict[str, Any]
     overrides: list[str]
     task: str
     views: int | dict[str, int] | None

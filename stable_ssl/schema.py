@@ -194,6 +194,19 @@ def refuse_no_mapping(path: str, value: Any, example: str) -> None:
         raise ConfigError(f"{path}={value} is no mapping; write {path}={example}")
 
 
+def texts(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, text) of every text in plain nested values."""
+    children: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        children = value.items()
+    elif isinstance(value, list):
+        children = enumerate(value)
+    elif isinstance(value, str):
+        yield at, value
+    for name, child in children:
+        yield from texts(child, f"{at}.{name}" if at else str(name))
+
+
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or its kind where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

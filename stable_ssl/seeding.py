@@ -92,6 +92,11 @@ def sample_keys(seed: int, epoch: int, index: Tensor, view: int = 0) -> Tensor:
     return fold_in(_fold(seed, epoch, view), index.long())
 
 
+def sample_key(seed: int, epoch: int, index: int, view: int = 0) -> int:
+    """Return the key of a view of one sample, which `sample_keys` gives of many."""
+    return _fold(seed, epoch, view, index)
+
+
 def bits(keys: Tensor, shape: Shape = ()) -> Tensor:
     """Draw 64 random bits an entry, (N, *shape) int64; keys are (N,) int64."""
     counters = torch.arange(1, math.prod(shape) + 1, device=keys.device)
@@ -219,3 +224,11 @@ def preserve_rng() -> Iterator[None]:
         yield
     finally:
         _restore(*state)
+
+
+@contextmanager
+def replayed(state: dict[str, Any]) -> Iterator[None]:
+    """Draw inside what was drawn after `get_rng_state` returned a state."""
+    with preserve_rng():
+        set_rng_state(state)
+        yield

@@ -6,27 +6,32 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from stable_ssl import checkpoint, distributed, seeding, subclass_state
+from stable_ssl.batch import known_length, to_device
 from stable_ssl.checkpoint import State
-from stable_ssl.data.batch import known_length, to_device
-from stable_ssl.data.build import TRAINING
+from stable_ssl.data.nodes import TRAINING
+from stable_ssl.distributed.sharding import gathered, shared_out_like
 from stable_ssl.loggers.means import shared_out
 from stable_ssl.models import EMA
+from stable_ssl.models.norm import batch_norms
 from stable_ssl.models.weights import load_networks, refuse_untrained
 from stable_ssl.optim.collect import MAIN
 from stable_ssl.run import Run
 from stable_ssl.schema import ConfigError, described
 from stable_ssl.secrets import masked
-from stable_ssl.tensor_files import read
+from stable_ssl.tensor_files import is_sealed, read, verify
 
 FORMAT = 3  # 1 had one optimizer and no attributes, 2 one evaluator with a state
+COPIED_LATER = {"modules", "optimizers", "evaluators"}  # of a state: as they are loaded
 
 
 def capture(run: Run) -> State:
@@ -43,6 +48,10 @@ def capture(run: Run) -> State:
     local_states = rank_state, run.subclass_attributes.state()
     states = distributed.all_gather_object(local_states)
     rank_states, attribute_states = zip(*states, strict=True)
+    networks = run.state_dict()
+    optimizers = {name: o.state_dict() for name, o in run.optimizers.items()}
+    if run.config.hardware.sharding == "full":
+        networks, optimizers = gathered([networks, optimizers])
     return {
         "format": FORMAT,
         "trainer": type(run).__name__,
@@ -50,10 +59,10 @@ def capture(run: Run) -> State:
         "epoch": run.epoch,
         "step": run.step,
         "lengths": (known_length(run.train_loader), run.images_per_step),
-        "modules": run.state_dict(),
+        "modules": networks,
         "unsaved": _unsaved(run),
         "attributes": subclass_state.merged(attribute_states),
-        "optimizers": {n: o.state_dict() for n, o in run.optimizers.items()},
+        "optimizers": optimizers,
         "schedulers": {n: s.state_dict() for n, s in run.schedulers.items()},
         "scaler": run.scaler.state_dict(),
         "evaluators": run.evaluation.state_dict(),
@@ -84,6 +93,7 @@ def begin(run: Run, defaults: State) -> State | None:
         ConfigError: the state is of another run or model, or there is none to evaluate.
     """
     log, fit = run.config.log, run.config.mode == "fit"
+    run.checkpoints.background.wait()
     state, is_own = checkpoint.choose(log.resume, run.checkpoints.folder)
     distributed.barrier()  # all have read it before rank 0 deletes later ones
     if not fit and log.load_from is not None:
@@ -93,7 +103,9 @@ def begin(run: Run, defaults: State) -> State | None:
             _resume(run, state, is_own, defaults)
     elif log.load_from is not None:
         with _read_from(log.load_from):
-            restore_weights(run, read(Path(log.load_from)), strict=not fit)
+            path = Path(log.load_from)
+            distributed.from_main(lambda: verify(path) if is_sealed(path) else None)
+            restore_weights(run, read(path, verified=True), strict=not fit)
     elif run.config.mode not in TRAINING:
         raise ConfigError(
             f"mode={run.config.mode} needs weights: set log.load_from to a checkpoint,"
@@ -124,8 +136,9 @@ def _read_from(path: str | Path) -> Iterator[None]:
 
 def _resume(run: Run, state: State, is_own: bool, defaults: State) -> None:
     """Restore a state, the run's own or that of another run, and say so."""
-    fit = run.config.mode == "fit"
+    fit, saved = run.config.mode == "fit", len(state["ranks"])
     if fit:
+        _refuse_other_batch(run, saved)
         checkpoint.refuse_other_settings(state["config"], masked(run.config), defaults)
         lengths = known_length(run.train_loader), run.images_per_step
         optim, total_steps = run.config.optim, run.total_steps
@@ -134,24 +147,61 @@ def _resume(run: Run, state: State, is_own: bool, defaults: State) -> None:
             state["stopped"] = None
         run.resumed_state = state
     restore(run, state)
-    if (saved := len(state["ranks"])) != run.world_size:
-        run.say(
-            f"saved by {saved} processes, resumed by {run.world_size}: what draws from"
-            " global generators, such as dropout, goes on otherwise"
-        )
+    if fit and saved != run.world_size:
+        for text in _changes(run, upgraded(state)["attributes"], saved):
+            run.say(text)
     if is_own and fit and run.rank == 0:
         run.checkpoints.resume(state)
     source = "its own state" if is_own else run.config.log.resume
     run.say(f"resumed at epoch {run.epoch}, step {run.step} from {source}")
 
 
+def _refuse_other_batch(run: Run, saved: int) -> None:
+    """Refuse to go on with other processes where these say how large a batch is.
+
+    Args:
+        run: a trainer that goes on.
+        saved: the processes that it was saved by.
+
+    Raises:
+        ConfigError: names the key, and how many processes there were.
+    """
+    size, now = run.config.data.batch_size_per_gpu, run.world_size
+    if size and saved != now:
+        raise ConfigError(
+            f"data.batch_size_per_gpu={size} made batches of {saved * size} in the"
+            f" {saved} processes that saved the state, and makes {now * size} in {now};"
+            f" go on with {saved}: only a run of data.batch_size goes on with others"
+        )
+
+
+def _changes(run: Run, attributes: State, saved: int) -> Iterator[str]:
+    """Say that other processes go on, and what does not go on as one would."""
+    yield (
+        f"saved by {saved} processes, resumed by {run.world_size}: what draws from"
+        " global generators, such as dropout, goes on otherwise"
+    )
+    if not run.config.hardware.sync_batchnorm and any(batch_norms(run)):
+        yield (
+            "hardware.sync_batchnorm=false: batch norms see another part of a batch now"
+        )
+    for name in subclass_state.differing(attributes):
+        yield (
+            f"self.{name} differed between the processes that saved it: process r goes"
+            f" on with that of process r modulo {saved}"
+        )
+
+
 def restore(run: Run, state: State) -> None:
     """Make a trainer, of which all is built, what it was when `state` was captured.
+
+    Nothing keeps memory of the state's, which may be that of a file.
 
     Raises:
         ConfigError: the state is of another model.
     """
     state = _copied(upgraded(state))
+    state |= {k: copy.deepcopy(v) for k, v in state.items() if k not in COPIED_LATER}
     checkpoint.load_modules(run, state["modules"])
     _load_unsaved(run, state["unsaved"])
     _restore_position(run, state)
@@ -172,6 +222,9 @@ def restore(run: Run, state: State) -> None:
             )
         for name, optimizer in run.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+            for parameter, values in optimizer.state.items():
+                placed = partial(_placed, parameter)
+                optimizer.state[parameter] = _copied(values, placed)
         for name, scheduler in run.schedulers.items():
             if name in state["schedulers"]:
                 scheduler.load_state_dict(state["schedulers"][name])
@@ -183,19 +236,48 @@ def restore(run: Run, state: State) -> None:
             by_rank = [one["logged"] for one in state["ranks"]]
             logged = shared_out(by_rank, run.world_size)
         run.records.training.load_state(logged)
-    run.rng_at_epoch = rank_state["rng_at_epoch"]
-    seeding.set_rng_state(rank_state["rng"])
+    if run.rank < len(state["ranks"]):
+        run.rng_at_epoch = rank_state["rng_at_epoch"]
+        seeding.set_rng_state(rank_state["rng"])
+    else:  # a rank more than there were draws what no other one draws
+        key = seeding.fold_in(run.config.hardware.seed, run.step)
+        seeding.seed_everything(int(seeding.fold_in(key, run.rank)) % 2**63)
+        run.rng_at_epoch = seeding.get_rng_state()
 
 
-def _copied(value: Any) -> Any:
-    """Return a state whose containers an object may change while it loads them."""
+def _copied(value: Any, tensor: Callable[[Tensor], Tensor] = lambda x: x) -> Any:
+    """Return a state whose containers an object may change while it loads them.
+
+    Args:
+        value: the state.
+        tensor: what becomes of a tensor in it.
+    """
     if isinstance(value, dict):
         copied = copy.copy(value)  # of its type, with what it has besides entries
-        copied.update((key, _copied(entry)) for key, entry in value.items())
+        copied.update((key, _copied(entry, tensor)) for key, entry in value.items())
         return copied
     if type(value) in (list, tuple):
-        return type(value)(map(_copied, value))
-    return value
+        return type(value)(_copied(entry, tensor) for entry in value)
+    return tensor(value) if isinstance(value, Tensor) else value
+
+
+def _placed(parameter: Tensor, value: Tensor) -> Tensor:
+    """Return what an optimizer loaded for a parameter, shared out as that is, anew.
+
+    An optimizer takes a tensor on the CPU as it is, and so the file's memory.
+    """
+    new = shared_out_like(value, parameter)
+    return value.clone() if new is value and value.device.type == "cpu" else new
+
+
+def own_state(content: Any) -> State | None:
+    """Return what a file holds as a state of today's format; None of another library.
+
+    Raises:
+        ConfigError: it is of a later format.
+    """
+    ours = isinstance(content, dict) and "modules" in content
+    return upgraded(content) if ours else None
 
 
 def upgraded(state: State) -> State:
@@ -266,7 +348,8 @@ def restore_weights(run: Run, state: Any, strict: bool) -> None:
         ConfigError: the state is of another model.
     """
     path = run.config.log.load_from
-    if not isinstance(state, dict) or "modules" not in state:
+    own = own_state(state)
+    if own is None:
         saved, lines = load_networks(run, state, path)
         for line in lines:
             run.say(line)
@@ -276,12 +359,11 @@ def restore_weights(run: Run, state: Any, strict: bool) -> None:
         else:
             _restart_teachers(run, saved)
         return
-    state = upgraded(state)
-    saved = state["modules"]
+    saved = own["modules"]
     report = checkpoint.load_modules(run, saved, strict)
     run.say(f"weights of {path}: {report}")
     if strict:
-        _restore_position(run, state)
+        _restore_position(run, own)
     else:
         _restart_teachers(run, saved)
 
@@ -295,5 +377,5 @@ def _restart_teachers(run: Run, saved: Iterable[str]) -> None:
 
 
 def _restore_position(run: Run, state: State) -> None:
-    run.evaluation.load_state_dict(state["evaluators"])
+    run.evaluation.load_state_dict(copy.deepcopy(state["evaluators"]))
     run.epoch, run.step = state["epoch"], state["step"]

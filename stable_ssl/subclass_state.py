@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from stable_ssl import checkpoint, distributed
+from stable_ssl.batch import to_device
 from stable_ssl.checkpoint import State
-from stable_ssl.data.batch import to_device
 from stable_ssl.schema import ConfigError
 
 CONSTANT = (type, ModuleType, FunctionType, BuiltinFunctionType)  # never a state
@@ -152,6 +152,24 @@ def of_rank(saved: State) -> State:
     if "alike" in saved:
         return saved["alike"]
     return saved["ranks"][distributed.rank() % len(saved["ranks"])]
+
+
+def differing(saved: State) -> list[str]:
+    """Return which attributes differ between the ranks of what `merged` returned."""
+    first, *others = saved.get("ranks", [saved.get("alike")])
+    names = dict.fromkeys(
+        (kind, name)
+        for rank in [first, *others]
+        for kind in ("objects", "values")
+        for name in rank[kind]
+    )
+    return [
+        name
+        for kind, name in names
+        if not all(
+            checkpoint.equal(first[kind].get(name), o[kind].get(name)) for o in others
+        )
+    ]
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -2,17 +2,25 @@
 
 A file of ours is what `torch.save` writes, tensors and plain Python types only, with
 the SHA-256 of its bytes in the comment of the ZIP archive; so `torch.load` opens it.
+
+No file is ever in memory as a whole. What is read is mapped: its pages come when they
+are looked at, all processes share them, and writing to a tensor leaves the file alone.
+So whoever keeps a tensor copies it. Meanwhile the file may be deleted, or replaced by a
+rename, and must not be cut: the system ends a process that looks at a lost page.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
+import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
+from zipfile import ZIP_STORED, ZipFile
 
 import torch
 
@@ -23,6 +31,9 @@ END = b"PK\x05\x06"  # ... and what its last record begins with, of ...
 END_SIZE = 22  # ... as many bytes, without a comment, and which then ends with ...
 NO_COMMENT = b"\x00\x00"  # ... the length of the comment
 DIGEST = 64  # hexadecimal characters of SHA-256
+SEAL = DIGEST.to_bytes(2, "little")  # the length of that comment, which follows
+LONGEST = 2**16  # bytes of a comment
+BLOCK = 2**20  # bytes that are written or hashed at a time, where tensors are small
 PICKLE = b"\x80"  # what torch.save began with before it wrote ZIP archives
 SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")  # of files of weights
 OTHERS = {  # what a file begins with that is something else, and what it is
@@ -55,39 +66,83 @@ class CorruptCheckpoint(ConfigError):
     """A checkpoint that is truncated or whose bytes are not those that were written."""
 
 
-def sealed(archive: io.BytesIO) -> memoryview:
-    """Return what `torch.save` wrote, with its checksum as the archive's comment."""
-    digest = hashlib.sha256(archive.getbuffer()).hexdigest().encode()
-    archive.seek(-len(NO_COMMENT), io.SEEK_END)
-    if archive.read() != NO_COMMENT:
-        raise RuntimeError("torch.save wrote an archive that already has a comment")
-    archive.seek(-len(NO_COMMENT), io.SEEK_END)
-    archive.write(DIGEST.to_bytes(2, "little") + digest)
-    return archive.getbuffer()
+class Hashing:
+    """A file for `torch.save` to write to, which makes the checksum on the way.
+
+    Args:
+        file: open for writing in binary.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.digest, self.end = file, hashlib.sha256(), b""
+        self.error: BaseException | None = None
+
+    def write(self, data: memoryview) -> None:
+        """Write; keep an error, of a full disk, for torch would raise another."""
+        if self.error is None:
+            try:
+                self.file.write(data)
+                self.digest.update(data)
+                self.end = (self.end + data[-len(NO_COMMENT) :])[-len(NO_COMMENT) :]
+            except BaseException as error:
+                self.error = error
+
+    def flush(self) -> None:
+        """Do nothing: the checksum is still to come."""
+
+    def seal(self) -> None:
+        """Write the checksum as the archive's comment; raise what `write` kept."""
+        if self.error is not None:
+            raise self.error
+        if self.end != NO_COMMENT:
+            raise RuntimeError("torch.save wrote an archive that already has a comment")
+        self.file.seek(-len(NO_COMMENT), os.SEEK_END)
+        self.file.write(SEAL + self.digest.hexdigest().encode())
 
 
-def unsealed(path: Path) -> bytearray:
-    """Return the archive in a file of ours, after its checksum.
+def write_sealed(new: Path, value: Any) -> None:
+    """Write a file of ours, of tensors and plain values, to a new path.
+
+    Raises:
+        OSError: it could not be written, and may be there in part.
+    """
+    with open(new, "wb", buffering=BLOCK) as file:
+        hashing = Hashing(file)
+        torch.save(value, hashing)
+        hashing.seal()
+
+
+def verify(path: Path) -> None:
+    """Compare the bytes of a file of ours with its checksum.
 
     Raises:
         ConfigError: there is no such file.
         CorruptCheckpoint: it is truncated, changed, or no file of ours.
     """
-    content = _bytes(path)
-    digest = bytes(content[-DIGEST:])
-    del content[-DIGEST:]
-    content[-2:] = NO_COMMENT
-    archive = content.startswith(ZIP)  # torch reads other formats with less care
-    if not archive or hashlib.sha256(content).hexdigest().encode() != digest:
+    with _opened(path) as file:
+        left = os.fstat(file.fileno()).st_size - len(SEAL) - DIGEST
+        digest, block = hashlib.sha256(), file.read(max(0, min(BLOCK, left)))
+        archive = block.startswith(ZIP)  # torch reads other formats with less care
+        while block:
+            digest.update(block)
+            left -= len(block)
+            block = file.read(min(BLOCK, left))
+        digest.update(NO_COMMENT)
+        seal = file.read(len(SEAL) + DIGEST)
+    if not archive or seal != SEAL + digest.hexdigest().encode():
         raise CorruptCheckpoint(f"{path} is truncated or not a stable-SSL checkpoint")
-    return content
 
 
 def read_sealed(path: Path, device: torch.device | str = "cpu") -> Any:
-    """Read a file of ours, after its checksum; raise as `unsealed` does."""
-    content = io.BytesIO(unsealed(path))
+    """Read a file of ours that was verified.
+
+    Raises:
+        ConfigError: there is no such file.
+        CorruptCheckpoint: it holds other things than we write.
+    """
+    refuse_missing(path)
     try:
-        return torch.load(content, map_location=device, weights_only=True)
+        return _loaded(path, device)
     except UnpicklingError as error:
         raise CorruptCheckpoint(
             f"{path} holds more than tensors and plain values, and is not read"
@@ -98,8 +153,21 @@ def read_sealed(path: Path, device: torch.device | str = "cpu") -> Any:
         ) from error
 
 
-def read(path: Path) -> Any:
+def is_sealed(path: Path) -> bool:
+    """Return whether a file is one of ours, or what damage made of one."""
+    with _opened(path) as file:
+        archive = file.read(len(ZIP)) == ZIP
+        file.seek(-min(LONGEST + END_SIZE, os.fstat(file.fileno()).st_size), 2)
+        end = file.read()
+    return archive and len(end) - end.rfind(END) > END_SIZE
+
+
+def read(path: Path, verified: bool = False) -> Any:
     """Read a file of anybody's, on the CPU; one of ours after its checksum.
+
+    Args:
+        path: of the file.
+        verified: whether one of ours has been, as by another rank.
 
     Returns:
         Tensors and plain values, most often in dicts.
@@ -108,16 +176,19 @@ def read(path: Path) -> Any:
         ConfigError: says what the file is, if it is not one of tensors, or that it is
             truncated, or what it holds that only code could build.
     """
-    content = _bytes(path)
-    if content[6:9] == b"\0\0{":  # after the length of the header, in 8 bytes
-        return _safetensors(path, bytes(content))
-    start = content[:256].lstrip(b"\xef\xbb\xbf \t\r\n")
+    with _opened(path) as file:
+        start = file.read(256)
+    if start[6:9] == b"\0\0{":  # after the length of the header, in 8 bytes
+        return _safetensors(path)
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     for magic, what in OTHERS.items():
-        if start.startswith(magic):
+        if text.startswith(magic):
             raise ConfigError(f"{path} is {what}")
-    if content.startswith(ZIP) and len(content) - content.rfind(END) > END_SIZE:
+    if is_sealed(path):
+        if not verified:
+            verify(path)
         return read_sealed(path)
-    return _unpickled(path, content)
+    return _unpickled(path, start)
 
 
 def refuse_folder(path: Path) -> None:
@@ -130,46 +201,80 @@ def refuse_folder(path: Path) -> None:
         )
 
 
-def _bytes(path: Path) -> bytearray:
+def refuse_missing(path: Path) -> None:
+    """Refuse a path where there is no file."""
     refuse_folder(path)
     if not path.is_file():
         raise ConfigError(f"no checkpoint at {path}; give the path of an existing file")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read; say what is wrong with it, if that cannot be done."""
+    refuse_missing(path)
     try:
-        return bytearray(path.read_bytes())
+        with open(path, "rb") as file:
+            yield file
     except OSError as error:
         raise CorruptCheckpoint(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _safetensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
+def _loaded(path: Path, device: torch.device | str = "cpu") -> Any:
+    """Return what `torch.save` wrote, mapped where that is possible."""
+    if _is_as_in_memory(path):
+        with suppress(RuntimeError, UnicodeError):  # of a file system, or of a name
+            return torch.load(path, map_location=device, weights_only=True, mmap=True)
+    with open(path, "rb") as file:
+        return torch.load(file, map_location=device, weights_only=True)
+
+
+def _is_as_in_memory(path: Path) -> bool:
+    """Return whether a file's tensors can be mapped: it is an archive, uncompressed."""
+    if path.suffix == ".safetensors":  # torch goes by the name, and it is none
+        return False
+    try:
+        with ZipFile(path) as archive:
+            return all(r.compress_type == ZIP_STORED for r in archive.infolist())
+    except Exception:  # whatever its bytes ask for
+        return False
+
+
+def _safetensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors.torch import load_file
 
     try:
-        return load(content)
+        return load_file(path)
     except (SafetensorError, ValueError, KeyError) as error:
         raise CorruptCheckpoint(
             f"{path} is truncated or damaged safetensors: {first_line(error)}"
         ) from error
 
 
-def _unpickled(path: Path, content: bytearray) -> Any:
-    """Return what `torch.save` wrote to a file of somebody else's."""
-    file = io.BytesIO(content)
+def _unpickled(path: Path, start: bytes) -> Any:
+    """Return what `torch.save` wrote to a file of somebody else's.
+
+    Args:
+        path: of the file.
+        start: its first bytes.
+    """
+    archive = start.startswith(ZIP)
     try:
         names = ["argparse.Namespace"]
-        if content.startswith(ZIP):
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        if archive:
+            with open(path, "rb") as file:
+                unsafe = torch.serialization.get_unsafe_globals_in_checkpoint
+                names = unsafe(file)
         inert = torch.serialization.safe_globals([(Inert, name) for name in names])
-        file.seek(0)
         with inert, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is refused below
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            found = _loaded(path)
         if isinstance(found, Inert):
             raise UnpicklingError(f"class {min(names)}")
         return found
     except Exception as error:  # whatever its bytes ask for
         text = str(error)
-        if isinstance(error, UnpicklingError) and content.startswith((ZIP, PICKLE)):
+        if isinstance(error, UnpicklingError) and start.startswith((ZIP, PICKLE)):
             named = re.search(r"(?:GLOBAL|class|type|of) ([\w]+\.[\w.]+)", text)
             what = f", {named[1]}," if named else ""
             raise ConfigError(
@@ -177,7 +282,7 @@ def _unpickled(path: Path, content: bytearray) -> Any:
                 " code to build, and is not read; save its weights alone, where you"
                 " trust it: torch.save(model.state_dict(), 'weights.pth')"
             ) from error
-        if content.startswith(ZIP) and content.rfind(END) > 0:
+        if archive and len(start) > END_SIZE:
             raise ConfigError(
                 f"{path} is an archive, and not one of weights by torch.save (perhaps"
                 " a program of TorchScript or torch.export, or arrays of NumPy); give"

@@ -25,9 +25,10 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,18 +38,22 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stable_ssl import checkpoint, distributed, resolver, seeding
-from stable_ssl.config import TRAINING, Config, Eval, complete, load_config
-from stable_ssl.data import Loader, build_loaders, splits
-from stable_ssl.data.batch import (
+from stable_ssl import checkpoint, distributed, resolver, seeding, splits
+from stable_ssl.batch import (
     batches_from,
     count,
     first_view,
+    joined,
     known_length,
     to_device,
 )
-from stable_ssl.data.build import labelled_name
-from stable_ssl.data.combined import Skips, named_parts, split_datasets
+from stable_ssl.config import TRAINING, Config, Eval, complete, load_config
+from stable_ssl.data import Loader, build_loaders
+from stable_ssl.data.combined import named_parts, split_datasets, take_skipped
+from stable_ssl.data.datasets import recorded
+from stable_ssl.data.nodes import labelled_name
+from stable_ssl.data.objects import put_into
+from stable_ssl.distributed import sharding
 from stable_ssl.evaluation.monitor import Patience
 from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.evaluation.suite import Suite
@@ -56,26 +61,32 @@ from stable_ssl.instantiate import find_object
 from stable_ssl.lifecycle import (
     Diverged,
     apply_settings,
+    awaited_checkpoint,
     name_run,
     preserve_settings,
     recorded_end,
     run_on_ranks,
+    share_threads,
 )
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.means import Reduce
+from stable_ssl.loggers.own_code import modules_of
 from stable_ssl.loggers.records import Records
 from stable_ssl.loggers.run_folder import open_folder
 from stable_ssl.loggers.run_names import run_path
 from stable_ssl.loggers.trackers import check_installed
+from stable_ssl.models.checkpointing import checkpoint_activations
 from stable_ssl.models.ema import forgotten
 from stable_ssl.models.norm import convert_sync_batchnorm
 from stable_ssl.models.weights import reports
+from stable_ssl.opening import drawn, opening
 from stable_ssl.optim import (
     build_optimizer,
     build_schedulers,
     count_steps,
 )
 from stable_ssl.optim.collect import MAIN, collect_optimizers
+from stable_ssl.optim.exact_batch import ExactBatch
 from stable_ssl.optim.step import Stepper
 from stable_ssl.preemption import Preempted, Preemption
 from stable_ssl.schema import ConfigError, nearest
@@ -83,8 +94,10 @@ from stable_ssl.secrets import masked
 from stable_ssl.setup_checks import (
     hints,
     refuse_data,
+    refuse_exact_batch,
     refuse_incomplete,
     refuse_monitor,
+    refuse_sharded_export,
 )
 from stable_ssl.state import begin, capture, restore
 from stable_ssl.subclass_state import Attributes
@@ -116,6 +129,11 @@ class BaseTrainer(nn.Module):
     Args:
         config: as `load_config` returns it, or a mapping of the five groups; None is
             the recipe `base`, the embedded digits.
+        train: a dataset, whose samples become views as the config says, a loader of
+            batches (images, labels), or several datasets by name; None: all data are
+            the config's.
+        val: likewise, and so are `test` and `bank`; None beside another: off, and the
+            bank is the dataset of `train`.
 
     Raises:
         ConfigError: a key or value is wrong, or one of the three methods is missing;
@@ -140,11 +158,21 @@ class BaseTrainer(nn.Module):
         if "min_views" not in vars(cls):
             cls.min_views = getattr(cls, "least_views", cls.min_views)
 
-    def __init__(self, config: Mapping | None = None):
+    def __init__(
+        self,
+        config: Mapping | None = None,
+        *,
+        train: Any = None,
+        val: Any = None,
+        test: Any = None,
+        bank: Any = None,
+    ):
         super().__init__()
         refuse_incomplete(type(self), BaseTrainer)
         config = load_config("base") if config is None else config
         self.config = complete(config, self.model_config)
+        given = {"train": train, "val": val, "test": test, "bank": bank}
+        self.data_objects = put_into(self.config, given)
         self.overrides: list[str] = []  # as given on the command line
         self.epoch, self.step, self.total_steps = 0, 0, 0
         self.steps_per_epoch = self.images_per_step = 0
@@ -157,6 +185,7 @@ class BaseTrainer(nn.Module):
         self.optimizers: dict[str, Optimizer] = {}  # by name, that of the config first
         self.schedulers: dict[str, Any] = {}  # by an optimizer's name, see `Stepper`
         self.stepper: Stepper | None = None  # of the optimizers
+        self.exact_batch: ExactBatch | None = None  # of `optim.exact_batch`
         self.scaler: Any = None  # of the loss, for float16
         self.records = Records()
         self.metrics = self.records.last  # the last value of everything reported
@@ -173,7 +202,8 @@ class BaseTrainer(nn.Module):
         self._stop_asked: str | None = None  # by this rank
         self.validated = -1  # the step of the last validation ...
         self.measured: dict[str, float] = {}  # ... and its values
-        self.probe_features: Any = None  # that the loss handed over
+        self.probe_features: Any = None  # that the loss handed over ...
+        self.probe_labels: Any = None  # ... of a whole step, under `optim.exact_batch`
         self._ranks_checked = False  # whether they train one model
         self.rng_at_epoch: Any = None  # the global generators at its start
         self.resumed_state: Any = None  # a state to restore once more, its epoch begun
@@ -182,8 +212,9 @@ class BaseTrainer(nn.Module):
         self.batch_limit: int | None = None  # of a split
         self._saved_at = 0.0  # time of the last checkpoint
         self.batches_per_epoch = 1
-        self.compiled_key: Tensor | None = None  # `step_key` of a compiled loss
-        self._compute_loss = self._dtype = self._vote = None
+        # of a compiled loss: `step_key` and `micro_batch`
+        self.compiled_place: tuple[Tensor, Tensor] | None = None
+        self._compute_loss = self._embed = self._dtype = self._vote = None
         self._names = frozenset(vars(self)) | {"_names"}  # those of this class
 
     # --- what a subclass writes -------------------------------------------------------
@@ -200,8 +231,25 @@ class BaseTrainer(nn.Module):
         """Return the loss of `self.data`: a scalar, or a dict of `loss` and others.
 
         The features under `features`, (N, D) or a list of such, one a view, are what
-        the online probe learns from; all others are scalars, and logged.
+        the online probe learns from; all others are scalars, and logged. Written as
+        `embed` and `loss_of`, it can have `optim.exact_batch`.
         """
+        views, *_ = self.data
+        return self.loss_of(self.embed(views))
+
+    def embed(self, views: Any) -> Any:
+        """Return what the loss compares: tensors with a row an image each.
+
+        Args:
+            views: (N, C, H, W), or a list of such.
+
+        Returns:
+            A list, tuple or dict of tensors (N, ...), nested as one likes.
+        """
+        raise NotImplementedError
+
+    def loss_of(self, embeddings: Any) -> Tensor | dict[str, Tensor]:
+        """Return the loss of what `embed` returned, in the form of `compute_loss`."""
         raise NotImplementedError
 
     def encode(self, x: Tensor) -> Tensor:
@@ -210,7 +258,8 @@ class BaseTrainer(nn.Module):
 
     def predict(self, x: Tensor) -> Tensor:
         """Return the logits that metrics compare with labels, see `task`."""
-        if (probe := self.evaluation.probe) is not None:
+        probe = None if self.evaluation is None else self.evaluation.probe
+        if probe is not None:
             return probe(self.encoded(x))
         features = type(self).encode is BaseTrainer.encode  # `forward` makes them
         return self.encoded(x) if features else self(x)
@@ -255,13 +304,18 @@ class BaseTrainer(nn.Module):
         if processes > 1:
             return run_on_ranks(self, processes)
         with recorded_end(self):
-            with preserve_settings(), self.preemption, translated_torch_errors():
+            with (
+                preserve_settings(),
+                self.preemption,
+                translated_torch_errors(),
+                awaited_checkpoint(self),
+            ):
                 self.preemption.at_once()  # there is nothing to save yet
                 self.setup()
                 self.preemption.honour()
                 mode = self.config.mode
                 if mode in MODES:
-                    with distributed.patient():
+                    with distributed.patient(), sharding.whole(self):
                         find_object(MODES[mode], "mode")(self)
                 else:
                     getattr(self, mode)()
@@ -358,8 +412,12 @@ class BaseTrainer(nn.Module):
                     part.close()
         if self.stepper is not None:
             self.stepper.close()
-        self.records.close()
-        distributed.stop()
+        try:
+            if self.checkpoints is not None:
+                self.checkpoints.background.wait()  # before another owns the folder
+        finally:
+            self.records.close()
+            distributed.stop()
 
     # --- setup ------------------------------------------------------------------------
 
@@ -390,12 +448,15 @@ class BaseTrainer(nn.Module):
             self.say,
         )
         self.load_checkpoint()
+        for line in opening(self):
+            self.say(line)
 
     def initialize_run(self) -> None:
         """Join the other processes, choose the device and open the run folder."""
         config, log = self.config, self.config.log
         check_installed(log.api)
         check_tools(log.export.types)
+        refuse_sharded_export(self)
         self.device = distributed.start(config.hardware)
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         apply_settings(config.hardware)
@@ -427,13 +488,14 @@ class BaseTrainer(nn.Module):
         """Build the loaders `train` (to fit), `val`, `test` and `bank`."""
         # data draws nothing from the global generators; rank 0 alone downloads
         with seeding.preserve_rng(), distributed.patient(), distributed.main_first():
-            self.loaders = build_loaders(self.config, self.device)
+            self.loaders = build_loaders(self.config, self.device, self.data_objects)
         self.train_loader = self.loaders.get("train")
         self.num_classes = self.config.data.num_classes
+        if self.device.type == "cpu":
+            share_threads(self.config.hardware, self.loaders)
         if self.rank == 0:
-            data = masked(self.config.data)
-            datasets = split_datasets(self.loaders)
-            splits.record(self.run_dir / "data", datasets, data)
+            rows = partial(recorded, split_datasets(self.loaders))
+            splits.record(self.run_dir / "data", rows, masked(self.config.data))
 
     def count_steps(self) -> None:
         """Set `images_per_step`, and `steps_per_epoch` and `total_steps` in steps."""
@@ -461,8 +523,10 @@ class BaseTrainer(nn.Module):
             self.config = complete(filled, self.model_config)
 
     def place_modules(self) -> None:
-        """Move the modules to the device; set precision, memory format, compilation."""
+        """Move the modules to the device; set precision, memory format and the like."""
         hardware = self.config.hardware
+        if getattr(self.config.model, "checkpointing", False):
+            checkpoint_activations(self, hardware.compile)
         self.to(self.device)
         if hardware.channels_last:
             for tensor in [*self.parameters(), *self.buffers()]:
@@ -472,23 +536,31 @@ class BaseTrainer(nn.Module):
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=hardware.precision == "float16"
         )
-        self._compute_loss = self.compute_loss
+        self._compute_loss, self._embed = self.compute_loss, self.embed
         if hardware.compile:
-            compiled = torch.compile(self.compute_loss)
-
-            def compute_loss() -> Tensor | dict[str, Any]:
-                self.compiled_key = BaseTrainer.step_key(self)
-                return compiled()
-
-            self._compute_loss = compute_loss
+            self._compute_loss = self._compiled(self.compute_loss)
+            self._embed = self._compiled(self.embed)
         if self.world_size > 1:
             if hardware.sync_batchnorm:
                 convert_sync_batchnorm(self, self.device)
             distributed.share(self.parameters())
             distributed.share(self.buffers())
+        if hardware.sharding == "full":
+            sharding.shard(self, self.device)
         if self.rank:  # weights are rank 0's; dropout differs
             key = seeding.fold_in(hardware.seed, self.rank)
             seeding.seed_everything(int(key) % 2**63)
+
+    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function compiled, but for what `row_keys` and `step_key` read."""
+        compiled = torch.compile(function)
+
+        def call(*arguments: Any) -> Any:
+            place = BaseTrainer.step_key(self), torch.tensor(self.micro_batch)
+            self.compiled_place = place
+            return compiled(*arguments)
+
+        return call
 
     def initialize_optimizer(self) -> None:
         """Build `self.optimizer`, unless nothing is trained.
@@ -515,7 +587,11 @@ class BaseTrainer(nn.Module):
 
     def _build_stepper(self) -> None:
         moved = self.optimizers, self.schedulers, list(self.parameters())
-        self.stepper = Stepper(*moved, self.scaler, self.config.optim, self.log)
+        optim = self.config.optim
+        self.stepper = Stepper(*moved, self.scaler, optim, self.log)
+        if self.config.mode in TRAINING and optim.exact_batch and optim.accumulate > 1:
+            refuse_exact_batch(self, BaseTrainer)
+            self.exact_batch = ExactBatch(self, self._embedded)
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -572,12 +648,17 @@ class BaseTrainer(nn.Module):
         self.records.folder.describe(
             self.config, self.overrides, environment(self.device, type(self))
         )
+        if self.config.mode == "fit":
+            classes = map(type, [self, *split_datasets(self.loaders).values()])
+            plain = OmegaConf.to_container(self.config)
+            self.records.folder.keep_code(modules_of(classes, plain))
 
     # --- train ------------------------------------------------------------------------
 
     def train_epoch(self) -> None:
         """Train one epoch, or what a resumed run has left of it."""
         self.train()
+        self.evaluation.free_bank()
         if self.step == self.epoch * self.steps_per_epoch:
             self.rng_at_epoch = seeding.get_rng_state()
             self.before_train_epoch()
@@ -594,7 +675,7 @@ class BaseTrainer(nn.Module):
         # the last step of an epoch may have had fewer micro-batches than the others
         start = min((self.step - first) * accumulate, end)
         may_skip = self.config.data.on_error == "skip"
-        skips = Skips(self.train_loader) if may_skip else None
+        take_skipped(self.train_loader)  # of what was read between epochs
         begin = min(start, end - 1)  # hooks and pictures see an epoch's last batch
         batches = batches_from(self.train_loader, self.epoch, begin, end, self.device)
         index = begin - 1
@@ -606,8 +687,10 @@ class BaseTrainer(nn.Module):
                 self.micro_batch = index % accumulate
                 left = end - index + self.micro_batch
                 self.micro_batches = min(accumulate, left)
-            if skips is not None:
-                self.log({"train/skipped": skips()})
+            if may_skip:
+                # as a mean over the ranks, what all of them skipped
+                skipped = take_skipped(self.train_loader) * self.world_size
+                self.log({"train/skipped": skipped})
             self.train_micro_batch(batch)
             if self.last_micro_batch:
                 self._after_step()
@@ -643,7 +726,11 @@ class BaseTrainer(nn.Module):
 
     def _draw(self, seen: bool) -> None:
         """Draw pictures, of images that a validation kept just now if one was seen."""
-        with distributed.patient(), self.records.off_the_clock():
+        with (
+            distributed.patient(),
+            self.records.off_the_clock(),
+            sharding.whole(self),
+        ):
             if not seen and (val := self.splits("val")):
                 self.evaluate(val[0], self.batch_limit)
             if self.rank == 0:
@@ -672,11 +759,15 @@ class BaseTrainer(nn.Module):
         if self.micro_batch == 0:
             self.stepper.begin(measures=self._row_is_due(step + 1))  # it costs 1 %
             self._share_buffers()
+            if self.exact_batch is not None:
+                self.exact_batch.begin()
             self.before_train_step()
         if self.probe_features is not None:
             self.probe_features = None
         with self.records.part("train_step"):
             self.train_step(self.data)
+        if self.exact_batch is not None:
+            self._refuse_own_step()
         if self.data is not batch:
             self.data = batch  # what probe and pictures see
         if self.last_micro_batch:
@@ -691,10 +782,48 @@ class BaseTrainer(nn.Module):
 
     def train_step(self, batch: Any) -> None:
         """Add a micro-batch's gradient; take the step with its last one."""
-        self.backward(self.loss(batch))
+        if self.exact_batch is None:
+            self.backward(self.loss(batch))
+        else:
+            self._add_exactly(batch)
         if self.last_micro_batch:
             self.average_gradients()  # an override of `optimizer_step` may read them
             self.optimizer_step()
+
+    def _add_exactly(self, batch: Any) -> None:
+        """Embed a micro-batch; with the last one, add the gradient of the step's loss.
+
+        That loss is logged once, and the probe learns from all features of the step.
+        """
+        exact = self.exact_batch
+        with self.records.part("forward"):
+            exact.add(batch)
+        if not self.last_micro_batch:
+            return
+        self.probe_labels = [
+            labels for _, *rest in exact.batches for labels in rest[:1]
+        ]
+        with self.records.part("forward"), self.autocast():
+            loss = self.loss_of(exact.embeddings())
+        self.backward(self._logged(loss) * self.micro_batches)  # steps take the mean
+        with self.records.part("backward"):
+            exact.backward()
+
+    def _refuse_own_step(self) -> None:
+        """Refuse a `train_step` whose batch did not reach the one of this class."""
+        if self.exact_batch.added != self.micro_batch + 1:
+            raise ConfigError(
+                f"{type(self).__name__}.train_step takes a loss of its own, of one"
+                " micro-batch, under optim.exact_batch=true; hand the batch to"
+                " super().train_step(batch), once, or set optim.exact_batch=false"
+            )
+
+    def _embedded(self, number: int, batch: Any) -> Any:
+        """Return what `embed` makes of a micro-batch of the step."""
+        self.micro_batch, self.data = number, batch
+        views, *_ = batch
+        with self.autocast():
+            return self._embed(views)
 
     def loss(self, batch: Any) -> Tensor:
         """Return `compute_loss` of a batch, (), in the run's precision, and log it.
@@ -706,11 +835,16 @@ class BaseTrainer(nn.Module):
             self.data = batch
         with self.records.part("forward"), self.autocast():
             loss = self._compute_loss()
+        return self._logged(loss)
+
+    def _logged(self, loss: Tensor | dict[str, Any]) -> Tensor:
+        """Return the scalar that `compute_loss` returned, and log it."""
+        logged = {}
         if isinstance(loss, dict):
             if self.probe_features is None:
                 self.probe_features = loss.get("features")
             others = [k for k in loss if k not in ("loss", "features")]
-            self.log({f"train/{k}": loss[k] for k in others})
+            logged = {f"train/{k}": loss[k] for k in others}
             loss = loss.get("loss", "a dict without 'loss'")
         if not isinstance(loss, Tensor) or loss.ndim:
             kind = loss if isinstance(loss, str) else type(loss).__name__
@@ -718,7 +852,7 @@ class BaseTrainer(nn.Module):
                 f"compute_loss returned {getattr(loss, 'shape', kind)}; it must return"
                 " a scalar, or a dict with one under 'loss'"
             )
-        self.log({"train/loss": loss})
+        self.log(logged | {"train/loss": loss})
         return loss
 
     def backward(self, loss: Tensor) -> None:
@@ -758,7 +892,7 @@ class BaseTrainer(nn.Module):
         log, step = self.settings, self.step
         save, evaluation = log.checkpoint, log.eval
         if self.evaluation.online:
-            batch = self.labelled(self.data)
+            batch = self._probe_batch()
             losses = self.evaluation.fit(batch, self.probe_features, step)
             self.log({f"train/{name}": loss for name, loss in losses.items()})
         minutes, signal = save.every_n_minutes, self.preemption.number
@@ -774,40 +908,56 @@ class BaseTrainer(nn.Module):
             self._write_row()
         if evaluation.every_n_steps and step % evaluation.every_n_steps == 0:
             self.validate()
-        if late or (save.every_n_steps and step % save.every_n_steps == 0):
+        self.checkpoints.background.check()
+        due = save.every_n_steps and step % save.every_n_steps == 0
+        if late or due or signal:
             self.save_checkpoint()
         if signal:
             self.preemption.number = signal  # another rank may have received it
-            self.save_checkpoint()
+            with distributed.patient():
+                self.checkpoints.background.wait()
             distributed.barrier()  # none ends the job before rank 0 has saved
             raise Preempted(f"{self.preemption.requested} at step {self.step}")
+
+    def _probe_batch(self) -> tuple[Any, ...]:
+        """Return what probes learn from: a batch, or the labels of all of a step."""
+        if self.exact_batch is None or self.probe_features is None:
+            return self.labelled(self.data)
+        return None, joined(self.probe_labels)
 
     def row_keys(self, rows: int) -> Tensor:
         """Return a key for each image of the micro-batch, to draw masks and such from.
 
-        A function of (seed, step, micro-batch, row of the batch of all ranks), so that
-        `seeding.uniform(keys)` is the same on N processes as on one, and in a resume.
+        A function of (seed, step, row of the whole step: of all its micro-batches, and
+        of all ranks in each), so that `seeding.uniform(keys)` is the same on N
+        processes as on one, in k micro-batches as in one batch, and in a resume.
 
         Args:
-            rows: N, the images of this rank's batch, as many on every rank.
+            rows: N, the images of this rank's micro-batch, as many on every rank and in
+                every micro-batch.
 
         Returns:
             (N,) int64 on the device.
         """
-        index = torch.arange(rows, device=self.device) + rows * self.rank
-        return seeding.fold_in(self.step_key(), index)
+        compiling = torch.compiler.is_compiling()
+        micro_batch = self.compiled_place[1] if compiling else self.micro_batch
+        first = rows * (micro_batch * self.world_size + self.rank)
+        return seeding.fold_in(
+            self.step_key(), torch.arange(rows, device=self.device) + first
+        )
 
     def step_key(self) -> Tensor:
-        """Return a key of the micro-batch, () int64 on the CPU, the same on every rank.
+        """Return a key of the step, () int64 on the CPU, the same on every rank.
 
-        A function of (seed, step, micro-batch), to draw from as with `row_keys`. Under
-        hardware.compile, methods that read `self.step` itself are best decorated with
-        torch.compiler.disable: each of its values would be compiled anew.
+        A function of (seed, step), and so the same in all micro-batches, to draw from
+        as with `row_keys`. Under hardware.compile, methods that read `self.step` itself
+        are best decorated with torch.compiler.disable: each of its values would be
+        compiled anew.
         """
         if torch.compiler.is_compiling():  # `self.step` is a constant there
-            return self.compiled_key
+            return self.compiled_place[0]
         key = seeding.fold_in(self.config.hardware.seed, self.step)
-        return seeding.fold_in(key, self.micro_batch)
+        return seeding.fold_in(key, 0)  # as runs drew before, which may be resumed
 
     # --- evaluate ---------------------------------------------------------------------
 
@@ -826,10 +976,14 @@ class BaseTrainer(nn.Module):
         training_data, self.split = self.data, split
         self._share_buffers()
         due = self.evaluation.due(split, self.epoch, self.ended)
-        with distributed.patient(), self.evaluation.collecting(due):
+        with (
+            distributed.patient(),
+            sharding.whole(self),
+            self.evaluation.collecting(due),
+        ):
             self.before_eval_epoch()
             loader = self.loaders[split]
-            skips = Skips(loader)
+            take_skipped(loader)  # of what was read before
             for batch in islice(loader, limit):
                 batch = to_device(batch, self.device)  # of a loader of one's own
                 self.data, self._weight = batch, count(batch)
@@ -843,7 +997,7 @@ class BaseTrainer(nn.Module):
             self._weight = 1
             self.after_eval_epoch()
             values = self.evaluation.measure(split, self.step)
-            if unread := sum(distributed.all_gather_object(skips())):
+            if unread := sum(distributed.all_gather_object(take_skipped(loader))):
                 values["skipped"] = unread
         self.data, self.split = training_data, None
         values = {f"{split}/{name}": value for name, value in values.items()}
@@ -925,6 +1079,8 @@ class BaseTrainer(nn.Module):
         if not self._ranks_checked:
             self._ranks_checked = True
             self._check_ranks()
+            if text := drawn(self):
+                self.say(text)
         values = self.records.training.take()
         self._check_finite("train/loss", values.get("train/loss", 0.0))
         values |= self.stepper.rates
@@ -943,8 +1099,11 @@ class BaseTrainer(nn.Module):
     def save_checkpoint(self) -> None:
         """Save the state, unless nothing is kept; synchronises the host.
 
+        Where it is large, the training goes on before it is written, see `Checkpoints`.
+
         Raises:
             Diverged: the loss was not finite; the state is not saved.
+            ConfigError: it, or the one before, could not be written.
         """
         if self.config.fast_dev_run:
             return
@@ -953,8 +1112,7 @@ class BaseTrainer(nn.Module):
         for rank_state in state["ranks"]:
             for loss in rank_state["logged"].get("train/loss", [])[-1:]:
                 self._check_finite("train/loss", loss.item())
-        weights = [p.detach().float() for p in self.parameters()]
-        norm = nn.utils.get_total_norm(weights).item()
+        norm = sharding.total_norm(p.float() for p in self.parameters()).item()
         self._check_finite("the norm of the weights", norm)
         self.records.folder.confirm()
         self.records.folder.sync()  # the checkpoint refers to lengths of the files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -35,7 +36,7 @@ def check_types(group: DictConfig, given: DictConfig, at: str = "") -> None:
         ConfigError: names the key, its value and what is expected.
     """
     cls = OmegaConf.get_type(group)
-    hints = get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+    hints = _hints(cls) if dataclasses.is_dataclass(cls) else {}
     for name in [name for name in hints if name in given]:
         path, hint = f"{at}{name}", hints[name]
         unknown = OmegaConf.is_missing(group, name)  # or refers to a later group
@@ -50,6 +51,11 @@ def check_types(group: DictConfig, given: DictConfig, at: str = "") -> None:
             raise ConfigError(f"{path}={_shown(value)} must be {_expected(hint)}")
         elif isinstance(own, DictConfig) and isinstance(value, DictConfig):
             check_types(own, value, f"{path}.")
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _fits(value: Any, hint: Any) -> bool:

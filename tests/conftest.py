@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from stable_ssl import BaseTrainer, distributed, load_config
-from stable_ssl.distributed.placement import Hardware
+from stable_ssl.distributed.config import Hardware
 
 torch.set_num_threads(1)  # tiny models; two threads wait for each other on busy cores
 os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too
@@ -118,6 +118,12 @@ def on_a_rank(fn, *arguments):
         return distributed.all_gather_object(value)
     finally:
         distributed.stop()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Keep the indexes of the tests' data away from the user's."""
+    os.environ["STABLE_SSL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True)

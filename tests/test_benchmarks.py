@@ -1,10 +1,12 @@
-"""The benchmarks that check: of a GPU, dry and in toy sizes, and of crashes."""
+"""The benchmarks: the README's figures, those of a GPU in toy sizes, and of crashes."""
 
 import json
 import re
 
 import pytest
 
+from benchmarks.drawing import redrawn
+from benchmarks.measured import Measured
 from tests.conftest import REPOSITORY
 
 
@@ -37,6 +39,46 @@ def test_all_parts_end_in_time_with_a_table(main, shell, tmp_path):
     assert found["training"]["SimCLR ResNet-18 resumes to the bit"] is True
     assert found["training"]["DINO ViT-S/16"]["images/s"] > 0
     assert found["cifar"]["val/knn_acc1"] > 0
+
+
+def test_figures_are_printed_and_kept(main, shell, tmp_path):
+    script, out = main.parents[1] / "benchmarks" / "augment.py", tmp_path / "out.json"
+    done = shell(script, "--rounds", 1, "--batches", 2, 2, "--out", out)
+    assert done.returncode == 0, done.stderr
+    figures = [Measured(**figure) for figure in json.loads(out.read_text())]
+    assert [str(figure) for figure in figures] == done.stdout.splitlines()
+    assert {"torchvision v1, PIL"} <= {figure.beside for figure in figures}
+    assert all(figure.value > 0 and figure.ahead > 0 for figure in figures)
+
+
+def test_data_of_any_size_are_measured(main, shell, tmp_path):
+    script, out = main.parents[1] / "benchmarks" / "scale.py", tmp_path / "out.json"
+    parts = "--parts", "folder", "shards"  # the others have tests of their own
+    done = shell(script, "--small", 1, "--place", tmp_path, "--out", out, *parts)
+    assert done.returncode == 0, done.stderr
+    figures = [Measured(**figure) for figure in json.loads(out.read_text())]
+    assert [str(figure) for figure in figures] == done.stdout.splitlines()
+    assert any("warm" in figure.what for figure in figures)
+    assert any("tar shards" in figure.what for figure in figures)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+@pytest.mark.slow
+def test_evaluation_at_scale_is_measured_on_one_process_and_two(main, shell, tmp_path):
+    script, out = main.parents[1] / "benchmarks" / "scale_evaluation.py", tmp_path / "o"
+    done = shell(script, "--small", 1, "--out", out, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    figures = [Measured(**figure) for figure in json.loads(out.read_text())]
+    seconds = [figure for figure in figures if figure.unit == "s"]
+    assert len(seconds) == 4 and all(figure.value > 0 for figure in seconds)
+    assert sum("a rank of 2" in figure.what for figure in figures) == 6
+
+
+def test_the_readme_shows_what_was_measured(main):
+    root = main.parents[1]
+    readme = (root / "README.rst").read_text()
+    (file,) = (root / "benchmarks" / "results").glob("*_cores.json")
+    assert redrawn(readme, json.loads(file.read_text())) == readme
 
 
 @pytest.fixture

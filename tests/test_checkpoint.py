@@ -1,6 +1,8 @@
 """Checkpoints: atomic, checked, kept."""
 
 import errno
+import hashlib
+import io
 import os
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from stable_ssl import ConfigError
+from stable_ssl import ConfigError, checkpoint
 from stable_ssl.checkpoint import (
     Checkpoints,
     CorruptCheckpoint,
@@ -37,7 +39,20 @@ def test_torch_opens_what_is_saved(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("harm", ["truncate", "flip", "append", "empty", "foreign"])
+def test_a_file_is_what_torch_writes_with_its_checksum_as_the_comment(tmp_path):
+    """Whichever way it was written: earlier files are read, later ones have no less."""
+    path, buffer = tmp_path / "x.ckpt", io.BytesIO()
+    many = {**state(3.0), "others": [torch.rand(2**18) for _ in range(8)]}
+    save(path, many)
+    torch.save(many, buffer)
+    archive = buffer.getvalue()
+    digest = hashlib.sha256(archive).hexdigest().encode()
+    assert path.read_bytes() == archive[:-2] + b"\x40\x00" + digest
+
+
+@pytest.mark.parametrize(
+    "harm", ["truncate", "flip", "seal", "append", "empty", "foreign"]
+)
 def test_a_damaged_file_is_found_out(tmp_path, harm):
     path = tmp_path / "x.ckpt"
     save(path, state())
@@ -46,6 +61,8 @@ def test_a_damaged_file_is_found_out(tmp_path, harm):
         del content[len(content) // 2 :]
     elif harm == "flip":
         content[len(content) // 2] ^= 1
+    elif harm == "seal":
+        content[-66] ^= 1
     elif harm == "append":
         content += b"x"
     elif harm == "empty":
@@ -212,10 +229,13 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("value", [0.1, 0.9])  # no new best, a new best
+@pytest.mark.parametrize("background", [False, True])
 def test_a_resume_sets_right_what_a_save_killed_anywhere_left(
-    tmp_path, monkeypatch, value
+    tmp_path, monkeypatch, value, background
 ):
     """At each of its file operations; names and files are those of no kill at all."""
+    if background:
+        monkeypatch.setattr(checkpoint, "LARGE", 0)
 
     def after(folder, operations):
         """Return a folder's files by state after a save that lives for so many."""
@@ -223,11 +243,13 @@ def test_a_resume_sets_right_what_a_save_killed_anywhere_left(
         keep = Checkpoints(folder, top_k=1, last=True, largest=True)
         for step in (1, 2):
             keep.save({**state(step), "epoch": 0}, 0, step, values[step])
+        keep.background.wait()
         with monkeypatch.context() as patch:
             for name in ("replace", "link", "fsync", "unlink"):
                 patch.setattr(os, name, mortal(getattr(os, name), operations))
             try:
                 keep.save({**state(3), "epoch": 0}, 0, 3, values[3])
+                keep.background.wait()
                 survived.append(folder)
             except Killed:
                 pass
@@ -236,6 +258,7 @@ def test_a_resume_sets_right_what_a_save_killed_anywhere_left(
         keep.resume(found)
         for step in range(found["step"] + 1, 4):
             keep.save({**state(step), "epoch": 0}, 0, step, values[step])
+        keep.background.wait()
         return {path.name: load(path)["step"] for path in folder.iterdir()}
 
     def mortal(operation, operations):
@@ -341,7 +364,6 @@ def test_two_nan_are_the_same(dtype):
 def test_rows_are_on_the_disk_before_a_checkpoint_refers_to_them(
     tiny, config, monkeypatch
 ):
-    from stable_ssl import checkpoint
     from stable_ssl.loggers.jsonl import JsonLines
 
     calls, sync, save = [], JsonLines.sync, checkpoint.save

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from stable_ssl import distributed
 from stable_ssl.config import ConfigError
 from stable_ssl.distributed import group, spawning
+from stable_ssl.distributed.config import Hardware
 from stable_ssl.distributed.placement import (
-    Hardware,
     Process,
     first_host,
     this_process,

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from stable_ssl.checkpoint import equal, load
-from stable_ssl.data.augment import Replay, View, build_ops
+from stable_ssl.augment import Replay, View, build_ops
+from stable_ssl.checkpoint import equal, load, snapshot
 from stable_ssl.methods import METHODS, SimCLR, method_class
 from stable_ssl.seeding import sample_keys
 
@@ -157,3 +157,16 @@ def test_a_graph_makes_the_bits_of_its_view():
         made.append((replay(images, keys), view(images, keys)))
     assert all(graph is not None for graph in replay.graphs.values())
     assert all(torch.equal(a, b) for a, b in made)
+
+
+def test_a_copy_of_a_state_is_on_the_host_and_shares_memory_as_it_did():
+    base = torch.arange(24.0, device="cuda")
+    weight = torch.nn.Parameter(base.view(2, 3, 4))
+    state = {"modules": {"weight": weight, "tied": base[4:10]}, "step": torch.ones(())}
+    found = snapshot(state)
+    host = found["modules"]
+    assert {tensor.device.type for tensor in host.values()} == {"cpu"}
+    assert torch.equal(host["weight"], weight.detach().cpu())
+    host["weight"].zero_()
+    assert not host["tied"].any() and base[1:].all()
+    assert found["step"] == 1

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -99,47 +101,39 @@ def test_ranks_train_as_one_process(ranks, tmp_path, kind, n, overrides):
                 assert a[name] == pytest.approx(b[name], abs=loose), name
 
 
-class Stopping(doubled(SimCLR)):
-    """Stops as one process that is asked to, and so may be called on ranks."""
+def resumed_state(folder, damaged):
+    """Return what a rank reads of a run, how many files it verified, what it warned."""
+    verified, verify = [], checkpoint.verify
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        warnings.catch_warnings(record=True) as w,
+    ):
+        warnings.simplefilter("always")
+        patch.setattr(checkpoint, "verify", lambda p: verified.append(p) or verify(p))
+        try:
+            state, _ = checkpoint.choose("auto", Path(folder))
+            found = state["step"]
+        except ConfigError as error:
+            found = str(error)
+        if not damaged:
+            path = f"{folder}/e000_s000002.ckpt"
+            assert checkpoint.choose(path, Path(f"{folder}/nothing"))[0]["step"] == 2
+    return found, len(verified), len(w)
 
-    def before_train_step(self):
-        if self.step == 5:
-            raise ConfigError("stopped")
 
-
-def begun(folder, overrides):
-    """Train until a checkpoint in the middle of a row and of an epoch."""
-    torch.set_num_threads(1)
-    every = "log.checkpoint.every_n_steps=5"
-    config = load_config("simclr", [*QUICK, f"log.folder={folder}", *overrides, every])
-    Stopping(config).run()
-
-
-@pytest.mark.parametrize("n", [(2, 1), pytest.param((1, 2), marks=pytest.mark.slow)])
-def test_a_row_that_other_ranks_began_is_that_of_one_process(ranks, tmp_path, n):
-    """Rows, weights and all go on with another number of ranks."""
-    overrides = [
-        *("data.root=double", "++model.backbone.width=8", "log.every_n_steps=8"),
-        *("optim.epochs=1", "optim.scheduler.warmup_epochs=0", "log.eval.knn=null"),
-        *("log.monitor=null", "data.test=null"),
-    ]
-    one = train(SimCLR, tmp_path / "one", *overrides)
-    folder = str(tmp_path / "elastic")
-    with pytest.raises(ConfigError, match="stopped"):
-        if n[0] == 1:
-            begun(folder, overrides)
-        else:
-            ranks(n[0], begun, folder, overrides)
-    if n[1] == 1:
-        again = train(SimCLR, folder, *overrides)
-    else:
-        again = ranks(n[1], train, SimCLR, folder, *overrides)[0]
-    assert difference(one["weights"], again["weights"]) < 1e-8
-    pairs = zip(one["rows"], again["rows"], strict=True)
-    pairs = [(a["train/loss"], b["train/loss"]) for a, b in pairs if "train/loss" in a]
-    assert len(pairs) == 2
-    for a, b in pairs:
-        assert a == pytest.approx(b, abs=1e-8)
+@pytest.mark.parametrize("damaged", [0, 1, 2])
+def test_one_rank_verifies_what_all_read(ranks, tmp_path, damaged):
+    for step in (1, 2):
+        path = tmp_path / f"e000_s{step:06d}.ckpt"
+        checkpoint.save(path, {"step": step, "w": torch.ones(10)})
+        if step > 2 - damaged:
+            os.truncate(path, 100)
+    (main, *main_did), (other, *other_did) = ranks(
+        2, resumed_state, str(tmp_path), damaged
+    )
+    assert main == other and other_did == [0, 0]
+    assert main_did == [2, [0, 1, 1][damaged]]
+    assert main == 2 - damaged or "no other in" in main
 
 
 class Taught(SimCLR):

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save as safetensors
 
 from stable_ssl import ConfigError
-from stable_ssl.checkpoint import CorruptCheckpoint, save
+from stable_ssl.checkpoint import CorruptCheckpoint, load, save
 from stable_ssl.tensor_files import read
 
 WEIGHTS = {"a.weight": torch.arange(600.0).reshape(20, 30), "a.bias": torch.ones(3)}
@@ -186,3 +186,110 @@ def test_any_bytes_are_read_or_refused_in_one_line(tmp_path, start, rest):
         read(path)
     except ConfigError as error:
         assert "\n" not in str(error)
+
+
+# --- memory ---------------------------------------------------------------------------
+
+MEMORY = """
+import resource
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from stable_ssl.checkpoint import Checkpoints, load, save
+from stable_ssl.tensor_files import read
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB
+
+def took(name, action):
+    before = peak()
+    kept = action()
+    print(name, peak() - before)
+    return kept
+
+def copied(content):
+    for name, tensor in content.items():
+        weights[name].copy_(tensor)
+
+def saved_in_a_run():
+    keep = Checkpoints(Path("run"), top_k=0, last=True, largest=True)
+    keep.save({"modules": weights}, 0, 1, None)
+    keep.background.wait()
+
+weights = {f"w{i}": torch.full((2**20,), float(i)) for i in range(50)}  # 200 MiB
+save(Path("small.ckpt"), {"modules": {"w": torch.ones(1)}})
+torch.save(weights, "theirs.pth")
+torch.save(weights, "old.pth", _use_new_zipfile_serialization=False)
+save_file(weights, "theirs.safetensors")
+load("small.ckpt")
+took("save", lambda: save(Path("x.ckpt"), {"modules": weights}))
+took("load", lambda: copied(load("x.ckpt")["modules"]))
+for name in ("x.ckpt", "theirs.pth", "theirs.safetensors", "old.pth"):
+    found = took(name, lambda: read(Path(name)))
+    copied(found.get("modules", found))
+    del found
+took("save in a run", saved_in_a_run)
+"""
+
+
+def test_no_file_is_in_memory_twice(shell):
+    """Of 200 MiB: a save takes nothing, a load the file once, a run's save a copy."""
+    done = shell("-c", MEMORY)
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.rsplit(maxsplit=1) for line in done.stdout.splitlines())
+    took = {name: float(peak) for name, peak in lines.items()}
+    assert took.pop("save") < 40
+    assert took.pop("load") < 220
+    assert max(took.values()) < 40, took  # beyond the peak of the load before
+
+
+def test_what_is_read_may_be_replaced_or_deleted_and_is_not_written_to(tmp_path):
+    path = tmp_path / "x.ckpt"
+    for replace in (lambda: save(path, {"w": torch.zeros(10**5)}), path.unlink):
+        save(path, {"w": torch.ones(10**5)})
+        found = load(path)["w"]
+        replace()
+        assert found.sum() == 10**5
+    save(path, {"w": torch.ones(10**5)})
+    found = load(path)["w"]
+    found += 1
+    assert found.sum() == 2 * 10**5 and load(path)["w"].sum() == 10**5
+
+
+def recompressed(path):
+    """Write an archive anew as a packing program does."""
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("reason", ["compressed", "name", "system", "bytes"])
+def test_what_cannot_be_mapped_is_read(tmp_path, monkeypatch, reason):
+    def refuse(*_):
+        raise RuntimeError("unable to mmap 4 bytes from file: No such device (19)")
+
+    name = {"name": "x.safetensors", "bytes": os.fsdecode(b"\xff.pth")}
+    path = tmp_path / name.get(reason, "x.pth")
+    path.write_bytes(torch_bytes(WEIGHTS))
+    if reason == "compressed":
+        recompressed(path)
+    elif reason == "system":
+        monkeypatch.setattr(torch.UntypedStorage, "from_file", refuse)
+    found = read(path)
+    assert all(torch.equal(found[name], WEIGHTS[name]) for name in WEIGHTS)
+
+
+def test_a_disk_that_takes_a_part_is_said_to_be_full(tmp_path):
+    """By an error of the system, whichever torch makes of it."""
+    import resource
+
+    path, (soft, hard) = tmp_path / "x", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**22, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save(path, {f"w{i}": torch.ones(2**20) for i in range(3)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())

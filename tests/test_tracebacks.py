@@ -1,22 +1,25 @@
 """What would end in a traceback: one line in words, before training starts."""
 
 import hashlib
+import inspect
 import os
 import pickle
 import re
 import signal
+from contextlib import nullcontext
 from dataclasses import asdict
+from multiprocessing import get_context
 
 import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from stable_ssl import BaseTrainer
+from stable_ssl.augment import OPS, View, build_ops
 from stable_ssl.checkpoint import load, save
 from stable_ssl.commands import launcher
 from stable_ssl.config import Config, ConfigError, hydra_session
-from stable_ssl.data import Loader
-from stable_ssl.data.augment import OPS, View, build_ops
+from stable_ssl.data import Loader, build_loaders
 from stable_ssl.data.datasets import BUILDERS
 from stable_ssl.methods import METHODS, method_class
 from stable_ssl.state import begin
@@ -301,7 +304,7 @@ CHANNELS = {  # that an op is made for, where not for any
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 12])
 @pytest.mark.parametrize("name", OPS)
 def test_an_op_takes_images_or_says_which_it_is_for(name, channels):
-    rare = {} if "p" not in OPS[name].__dataclass_fields__ else {"p": 0.0}
+    rare = {"p": 0.0} if "p" in inspect.signature(OPS[name]).parameters else {}
     view = View(build_ops([{"name": name, **ARGUMENTS.get(name, {}), **rare}]))
     images, keys = torch.zeros(2, channels, 8, 8), torch.arange(2)
     if channels in CHANNELS.get(name, {channels}):
@@ -440,9 +443,17 @@ class Unlike(Numbered):
     ("sample", "words"),
     [
         (None, r"Unlike\[63\] is a NoneType; a dataset returns \(image, label\)"),
-        (torch.zeros(3), r"images of shapes \(3, 8, 8\) and \(3,\) do not stack; ret"),
-        ((torch.zeros(8, 8), 1), r"images of shapes \(3, 8, 8\) and \(8, 8\) do not"),
-        (("a.png", 1), r"images of shapes \(3, 8, 8\) and str do not stack; return"),
+        (
+            torch.zeros(3),
+            r"images of float32 \(3,\) and uint8 \(3, 8, 8\) do not stack; begin",
+        ),
+        (
+            (torch.zeros(8, 8), 1),
+            r"images of float32 \(8, 8\) and uint8 \(3, 8, 8\) do not",
+        ),
+        (([torch.zeros(3, 8, 8)] * 2, 1), r"samples with other numbers .*\(2, 0\)\]"),
+        ((torch.zeros(3, 8, 8), 1, 2), r"samples with other numbers .*, \(1, 1\)\]"),
+        (("a.png", 1), r"images of str and uint8 \(3, 8, 8\) do not stack; begin"),
     ],
 )
 def test_a_sample_that_is_none_is_said_by_workers_too(sample, words, workers):
@@ -467,6 +478,64 @@ def test_what_cannot_be_sent_to_a_worker_is_named():
     loader = Loader(dataset, [[]], batch_size=32, **options)
     with pytest.raises(ConfigError, match="cannot be sent to a data worker .*<lambda>"):
         list(loader)
+
+
+def unchanged(image):
+    return image
+
+
+def own_op(sent):
+    return (lambda image: image) if sent == "lambda_op" else unchanged
+
+
+class Sent(Numbered):
+    """Images with an attribute of each kind that can or cannot be sent."""
+
+    num_classes = 2
+
+    def __init__(self, sent):
+
+        def local():
+            pass
+
+        super().__init__()
+        lock = get_context("spawn").Lock()  # can be sent to a process that starts
+        own = {"lambda": lambda x: x, "local": local, "file": None, "lock": lock}
+        self.own, self.opens = own.get(sent), sent == "file"
+
+    def __getitem__(self, index):
+        if self.opens and self.own is None:
+            self.own = open(
+                __file__
+            )  # as those do that open an archive when it is read
+        return super().__getitem__(index)
+
+
+UNSENT = ["lambda", "local", "file", "lambda_op"]
+
+
+@pytest.mark.parametrize("how", ["spawn", "forkserver", "default", "fork", "none"])
+@pytest.mark.parametrize("sent", [*UNSENT, "lock"])
+def test_what_cannot_be_sent_to_a_worker_is_said_when_loaders_are_built(
+    config, monkeypatch, sent, how
+):
+    """Not the collate_fn, which is called here; and not if workers are copies."""
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda **_: "spawn")
+    op = f"[{{_target_: {__name__}.own_op, sent: {sent}}}]"
+    node = (
+        f"dataset: {{_target_: {__name__}.Sent, sent: {sent}, image_transform: {op}}}"
+    )
+    node += f", num_workers: {int(how != 'none')}, batch_size: 32"
+    node += f", collate_fn: {{_target_: {__name__}.own_op, sent: lambda_op}}"
+    if how not in ("default", "none"):
+        node += f", multiprocessing_context: {how}"
+    keys = [f"++data.train={{{node}}}", "data.val=null", "data.test=null"]
+    refused = sent in UNSENT and how not in ("fork", "none")
+    words = (
+        "^data.train: the dataset, or an op of its views, cannot be sent to a data w"
+    )
+    with pytest.raises(ConfigError, match=words) if refused else nullcontext():
+        build_loaders(config("base", *keys), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -496,10 +565,10 @@ def no_handler():
     [
         (
             signal.SIGKILL,
-            "was ended by SIGKILL, .* memory, .* num_workers=1 takes some",
+            "was ended by SIGKILL, .* memory, .* use fewer than num_workers=1",
         ),
         (signal.SIGSEGV, "was ended by SIGSEGV, most likely by a library"),
-        (None, "ended with exit code 3; see what it printed, and .* num_workers=0"),
+        (None, "ended with exit code 3; see what it printed, or .* num_workers=0"),
     ],
 )
 def test_the_end_of_a_worker_is_said_with_its_likely_cause(
@@ -546,18 +615,26 @@ def test_labels_that_are_no_numbers_of_classes_are_refused(config, monkeypatch, 
     assert trainer.step == 1
 
 
-def test_labels_of_a_loader_of_ones_own_are_refused_when_they_come(config):
-    class ByDict(Tiny):
-        def initialize_data(self):
-            super().initialize_data()
-            batches = list(self.loaders["train"])
-            self.train_loader = [(x, {"digit": y}) for x, y in batches]
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        (lambda x, y: (x, {"digit": y}), "a batch has labels of the type dict, and"),
+        (lambda x, y: {"image": x, "label": y}, "a batch is a dict, and"),
+        (lambda x, y: [x], "a batch is a list, and"),
+    ],
+)
+def test_batches_that_have_no_labels_for_the_evaluators_are_refused(
+    config, batch, words
+):
+    batches = [batch(torch.rand(4, 1, 8, 8), torch.arange(4)) for _ in range(2)]
+    loader = torch.utils.data.DataLoader(batches, batch_size=None)
 
-        def compute_loss(self):
-            return self(self.data[0][0]).square().mean()
+    class Own(Tiny):
+        def compute_loss(self):  # an own loss knows how its batches are made
+            return self(torch.rand(4, 1, 8, 8)).square().mean()
 
-    with pytest.raises(ConfigError, match="a batch has labels of the type dict, and"):
-        ByDict(config("base", *SHORT[:-1])).run()
+    with pytest.raises(ConfigError, match=words):
+        Own(config("base", "data.num_classes=10", *SHORT[:-1]), train=loader).run()
 
 
 # --- of checkpoints -------------------------------------------------------------------

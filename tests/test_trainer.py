@@ -163,20 +163,20 @@ def test_a_run_is_its_seeds(tiny, config, rows):
 # --- steps ----------------------------------------------------------------------------
 
 
-def test_keys_of_rows_do_not_depend_on_the_ranks(tiny, config):
+def test_keys_of_rows_are_those_of_one_batch_on_one_process(tiny, config):
     trainer = tiny(config())
     trainer.setup()
-    whole = trainer.row_keys(8)
-    parts = []
-    for trainer.rank in range(4):
-        parts.append(trainer.row_keys(2))
+    whole, of_step = trainer.row_keys(8), trainer.step_key()
+    parts, trainer.world_size = [], 2
+    for trainer.micro_batch in range(2):
+        for trainer.rank in range(2):
+            parts.append(trainer.row_keys(2))
+            assert torch.equal(trainer.step_key(), of_step)
     assert torch.equal(torch.cat(parts), whole)
-    trainer.step += 1
-    later = trainer.row_keys(8)
-    trainer.micro_batch += 1
-    keys = torch.cat([whole, later, trainer.row_keys(8)])
-    assert len(keys.unique()) == 24
-    trainer.rank = 0
+    trainer.step, trainer.micro_batch = 1, 0
+    keys = torch.cat([whole, trainer.row_keys(8)])
+    assert len(keys.unique()) == 16
+    trainer.rank, trainer.world_size = 0, 1
     trainer.cleanup()
 
 
@@ -717,3 +717,35 @@ def test_the_earlier_name_of_min_views_is_accepted_with_a_message(tiny, config):
 
     with pytest.raises(ConfigError, match="Pairs needs 3 or more"):
         Pairs(config("base", "optim.epochs=1")).run()
+
+
+@pytest.mark.parametrize(
+    ("side", "asked", "threads", "said"),
+    [
+        (8, None, 1, "CPU, 1 thread a process: batches of 8,192 values are small"),
+        (48, None, 3, "CPU, 3 threads a process"),
+        (8, 2, 2, "CPU, 2 threads a process"),
+    ],
+)
+def test_small_batches_are_computed_by_one_thread(
+    side, asked, threads, said, tiny, config, capsys
+):
+    class Seen(tiny):
+        def initialize_modules(self):
+            self.threads = torch.get_num_threads()
+            super().initialize_modules()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    resize = f"[{{name: resize, size: {side}}}]"
+    keys = [f"data.train.dataset.image_transform={resize}", "data.batch_size=128"]
+    keys += ["data.val=null", "data.test=null", "log.monitor=null"]
+    made = config("base", *keys, *([f"hardware.threads={asked}"] if asked else []))
+    trainer = Seen(made)
+    try:
+        trainer.setup()
+    finally:
+        trainer.cleanup()
+        torch.set_num_threads(before)
+    assert trainer.threads == threads
+    assert f"machine   {said}\n" in capsys.readouterr().out

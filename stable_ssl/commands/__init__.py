@@ -19,21 +19,25 @@ if TYPE_CHECKING:
     from stable_ssl.trainer import BaseTrainer
 
 COMMANDS = {  # name: module with `add_arguments(parser)` and `run(args)`
+    "runs": "stable_ssl.tools.browse",
     "table": "stable_ssl.tools.table",
     "plot": "stable_ssl.tools.plot",
     "report": "stable_ssl.tools.page",
     "rerun": "stable_ssl.commands.rerun",
     "export": "stable_ssl.commands.export",
+    "pack": "stable_ssl.tools.pack",
 }
 HELP = """\
+stable-ssl runs [ACTION]       list, show, compare, watch and delete runs
 stable-ssl table RUNS...       means over seeds, as text, Markdown, CSV or LaTeX
 stable-ssl plot RUNS...        figures of runs, as PDF and PNG
 stable-ssl report RUNS...      one HTML page to look at runs
 stable-ssl rerun RUN_FOLDER    start a run again from its own config.yaml
 stable-ssl export RUN_FOLDER   TorchScript and the like of a run's model, checked
+stable-ssl pack SOURCE OUT     a folder or a recipe's datasets as tar shards
 stable-ssl [KEY=VALUE...]      start a run; what it knows follows
 
-Each of the first five explains itself with -h.
+Each of the first seven explains itself with -h.
 """
 
 

@@ -171,7 +171,7 @@ class Command:
                 for folder in self.folders
                 if not trust.among_runs(Path(folder), self.run_folder)
             ]
-        with hydra_session(self.folders):
+        with hydra_session(self.folders) as self.session:
             self.name, self.overrides = experiments.arranged(
                 name, self.args.overrides, named=bool(named)
             )
@@ -212,6 +212,8 @@ class Command:
         if searches:
             jobs = jobs[:1]  # each result decides what the next job is
             overrides += self._direction(jobs[0])
+        elif several and launcher == "basic":  # each is composed as it starts
+            overrides.insert(0, "hydra.sweeper.max_batch_size=1")  # a user's wins
         if launcher.startswith("submitit"):
             overrides += self._submitit(jobs[0])
         absent = [program for program in SLURM if shutil.which(program) is None]
@@ -223,7 +225,7 @@ class Command:
             )
         names, naming = run_names(jobs, several, searches)
         overrides += naming
-        with hydra_session(self.folders) as hydra:
+        with hydra_session(self.folders, self.session) as hydra:
             if several:
                 overrides.append("hydra.mode=MULTIRUN")
                 with _submission(launcher):
@@ -239,7 +241,7 @@ class Command:
     def _answered(self) -> bool:
         """Print what an option asks for; return whether one asked."""
         args, name, overrides = self.args, self.name, self.overrides
-        with hydra_session(self.folders) as hydra:
+        with hydra_session(self.folders, self.session) as hydra:
             if args.help:
                 hydra.app_help(name, self.parser, args)
             elif args.hydra_help:
@@ -256,8 +258,9 @@ class Command:
 
     def _jobs(self) -> list[DictConfig]:
         """Compose every job of the command line, the node `hydra` included."""
-        with hydra_session(self.folders):
-            return [composed(self.name, line) for line in self._overrides_of_jobs()]
+        with hydra_session(self.folders, self.session):
+            lines = self._overrides_of_jobs()
+            return [composed(self.name, [*line, *HYDRA]) for line in lines]
 
     def _agreed(self, run: Path, jobs: Sequence[DictConfig]) -> bool:
         """Ask, where a run's config.yaml names what is not the user's own.

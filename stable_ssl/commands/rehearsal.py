@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from stable_ssl import seeding
-from stable_ssl.lifecycle import preserve_settings
 from stable_ssl.schema import ConfigError
 from stable_ssl.torch_errors import translated_torch_errors
 
@@ -95,6 +93,9 @@ def rehearse(trainer: type[BaseTrainer], config: DictConfig) -> None:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Leave no trace of what happens inside."""
+    from stable_ssl import seeding
+    from stable_ssl.lifecycle import preserve_settings
+
     with (
         redirect_stdout(io.StringIO()),
         redirect_stderr(io.StringIO()),

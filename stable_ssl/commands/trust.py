@@ -19,10 +19,9 @@ from types import FunctionType
 from typing import Any
 
 import stable_ssl
-from stable_ssl.data.datasets import BUILDERS
 from stable_ssl.instantiate import find_object
 from stable_ssl.loggers.table import printable
-from stable_ssl.optim.schedules import is_foreign
+from stable_ssl.optim.config import is_foreign
 from stable_ssl.recorded import is_within, read_record, runs_folder
 from stable_ssl.schema import ConfigError
 
@@ -95,6 +94,8 @@ def _named(config: Any, run: Path) -> Iterator[tuple[str, str]]:
     It is what reaches `find_object`, `build_object` and Hydra's `instantiate`, and what
     other libraries may unpickle.
     """
+    from stable_ssl.data.datasets import BUILDERS
+
     for group, node in config.items():
         if group != "hydra":  # the reader's, see recorded.py
             yield from _targets(node, str(group))
@@ -158,7 +159,7 @@ def is_building_block(path: str) -> bool:
     from torch import nn, optim
     from torch.utils import data
 
-    from stable_ssl.data.augment import Op
+    from stable_ssl.augment import Op
     from stable_ssl.data.presets import RotationCollate
     from stable_ssl.evaluation.evaluator import Evaluator
 

@@ -2,114 +2,48 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
 from stable_ssl import distributed, seeding
-from stable_ssl.data.augment import External, Op, build_ops
-from stable_ssl.data.check import check_alike, check_examples
-from stable_ssl.data.combined import Combined, named_parts, split_name
-from stable_ssl.data.datasets import Images, build_dataset, held_in_memory
+from stable_ssl.augment import External, Op, build_ops
+from stable_ssl.batch import first_view
+from stable_ssl.data.check import (
+    check_alike,
+    check_examples,
+    check_sizes,
+    warn_of_compiling,
+)
+from stable_ssl.data.combined import Combined, named_parts
+from stable_ssl.data.datasets import Source, build_dataset, held_in_memory
 from stable_ssl.data.decode import Decode
 from stable_ssl.data.fields import build_fields
 from stable_ssl.data.loader import Loader
-from stable_ssl.instantiate import accepted_by, build_object, find_object
-from stable_ssl.schema import ConfigError, key, nearest, refuse_no_mapping
-
-TRAINING = ("fit", "profile_data", "profile_model")  # modes that need train data
-READING = ("fields", "range", "layout", "decode")  # keys of a loader, or of all
-LOADER_KEYS = sorted(
-    {"dataset", *READING, *inspect.signature(DataLoader.__init__).parameters}
-    - {"self", "batch_sampler", "generator", "worker_init_fn"}
+from stable_ssl.data.nodes import (
+    READING,
+    TRAINING,
+    check_node,
+    labelled_name,
+    named_nodes,
+    split_name,
 )
-SPLITS = ("train", "val", "test", "bank")
+from stable_ssl.data.objects import Objects, found_object, is_dataset
+from stable_ssl.data.rank_aware import refuse_rank_aware
+from stable_ssl.data.source import known_classes
+from stable_ssl.instantiate import accepted_by, build_object, find_object
+from stable_ssl.schema import ConfigError, nearest
+
 Nodes = dict[str, dict[str | None, Any]]  # loader nodes by split and name
 
 
-@dataclass
-class Data:
-    """What is trained and evaluated on."""
-
-    root: str = key("${oc.env:DATA_ROOT,./data}", path=True)  # of relative roots
-    num_classes: int | None = key(None, low=1)  # null: ask the dataset
-    batch_size: int | None = key(None, low=1)  # samples a step, over all processes
-    batch_size_per_gpu: int | None = key(  # or samples a process
-        None, low=1, instead_of="batch_size"
-    )
-    eval_batch_size: int | None = key(None, low=1)  # null: as in training
-    num_workers: int = key(0, low=0)  # processes that decode; 0: in the main process
-    download: bool = False  # fetch a missing torchvision dataset
-    on_error: str = key("raise", choices=("raise", "skip"))  # an unreadable image
-    in_memory: float = key(  # GiB; hold image folders of one size up to this
-        2.0, low=0, high=math.inf
-    )
-    fields: dict[str, Any] | None = None  # {image, label}: names of a sample's entries
-    range: list[float] | None = (
-        None  # of pixels that are neither uint8, uint16, nor 0..1
-    )
-    layout: str | None = key(None, choices=("chw", "hwc"))  # where sizes do not tell
-    decode: bool = True  # false: what the dataset returns is no image
-    compile: bool = False  # torch.compile the batched augmentation
-    labelled: str | None = None  # of several train loaders, whose labels probes use
-    transforms: dict[str, Any] = field(default_factory=dict)  # free pool of op lists
-    train: Any = None  # loader node {dataset: {name, ...}, DataLoader keys}, or several
-    val: Any = None  # by name; null turns one off
-    test: Any = None
-    bank: Any = None  # kNN neighbours; null: the train split, with val's ops
-    predict: Any = "test"  # of mode=predict: a split by name, or a loader node
-
-    def __post_init__(self) -> None:
-        """Refuse plain values where a mapping is needed."""
-        for split in SPLITS:
-            loader = getattr(self, split)
-            refuse_no_mapping(f"data.{split}", loader, "{dataset: {name: digits}}")
-            dataset = (loader or {}).get("dataset")
-            refuse_no_mapping(f"data.{split}.dataset", dataset, "{name: digits}")
-
-
-def named_nodes(data: DictConfig) -> Iterator[tuple[str, str | None, Any]]:
-    """Yield (split, name, loader node) of all that the group `data` asks for.
-
-    A split is one node {dataset: ...}, whose name is None, or several by name, of
-    which a null one is off.
-
-    Raises:
-        ConfigError: a split that is neither.
-    """
-    for split in SPLITS:
-        nodes = data[split]
-        if not nodes:
-            continue
-        if not isinstance(nodes, Mapping):
-            raise ConfigError(
-                f"data.{split}={nodes} is no loader; write"
-                f" data.{split}.dataset.name=..."
-            )
-        if "dataset" in nodes:
-            yield split, None, nodes
-            continue
-        for name, node in nodes.items():
-            if node is None:
-                continue
-            if not isinstance(node, Mapping) or "dataset" not in node:
-                raise ConfigError(
-                    f"data.{split}.{name}={node}: a loader node needs dataset: {{name:"
-                    f" ...}}{nearest(str(name), LOADER_KEYS)}"
-                )
-            yield split, str(name), node
-
-
 def build_loaders(
-    config: DictConfig, device: torch.device
-) -> dict[str, Loader | Combined]:
+    config: DictConfig, device: torch.device, objects: Objects | None = None
+) -> dict[str, Any]:
     """Build the loaders that a config names: train (to fit), val, test and bank.
 
     Several train loaders become one `Combined`; several of val are the splits
@@ -117,36 +51,35 @@ def build_loaders(
     ops of evaluation. What the config leaves to the data is written into it:
     `data.num_classes` and the backbone's `in_channels`.
 
+    Args:
+        config: of all groups.
+        device: of the batches.
+        objects: that nodes stand for, as of `objects.put_into`; a loader among them is
+            passed on as it is.
+
     Raises:
         ConfigError: no train data to fit, or what `build_loader` refuses.
     """
-    data = config.data
-    nodes: Nodes = {}
-    for split, name, node in named_nodes(data):
-        nodes.setdefault(split, {})[name] = node
-    if config.mode in TRAINING and "train" not in nodes:
-        raise ConfigError(f"mode={config.mode} needs data.train; e.g. data=digits")
-    labelled = None
+    data, nodes, labelled = config.data, _nodes(config), None
+    objects = objects or {}
+    if data.compile and device.type == "cpu" and distributed.is_main():
+        warn_of_compiling()
     if "train" in nodes:
         labelled = labelled_name(data, list(nodes["train"]))
-        if "bank" not in nodes:
-            evaluated = nodes.get("val") or nodes.get("test") or {}
-            node = next(iter(evaluated.values()), None)
-            transform = node.dataset.get("image_transform") if node else None
-            trained = nodes["train"][labelled]
-            dataset = {**trained.dataset, "image_transform": transform}
-            read = {name: trained[name] for name in READING if name in trained}
-            nodes["bank"] = {None: {"dataset": dataset, **read}}
+        if "bank" not in nodes and is_dataset(objects.get("train", [])):
+            nodes["bank"] = {None: _bank(nodes, labelled)}
         if config.mode not in TRAINING:
             del nodes["train"]
     if config.mode == "predict":
         nodes = _predict_nodes(data, nodes)
-
-    held: dict[str, Images] = {}  # by dataset node: train and bank often have one
-    loaders: dict[str, Loader | Combined] = {}
+    sources: dict[str, Source] = {}
+    loaders: dict[str, Any] = {}
     for split, named in nodes.items():
         parts = {}
         for name, node in named.items():
+            if not is_dataset(found := objects.get(split, [])):
+                parts[name] = found
+                continue
             seed = config.hardware.seed
             if split == "train" and name is not None:  # views differ between them
                 seed = int(seeding.fold_in(seed, zlib.crc32(name.encode())))
@@ -157,27 +90,64 @@ def build_loaders(
                 seed=seed,
                 device=device,
                 channels_last=config.hardware.channels_last,
-                held=held,
+                most=data.bank_size if split == "bank" else None,
+                sources=sources,
+                objects=objects,
+                at=f"data.{split}" if name is None else f"data.{split}.{name}",
             )
         if split == "train" and None not in parts:
             loaders[split] = Combined(parts)
         else:
             loaders |= {split_name(split, name): part for name, part in parts.items()}
-    if not loaders:
-        raise ConfigError("the group data names no dataset; e.g. data=digits")
-    check_examples(loaders)
+    own = {s: x for s, x in loaders.items() if isinstance(x, (Loader, Combined))}
+    check_examples(own)
     first = named_parts(next(iter(loaders.values())), labelled)[labelled]
     others = [loader for split, loader in loaders.items() if split != "train"]
     if data.num_classes is None:
-        known = (loader.num_classes for loader in (first, *others))
+        known = (known_classes(getattr(x, "dataset", None)) for x in (first, *others))
         data.num_classes = next(filter(None, known), None)
     backbone = config.model.get("backbone")
     backbone = {"name": backbone} if isinstance(backbone, str) else backbone
-    channels = first.channels
-    if channels and isinstance(backbone, Mapping) and "in_channels" not in backbone:
-        config.model.backbone = {**backbone, "in_channels": channels}
-    check_alike(loaders, labelled)
+    if isinstance(backbone, Mapping) and "in_channels" not in backbone:
+        if channels := _channels(first):
+            config.model.backbone = {**backbone, "in_channels": channels}
+    check_alike(own, labelled)
     return loaders
+
+
+def _channels(loader: Iterable[Any]) -> int | None:
+    """Return the channels of a loader's views; of another library's, of a first batch.
+
+    An iterator, which begins only once, is not asked.
+    """
+    if isinstance(loader, Loader):
+        return loader.channels
+    if iter(loader) is loader:
+        return None
+    batch = next(iter(loader), None)
+    x = first_view(batch[0]) if isinstance(batch, (list, tuple)) else None
+    return x.shape[1] if isinstance(x, torch.Tensor) and x.ndim > 2 else None
+
+
+def _nodes(config: DictConfig) -> Nodes:
+    """Return the loader nodes of a config; refuse one without those of its mode."""
+    nodes: Nodes = {}
+    for split, name, node in named_nodes(config.data):
+        nodes.setdefault(split, {})[name] = node
+    if config.mode in TRAINING and "train" not in nodes:
+        raise ConfigError(f"mode={config.mode} needs data.train; e.g. data=digits")
+    if not nodes and not isinstance(config.data.predict, Mapping):
+        raise ConfigError("the group data names no dataset; e.g. data=digits")
+    return nodes
+
+
+def _bank(nodes: Nodes, labelled: str | None) -> dict[str, Any]:
+    """Return the node of the train split with the ops of evaluation."""
+    evaluated = next(iter((nodes.get("val") or nodes.get("test") or {}).values()), {})
+    transform = evaluated.get("dataset", {}).get("image_transform")
+    trained = nodes["train"][labelled]
+    read = {name: trained[name] for name in READING if name in trained}
+    return {"dataset": {**trained["dataset"], "image_transform": transform}, **read}
 
 
 def _predict_nodes(data: DictConfig, nodes: Nodes) -> Nodes:
@@ -189,9 +159,10 @@ def _predict_nodes(data: DictConfig, nodes: Nodes) -> Nodes:
     Raises:
         ConfigError: no such split, or no loader node.
     """
+    bank = nodes.get("bank", {})
     node = data.predict
     if not isinstance(node, Mapping) or "dataset" not in node:
-        splits = {"train": nodes["bank"][None]} if "bank" in nodes else {}
+        splits = {"train": bank[None]} if bank else {}
         for split, named in nodes.items():
             splits |= {split_name(split, name): node for name, node in named.items()}
         if data.predict not in list(splits):
@@ -202,26 +173,8 @@ def _predict_nodes(data: DictConfig, nodes: Nodes) -> Nodes:
                 " {name: image_folder, root: ..., labelled: false}}"
             )
         node = splits[data.predict]
-    bank = {} if data.num_classes or "bank" not in nodes else {"bank": nodes["bank"]}
-    return {**bank, "predict": {None: node}}
-
-
-def labelled_name(data: DictConfig, names: Sequence[str | None]) -> str | None:
-    """Return which of the train loaders has the labels that probe and kNN use.
-
-    Raises:
-        ConfigError: `data.labelled` names none of them.
-    """
-    if data.labelled is None:
-        return names[0]
-    if data.labelled not in names:
-        named = [name for name in names if name is not None]
-        raise ConfigError(
-            f"data.labelled={data.labelled} is not a train loader"
-            f"{nearest(data.labelled, named)} (there are: {', '.join(named) or 'none'}"
-            " with a name)"
-        )
-    return data.labelled
+    classes = {"bank": bank} if bank and not data.num_classes else {}
+    return {**classes, "predict": {None: node}}
 
 
 def build_loader(
@@ -232,7 +185,10 @@ def build_loader(
     seed: int,
     device: torch.device,
     channels_last: bool = False,
-    held: dict[str, Images] | None = None,
+    most: int | None = None,
+    sources: dict[str, Source] | None = None,
+    objects: Objects | None = None,
+    at: str = "data",
 ) -> Loader:
     """Build the loader of a node {dataset: {...}, any DataLoader key}.
 
@@ -243,57 +199,35 @@ def build_loader(
         seed: of order and views.
         device: of the batches.
         channels_last: memory format of the views.
-        held: images in memory by dataset node, to use and to add to.
+        most: samples to read, drawn by the seed where there are more; None: all.
+        sources: by dataset node, to use and to add to: train and bank often have one.
+        objects: that a dataset node may stand for.
+        at: the node's path, for messages.
 
     Raises:
         ConfigError: unknown keys, wrong values, fewer samples than a batch, missing
             data.
     """
-    options = {"num_workers": data.num_workers, "shuffle": train, "drop_last": train}
-    options |= {name: data[name] for name in READING}
-    options |= node
-    if unknown := [key for key in options if key not in LOADER_KEYS]:
-        raise ConfigError(
-            f"a loader node takes no {unknown[0]}{nearest(unknown[0], LOADER_KEYS)};"
-            " several loaders beside the one of a recipe below need `override data:"
-            " null` under its defaults"
-        )
-    spec = options.pop("dataset", None)
-    if not spec:
-        raise ConfigError("a loader node needs dataset: {name: ...}; it has none")
-    ranks = distributed.world_size()
-    if "batch_size" not in options:
-        per_gpu = (data.batch_size_per_gpu or 0) * ranks or None
-        eval_size = None if train else data.eval_batch_size
-        options["batch_size"] = eval_size or data.batch_size or per_gpu
-    if options["batch_size"] is None:
-        raise ConfigError("set data.batch_size (all processes) or batch_size_per_gpu")
-    _check_options(options)
-    views = build_views(spec.get("image_transform"))
+    options = _options(node, data, train, at)
+    spec = dict(options.pop("dataset"))
+    views = build_views(spec.pop("image_transform", None))
     fields, *how = (options.pop(name) for name in READING)
-    fields, decode = build_fields(fields), _build_decode(*how)
-    held = {} if held is None else held
-    spec = {k: v for k, v in spec.items() if k != "image_transform"}
-    source = repr((spec, decode))
-    dataset = held.get(source)
-    if dataset is None:
-        dataset = build_dataset(spec, data.root, data.download)
-        _check_kind(dataset)
-        skip = data.on_error == "skip"
-        dataset = held_in_memory(dataset, data.in_memory, skip, decode)
-        if isinstance(dataset, Images):
-            held[source] = dataset
+    fields, decode = build_fields(fields), Decode(*how)
+    known = {} if sources is None else sources
+    dataset = _dataset(spec, data, decode, known, objects or {})
     for name in ("sampler", "collate_fn"):
         options[name] = _build_option(name, options.get(name), dataset)
-    if train and not options["drop_last"] and isinstance(dataset, IterableDataset):
+    streams = isinstance(dataset, IterableDataset)
+    large = most is not None and not streams and len(dataset) > most
+    if large and options["sampler"] is None:
+        drawn = seeding.permutation(len(dataset), seed)[:most]
+        options["sampler"] = drawn.sort().values.tolist()
+    if train and not options["drop_last"] and streams:
         raise ConfigError(
             "an iterable dataset goes on from pass to pass in training, where no batch"
             " is incomplete; remove drop_last: false"
         )
-    samples = dataset if options["sampler"] is None else options["sampler"]
-    if hasattr(samples, "__len__"):
-        _check_size(len(samples), options, train, ranks)
-    return Loader(
+    loader = Loader(
         dataset,
         views,
         seed=seed,
@@ -304,90 +238,62 @@ def build_loader(
         decode=decode,
         fields=fields,
         rank=distributed.rank(),
-        world_size=ranks,
+        world_size=distributed.world_size(),
         **options,
     )
+    check_sizes(loader.sampler, train=train)
+    return loader
 
 
-def _build_decode(pair: Any, layout: Any, decode: Any) -> Decode:
-    """Build `Decode` from keys of the group `data`, or of a loader node."""
-    numbers = isinstance(pair, Sequence) and all(type(x) in (int, float) for x in pair)
-    if pair is not None and not numbers:
-        raise ConfigError(f"data.range={pair}: write [low, high] of the pixels")
-    if layout not in (None, "chw", "hwc"):
-        raise ConfigError(f"layout={layout} of a loader node: use chw or hwc")
-    if not isinstance(decode, bool):
-        raise ConfigError(f"decode={decode} of a loader node: use true or false")
-    return Decode(None if pair is None else tuple(pair), layout, decode)
+def _options(
+    node: Mapping[str, Any], data: DictConfig, train: bool, at: str
+) -> dict[str, Any]:
+    """Return all keys of a loader node, with the defaults of the group `data`."""
+    options = {"num_workers": data.num_workers, "shuffle": train, "drop_last": train}
+    options |= {name: data[name] for name in READING} | dict(node)
+    if "batch_size" not in options:
+        per_gpu = (data.batch_size_per_gpu or 0) * distributed.world_size() or None
+        eval_size = None if train else data.eval_batch_size
+        options["batch_size"] = eval_size or data.batch_size or per_gpu
+    if options["batch_size"] is None:
+        raise ConfigError("set data.batch_size (all processes) or batch_size_per_gpu")
+    check_node(options, at)
+    distributed.refuse_too_many("num_workers", options["num_workers"])
+    if not options.get("dataset"):
+        raise ConfigError(f"{at}: a loader node needs dataset: {{name: ...}}")
+    return options
 
 
-def _check_kind(dataset: Any) -> None:
-    """Refuse what is neither a map-style nor an iterable dataset."""
-    needed = ("__len__", "__getitem__")
-    if isinstance(dataset, IterableDataset):
-        needed = ("__iter__",)
+def _dataset(
+    spec: Mapping[str, Any],
+    data: DictConfig,
+    decode: Decode,
+    sources: dict[str, Source],
+    objects: Objects,
+) -> Dataset:
+    """Build a dataset, held in memory where it fits; or return it from `sources`.
+
+    Raises:
+        ConfigError: it is neither a map-style nor an iterable dataset.
+    """
+    if (known := repr((spec, decode))) in sources:
+        return sources[known]
+    if "object" in spec:
+        dataset = found_object(spec, objects)
+    else:
+        dataset = build_dataset(spec, data.root, data.download)
+    refuse_rank_aware(type(dataset))
+    streams = isinstance(dataset, IterableDataset)
+    needed = ("__iter__",) if streams else ("__len__", "__getitem__")
     if not all(hasattr(dataset, method) for method in needed):
         raise ConfigError(
             f"the dataset of a loader node is a {type(dataset).__name__}, which has no"
             f" {' and '.join(needed)}; name a torch dataset"
         )
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    """Refuse values that torch's DataLoader would refuse late or not at all."""
-    minimums = {"batch_size": 1, "num_workers": 0, "prefetch_factor": 1, "timeout": 0}
-    for name, low in minimums.items():
-        value = options.get(name)
-        if value is not None and not (type(value) is int and value >= low):
-            raise ConfigError(
-                f"{name}={value} of a loader node: use an integer from {low} on"
-            )
-    distributed.refuse_too_many("num_workers", options.get("num_workers"))
-    switches = ("shuffle", "drop_last", "pin_memory", "persistent_workers", "in_order")
-    for name in switches:
-        if not isinstance(options.get(name, False), bool):
-            raise ConfigError(
-                f"{name}={options[name]} of a loader node: use true or false"
-            )
-    if options.get("in_order") is False:
-        raise ConfigError(
-            "in_order=false of a loader node: batches would come as they are ready, and"
-            " no run could be repeated; leave it out"
-        )
-
-
-def _check_size(
-    samples: int, options: Mapping[str, Any], train: bool, ranks: int
-) -> None:
-    """Refuse too few samples, and batches that the processes cannot share evenly."""
-    batch_size = options["batch_size"]
-    if not samples:
-        raise ConfigError(
-            "a loader node's dataset has no samples; mend it, or set the split to null"
-        )
-    if train and samples < batch_size:
-        raise ConfigError(
-            f"data.batch_size={batch_size}, but the train split has {samples} samples;"
-            " use a smaller batch"
-        )
-    if samples < ranks:
-        raise ConfigError(f"{samples} samples for {ranks} processes; use fewer of them")
-    if train and batch_size % ranks:
-        raise ConfigError(
-            f"data.batch_size={batch_size} is not divisible by {ranks} processes; use a"
-            f" multiple of {ranks}"
-        )
-    if batch_size < ranks:
-        raise ConfigError(
-            f"a batch of {batch_size} for {ranks} processes leaves some without a"
-            f" sample; set data.eval_batch_size to {ranks} or more"
-        )
-    rest = samples % batch_size
-    if train and rest % ranks and not options["drop_last"]:
-        raise ConfigError(
-            f"drop_last=false leaves a last batch of {rest}, which is not divisible by"
-            f" {ranks} processes; set it to true"
-        )
+    dataset = held_in_memory(dataset, data.in_memory, data.on_error == "skip", decode)
+    if isinstance(dataset, Source):
+        sources[known] = dataset
+    return dataset
 
 
 def _build_option(name: str, node: Any, dataset: Dataset) -> Any:

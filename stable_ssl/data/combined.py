@@ -8,8 +8,9 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from stable_ssl.data.batch import known_length
+from stable_ssl.batch import known_length
 from stable_ssl.data.loader import Loader
+from stable_ssl.data.nodes import split_name
 
 
 class Combined:
@@ -71,37 +72,26 @@ def named_parts(loader: Iterable[Any], name: str = "") -> dict[str, Iterable[Any
     return loader.loaders if isinstance(loader, Combined) else {name: loader}
 
 
-def split_name(split: str, name: str | None) -> str:
-    """Return the name of a part of a split: `val`, or `val_<name>` of several."""
-    return f"{split}_{name}" if name else split
-
-
 def split_datasets(loaders: Mapping[str, Iterable[Any]]) -> dict[str, Dataset]:
-    """Return the datasets of train, val and test by the `split_name` of each part."""
+    """Return the datasets of train, val and test by the `split_name` of each part.
+
+    A loader of another library may have none.
+    """
     return {
-        split_name(split, name): part.dataset
+        split_name(split, name): getattr(part, "dataset", None)
         for split, loader in loaders.items()
         if split not in ("bank", "predict")  # images of other splits, or unlabelled
         for name, part in named_parts(loader).items()
     }
 
 
-class Skips:
-    """Count the samples that a loader skipped since the last call.
+def take_skipped(loader: Iterable[Any]) -> int:
+    """Return how many samples a loader has skipped since this was asked last.
 
-    Args:
-        loader: a loader of another library skips none.
+    A loader of another library skips none.
     """
-
-    def __init__(self, loader: Iterable[Any]):
-        parts = named_parts(loader).values()
-        self.parts = [part for part in parts if isinstance(part, Loader)]
-        self.before = self._total()
-
-    def _total(self) -> int:
-        return sum(part.skipped for part in self.parts)
-
-    def __call__(self) -> int:
-        """Return how many there were since the last call."""
-        before, self.before = self.before, self._total()
-        return self.before - before
+    parts = [p for p in named_parts(loader).values() if isinstance(p, Loader)]
+    skipped = sum(part.skipped for part in parts)
+    for part in parts:
+        part.skipped = 0
+    return skipped

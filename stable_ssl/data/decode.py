@@ -97,8 +97,8 @@ class Decode:
         elif self._channels_last(image, pixels, name):
             pixels = pixels.permute(2, 0, 1)
         if free and self.range is None and pixels.is_floating_point():
-            return pixels.to(torch.float32).contiguous()
-        return self._scaled(image, pixels, name).contiguous()
+            return pixels.to(torch.float32)
+        return self._scaled(image, pixels, name)
 
     def _channels_last(self, image: Any, pixels: Tensor, name: str) -> bool:
         """Return whether the last of three axes has the channels."""

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from stable_ssl.data import pil
 from stable_ssl.schema import ConfigError, nearest
 
 UNLABELLED = -1
+KEYS = ("image", "label")
 IMAGE_NAMES = ("image", "img", "images", "pixel_values", "x", "jpg", "png", "tiff")
 LABEL_NAMES = (
     "label",
@@ -98,17 +98,17 @@ def build_fields(node: Any) -> Fields:
         ConfigError: it is no {image, label}, or they are no names.
     """
     node = {} if node is None else node
-    expected = "write {image: name, label: name}, or numbers of entries"
-    if not isinstance(node, Mapping):
-        raise ConfigError(f"data.fields={node}: {expected}")
-    for key, value in node.items():
-        if key not in ("image", "label"):
-            hint = nearest(str(key), ["image", "label"])
-            raise ConfigError(f"data.fields.{key}{hint}: {expected}")
-        values = value if isinstance(value, Sequence) and key == "image" else [value]
-        values = [value] if isinstance(value, str) else values
-        if not values or not all(v is None or type(v) in (str, int) for v in values):
-            raise ConfigError(f"data.fields.{key}={value}: {expected}")
+    for name, value in node.items() if isinstance(node, Mapping) else [("", node)]:
+        several = name == "image" and isinstance(value, Sequence) and len(value)
+        names = value if several and not isinstance(value, str) else [value]
+        hint = "" if name in KEYS else nearest(str(name), KEYS)
+        fits = all(v is None or type(v) in (str, int) for v in names)
+        if name not in KEYS or not fits:
+            at = f"data.fields.{name}" if name else "data.fields"
+            raise ConfigError(
+                f"{at}={value}{hint}: write {{image: name, label: name}}, or numbers of"
+                " entries"
+            )
     return Fields(**node)
 
 
@@ -166,11 +166,3 @@ def as_classes(labels: Any) -> Any:
         return labels
     labels = labels.long()
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-
-
-def sample_name(dataset: Dataset, index: int) -> str:
-    """Return how messages call a sample: its file, if that is known, or its number."""
-    try:
-        return str(dataset.samples[index][0])
-    except (AttributeError, TypeError, LookupError):
-        return f"{type(dataset).__name__}[{index}]"

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from copy import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from stable_ssl import seeding
-from stable_ssl.data import image_file, pil, splits
+from stable_ssl import seeding, splits
+from stable_ssl.data import image_file, pil
 from stable_ssl.data.fields import UNLABELLED
+from stable_ssl.data.list_file import listed
+from stable_ssl.data.listing import Listing, is_hidden
+from stable_ssl.data.source import Source
+from stable_ssl.data.texts import Texts
 from stable_ssl.schema import ConfigError, nearest
 
 SUBSETS = ("train", "val", "test")
 
-Sample = tuple[Path, int]
+Samples = tuple[Tensor, Tensor, Sequence[str]]  # rows among paths, labels, paths
+EMPTY = torch.empty(0, dtype=torch.int64)
 
 
-class ImageFolder(Dataset):
+class ImageFolder(Source):
     """`root/[subset/]class/any/where/image.png`, decoded when asked for.
 
     A subset is, whichever is there first: a folder `root/subset`; the lines of
@@ -70,39 +72,47 @@ class ImageFolder(Dataset):
         channels: str | None = None,
         allow_empty: bool = False,
     ):
-        self.root = Path(root)
-        self.channels, self.allow_empty = pil.check_channels(channels), allow_empty
+        self.root, self.channels = Path(root), pil.check_channels(channels)
         if not self.root.is_dir():
             raise ConfigError(
                 f"no image folder at {self.root}; set data.root or dataset.root"
             )
-        subsets = _strings("subset", subset)
+        subsets = _texts("subset", subset)
         shares = {"val": val_size, "test": test_size}
-        self.include = _strings("include_filter", include_filter) or ["*"]
-        self.exclude = _strings("exclude_filter", exclude_filter)
+        self.include = _texts("include_filter", include_filter)
+        self.exclude = _texts("exclude_filter", exclude_filter)
         _check_arguments(seed, shares, class_to_idx)
         self.labelled = labelled
         if split_file is not None:
-            recorded = splits.load(Path(split_file), subsets, self.root)
-            self.samples, self.class_to_idx = recorded
-            self.labelled = labelled and bool(self.class_to_idx)
-            return
-        present = sorted({*SUBSETS, *subsets} & {*_folders(self.root)})
-        roots = [self.root / name for name in present] or [self.root]
-        names = sorted({name for top in roots for name in _folders(top)})
-        if labelled and not allow_empty:
-            _refuse_empty([top / name for top in roots for name in names], class_to_idx)
-        self.class_to_idx = dict(class_to_idx or {n: i for i, n in enumerate(names)})
-        if absent := [name for name in self.class_to_idx if name not in names]:
-            raise ConfigError(
-                f"class_to_idx names {absent[0]}, and {self.root} has no such class"
-                f"{nearest(absent[0], names)}"
+            file = Path(split_file)
+            samples, classes = splits.load(file, subsets, self.root)
+            rows, labels, paths = _packed(samples)
+        else:
+            known = sorted({*SUBSETS, *subsets})
+            present = [name for name in known if _is_subset(self.root, name)]
+            listing = Listing(self.root, present, by_class=labelled)
+            classes = _numbered(listing, class_to_idx, labelled)
+            if labelled and not allow_empty:
+                _refuse_empty(listing, classes)
+            rows, labels, paths = self._samples(
+                listing, classes, subsets, present, shares, seed
             )
-        if labelled and not self.class_to_idx:
-            raise ConfigError(
-                f"{roots[0]} has no class folders; set labelled: false for images"
-                " without classes"
-            )
+            if not len(rows):
+                tops = (str(self.root / name) for name in present or [""])
+                raise ConfigError(f"no images in {', '.join(tops)}: {subset=}")
+        classes = classes if labelled else {}
+        super().__init__(len(rows), labels, classes, paths, self.root, rows)
+
+    def _samples(
+        self,
+        listing: Listing,
+        classes: Mapping[str, int],
+        subsets: Sequence[str],
+        present: Sequence[str],
+        shares: Mapping[str, float],
+        seed: int,
+    ) -> Samples:
+        """Return the images of subsets: by their folders, by lists, or by shares."""
         files = [self.root / f"{name}.txt" for name in subsets]
         if present:
             if missing := [name for name in subsets if name not in present]:
@@ -110,112 +120,73 @@ class ImageFolder(Dataset):
                     f"no subset folder {self.root / missing[0]}"
                     f"{nearest(missing[0], present)} (there are: {', '.join(present)})"
                 )
-            chosen = [self.root / name for name in subsets or present]
-            self.samples = [sample for top in chosen for sample in self._below(top)]
-        elif subsets and all(path.is_file() for path in files):
-            self.samples = [
-                sample for path in files for sample in self._read_list(path)
-            ]
+            return self._below(listing, subsets or present, classes)
+        if subsets and all(path.is_file() for path in files):
+            lists = (listed(f, self.root, classes, self.labelled) for f in files)
+            return _packed(sample for samples in lists for sample in samples)
+        rows, labels, paths = self._below(listing, [""], classes)
+        if subsets:
+            chosen = self._shared(labels, classes, subsets, shares, seed)
+            rows, labels = rows[chosen], labels[chosen]
+        return rows, labels, paths
+
+    def _below(
+        self, listing: Listing, tops: Sequence[str], classes: Mapping[str, int]
+    ) -> Samples:
+        """Return the images in some tops that pass the filters, by class."""
+        starts = listing.starts
+        if self.labelled:
+            numbers = sorted(classes.items(), key=lambda pair: pair[1])
         else:
-            self.samples = self._split_by_shares(subsets, shares, seed)
-        if not self.samples:
-            raise ConfigError(f"no images in {', '.join(map(str, roots))}: {subset=}")
+            numbers = [("", UNLABELLED)]
+        chosen = [
+            (starts[top, name], label)
+            for top in tops
+            for name, label in numbers
+            if (top, name) in starts
+        ]
+        counts = torch.tensor([len(part) for part, _ in chosen], dtype=torch.int64)
+        first = torch.tensor([part.start for part, _ in chosen], dtype=torch.int64)
+        labels = torch.tensor([label for _, label in chosen], dtype=torch.int64)
+        labels = labels.repeat_interleave(counts)
+        rows = (first - counts.cumsum(0) + counts).repeat_interleave(counts)
+        rows += torch.arange(len(rows))
+        if self.include or self.exclude:
+            passing = map(self._passes, listing.below_at(rows.numpy()))
+            passing = torch.tensor([*passing], dtype=torch.bool)
+            rows, labels = rows[passing], labels[passing]
+        return rows, labels, listing
 
-    @property
-    def classes(self) -> list[str]:
-        """Names of the classes in the order of their numbers."""
-        return sorted(self.class_to_idx, key=self.class_to_idx.get)
+    def _passes(self, path: str) -> bool:
+        """Return whether a path below the root passes the filters."""
+        name = path.replace(os.sep, "/")
+        if self.include and not any(fnmatch(name, p) for p in self.include):
+            return False
+        return not any(fnmatch(name, pattern) for pattern in self.exclude)
 
-    @property
-    def num_classes(self) -> int | None:
-        """One more than the largest number of a class, None without labels."""
-        return max(self.class_to_idx.values()) + 1 if self.labelled else None
-
-    @property
-    def labels(self) -> Tensor:
-        """Numbers of the images' classes, (N,) int64; -1 without."""
-        return torch.tensor([label for _, label in self.samples])
-
-    def subset(self, index: Tensor) -> ImageFolder:
-        """Return the folder with the images at `index` alone, (M,) int64."""
-        part = copy(self)
-        part.samples = [self.samples[i] for i in index.tolist()]
-        return part
-
-    def _below(self, top: Path) -> list[Sample]:
-        """Return the images below a folder that pass the filters, in order."""
-        if not self.labelled:
-            return [(path, UNLABELLED) for path in self._chosen(top)]
-        samples = []
-        for name, label in sorted(self.class_to_idx.items(), key=lambda pair: pair[1]):
-            if (top / name).is_dir():  # and not only in another subset
-                samples += [(path, label) for path in self._chosen(top / name)]
-        return samples
-
-    def _chosen(self, top: Path) -> list[Path]:
-        """Return the images below a folder that pass the filters."""
-        paths = []
-        for path in sorted(filter(_is_image, _files(top))):
-            name = path.relative_to(self.root).as_posix()
-            if any(fnmatch(name, pattern) for pattern in self.include) and not any(
-                fnmatch(name, pattern) for pattern in self.exclude
-            ):
-                paths.append(path)
-        return paths
-
-    def _read_list(self, file: Path) -> list[Sample]:
-        """Return the images that the lines of a list name.
-
-        A line is a path; or path and class, or its number, as two fields of a CSV file
-        or with a space between them.
-        """
-        samples = []
-        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
-        for number, line in enumerate(text.splitlines(), 1):
-            if not (line := line.strip()):
-                continue
-            readings = _readings(line)
-            found = [pair for pair in readings if (self.root / pair[0]).is_file()]
-            name, given = (found or readings)[0]
-            path = self.root / name
-            if not found:
-                raise ConfigError(f"{file}, line {number}: no image at {path}")
-            class_name = given or _below(path, self.root).parts[0]
-            if class_name not in self.class_to_idx and given.isdigit():
-                numbers = {str(n): name for name, n in self.class_to_idx.items()}
-                class_name = numbers.get(given, given)
-            if self.labelled and class_name not in self.class_to_idx:
+    def _shared(
+        self,
+        labels: Tensor,
+        classes: Mapping[str, int],
+        subsets: Sequence[str],
+        shares: Mapping[str, float],
+        seed: int,
+    ) -> Tensor:
+        """Return which images are of subsets, of every class in the same shares."""
+        for name in subsets:
+            neither = f"subset={name}: {self.root} has no folder {name}, no {name}.txt"
+            if name not in SUBSETS:
                 raise ConfigError(
-                    f"{file}, line {number}: no class {class_name}"
-                    f"{nearest(class_name, self.classes)}"
+                    f"{neither}, and shares make {', '.join(SUBSETS)} only"
                 )
-            label = self.class_to_idx[class_name] if self.labelled else UNLABELLED
-            samples.append((self.root / _below(path, self.root), label))
-        return samples
-
-    def _split_by_shares(
-        self, subsets: Sequence[str], shares: Mapping[str, float], seed: int
-    ) -> list[Sample]:
-        """Return subsets whose shares of the images are the same in every class."""
-        samples = self._below(self.root)
-        if not subsets:
-            return samples
-        if unknown := [name for name in subsets if name not in SUBSETS]:
-            raise ConfigError(
-                f"subset={unknown[0]}: {self.root} has no such folder, no"
-                f" {unknown[0]}.txt, and shares make {', '.join(SUBSETS)} only"
-            )
-        if empty := [name for name in subsets if name != "train" and not shares[name]]:
-            raise ConfigError(
-                f"subset={empty[0]}: {self.root} has no folder {empty[0]}, no"
-                f" {empty[0]}.txt, and {empty[0]}_size is 0; set one of them"
-            )
+            if name != "train" and not shares[name]:
+                raise ConfigError(f"{neither}, and {name}_size is 0; set one of them")
         if sum(shares.values()) >= 1:
             raise ConfigError(f"val_size + test_size = {sum(shares.values())} of 1")
-        labels = torch.tensor([label for _, label in samples])
         chosen, left_out = [], []
-        for label in labels.unique().tolist():
-            index = (labels == label).nonzero().flatten()
+        present, counts = labels.unique(return_counts=True)
+        by_class = labels.argsort(stable=True).split(counts.tolist())
+        for label, index in zip(present.tolist(), by_class, strict=True):
             index = index[seeding.permutation(len(index), seed, label)]
             val, test = (round(share * len(index)) for share in shares.values())
             parts = index.split([len(index) - val - test, val, test])
@@ -223,25 +194,80 @@ class ImageFolder(Dataset):
             left_out += [label for name in subsets if not len(split[name])][:1]
             chosen += [split[name] for name in subsets]
         if left_out and self.labelled:
-            named = {number: name for name, number in self.class_to_idx.items()}
+            named = {number: name for name, number in classes.items()}
             warnings.warn(
                 f"{self.root}: shares of so few images leave {len(left_out)} of"
                 f" {len(named)} classes out of {', '.join(subsets)},"
                 f" {named[left_out[0]]} among them; choose other shares",
                 stacklevel=3,
             )
-        return [samples[i] for i in torch.cat(chosen).sort().values.tolist()]
+        return torch.cat([EMPTY, *chosen]).sort().values
 
-    def __len__(self) -> int:
-        return len(self.samples)
+    def read(self, row: int) -> tuple[Any]:
+        """Return the image of a file, as `image_file.read` does."""
+        return (image_file.read(self.paths[row], self.channels),)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        path, label = self.samples[index]
-        return image_file.read(path, self.channels), label
+    def file(self, row: int) -> tuple[str, bytes]:
+        """Return the suffix and the bytes of a file."""
+        path = Path(self.paths[row])
+        return path.suffix.lower(), path.read_bytes()
 
 
-def _strings(name: str, value: Any) -> list[str]:
-    """Return an argument that is a string, several of them, or None, as a list."""
+def _packed(samples: Iterable[tuple[str, int]]) -> Samples:
+    """Return (path, label) of images as three sequences."""
+    labels: list[int] = []
+
+    def paths() -> Iterator[str]:
+        for path, label in samples:
+            labels.append(label)
+            yield path
+
+    packed = Texts.of(paths())
+    return torch.arange(len(packed)), torch.tensor(labels, dtype=torch.int64), packed
+
+
+def _is_subset(root: Path, name: str) -> bool:
+    """Return whether a name is that of a folder in the root."""
+    inner = name and os.sep not in name and not is_hidden(name)
+    return bool(inner) and os.path.isdir(root / name)
+
+
+def _numbered(
+    listing: Listing, given: Mapping[str, int] | None, labelled: bool
+) -> dict[str, int]:
+    """Return the number of each class that has a folder in any top."""
+    names = sorted({name for inside in listing.classes.values() for name in inside})
+    numbers = dict(given or {name: i for i, name in enumerate(names)})
+    if absent := [name for name in numbers if name not in names]:
+        raise ConfigError(
+            f"class_to_idx names {absent[0]}, and {listing.root} has no such class"
+            f"{nearest(absent[0], names)}"
+        )
+    if labelled and not numbers:
+        raise ConfigError(
+            f"{Path(listing.root, next(iter(listing.classes)))} has no class folders;"
+            " set labelled: false for images without classes"
+        )
+    return numbers
+
+
+def _refuse_empty(listing: Listing, classes: Mapping[str, int]) -> None:
+    """Refuse a class folder that is there and has no image of a kind that is read."""
+    for (top, name), rows in listing.starts.items():
+        if name in classes and not rows:
+            folder = Path(listing.root, top, name)
+            files = (file for _, _, files in os.walk(folder) for file in files)
+            paths = (Path(name) for name in files if not is_hidden(name))
+            kinds = {path.suffix.lower() or path.name for path in paths}
+            raise ConfigError(
+                f"the class folder {folder} has no image that is read, but"
+                f" {', '.join(sorted(kinds)[:4]) or 'no files at all'}; fill or remove"
+                " it, or set allow_empty: true of its dataset"
+            )
+
+
+def _texts(name: str, value: Any) -> list[str]:
+    """Return an argument that is a text, several of them, or None, as a list."""
     values = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(values, Sequence) or not all(isinstance(v, str) for v in values):
         raise ConfigError(f"{name}={value} of an image folder: use a text or a list")
@@ -250,99 +276,19 @@ def _strings(name: str, value: Any) -> list[str]:
 
 def _check_arguments(seed: Any, shares: Mapping[str, Any], class_to_idx: Any) -> None:
     """Refuse arguments of a wrong type or value."""
-    if not isinstance(seed, int):
-        raise ConfigError(f"seed={seed} of an image folder: use an integer")
-    for name, share in shares.items():
-        if not isinstance(share, (int, float)) or not 0 <= share < 1:
-            raise ConfigError(
-                f"{name}_size={share} of an image folder: use a number from 0 to"
-                " below 1"
-            )
-    if class_to_idx is not None and not (
-        isinstance(class_to_idx, Mapping)
-        and all(isinstance(n, int) and n >= 0 for n in class_to_idx.values())
-    ):
-        raise ConfigError(
-            f"class_to_idx={class_to_idx} of an image folder: use {{class: number}},"
-            " numbers from 0 on"
-        )
-
-
-def _readings(line: str) -> list[tuple[str, str]]:
-    """Return what a line of a list may be: (path, class), the class "" where none is.
-
-    The first whose path exists is meant.
-    """
-    fields = [
-        field.strip() for field in next(csv.reader([line], skipinitialspace=True))
+    numbers = class_to_idx.values() if isinstance(class_to_idx, Mapping) else [None]
+    checks = [
+        ("seed", seed, isinstance(seed, int), "an integer"),
+        (
+            "class_to_idx",
+            class_to_idx,
+            class_to_idx is None or all(isinstance(n, int) and n >= 0 for n in numbers),
+            "{class: number}, numbers from 0 on",
+        ),
     ]
-    before, last = [*line.rsplit(maxsplit=1), ""][:2]  # also at a tab
-    name, _, after = line.rpartition(",")
-    readings = [(line, ""), (before, last), (name.strip(), after.strip())]
-    return [*readings, (fields[0], fields[1] if len(fields) > 1 else "")]
-
-
-def _below(path: Path, root: Path) -> Path:
-    """Return a path relative to a folder; as it is where it is not below that."""
-    path, root = Path(os.path.abspath(path)), Path(os.path.abspath(root))
-    return path.relative_to(root) if path.is_relative_to(root) else path
-
-
-def _folders(top: Path) -> list[str]:
-    """Return the names of the folders in a folder, in order; hidden ones are said."""
-    names = sorted(p.name for p in top.iterdir() if p.is_dir())
-    if hidden := [name for name in names if _is_hidden(name)]:
-        warnings.warn(
-            f"{top}: ignored the hidden folders {', '.join(hidden)}", stacklevel=3
-        )
-    return [name for name in names if not _is_hidden(name)]
-
-
-def _refuse_empty(folders: Sequence[Path], known: Mapping[str, int] | None) -> None:
-    """Refuse class folders that are there and have no image of a kind that is read."""
-    for folder in folders:
-        if known is not None and folder.name not in known or not folder.is_dir():
-            continue
-        if not any(map(_is_image, _files(folder))):
-            kinds = sorted(
-                {path.suffix.lower() or path.name for path in _files(folder)}
-            )
-            found = (
-                f"files of the kinds {', '.join(kinds[:4])}" if kinds else "no files"
-            )
-            raise ConfigError(
-                f"the class folder {folder} has {found}, and no image that is read;"
-                " fill or remove it, or set allow_empty: true of its dataset"
-            )
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in image_file.EXTENSIONS
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder that are not hidden.
-
-    Links to folders are followed, to each folder once.
-
-    Raises:
-        ConfigError: a link leads to a folder that it is in.
-    """
-    seen: set[tuple[int, int]] = set()
-    for top, folders, files in os.walk(folder, followlinks=True):
-        below = [Path(top, name) for name in folders if not _is_hidden(name)]
-        folders.clear()
-        for path in sorted(below, key=lambda path: (path.is_symlink(), path)):
-            if path.is_symlink() and Path(top).resolve().is_relative_to(path.resolve()):
-                raise ConfigError(
-                    f"{path} is a link to a folder that it is in; remove it"
-                )
-            target = path.stat()
-            if (place := (target.st_dev, target.st_ino)) not in seen:
-                seen.add(place)
-                folders.append(path.name)
-        yield from (Path(top, name) for name in files if not _is_hidden(name))
+    for name, share in shares.items():
+        fits = isinstance(share, (int, float)) and 0 <= share < 1
+        checks.append((f"{name}_size", share, fits, "a number from 0 to below 1"))
+    for name, value, fits, expected in checks:
+        if not fits:
+            raise ConfigError(f"{name}={value} of an image folder: use {expected}")

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from stable_ssl.data import pil
-from stable_ssl.data.fields import (
-    IMAGE_NAMES,
-    LABEL_NAMES,
-    UNLABELLED,
-    as_class,
-    count_classes,
-)
+from stable_ssl.data.fields import IMAGE_NAMES, LABEL_NAMES, as_class
+from stable_ssl.data.source import Source
 from stable_ssl.data.unreadable import reading
 from stable_ssl.schema import ConfigError, described, nearest
 
@@ -28,7 +20,7 @@ KINDS = {".jsonl": "json", ".json": "json", ".csv": "csv"}  # of files, and read
 KINDS |= {".parquet": "parquet", ".arrow": "arrow"}
 
 
-class HuggingFace(Dataset):
+class HuggingFace(Source):
     """Samples (image, label, {the other columns}) of a map-style dataset.
 
     Args:
@@ -63,6 +55,8 @@ class HuggingFace(Dataset):
     ):
         self.path, self.channels = path, pil.check_channels(channels)
         try:
+            from datasets import Image
+
             self.table = _load(Path(root, path), path, config, split, subset)
         except ImportError as error:
             raise ConfigError(
@@ -84,74 +78,44 @@ class HuggingFace(Dataset):
                 f"dataset.path={path} has the columns {', '.join(kinds)}; set image to"
                 " that of the images"
             )
-        self._name_classes(classes)
-        if kinds[self.image] == "Image":  # which would drop bits, and turn some
-            self.table = self.table.cast_column(self.image, _undecoded())
+        super().__init__(len(self.table), *self._read_labels(classes))
+        if kinds[self.image] == "Image":  # decoding would drop bits, and turn some
+            self.table = self.table.cast_column(self.image, Image(decode=False))
 
-    def _name_classes(self, classes: Sequence[str] | None) -> None:
-        """Number labels that are texts, in an order that is given or alphabetical."""
-        texts = self.label and getattr(self.table.features[self.label], "dtype", "")
-        if classes is not None and self.label:
-            from datasets import ClassLabel
-
-            names = ClassLabel(names=list(classes))
-            if known := self.classes:  # by name, not by their numbers here
-                column = [known[label] for label in self.table[self.label]]
-                table = self.table.remove_columns(self.label)
-                self.table = table.add_column(self.label, column)
-            self.table = self.table.cast_column(self.label, names)
-        elif texts == "string":
-            self.table = self.table.class_encode_column(self.label)
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names of the classes, where they are known."""
-        return getattr(self.table.features.get(self.label), "names", ())
-
-    @property
-    def class_to_idx(self) -> dict[str, int]:
-        """Numbers of the classes by name, where they have names."""
-        return {name: number for number, name in enumerate(self.classes)}
-
-    @property
-    def num_classes(self) -> int | None:
-        """How many there are, None without labels."""
-        return len(self.classes) or (self.label and count_classes(self.labels)) or None
-
-    @cached_property
-    def labels(self) -> Tensor | list[Any]:
-        """Labels of all samples, (N, ...), -1 without; a list of what is no tensor."""
+    def _read_labels(self, given: Sequence[str] | None) -> tuple[Any, dict[str, int]]:
+        """Return the labels of all rows, and the numbers of the classes by name."""
         if self.label is None:
-            return torch.full((len(self),), UNLABELLED)
-        labels = [as_class(label) for label in self.table[self.label][:]]
+            return None, {}
+        column = self.table[self.label][:]
+        if names := getattr(self.table.features[self.label], "names", ()):
+            column = [None if n is None or n < 0 else names[n] for n in column]
+        texts = {label for label in column if isinstance(label, str)}
+        numbers = {name: i for i, name in enumerate(given or names or sorted(texts))}
+        if unknown := sorted(texts - numbers.keys()):
+            raise ConfigError(
+                f"dataset.path={self.path} has labels {unknown[0]}, which classes does"
+                " not name; add it, or leave classes out"
+            )
+        labels = [numbers[x] if isinstance(x, str) else as_class(x) for x in column]
         try:
-            return torch.tensor(labels)
+            return torch.tensor(labels), numbers
         except (TypeError, ValueError):
-            return labels
+            return labels, numbers
 
-    def subset(self, index: Tensor) -> HuggingFace:
-        """Return the samples at `index` alone, (M,) int64."""
-        part = object.__new__(HuggingFace)
-        state = {k: v for k, v in self.__dict__.items() if k != "labels"}
-        part.__dict__ = {**state, "table": self.table.select(index.tolist())}
-        return part
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        name = f"{self.path}[{index}]"
+    def read(self, row: int) -> tuple[Any, ...]:
+        """Return the image of a row, and a dict of its further columns, if any."""
+        name = f"{self.path}[{row}]"
         with reading(name):
-            row = dict(self.table[index])
-        image = row.pop(self.image)
-        label = row.pop(self.label) if self.label else None
-        if isinstance(image, dict) and image.keys() == {"bytes", "path"}:
-            with reading(name), _opened(**image) as opened:
-                image = pil.with_channels(opened, self.channels, name)
-        elif isinstance(image, list):
+            entries = dict(self.table[row])
+            entries.pop(self.label, None)
+            image = entries.pop(self.image)
+            if isinstance(image, dict) and image.keys() == {"bytes", "path"}:
+                with _opened(**image) as opened:
+                    image = pil.with_channels(opened, self.channels, name)
+        if isinstance(image, list):
             image = numpy.asarray(image)
             image = image.astype(numpy.float32) if image.dtype.kind == "f" else image
-        return (image, label, row) if row else (image, label)
+        return (image, entries) if entries else (image,)
 
 
 def _load(
@@ -197,13 +161,6 @@ def _column(
 
 
 def _opened(bytes: bytes | None, path: str | None) -> Any:
-    """Open an image of a table by PIL."""
     from PIL import Image
 
     return Image.open(path if bytes is None else BytesIO(bytes))
-
-
-def _undecoded() -> Any:
-    from datasets import Image
-
-    return Image(decode=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ TIFF = {".tif", ".tiff"}
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".webp", ".npy", *TIFF}
 
 
-def read(path: Path, channels: str | None) -> Any:
+def read(path: str | Path, channels: str | None, data: bytes | None = None) -> Any:
     """Return an image: of PIL; or an array, or an image of torchvision, at its depth.
 
     Args:
@@ -26,30 +27,34 @@ def read(path: Path, channels: str | None) -> Any:
             `all` channels a TIFF file of any depth and number of bands, which needs
             tifffile.
         channels: rgb, grey, all, or None; see `pil.with_channels`.
+        data: the bytes of the file, where it is part of another, such as of a tar.
 
     Raises:
         Unreadable: it is none, or would lose bits or channels.
     """
+    path = Path(path)
+    file = path if data is None else BytesIO(data)
     if channels == "all" and path.suffix.lower() in TIFF and find_spec("tifffile"):
         with reading(path):
-            if (bands := _bands(path)) is not None:
+            if (bands := _bands(file)) is not None:
                 return bands
-    with _opened(path) as image:
+    with _opened(path, file) as image:
         if isinstance(image, numpy.ndarray):
             return numpy.array(image)
         return pil.with_channels(image, channels, str(path))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, file: Path | BytesIO) -> Iterator[Any]:
     with reading(path):
         if path.suffix.lower() == ".npy":
-            yield numpy.load(path, mmap_mode="r", allow_pickle=False)
+            mode = "r" if isinstance(file, Path) else None
+            yield numpy.load(file, mmap_mode=mode, allow_pickle=False)
             return
         from PIL import Image, UnidentifiedImageError
 
         try:
-            image = Image.open(path)
+            image = Image.open(file)
         except UnidentifiedImageError as error:
             if path.suffix.lower() not in TIFF:
                 raise
@@ -61,7 +66,7 @@ def _opened(path: Path) -> Iterator[Any]:
             yield image
 
 
-def _bands(path: Path) -> Any:
+def _bands(file: Path | BytesIO) -> Any:
     """Return a TIFF file's pixels as an image of torchvision, (C, H, W).
 
     Its bands or pages are the channels. None where a colour is not simply a number,
@@ -70,10 +75,10 @@ def _bands(path: Path) -> Any:
     from tifffile import PHOTOMETRIC, TiffFile
     from torchvision.tv_tensors import Image
 
-    with TiffFile(path) as file:
-        if file.pages[0].photometric not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB):
+    with TiffFile(file) as opened:
+        if opened.pages[0].photometric not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB):
             return None
-        series = file.series[0]
+        series = opened.series[0]
         pixels, axes = series.asarray(), series.axes
     if "Y" not in axes or "X" not in axes or pixels.ndim > 3:
         raise ValueError(f"expected an image of bands, found axes {axes}")

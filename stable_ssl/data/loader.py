@@ -7,38 +7,29 @@ fixes the size (a crop, a resize), so that images of any size become one batch.
 
 from __future__ import annotations
 
-import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
-from multiprocessing.process import BaseProcess
-from pickle import PicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import Dataset, IterableDataset, Sampler
 
 from stable_ssl import seeding
-from stable_ssl.data.augment import External, Op, Replay, View
-from stable_ssl.data.batch import known_length, mapped, to_device
-from stable_ssl.data.datasets import Images
+from stable_ssl.augment import External, Op, Replay, View
+from stable_ssl.batch import known_length, prefetched, to_device
+from stable_ssl.data.datasets import Images, sample_name
 from stable_ssl.data.decode import Decode
-from stable_ssl.data.fields import Fields, sample_name
+from stable_ssl.data.fields import Fields
+from stable_ssl.data.head import Head
+from stable_ssl.data.processes import Workers
 from stable_ssl.data.sampler import BatchSampler
 from stable_ssl.data.unreadable import Unreadable
-from stable_ssl.data.worker import (
-    Batch,
-    Head,
-    Sample,
-    Samples,
-    Stream,
-    collate,
-    ignore_signals,
-)
-from stable_ssl.schema import ConfigError, described
+from stable_ssl.data.worker import Batch, Sample, Samples, Stream, collate
+from stable_ssl.schema import ConfigError
 
 PLAIN, USUAL = Decode(), Fields()
 GPU_SHARE = 1 / 4  # share of the GPU's free memory that images may be held in
@@ -73,7 +64,8 @@ class Loader:
         options: any further keyword of torch's DataLoader.
 
     Raises:
-        ConfigError: an iterable dataset with several workers, or with a sampler.
+        ConfigError: an iterable dataset with several workers, or with a sampler; a
+            keyword or value that torch refuses; fewer samples a batch than processes.
     """
 
     def __init__(
@@ -98,8 +90,8 @@ class Loader:
         **options: Any,
     ):
         self.dataset, self.seed, self.on_error = dataset, seed, on_error
-        self.device = torch.device(device)
-        self.collate_fn, self.fields = collate_fn, fields
+        self.device, self.collate_fn = torch.device(device), collate_fn
+        self.batch_size = batch_size  # samples, over all processes
         self.streams = isinstance(dataset, IterableDataset)
         size = known_length(dataset) if self.streams else len(dataset)
         self.sampler = BatchSampler(
@@ -108,14 +100,18 @@ class Loader:
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.num_labels: int | None = None  # labels read from here on are below it
         self.learner = ""  # who needs a label of each sample, for messages
-        self.skipped = 0  # samples so far that could not be read
+        self.skipped = 0  # samples that could not be read, see `take_skipped`
         self.index: Tensor | None = None  # of the last batch's samples in the dataset
         self._warned: set[str] = set()
-        if isinstance(dataset, Images):
-            decode = PLAIN  # they are decoded
-        self.heads = [Head(ops, decode) for ops in views]
-        external = any(head.external for head in self.heads)
-        if isinstance(dataset, Images) and not external:
+        held = isinstance(dataset, Images)  # decoded already
+        self.heads = [Head(ops, PLAIN if held else decode) for ops in views]
+        reading = dataset, fields, self.heads, seed
+        self.source: Samples | Stream  # of samples whose views are begun
+        if self.streams:
+            self.source = Stream(*reading, self.sampler, endless=drop_last)
+        else:
+            self.source = Samples(*reading, replaces=on_error == "replace")
+        if held and not any(head.external for head in self.heads):
             self.views = [View(ops) for ops in views]
             self.images, self.labels = dataset.images, dataset.labels
             if self.device.type == "cuda":
@@ -134,36 +130,28 @@ class Loader:
                 for view in self.views
             ]
 
-    def _workers(self, options: dict[str, Any]) -> DataLoader:
+    def _workers(self, options: dict[str, Any]) -> Workers:
         """Return the torch loader whose workers read samples and begin their views."""
+        count = options.get("num_workers", 0)
         options = {
-            "generator": torch.Generator(),  # its draws leave the global one alone
             "collate_fn": collate,
-            "worker_init_fn": ignore_signals,
             "pin_memory": self.device.type == "cuda",
+            "persistent_workers": count > 0,
             **options,
         }
         if not self.streams:
-            options.setdefault("persistent_workers", options.get("num_workers", 0) > 0)
-            samples = self._samples(self.on_error == "replace")
-            return _torch_loader(samples, batch_sampler=self.sampler, **options)
-        if options.get("num_workers", 0) > 1 or self.sampler.sampler is not None:
+            return Workers(self.source, batch_sampler=self.sampler, **options)
+        if count > 1 or self.sampler.sampler is not None:
             raise ConfigError(
                 "an iterable dataset is read in order by one worker: set num_workers: 1"
                 " and no sampler in its loader node"
             )
         options["num_workers"] = 1  # so that its draws leave our generators alone
         options["persistent_workers"] = False  # a kept copy would not see set_epoch
-        drop_last = self.sampler.drop_last
-        stream = self._stream(endless=drop_last)
-        size = len(self.sampler.share(torch.arange(self.batch_size)))
-        return _torch_loader(stream, batch_size=size, drop_last=drop_last, **options)
+        options["batch_size"] = len(self.sampler.share(torch.arange(self.batch_size)))
+        return Workers(self.source, drop_last=self.sampler.drop_last, **options)
 
-    def _samples(self, replaces: bool) -> Samples:
-        return Samples(self.dataset, self.fields, self.heads, self.seed, replaces)
-
-    def _stream(self, endless: bool) -> Stream:
-        return Stream(self.dataset, self.fields, self.heads, self.sampler, endless)
+    # --- what is known before an epoch ------------------------------------------------
 
     @cached_property
     def example(self) -> Batch:
@@ -173,19 +161,16 @@ class Loader:
             ConfigError: an op is not made for it, or it is no sample; whatever data is
                 wrong in every sample is said here, before anything is trained.
         """
-        batch = self._checked(collate(self.first_samples(1)))
-        if not batch.views:
-            raise Unreadable(f"no image can be read; such as {batch.failures[0]}")
-        keys = torch.zeros(1, dtype=torch.int64)
-        tails = _each([head.tail for head in self.heads], batch.views)
-        return batch._replace(views=[tail(x, keys) for tail, x in tails])
+        batch = self._checked(collate(self.first_samples(1)), whole=True)
+        tails = [head.tail for head in self.heads]
+        return batch._replace(views=self.finish(batch, 0, tails))
 
     def first_samples(self, count: int) -> list[Sample]:
         """Return the first samples of the dataset, read in this process."""
         if self.streams:
-            return list(islice(self._stream(endless=False), count))
-        samples = self._samples(self.on_error != "raise")
-        return [samples[0, row] for row in range(min(count, len(self.dataset)))]
+            return list(islice(self.source, count))
+        source = replace(self.source, replaces=self.on_error != "raise")
+        return [source[0, row] for row in range(min(count, len(self.dataset)))]
 
     @property
     def channels(self) -> int | None:
@@ -193,39 +178,14 @@ class Loader:
         view = self.example.views[0]
         return view.shape[1] if isinstance(view, Tensor) and view.ndim > 2 else None
 
-    @property
-    def batch_size(self) -> int:
-        """Samples a batch, over all processes."""
-        return self.sampler.batch_size
-
-    @property
-    def num_classes(self) -> int | None:
-        """The number of classes that the dataset states, None without labels."""
-        if hasattr(self.dataset, "num_classes"):
-            return self.dataset.num_classes
-        return len(getattr(self.dataset, "classes", ())) or None
-
     def __len__(self) -> int:
         return len(self.sampler)
+
+    # --- an epoch ---------------------------------------------------------------------
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch, and the batch in it that the next iteration starts with."""
         self.sampler.epoch, self.sampler.start = epoch, start
-
-    def close(self) -> None:
-        """End the workers and free a GPU's graphs; another iteration starts new ones.
-
-        Torch ends them when the last reference to its iterator goes. In a reference
-        cycle, which a trainer is part of, it then waits 5 s for each worker; and it has
-        no public way to end them earlier.
-        """
-        for view in self.views:
-            if isinstance(view, Replay):
-                view.close()
-        iterator = getattr(self.workers, "_iterator", None)
-        if iterator is not None:
-            iterator._shutdown_workers()
-            self.workers._iterator = None
 
     def __iter__(self) -> Iterator[tuple[Tensor | list[Tensor], Tensor]]:
         epoch = self.sampler.epoch
@@ -245,64 +205,50 @@ class Loader:
                 x = [view.to(memory_format=self.format) for view in x]
             yield (x if len(x) > 1 else x[0]), batch.labels, *batch.extras
 
-    def finish(self, batch: Batch, epoch: int) -> list[Tensor]:
-        """Return the views of an unfinished batch, (N, C, H, W) each."""
-        return [
-            view(image, seeding.sample_keys(self.seed, epoch, batch.index, v))
-            for v, (view, image) in enumerate(_each(self.views, batch.views))
-        ]
-
     def unfinished(self) -> Iterator[Batch]:
         """Yield batches on the device whose views are not finished."""
-        if self.workers is None:
-            for index in self.sampler.batches():
-                rows = index.to(self.images.device, non_blocking=True)
-                views = [self.images[rows]] * len(self.views)
-                batch = Batch(views, self.labels[index], (), index, [])
-                yield to_device(batch, self.device)
-        elif self.device.type == "cuda":
-            yield from self._prefetched()
-        else:
-            yield from self._read()
+        if self.workers is not None:
+            yield from prefetched(self._read(), self.device)
+            return
+        for index in self.sampler.batches():
+            rows = index.to(self.images.device, non_blocking=True)
+            views = [self.images[rows]] * len(self.views)
+            yield to_device(Batch(views, self.labels[index], (), index), self.device)
+
+    def finish(
+        self, batch: Batch, epoch: int, tails: list[View] | None = None
+    ) -> list[Tensor]:
+        """Return the views of an unfinished batch, (N, C, H, W) each."""
+        tails = self.views if tails is None else tails
+        if len(tails) == 1:  # the ops of one view are those of all
+            tails = tails * len(batch.views)
+        return [
+            tail(view, seeding.sample_keys(self.seed, epoch, batch.index, v))
+            for v, (tail, view) in enumerate(zip(tails, batch.views, strict=True))
+        ]
+
+    def close(self) -> None:
+        """End the workers and free a GPU's graphs; an iteration starts new ones."""
+        for view in self.views:
+            if isinstance(view, Replay):
+                view.close()
+        if self.workers is not None:
+            self.workers.close()
+
+    # --- what workers hand over -------------------------------------------------------
 
     def _read(self) -> Iterator[Batch]:
         """Yield the workers' batches; raise or warn for images that cannot be read."""
-        for batch in self._worked():
-            for failure in self._checked(batch).failures:
+        for batch in self.workers:
+            batch = self._checked(batch, whole=self.on_error == "replace")
+            for failure in batch.failures:
                 if failure not in self._warned:
                     self._warned.add(failure)
                     warnings.warn(f"skipped: {failure}", stacklevel=2)
             yield batch
 
-    def _worked(self) -> Iterator[Batch]:
-        """Yield the batches of the workers, which are started where there are none.
-
-        Raises:
-            ConfigError: the dataset cannot be sent to a worker, or one ended.
-        """
-        count = self.workers.num_workers
-        try:
-            with _children_end_silently():
-                batches = iter(self.workers)
-        except (PicklingError, AttributeError, TypeError) as error:
-            if not count:
-                raise
-            raise ConfigError(
-                f"the dataset, or an op of its views, cannot be sent to a data worker"
-                f" ({described(error)}); define functions and classes at the top of a"
-                " module, or set num_workers to 0"
-            ) from error
-        try:
-            yield from batches
-        except (RuntimeError, OSError, EOFError) as error:  # torch's, of many kinds
-            for worker in batches._workers if count else ():
-                worker.join(0.1)  # one that was just killed
-                if worker.exitcode:
-                    raise ConfigError(_end_of(worker, count)) from error
-            raise
-
-    def _checked(self, batch: Batch) -> Batch:
-        """Refuse a batch of images that cannot be read or do not fit together."""
+    def _checked(self, batch: Batch, whole: bool) -> Batch:
+        """Refuse a batch with an error; if it must be whole, also one of no image."""
         if batch.error:
             raise ConfigError(batch.error)
         if batch.failures and self.on_error == "raise":
@@ -310,109 +256,31 @@ class Loader:
                 f"{batch.failures[0]}; mend or remove it, or set data.on_error=skip"
             )
         if batch.views:
-            self._check_labels(batch, self.num_labels)
-        if not batch.views and self.on_error == "replace":
+            self._check_labels(batch)
+        elif whole:
             raise Unreadable(f"no image can be read; such as {batch.failures[0]}")
         return batch
 
-    def _check_labels(self, batch: Batch, most: int | None) -> None:
-        """Refuse labels that are not numbers of `most` classes, or none."""
-        labels = batch.labels
+    def _check_labels(self, batch: Batch) -> None:
+        """Refuse what `learner` or `num_labels` do not allow."""
+        labels, most = batch.labels, self.num_labels
         whole = isinstance(labels, Tensor) and not labels.is_floating_point()
-        if self.learner and whole and labels.ndim == 1 and (labels < 0).any():
-            name = sample_name(self.dataset, int(batch.index[labels.argmin()]))
-            raise ConfigError(
-                f"{name} has no label, and {self.learner} learns from labels; leave"
-                " such samples out"
+        whole = whole and labels.ndim == 1
+        if self.learner and whole and (labels < 0).any():
+            at = labels.argmin()
+            text = f"no label, and {self.learner} learns from labels; leave such out"
+        elif most is not None and not whole:
+            at = 0
+            text = "no label that is one whole number; return one an image, or None"
+        elif most is not None and (highest := int(labels.max())) >= most:
+            at = labels.argmax()
+            text = (
+                f"the label {highest}, and {most} classes are numbered from 0 to"
+                f" {most - 1}; subtract 1 from labels that begin with 1, or set"
+                " data.num_classes"
             )
-        if most is None:
+        else:
             return
-        if not whole or labels.ndim != 1:
-            name = sample_name(self.dataset, int(batch.index[0]))
-            raise ConfigError(
-                f"the batch of {name} has labels that are not one whole number an image"
-                " each; return numbers of classes, or None where there is none"
-            )
-        if (highest := int(labels.max())) >= most:
-            name = sample_name(self.dataset, int(batch.index[labels.argmax()]))
-            raise ConfigError(
-                f"{name} has the label {highest}, and {most} classes are numbered"
-                f" from 0 to {most - 1}; subtract 1 from labels that begin with 1,"
-                " or set data.num_classes"
-            )
-
-    def _prefetched(self) -> Iterator[Batch]:
-        """Copy the next batch to the GPU on a second stream while this one is used."""
-        stream, pending = torch.cuda.Stream(self.device), None
-        for batch in self._read():
-            with torch.cuda.stream(stream):
-                copied = to_device(batch, self.device)
-                done = stream.record_event()
-            if pending is not None:
-                yield _arrived(*pending)
-            pending = copied, done
-        if pending is not None:
-            yield _arrived(*pending)
-
-
-@contextmanager
-def _children_end_silently() -> Iterator[None]:
-    """Keep the process's own handler of SIGCHLD while torch starts workers.
-
-    Torch's would raise the error of a worker that was killed wherever the process is
-    just then, in the middle of a step or of writing a file. Without it, whoever waits
-    for the worker's next batch learns of its end, within 5 s.
-    """
-    number = getattr(signal, "SIGCHLD", None)  # not on Windows
-    handler = number and signal.getsignal(number)
-    try:
-        yield
-    finally:
-        if handler is not None and signal.getsignal(number) is not handler:
-            signal.signal(number, handler)
-
-
-def _end_of(worker: BaseProcess, count: int) -> str:
-    """Say how a data worker ended, and why it may have: one of `count`."""
-    code, text = worker.exitcode, f"a data worker, pid {worker.pid}, "
-    if code > 0:
-        return (
-            f"{text}ended with exit code {code}; see what it printed, and what the"
-            f" dataset does with num_workers=0 instead of {count}"
+        raise ConfigError(
+            f"{sample_name(self.dataset, int(batch.index[at]))} has {text}"
         )
-    name = signal.Signals(-code).name
-    if name in ("SIGKILL", "SIGBUS"):
-        return (
-            f"{text}was ended by {name}, most likely for want of memory, of which each"
-            f" of num_workers={count} takes some; use fewer of them, or a smaller batch"
-        )
-    return (
-        f"{text}was ended by {name}, most likely by a library that reads the images;"
-        f" num_workers=0 instead of {count} may show where"
-    )
-
-
-def _each(tails: list[View], views: list[Any]) -> list[tuple[View, Any]]:
-    """Return each view with its ops: those of one are those of all."""
-    tails = tails * len(views) if len(tails) == 1 else tails
-    return list(zip(tails, views, strict=True))
-
-
-def _torch_loader(dataset: Dataset, **options: Any) -> DataLoader:
-    """Return torch's loader; say what it refuses."""
-    try:
-        return DataLoader(dataset, **options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"a loader node: {error}") from None
-
-
-def _arrived(batch: Batch, done: torch.cuda.Event) -> Batch:
-    """Make the current stream wait for a batch that another one copied."""
-    current = torch.cuda.current_stream()
-    current.wait_event(done)
-
-    def hold(tensor: Tensor) -> Tensor:  # its memory is not reused before we are done
-        tensor.record_stream(current)
-        return tensor
-
-    return mapped(batch, hold)

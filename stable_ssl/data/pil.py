@@ -6,7 +6,6 @@ A mode has 8 bits a channel, or is one deep channel: `I;16`, `I` (32), `F` (floa
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy
@@ -15,9 +14,8 @@ from stable_ssl.data.unreadable import Unreadable, reading
 from stable_ssl.schema import ConfigError
 
 CHANNELS = ("rgb", "grey", "all")
-SPACES = {"CMYK", "YCbCr", "HSV", "LAB"}  # other ways to write a colour
-ALPHA = {"LA", "La", "PA", "RGBA", "RGBa", "RGBX"}
-DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
+GREY = ("1", "L", "LA", "La")
+RAW = ("CMYK", "YCbCr", "HSV", "LAB", "RGBX")  # kept where all channels are asked for
 STACKED = ("TIFF", "WEBP", "PNG")  # formats that may hold several pictures
 OF_16_BITS = ("PNG", "PPM")  # formats whose mode `I` is not deeper
 
@@ -55,8 +53,7 @@ def pixels(image: Any, name: str) -> numpy.ndarray:
     """
     load(image, name)
     remedy = 'return numpy.asarray(image.convert("RGB")), or numpy.asarray(image)'
-    image = _without_alpha(image, name, remedy)
-    return _array(image.convert("RGB") if image.mode in SPACES else image)
+    return _array(image if _is_deep(image) else _opaque(image, name, remedy))
 
 
 def with_channels(image: Any, channels: str | None, name: str) -> Any:
@@ -76,7 +73,7 @@ def with_channels(image: Any, channels: str | None, name: str) -> Any:
         Unreadable: it cannot be converted, or would lose what nobody asked to drop.
     """
     drops = _drops_bits(image)
-    if channels is None and (drops or image.mode in DEEP):
+    if channels is None and (drops or _is_deep(image)):
         raise Unreadable(
             f"{name} has more than 8 bits a channel; set channels of its dataset to"
             " what it has, grey, rgb or all, which keep them"
@@ -88,18 +85,23 @@ def with_channels(image: Any, channels: str | None, name: str) -> Any:
             f"{name} has {pages} pages, of which PIL reads one; split it, or set"
             " channels: all of its dataset, which takes them as channels by tifffile"
         )
-    if image.mode in DEEP:
+    image.load()  # all of it: its file is closed thereafter
+    if _is_deep(image):
         array = _array(image)
-        return _of_bands([array] * 3) if channels == "rgb" else array
+        return _of_bands(numpy.stack([array] * 3)) if channels == "rgb" else array
     if channels is None:
         remedy = "set channels of its dataset: rgb or grey drops it, all keeps it"
-        return _without_alpha(image, name, remedy).convert("RGB")
-    if channels == "all":
-        image = _unpacked(image)
-        if image.mode in ("L", "RGB"):
-            return image.copy()  # the file of an image that was not loaded is closed
-        return _of_bands(numpy.moveaxis(_array(image), 2, 0))
-    return _flat(_unpacked(image)).convert("RGB" if channels == "rgb" else "L")
+        return _converted(_opaque(image, name, remedy), "RGB")
+    if channels != "all":  # in two steps: one would mind the alpha channel
+        return _converted(_flat(_plain(image)), "RGB" if channels == "rgb" else "L")
+    image = image if image.mode in RAW else _plain(image)
+    if image.mode in ("L", "RGB"):
+        return image
+    return _of_bands(numpy.moveaxis(_array(image), 2, 0))
+
+
+def _is_deep(image: Any) -> bool:
+    return image.mode[0] in "IF"
 
 
 def _drops_bits(image: Any) -> bool:
@@ -108,7 +110,7 @@ def _drops_bits(image: Any) -> bool:
     how = [tile[3] for tile in tiles]
     if image.format == "PPM":  # (mode, largest value)
         return image.mode == "RGB" and any(x[-1] > 255 for x in how if len(x) == 2)
-    return image.mode not in DEEP and any(";16" in str(x) for x in how)
+    return not _is_deep(image) and any(";16" in str(x) for x in how)
 
 
 def _of_16_bits(image: Any, channels: str, name: str) -> Any:
@@ -129,12 +131,11 @@ def _of_16_bits(image: Any, channels: str, name: str) -> Any:
     )
 
 
-def _of_bands(bands: Sequence[numpy.ndarray]) -> Any:
-    """Return an image of torchvision, (C, H, W), whose layout is beyond doubt."""
+def _of_bands(array: numpy.ndarray) -> Any:
+    """Return (C, H, W) as an image of torchvision, whose layout is beyond doubt."""
     import torch
     from torchvision.tv_tensors import Image
 
-    array = numpy.stack(bands)
     return Image(torch.from_numpy(array.astype(array.dtype.newbyteorder("="))))
 
 
@@ -150,39 +151,33 @@ def _pages(image: Any) -> int:
     return count
 
 
-def _without_alpha(image: Any, name: str, remedy: str) -> Any:
-    """Return an image without its alpha channel, which must say nothing."""
-    image = _unpacked(image)
-    if image.mode not in ALPHA:
-        return image
-    *_, last = image.getextrema()
-    if image.mode == "RGBX" or last != (255, 255):
+def _plain(image: Any) -> Any:
+    """Return bits, a palette, a clear colour or another space as L, LA, RGB or RGBA."""
+    grey, alpha = image.mode in GREY, "A" if image.has_transparency_data else ""
+    if image.mode in ("La", "RGBa"):  # premultiplied: PIL converts it in two steps
+        image = image.convert(image.mode.upper())
+    return _converted(image, ("L" if grey else "RGB") + alpha)
+
+
+def _opaque(image: Any, name: str, remedy: str) -> Any:
+    """Return an image, L or RGB, without its alpha channel, which must say nothing."""
+    padded, plain = image.mode == "RGBX", _plain(image)
+    if padded or (plain.mode[-1] == "A" and plain.getextrema()[-1] != (255, 255)):
         raise Unreadable(
             f"{name} has a channel beside its colours ({image.mode}), which is not all"
             f" opaque; {remedy}"
         )
-    return _flat(image)
-
-
-def _unpacked(image: Any) -> Any:
-    """Return bits as grey, a palette as its colours, a clear colour as a channel."""
-    clear = image.mode == "PA" or "transparency" in image.info
-    if image.mode in ("L", "RGB") and not clear:
-        return image
-    if image.mode in ("1", "L"):
-        return image.convert("LA" if clear else "L")
-    if image.mode in ("P", "PA", "RGB"):
-        return image.convert("RGBA" if clear else "RGB")
-    return image
+    return _flat(plain)
 
 
 def _flat(image: Any) -> Any:
-    """Return an image without its alpha channel."""
-    if image.mode in ("La", "RGBa"):  # premultiplied: PIL converts it in two steps
-        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-    if image.mode not in ALPHA:
-        return image
-    return image.convert("L" if image.mode == "LA" else "RGB")
+    """Return an image of `_plain` without its alpha channel."""
+    return _converted(image, "L" if image.mode in GREY else "RGB")
+
+
+def _converted(image: Any, mode: str) -> Any:
+    """Convert an image, which copies it, if it has another mode."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _array(image: Any) -> numpy.ndarray:

@@ -38,12 +38,23 @@ class BatchSampler:
         self.samples = self.size  # of the dataset; `size` is how many an epoch has
         if self.sampler is not None:
             self.size = len(self.sampler)
+        if self.batch_size < self.world_size:
+            raise ConfigError(
+                f"a batch of {self.batch_size} leaves some of {self.world_size}"
+                " processes without a sample; set data.batch_size and"
+                f" data.eval_batch_size to {self.world_size} or more"
+            )
+
+    @property
+    def rest(self) -> int:
+        """Samples of an epoch's last batch, if it is incomplete and not left out."""
+        known = self.size is not None and not self.drop_last
+        return self.size % self.batch_size if known else 0
 
     def __len__(self) -> int:
         if self.size is None:
             raise TypeError("the iterable dataset has no length")
-        full, rest = divmod(self.size, self.batch_size)
-        return full + (rest > 0 and not self.drop_last)
+        return self.size // self.batch_size + (self.rest > 0)
 
     def order(self) -> Tensor:
         """Return the samples of the epoch in order, (size,) int64 on the CPU.
@@ -62,14 +73,12 @@ class BatchSampler:
         """Return what a sampler chose, (size,)."""
         try:
             index = torch.tensor(chosen)
-            numbers = index.ndim == 1 and not index.is_floating_point()
-        except (TypeError, ValueError, RuntimeError):
-            numbers = False
-        if (
-            not chosen
-            or not numbers
-            or not (0 <= int(index.min()) <= int(index.max()) < self.samples)
-        ):
+            least, most = (int(bound) for bound in index.aminmax())
+            right = index.ndim == 1 and not index.is_floating_point()
+            right = right and 0 <= least and most < self.samples
+        except (TypeError, ValueError, RuntimeError, OverflowError):  # no numbers, none
+            right = False
+        if not right:
             raise ConfigError(
                 f"the sampler of a loader node, a {type(self.sampler).__name__}, chose"
                 f" others than the samples 0 to {self.samples - 1}: {str(chosen)[:40]};"

@@ -6,69 +6,24 @@ group, gloo for tensors on the CPU and NCCL for those on GPUs. Every collective 
 no-op for one process; several must call it, all of them and in the same order.
 """
 
-from stable_ssl.distributed.batches import gather_batches
-from stable_ssl.distributed.checksum import refuse_differences
-from stable_ssl.distributed.gradients import average_gradients
-from stable_ssl.distributed.group import (
-    all_gather_object,
-    all_mean,
-    all_sum,
-    at_missing,
-    barrier,
-    broadcast_object,
-    gather,
-    gather_uneven,
-    is_main,
-    main_first,
-    patient,
-    rank,
-    share,
-    start,
-    stepped,
-    stop,
-    unwatch,
-    world_size,
-)
-from stable_ssl.distributed.placement import (
-    Process,
-    choose_device,
-    named_ids,
-    processes_asked,
-    refuse_too_many,
-    this_process,
-)
-from stable_ssl.distributed.spawning import RankFailed, spawn
-from stable_ssl.distributed.vote import Vote
+from stable_ssl.lazy import lazy
 
-__all__ = [
-    "Process",
-    "RankFailed",
-    "Vote",
-    "all_gather_object",
-    "all_mean",
-    "all_sum",
-    "at_missing",
-    "average_gradients",
-    "barrier",
-    "broadcast_object",
-    "choose_device",
-    "gather",
-    "gather_batches",
-    "gather_uneven",
-    "is_main",
-    "main_first",
-    "named_ids",
-    "patient",
-    "processes_asked",
-    "rank",
-    "refuse_differences",
-    "refuse_too_many",
-    "share",
-    "spawn",
-    "start",
-    "stepped",
-    "stop",
-    "this_process",
-    "unwatch",
-    "world_size",
-]
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "stable_ssl.distributed.batches": "gather_batches rows_of_ranks",
+        "stable_ssl.distributed.checksum": "refuse_differences",
+        "stable_ssl.distributed.config": "named_ids",
+        "stable_ssl.distributed.gradients": "average_gradients",
+        "stable_ssl.distributed.group": (
+            "all_gather_object all_mean all_sum at_missing barrier broadcast_object "
+            "from_main gather gather_uneven is_main main_first patient rank share "
+            "start stepped stop unwatch world_size"
+        ),
+        "stable_ssl.distributed.placement": (
+            "Process choose_device processes_asked refuse_too_many this_process"
+        ),
+        "stable_ssl.distributed.spawning": "RankFailed spawn",
+        "stable_ssl.distributed.vote": "Vote",
+    },
+)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stable_ssl.distributed.group import all_gather_object, world_size
+from stable_ssl.distributed.sharding import is_sharded
 from stable_ssl.schema import ConfigError
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
@@ -27,7 +28,7 @@ def refuse_differences(
     Synchronises ranks and, of GPUs, the host.
 
     Args:
-        module: whose state is to be alike on all ranks.
+        module: whose state is to be alike on all ranks, what is sharded aside.
         optimizers: by name, whose state is, too.
         others: by name, what is trained beside the module and has a `state_dict`.
         step: of now.
@@ -61,7 +62,8 @@ def refuse_differences(
 def _tensors(value: Any, at: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a state, however nested, each by its path."""
     if isinstance(value, Tensor):
-        yield at, value
+        if not is_sharded(value):
+            yield at, value
     elif isinstance(value, (list, tuple)):
         value = dict(enumerate(value))
     if isinstance(value, Mapping):

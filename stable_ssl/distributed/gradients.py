@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 import torch.distributed as dist
@@ -12,6 +14,7 @@ from stable_ssl.distributed.group import waiting, world_size
 from stable_ssl.schema import ConfigError
 
 BUCKET = 25 * 2**20  # bytes sent at once: fewer calls than one a parameter
+IN_FLIGHT = 4  # buckets: all of the memory that averaging takes beside the gradients
 
 
 @torch.no_grad()
@@ -30,22 +33,26 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """
     if world_size() == 1 or not parameters:
         return
-    sent = [(bucket, _send(bucket)) for bucket in _buckets(parameters)]
     counts = torch.tensor([float(p.grad is not None) for p in parameters])
     counts = counts.to(parameters[0].device, non_blocking=True)
+    counting = dist.all_reduce(counts, async_op=True)  # ranks with a gradient of each
+    buckets = _buckets(parameters)
+    sent = deque((bucket, _send(bucket)) for bucket in islice(buckets, IN_FLIGHT))
     with waiting():
-        dist.all_reduce(counts)  # on how many ranks each parameter has a gradient
+        counting.wait()
     if any(p.grad is None for p in parameters):
         for parameter, count in zip(parameters, counts.tolist(), strict=True):
             if parameter.grad is None and count:
-                parameter.grad = torch.empty_like(parameter)
-    for bucket, (flat, work) in sent:
+                parameter.grad = torch.zeros_like(parameter)
+    while sent:
+        bucket, (flat, work) = sent.popleft()
         with waiting():
             work.wait()
         means = flat.split([p.numel() for p in bucket])
         for parameter, mean in zip(bucket, means, strict=True):
             if parameter.grad is not None:
                 parameter.grad.copy_(mean.view_as(parameter))
+        sent.extend((bucket, _send(bucket)) for bucket in islice(buckets, 1))
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:

@@ -8,15 +8,15 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from stable_ssl.distributed.config import Hardware
 from stable_ssl.distributed.placement import (
-    Hardware,
     Process,
     choose_device,
     this_process,
@@ -89,6 +89,8 @@ def start(hardware: Hardware, seconds: float = START_SECONDS) -> torch.device:
     if several:
         _join(process, device, timedelta(seconds=seconds))
         _start_watch(process, hardware.timeout)
+    elif hardware.sharding == "full":
+        _join_alone(device)
     return device
 
 
@@ -160,6 +162,14 @@ def _join(process: Process, device: torch.device, timeout: timedelta) -> None:
             f" {str(error).splitlines()[0]}; are all of them started, and can each"
             " reach this address?"
         ) from error
+
+
+def _join_alone(device: torch.device) -> None:
+    """Make a group of this process alone, which sharded weights need as any other."""
+    global _ours
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    _ours = True
 
 
 def _connect(process: Process, timeout: timedelta) -> dist.Store:
@@ -240,6 +250,25 @@ def main_first() -> Iterator[None]:
     yield
     if is_main():
         barrier()
+
+
+def from_main(fn: Callable[[], T]) -> T:
+    """Return on every rank what rank 0's call returns; synchronises ranks.
+
+    Raises:
+        ConfigError: rank 0 raised it, and so do the others.
+    """
+    found: Any = None
+    if is_main():
+        try:
+            with patient():
+                found = fn()
+        except ConfigError as error:
+            found = error
+    found = broadcast_object(found)
+    if isinstance(found, ConfigError):
+        raise found
+    return found
 
 
 @torch.no_grad()

@@ -15,11 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from stable_ssl.loggers.names import Metric
+
+if TYPE_CHECKING:
+    from stable_ssl.evaluation.bank import Bank
 
 Labelled = tuple[Tensor, Tensor]  # features (N, D) and labels (N,)
 Encode = Callable[[Tensor], Tensor]  # of a view (N, C, H, W) to features (N, D)
@@ -47,7 +50,8 @@ class Split:
     features: Tensor  # (N, D), of the first view of each image
     labels: Tensor | None  # (N, ...); None where the dataset's are no tensor
     views: Tensor | None  # (N, V, D), where the split's loader makes V > 1 views
-    bank: Labelled | None  # the train split, seen as in validation, of all ranks
+    # the train split, seen as in validation, of those that need one; see `shares_bank`
+    bank: Labelled | Bank | None
     finite: bool  # whether all features are, of the bank too, on every rank
     num_classes: int | None
     seed: int  # of what is random in fitting a classifier
@@ -75,12 +79,14 @@ class Evaluator:
     splits: tuple[str, ...] = ("val", "test")  # kinds of splits it is asked about
     every_n_epochs: int | None = None  # None: at every evaluation
     needs_bank = False  # labelled features to compare with
+    shares_bank = False  # given each rank's rows of it, a `Bank`; else those of all
     needs_features = True  # of every image; False: `see` is all it wants
     all_views = False  # of a split whose loader makes several
     needs_labels = False  # nothing is asked of data without classes, or sees images ...
     # ... of a split or bank that have no label
     each_rank = False  # called on each rank with its share; else on rank 0 with all
     in_fit = True  # False: not while a training evaluates
+    note = ""  # said once in the log: what it left out of an evaluation, and why
     key = ""  # of the library's own: the node of `log.eval` that turns it on
     names: tuple[str, ...] = ()  # and patterns of what it yields, for `log.monitor`
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from stable_ssl.data.few_labels import check_few, choose_few
+from stable_ssl.evaluation.bank import Bank, standardiser
 from stable_ssl.evaluation.evaluator import Evaluator, Labelled, Split
-from stable_ssl.evaluation.linear import standardiser
 from stable_ssl.evaluation.logistic import logistic_accuracy
 from stable_ssl.loggers.names import Metric
 
@@ -23,7 +23,7 @@ class FewLabels(Evaluator):
     key = "few_labels"
     names = ("few*_acc1",)
     splits = ("test",)
-    needs_bank = needs_labels = True
+    needs_bank = shares_bank = needs_labels = each_rank = True
 
     def __init__(self, few: Sequence[str]):
         self.few = {f"few{n.replace('%', 'pct')}_acc1": n for n in few}
@@ -59,24 +59,26 @@ def _metric(few: str) -> Metric:
 
 
 def few_label_accuracy(
-    bank: Labelled, queries: Labelled, labels: str, draws: int = 5, seed: int = 0
+    bank: Labelled | Bank, queries: Labelled, labels: str, draws: int = 5, seed: int = 0
 ) -> float:
     """Return the top-1 accuracy of logistic regression on a few labels of each class.
 
     Features are standardised by the whole bank's mean and deviation, which need no
-    labels; the regression is that of `logistic_accuracy`.
+    labels; the regression is that of `logistic_accuracy`. Synchronises ranks.
 
     Args:
-        bank: features (M, D) and labels (M,) that the few are drawn from.
-        queries: features (N, D) and labels (N,).
+        bank: features (M, D) and labels (M,) that every rank holds, or their shares.
+        queries: this rank's features (N, D) and labels (N,).
         labels: "10" a class, or "1%" of each class.
         draws: choices of the labelled samples to average over.
         seed: of the choices; the same seed chooses the same samples.
     """
-    scaled = standardiser(bank[0])
-    x, test = scaled(bank[0]), (scaled(queries[0]), queries[1])
+    bank = Bank.of(bank)
+    scaled = standardiser(bank)
+    test = scaled(queries[0]), queries[1]
     scores = []
     for draw in range(draws):
-        few = choose_few(bank[1].cpu(), labels, seed, draw).to(x.device)
-        scores.append(logistic_accuracy((x[few], bank[1][few]), test))
+        few = choose_few(bank.labels.cpu(), labels, seed, draw).to(bank.labels.device)
+        known = scaled(bank.take(few)), bank.labels[few]
+        scores.append(logistic_accuracy(known, test))
     return sum(scores) / draws

@@ -11,9 +11,7 @@ from stable_ssl.data import Loader
 from stable_ssl.data.fields import as_classes
 from stable_ssl.evaluation.evaluator import (
     Evaluator,
-    Labelled,
     OnlineEvaluator,
-    labelled_rows,
 )
 from stable_ssl.schema import ConfigError
 
@@ -33,26 +31,24 @@ def held_labels(loader: Any) -> torch.Tensor | None:
     return labels if labels.ndim and len(labels) else None
 
 
-def tensor_labels(labels: Any) -> torch.Tensor:
-    """Return the labels of a batch; refuse those that only a loader of others makes.
+def with_labels(batch: Any) -> tuple[Any, torch.Tensor]:
+    """Return views and labels of a batch; refuse what only a loader of others makes.
 
     Raises:
-        ConfigError: they are no tensor, such as a dict of several kinds.
+        ConfigError: it is no pair of images and a tensor, but a dict, or has a dict of
+            several kinds of labels.
     """
-    if isinstance(labels, torch.Tensor):
-        return labels
+    found = f"is a {type(batch).__name__}"
+    if isinstance(batch, (tuple, list)) and len(batch) > 1:
+        x, labels, *_ = batch
+        if isinstance(labels, torch.Tensor):
+            return x, labels
+        found = f"has labels of the type {type(labels).__name__}"
     raise ConfigError(
-        f"a batch has labels of the type {type(labels).__name__}, and the evaluators"
-        " need one number an image; set log.eval.linear=null and log.eval.knn=null, or"
-        " let the loader yield (images, numbers, what else there is)"
+        f"a batch {found}, and the evaluators need one number an image; set"
+        " log.eval.linear=null and log.eval.knn=null, or let the loader yield (images,"
+        " numbers, what else there is)"
     )
-
-
-def only_labelled(samples: Labelled) -> Labelled:
-    """Return features and labels without those of images that have no label."""
-    features, labels = samples
-    known = labelled_rows(labels)
-    return samples if known is None else (features[known], labels[known])
 
 
 def held_classes(loader: Any) -> torch.Tensor | None:

@@ -1,37 +1,28 @@
-"""Linear classification of frozen features, after training."""
+"""Linear classification of frozen features, after training.
+
+On several ranks each keeps its rows of the bank and its share of the classes: a step's
+rows go to all, each rank computes the logits and the gradient of its classes, and they
+exchange what the softmax divides by.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from stable_ssl import seeding
+from stable_ssl import distributed, seeding
+from stable_ssl.evaluation.bank import PART, Bank, standardiser
+from stable_ssl.evaluation.config import OfflineConfig
 from stable_ssl.evaluation.evaluator import Evaluator, Labelled, Split
-from stable_ssl.evaluation.predictions import topk_correct
+from stable_ssl.evaluation.predictions import Accuracy
 from stable_ssl.loggers.names import Metric
-from stable_ssl.schema import ConfigError, key
+from stable_ssl.schema import ConfigError
 
-
-@dataclass
-class OfflineConfig:
-    """Classifiers of the frozen features of the bank, in evaluations of test splits.
-
-    linear_acc1: SGD on standardised features, for all `lrs` at once, of which a part of
-    the bank chooses; logistic_acc1: scikit-learn's logistic regression.
-    """
-
-    in_fit: bool = False  # when a training evaluates test too, not in mode=test alone
-    lrs: list[float] = key(
-        [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0], above=0, shortest=1
-    )
-    epochs: int = key(100, low=1)  # passes over the bank's features
-    batch_size: int = key(256, low=1)
-    held_out: float = key(0.1, above=0, below=1)  # share of the bank that chooses
-    logistic: bool = True  # costly from some 100,000 images or 1,000 classes on
+MOMENTUM = 0.9
+TAKEN = 2**22  # numbers of the bank that all ranks get at once: 16 MiB in float32
 
 
 class Linear(Evaluator):
@@ -40,7 +31,7 @@ class Linear(Evaluator):
     key = "offline"
     names = ("linear_acc1", "linear_acc5", "linear_lr")
     splits = ("test",)
-    needs_bank = needs_labels = True
+    needs_bank = shares_bank = needs_labels = each_rank = True
 
     def __init__(self, config: OfflineConfig):
         self.config, self.in_fit = config, config.in_fit
@@ -84,20 +75,21 @@ def held_out(config: OfflineConfig, size: int) -> int:
 
 
 def linear_accuracy(
-    bank: Labelled,
+    bank: Labelled | Bank,
     queries: Labelled,
     num_classes: int,
     config: OfflineConfig,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Fit a linear classifier on the bank; return its accuracies on the queries.
+    """Fit a linear classifier on the bank; return its accuracies on all ranks' queries.
 
     Every learning rate of the grid is tried at once on a part of the bank, and the one
     that is best on the rest of it (the smaller, of equals) fits the whole bank.
+    Synchronises ranks.
 
     Args:
-        bank: features (M, D) and labels (M,).
-        queries: features (N, D) and labels (N,); nothing is chosen on them.
+        bank: features (M, D) and labels (M,) that every rank holds, or their shares.
+        queries: this rank's features (N, D) and labels (N,); nothing is chosen on them.
         num_classes: C.
         config: group `log.eval.offline`: lrs, epochs, batch_size, held_out.
         seed: of the part that is held out and of the order of the batches.
@@ -105,72 +97,124 @@ def linear_accuracy(
     Returns:
         acc1, with more than five classes acc5, and lr, the learning rate chosen.
     """
-    order = seeding.permutation(len(bank[1]), seed, 0).to(bank[1].device)
+    bank = Bank.of(bank)
+    order = seeding.permutation(len(bank.labels), seed, 0).to(bank.labels.device)
     held = held_out(config, len(order))
-    part, fit = order[held:], (config.epochs, config.batch_size, seed)
-    logits = classifiers((bank[0][part], bank[1][part]), num_classes, config.lrs, *fit)
-    scores = sum(
-        (logits(bank[0][rows]).argmax(2) == bank[1][rows]).sum(1)
-        for rows in order[:held].split(4096)
-    ).tolist()
+    fit = (config.epochs, config.batch_size, seed)
+    logits = classifiers(bank, num_classes, config.lrs, *fit, rows=order[held:])
+    correct = torch.zeros(len(config.lrs), dtype=torch.long, device=order.device)
+    for rows in order[:held].split(PART):
+        x, y = bank.held(rows)
+        correct += (logits(x).argmax(2) == y).sum(1)
+    scores = distributed.all_sum(correct).tolist()
     _, lr = max(zip(scores, config.lrs, strict=True), key=lambda s: (s[0], -s[1]))
-    logits = classifiers(bank, num_classes, [lr], *fit)(queries[0])[0]
-    accuracies = {
-        f"acc{k}": topk_correct(logits, queries[1], k).item() / len(logits)
-        for k in ((1, 5) if num_classes > 5 else (1,))
-    }
-    return accuracies | {"lr": lr}
+    logits, accuracy = classifiers(bank, num_classes, [lr], *fit), Accuracy()
+    for x, y in zip(*(t.split(PART) for t in queries), strict=True):
+        accuracy.update(logits(x)[0], y)
+    return accuracy.compute() | {"lr": lr}
 
 
 def classifiers(
-    data: Labelled,
+    data: Labelled | Bank,
     num_classes: int,
     lrs: Sequence[float],
     epochs: int,
     batch_size: int,
     seed: int,
+    rows: Tensor | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """Fit L linear classifiers that differ in nothing but the learning rate.
 
     Cross-entropy on features standardised as the data's; SGD with momentum 0.9 and a
-    cosine to 0, from weights of 0; one product serves all L.
+    cosine to 0, from weights of 0; one product serves all L. Synchronises ranks.
 
     Args:
-        data: features (M, D) and labels (M,).
+        data: features (M, D) and labels (M,) that every rank holds, or their shares.
         num_classes: C.
         lrs: L learning rates.
         epochs: passes over the data.
         batch_size: samples a step.
         seed: of the order of the batches.
+        rows: (n,) of the data to fit; None: all of them.
 
     Returns:
         A function from features (N, D) to logits (L, N, C).
     """
-    scaled = standardiser(data[0])
-    x, y = scaled(data[0]), data[1]
-    rate = x.new_tensor(list(lrs))[:, None, None]
-    weight = x.new_zeros(len(lrs), x.shape[1], num_classes)
-    bias = x.new_zeros(len(lrs), 1, num_classes)
-    weight_velocity, bias_velocity = torch.zeros_like(weight), torch.zeros_like(bias)
-    steps, step = epochs * math.ceil(len(y) / batch_size), 0
+    bank = Bank.of(data)
+    rows = torch.arange(len(bank.labels)) if rows is None else rows
+    rows, scaled = rows.to(bank.labels.device), standardiser(bank, rows)
+    model = _Classifiers(scaled(bank.take(rows[:1])), num_classes, lrs)
+    steps, step = epochs * math.ceil(len(rows) / batch_size), 0
+    taken = batch_size * max(1, TAKEN // (batch_size * model.weight.shape[0]))
     for epoch in range(epochs):
-        order = seeding.permutation(len(y), seed, 1, epoch).to(y.device)
-        for rows in order.split(batch_size):
-            part = x[rows]
-            slope = (part @ weight + bias).softmax(2)  # the gradient of the logits
-            slope[:, torch.arange(len(rows), device=y.device), y[rows]] -= 1
-            slope /= len(rows)
-            weight_velocity.mul_(0.9).add_(part.T @ slope)
-            bias_velocity.mul_(0.9).add_(slope.sum(1, keepdim=True))
-            now = rate * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-            weight.sub_(now * weight_velocity)
-            bias.sub_(now * bias_velocity)
-            step += 1
-    return lambda features: scaled(features) @ weight + bias
+        order = seeding.permutation(len(rows), seed, 1, epoch).to(rows.device)
+        for several in rows[order].split(taken):
+            x, y = scaled(bank.take(several)), bank.labels[several]
+            for batch in zip(x.split(batch_size), y.split(batch_size), strict=True):
+                model.step(*batch, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+                step += 1
+    weight, bias = model.of_all_classes()
+
+    def logits(features: Tensor) -> Tensor:
+        of_all = (scaled(features) @ weight.flatten(1)).unflatten(1, bias.shape) + bias
+        return of_all.transpose(0, 1)
+
+    return logits
 
 
-def standardiser(features: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the function that standardises features as these (M, D) are."""
-    mean = features.mean(0)
-    deviation = features.std(0, correction=0).clamp_min(1e-6)
-    return lambda x: (x - mean) / deviation
+class _Classifiers:
+    """The share of this rank of L classifiers: W classes, as many on every rank.
+
+    Args:
+        like: features (n, D) as those of the batches.
+        num_classes: C, of all ranks.
+        lrs: L learning rates.
+    """
+
+    def __init__(self, like: Tensor, num_classes: int, lrs: Sequence[float]):
+        width = math.ceil(num_classes / distributed.world_size())
+        self.num_classes, self.first = num_classes, distributed.rank() * width
+        self.rate = like.new_tensor(list(lrs))[:, None]
+        self.weight = like.new_zeros(like.shape[1], len(lrs), width)
+        self.bias = like.new_zeros(len(lrs), width)
+        self.bias[:, max(0, num_classes - self.first) :] = -torch.inf  # no class
+        self.velocities = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
+
+    def step(self, x: Tensor, y: Tensor, share: float) -> None:
+        """Take a step on a batch, at this share of the learning rates.
+
+        Args:
+            x: standardised features (B, D).
+            y: labels (B,).
+            share: of the rates, 0 to 1.
+        """
+        slope = self._slope(x, y)
+        weight_velocity, bias_velocity = self.velocities
+        flat = weight_velocity.flatten(1)
+        flat.addmm_(x.T, slope.flatten(1), beta=MOMENTUM)
+        bias_velocity.mul_(MOMENTUM).add_(slope.sum(0))
+        self.weight.addcmul_(weight_velocity, self.rate, value=-share)
+        self.bias.addcmul_(bias_velocity, self.rate, value=-share)
+
+    def _slope(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the gradient of the mean loss by the logits, (B, L, W)."""
+        logits = torch.addmm(self.bias.flatten(), x, self.weight.flatten(1))
+        logits = logits.unflatten(1, self.bias.shape)
+        top = logits.amax(2).clamp_min(torch.finfo(x.dtype).min)  # of no class: -inf
+        powers = logits.sub_(top[..., None]).exp_()
+        shares = torch.stack((top, powers.sum(2)))
+        tops, sums = distributed.gather(shares[None]).unbind(1)  # (ranks, B, L)
+        most = tops.amax(0)
+        whole = (sums * (tops - most).exp()).sum(0) * len(x)
+        slope = powers.mul_(((top - most).exp() / whole)[..., None])
+        own = y - self.first
+        here = ((own >= 0) & (own < slope.shape[2])) / len(x)
+        own = own.clamp(0, slope.shape[2] - 1)
+        slope[torch.arange(len(x), device=x.device), :, own] -= here[:, None].to(x)
+        return slope
+
+    def of_all_classes(self) -> tuple[Tensor, Tensor]:
+        """Return weights (D, L, C) and biases (L, C); synchronises ranks."""
+        found = (distributed.gather(t[None]) for t in (self.weight, self.bias))
+        weight, bias = (torch.cat(tuple(t), -1) for t in found)
+        return weight[..., : self.num_classes], bias[..., : self.num_classes]

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+from torch import Tensor
+
+from stable_ssl import distributed
+from stable_ssl.evaluation.bank import PART, Bank, standardiser
+from stable_ssl.evaluation.config import OfflineConfig
 from stable_ssl.evaluation.evaluator import Evaluator, Labelled, Split
-from stable_ssl.evaluation.linear import OfflineConfig, standardiser
 from stable_ssl.loggers.names import Metric
+
+MOST = 100_000  # images of a bank that it is fitted on without being asked to
 
 
 class Logistic(Evaluator):
@@ -15,7 +22,7 @@ class Logistic(Evaluator):
     key = "offline"
     names = ("logistic_acc1",)
     splits = ("test",)
-    needs_bank = needs_labels = True
+    needs_bank = shares_bank = needs_labels = each_rank = True
     metrics = {
         "logistic_acc1": Metric(
             "logistic accuracy",
@@ -30,30 +37,47 @@ class Logistic(Evaluator):
 
     def __call__(self, split: Split) -> Iterator[tuple[str, float]]:
         """Yield the accuracy, of finite features, unless it is turned off."""
-        if split.finite and self.config.logistic:
-            scaled = standardiser(split.bank[0])
-            bank = scaled(split.bank[0]), split.bank[1]
+        shared, asked = Bank.of(split.bank), self.config.logistic
+        size = len(shared.labels)
+        if asked is None and size > MOST:
+            self.note = (
+                f"no logistic regression on a bank of {size:,} images, more than"
+                f" {MOST:,}; log.eval.offline.logistic=true fits it, on one process"
+            )
+        elif split.finite and asked is not False:
+            scaled = standardiser(shared)
+            bank = shared.whole(keep=distributed.is_main())
+            bank = bank and (scaled(bank[0]), bank[1])
             queries = scaled(split.features), split.labels
             yield "logistic_acc1", logistic_accuracy(bank, queries)
 
 
-def logistic_accuracy(bank: Labelled, queries: Labelled) -> float:
+def logistic_accuracy(bank: Labelled | None, queries: Labelled) -> float:
     """Return the top-1 accuracy of logistic regression fitted on the bank.
 
     scikit-learn's, to its optimum, with its default penalty (C = 1) and in float64. A
-    bank of one class predicts it.
+    bank of one class predicts it. Rank 0 fits, and the others wait without a limit.
 
     Args:
-        bank: standardised features (M, D) and labels (M,).
-        queries: features (N, D), standardised as the bank's, and labels (N,).
+        bank: standardised features (M, D) and labels (M,), of rank 0.
+        queries: this rank's features (N, D), standardised as the bank's, and labels.
     """
+    model = distributed.from_main(lambda: _fitted(*bank))
+    correct = 0
+    for x, y in zip(*(t.split(PART) for t in queries), strict=True):
+        if len(y):
+            found = model.predict(x.double().cpu().numpy())
+            correct += int((found == y.cpu().numpy()).sum())
+    everyone = distributed.all_gather_object((correct, len(queries[1])))
+    correct, size = map(sum, zip(*everyone, strict=True))
+    return correct / size
+
+
+def _fitted(x: Tensor, y: Tensor) -> Any:
+    """Return the classifier of features (M, D) and labels (M,)."""
+    from sklearn.dummy import DummyClassifier
     from sklearn.linear_model import LogisticRegression
 
-    classes = bank[1].unique()
-    if len(classes) == 1:
-        return (queries[1] == classes).float().mean().item()
-    (x, y), (test, truth) = (
-        (features.double().cpu().numpy(), labels.cpu().numpy())
-        for features, labels in (bank, queries)
-    )
-    return float(LogisticRegression(max_iter=1000).fit(x, y).score(test, truth))
+    one = len(y.unique()) == 1
+    model = DummyClassifier() if one else LogisticRegression(max_iter=1000)
+    return model.fit(x.double().cpu().numpy(), y.cpu().numpy())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from typing import Any
@@ -12,17 +11,7 @@ from typing import Any
 from stable_ssl.evaluation.evaluator import Evaluator
 from stable_ssl.evaluation.predictions import Predictions
 from stable_ssl.evaluation.suite import BUILT_IN, RESERVED
-from stable_ssl.schema import ConfigError, key, nearest
-
-
-@dataclass
-class EarlyStopping:
-    """End a training whose validations do not get better any more."""
-
-    patience: int | None = key(None, low=1)  # validations; null: off
-    monitor: str | None = None  # a metric; null: log.monitor
-    min_delta: float = key(0.0, low=0)  # by which a value must be better
-    mode: str | None = key(None, choices=("max", "min"))  # null: log.monitor_mode
+from stable_ssl.schema import ConfigError, nearest
 
 
 class Patience:

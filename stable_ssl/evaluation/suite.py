@@ -10,17 +10,17 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, fields, replace
-from itertools import islice
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stable_ssl import distributed, seeding
-from stable_ssl.data.batch import first_view
+from stable_ssl.batch import first_view
 from stable_ssl.distributed import gather_batches
+from stable_ssl.evaluation.bank import Bank, encode_bank
 from stable_ssl.evaluation.collapse import collapse_warning
 from stable_ssl.evaluation.custom_metrics import custom_metrics
 from stable_ssl.evaluation.evaluator import (
@@ -31,21 +31,20 @@ from stable_ssl.evaluation.evaluator import (
     Split,
 )
 from stable_ssl.evaluation.few_labels import FewLabels
-from stable_ssl.evaluation.knn import Knn, KnnConfig
+from stable_ssl.evaluation.knn import Knn
 from stable_ssl.evaluation.labels import (
     check_bank,
     check_labels,
-    only_labelled,
-    tensor_labels,
+    with_labels,
 )
-from stable_ssl.evaluation.linear import Linear, OfflineConfig
+from stable_ssl.evaluation.linear import Linear
 from stable_ssl.evaluation.logistic import Logistic
 from stable_ssl.evaluation.predictions import Predictions
-from stable_ssl.evaluation.probe import Probe, ProbeConfig
+from stable_ssl.evaluation.probe import Probe
 from stable_ssl.evaluation.spectrum import Spectrum
 from stable_ssl.instantiate import build_object, find_object
 from stable_ssl.loggers.names import Metric
-from stable_ssl.schema import ConfigError, key
+from stable_ssl.schema import ConfigError
 
 BUILT_IN: tuple[type[Evaluator], ...] = (
     Knn,
@@ -60,33 +59,6 @@ RESERVED = {*(cls.__name__.lower() for cls in BUILT_IN), "predictions", "picture
 CADENCE = ("every_n_epochs", "splits", "in_fit")  # keys of every evaluator's node
 
 
-@dataclass
-class Eval:
-    """What is evaluated, and when; {_target_: ...} adds an evaluator of one's own."""
-
-    every_n_epochs: int | None = key(1, low=1)
-    every_n_steps: float | None = key(None, above=0)  # below 1: a share of an epoch
-    sanity_steps: int = key(0, low=0)  # val batches seen before training, not recorded
-    untrained: bool = False  # evaluate val and test before the first step too
-    test_at_end: bool = True  # on the weights of the last step
-    knn: KnnConfig | None = field(default_factory=KnnConfig)  # null: off
-    linear: ProbeConfig | None = field(default_factory=ProbeConfig)  # null: off
-    few_labels: list[str] = key(  # 10 a class, or "1%" of each; test splits
-        [], pattern=r"[1-9]\d*|(?=.*[1-9])\d{1,2}(\.\d+)?%|100%", like="10 or 1%"
-    )
-    offline: OfflineConfig | None = field(default_factory=OfflineConfig)  # null: off
-    spectrum: bool = False  # rankme, alpha_req, feature_std, uniformity of the features
-
-    def __post_init__(self) -> None:
-        """Refuse evaluations every 2.5 steps."""
-        every = self.every_n_steps
-        if every is not None and every > 1 and every % 1:
-            raise ConfigError(
-                f"log.eval.every_n_steps={every} must be a whole number of steps, or"
-                " below 1, a share of an epoch"
-            )
-
-
 @contextmanager
 def undisturbed(*modules: nn.Module) -> Iterator[None]:
     """Look without touching: eval mode, no gradient, all restored afterwards."""
@@ -99,26 +71,6 @@ def undisturbed(*modules: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-@torch.no_grad()
-def encode_split(encode: Encode, loader: Any, limit: int | None = None) -> Labelled:
-    """Encode every batch of a loader; the first view where it yields several.
-
-    Args:
-        encode: maps a view (N, C, H, W) to features (N, D).
-        loader: yields (views, labels, ...).
-        limit: batches to take; None takes all.
-
-    Returns:
-        Features (N, D) float32 and labels (N,) of all ranks, in the order of the
-        split, on the device of the batches. Synchronises ranks.
-    """
-    features, labels = [], []
-    for x, y, *_ in islice(loader, limit):
-        features.append(encode(first_view(x)).float())
-        labels.append(tensor_labels(y))
-    return gather_batches(features), gather_batches(labels)
 
 
 def asked_for(config: Any) -> Iterator[tuple[str, Evaluator]]:
@@ -250,8 +202,10 @@ class Suite:
         self.num_classes, self.seed = num_classes, seed
         self.say, self.limit = say, limit
         self.bank_loader = loaders.get("bank")
-        self.bank: tuple[int, Labelled | None] = -1, None  # the step it was encoded at
+        self.bank: tuple[int, Bank | None] = -1, None  # the step it was encoded at
+        self.bank_size = 0  # when it was encoded last
         self.collapsed = self.evaluating = False
+        self.said: set[str] = set()  # notes of evaluators
         self.asked: Sequence[Evaluator] = ()  # those that measure the split
         self.encoded: list[tuple[Tensor, Tensor]] = []  # views of a batch, features
         self.metrics: dict[str, Metric] = {}  # of all that was yielded so far
@@ -287,7 +241,8 @@ class Suite:
     def _build_online(self, loader: Any) -> None:
         """Build what trains beside the method, for the features' measured dimension."""
         with undisturbed(self.model), self.autocast():
-            features, _ = encode_split(self.plain, loader, limit=1)
+            x, _ = with_labels(next(iter(loader)))
+            features = self.plain(first_view(x))
         if features.ndim != 2:
             raise ConfigError(
                 f"encode returned features of shape {tuple(features.shape)}; the linear"
@@ -357,8 +312,7 @@ class Suite:
         Raises:
             ConfigError: features that are not a whole number for each label.
         """
-        x, labels, *_ = batch
-        labels = tensor_labels(labels)
+        x, labels = with_labels(batch)
         if features is None:
             with undisturbed(self.model), self.autocast():
                 features = self.plain(first_view(x))
@@ -370,9 +324,13 @@ class Suite:
                 f" {len(labels)} labels; return (N, D) of one view or a list of such"
             )
         features, views = features.detach(), len(features) // len(labels)
-        labels = labels.repeat(views)
-        losses = {}
-        with torch.enable_grad(), torch.autocast(features.device.type, enabled=False):
+        if views > 1:  # a copy of a few labels costs 10 us
+            labels = labels.repeat(views)
+        losses, device = {}, features.device.type
+        autocast = nullcontext()  # a disabled autocast costs 10 us
+        if torch.is_autocast_enabled(device):
+            autocast = torch.autocast(device, enabled=False)
+        with torch.enable_grad(), autocast:
             for name, evaluator in self.online.items():
                 if not evaluator.whole_batch:  # and draws nothing
                     losses[f"{name}_loss"] = evaluator.fit(features, labels)
@@ -442,8 +400,11 @@ class Suite:
         share = self._share(name, step)
         with torch.autocast(device, enabled=False):
             whole = self._whole(share)
+            bank = self._whole_bank(share.bank)
             for evaluator in self.asked:
                 split = share if evaluator.each_rank else whole
+                if not evaluator.shares_bank:
+                    split = replace(split, bank=bank)
                 split = split.labelled() if evaluator.needs_labels else split
                 if evaluator.each_rank:
                     measured = _yielded(evaluator, split)
@@ -452,6 +413,7 @@ class Suite:
                     measured = _yielded(evaluator, split) if main else {}
                     measured = distributed.broadcast_object(measured)
                 self._describe(evaluator, measured)
+                self._say_once(evaluator.note)
                 if twins := values.keys() & measured.keys():
                     raise ConfigError(
                         f"{type(evaluator).__name__} yields {', '.join(twins)}, which"
@@ -468,13 +430,12 @@ class Suite:
     def _share(self, name: str, step: int) -> Split:
         """Return what this rank saw of a split, beside the bank of all ranks."""
         if any(e.needs_bank for e in self.asked) and self.bank[0] != step:
-            read = self.bank[1] is not None or self.limit is not None
-            bank = encode_split(self.plain, self.bank_loader, self.limit)
-            self.bank = step, only_labelled(bank)
-            for evaluator in () if read else self.comparing:
-                evaluator.check_bank(len(self.bank[1][1]), self.bank[1][1])
+            bank = encode_bank(self.plain, self.bank_loader, self.limit)
+            self.bank, self.bank_size = (step, bank), len(bank.labels)
+            for evaluator in self.comparing if self.limit is None else ():
+                evaluator.check_bank(self.bank_size, bank.labels)
         bank, features, labels = self.bank[1], None, None
-        finite = bank is None or bool(bank[0].isfinite().all())
+        finite = bank is None or bank.finite
         if self.features:
             features = torch.cat(self.features)
             finite = finite and bool(features.isfinite().all())
@@ -495,14 +456,32 @@ class Suite:
         views = gather_batches(self.views) if self.views else None
         return replace(share, features=features, labels=labels, views=views)
 
+    def _whole_bank(self, bank: Bank | None) -> Labelled | None:
+        """Return all ranks' rows where an evaluator of this rank is to see them."""
+        asked = [e for e in self.asked if e.needs_bank and not e.shares_bank]
+        seen_here = distributed.is_main() or any(e.each_rank for e in asked)
+        return bank.whole(keep=seen_here) if asked else None
+
+    def _say_once(self, note: str) -> None:
+        """Say what an evaluator left out, unless it was said before."""
+        if note and note not in self.said:
+            self.said.add(note)
+            self.say(note)
+
     def _describe(self, evaluator: Evaluator, names: Iterable[str]) -> None:
         """Keep what a reader is told of the values that were yielded."""
-        bank = 0 if self.bank[1] is None else len(self.bank[1][1])
-        text = f"the bank of {bank:,} plain images"
+        text = f"the bank of {self.bank_size:,} plain images"
+        sampler = getattr(self.bank_loader, "sampler", None)
+        if getattr(sampler, "sampler", None) is not None:
+            text += f", drawn of {sampler.samples:,}"
         for name in names:
             metric = evaluator.metrics.get(name, Metric(name.replace("_", " ")))
             protocol = metric.protocol.replace("{bank}", text)
             self.metrics[name] = replace(metric, protocol=protocol)
+
+    def free_bank(self) -> None:
+        """Give the memory of the bank's features back, which training makes stale."""
+        self.bank = -1, None
 
     # --- checkpoints ------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,8 @@ UNITS = {  # and their scale
     "perf/data_wait": (100, "{:.0f} % waiting for data"),
     "perf/memory_gib": (1, "{:.3g} GiB"),
 }
+LEAST = ("perf/memory_gib", "train/grad_norm", "acc5", "perf/data_wait")
+# left out first of a line that is too long; the run's files have all
 APART = 10  # seconds at least between the train lines of two epochs
 
 
@@ -117,8 +120,10 @@ class Console:
             self.epoch(epoch, epochs, metrics)
 
     def epoch(self, epoch: float, epochs: float, metrics: Mapping[str, float]) -> None:
-        """Print one line of metrics, e.g. of an evaluation."""
-        self.line(f"{_position(epoch, epochs)}  {format_metrics(metrics)}")
+        """Print one line of metrics, e.g. of an evaluation, as wide as the terminal."""
+        position = f"{_position(epoch, epochs)}  "
+        width = shutil.get_terminal_size((100, 0)).columns - len(position)
+        self.line(position + fitted(metrics, width))
 
     def stop(self) -> None:
         """Remove the bar and restore the terminal; harmless when there is no bar."""
@@ -129,15 +134,35 @@ class Console:
 
 
 def format_metrics(metrics: Mapping[str, Any]) -> str:
-    """Return metrics on one line: "loss 3.214  lr 0.3  val/knn_acc1 97.2 %"."""
-    return "  ".join(_metric(name, value) for name, value in metrics.items())
+    """Return metrics on one line: "loss 3.214  lr 0.3", "val  knn_acc1 97.2 %"."""
+    (split, *others) = {name.rpartition("/")[0] for name in metrics} or [""]
+    evaluated = "" if others or split in ("", "train", "perf") else split
+    names = {name: name.removeprefix(f"{evaluated}/") for name in metrics}
+    texts = [_metric(name, short, metrics[name]) for name, short in names.items()]
+    return "  ".join([evaluated, *texts] if evaluated else texts)
 
 
-def _metric(name: str, value: Any) -> str:
+def fitted(metrics: Mapping[str, Any], width: int) -> str:
+    """Return metrics on one line of at most so many characters, the first of them."""
+
+    def rank(name: str) -> tuple[int, int]:
+        parts = [i for i, part in enumerate(LEAST) if name.endswith(part)]
+        return -parts[0] if parts else -len(LEAST), names.index(name)
+
+    names = list(metrics)
+    while len(text := format_metrics({n: metrics[n] for n in names})) > width:
+        if len(names) == 1:
+            break
+        names.remove(max(names, key=rank))
+    return text
+
+
+def _metric(name: str, short: str, value: Any) -> str:
+    """Return "knn_acc1 97.2 %" for a metric of a name, called `short` here."""
     if name in UNITS:
         scale, text = UNITS[name]
         return text.format(scale * value)
-    short = name.removeprefix("train/").removeprefix("perf/")
+    short = short.removeprefix("train/").removeprefix("perf/")
     if is_accuracy(name) or short == "lr" or not isinstance(value, float):
         return f"{short} {as_text(name, value, digits=1)}"
     text = f"{value:#.4g}".rstrip(".")  # trailing zeros keep columns in place

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
-from importlib.metadata import distributions
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from stable_ssl import distributed
 from stable_ssl.loggers.arguments import masked_arguments
 
 SLURM = ("SLURM_JOB", "SLURM_NNODES", "SLURM_RESTART")  # what is kept of its variables
+FIELD = re.compile(r"^(Name|Version): *(.+)$", re.MULTILINE)  # of a package's metadata
 # starts none of the programs that a checkout's own configuration may name
 GIT = "git --no-optional-locks -c core.fsmonitor=false -c core.hooksPath=/dev/null"
 DIFF = "diff --no-ext-diff --no-textconv --ignore-submodules=dirty HEAD".split()
@@ -68,8 +70,14 @@ def packages() -> dict[str, str]:
     is left out: it is on the path only from the moment something imports setuptools.
     """
     path = [folder for folder in sys.path if Path(folder).name != "_vendor"]
-    installed = [*distributions(path=path)]
-    return {package.name: package.version for package in installed[::-1]}
+    stated = [_stated(package) for package in distributions(path=path)]
+    return {found["Name"]: found["Version"] for found in stated[::-1] if len(found) > 1}
+
+
+def _stated(package: Distribution) -> dict[str, str]:
+    """Return the name and version of a package; `.version` parses all of its README."""
+    text = package.read_text("METADATA") or package.read_text("PKG-INFO") or ""
+    return dict(FIELD.findall(text.partition("\n\n")[0]))
 
 
 def _git(folder: Path, *command: str) -> str | None:

@@ -45,9 +45,25 @@ SHORT = {  # what a last name alone would not tell
     "model.name": "method",
     "data.train.dataset.name": "dataset",
     "optim.lr": "learning rate",
-    "lr": "learning rate",
-    "grad_norm": "gradient norm",
 }
+LOGGED = {  # what the library logs that no evaluator states
+    "train/loss": "training loss",
+    "train/lr": "learning rate",
+    "train/weight_decay": "weight decay",
+    "train/grad_norm": "gradient norm",
+    "train/skipped": "unreadable samples a step",
+    "train/probe_loss": "loss of the online probe",
+    "train/supervised": "supervised loss",
+    "train/consistency": "consistency loss",
+    "train/pseudo_label": "pseudo-label loss",
+    "train/mask_rate": "share of confident pseudo-labels",
+    "train/invariance": "invariance loss",
+    "train/sigreg": "SIGReg loss",
+    "perf/images_per_s": "images a second",
+    "perf/data_wait": "wait for data, share of time",
+    "perf/memory_gib": "peak memory (GiB)",
+}
+OF_OPTIMIZERS = ("train/lr", "train/weight_decay", "train/grad_norm")  # <this>_<name>
 SPELLED = {  # names in a config as their papers write them
     "barlow_twins": "Barlow Twins",
     "byol": "BYOL",
@@ -83,12 +99,22 @@ def axis_label(name: str) -> str:
     "model.backbone.name" is "backbone".
     """
     split, slash, metric = name.partition("/")
+    if known := _logged(name):
+        return known
     if slash:
-        stated = STATED.get(metric)
-        label = stated.label if stated else SHORT.get(metric) or _plain(metric)
+        split = "training" if split == "train" else split
+        label = STATED[metric].label if metric in STATED else _plain(metric)
         return f"{split} {label}{' (%)' * is_accuracy(metric)}"
     parts = name.removesuffix(".name").split(".")
     return SHORT.get(name, parts[-1].replace("_", " "))
+
+
+def _logged(name: str) -> str | None:
+    """Return what the library calls a metric of its own, None for another."""
+    for figure in OF_OPTIMIZERS:
+        if name.startswith(f"{figure}_"):
+            return f"{LOGGED[figure]} of {name.removeprefix(f'{figure}_')}"
+    return LOGGED.get(name)
 
 
 def _plain(metric: str) -> str:
@@ -143,11 +169,14 @@ def as_text(metric: str, value: Any, digits: int = 2) -> str:
 
 
 def describe(metric: str, stated: Mapping[str, Metric]) -> str:
-    """Return a metric of a split in words, as its run states by name: "kNN (k=20)"."""
+    """Return a metric of a split in words, as its run states by name: "kNN (k=20)".
+
+    One of the user's own that is no accuracy is called as it is.
+    """
     name = metric.partition("/")[2]
     if name in stated:
         return stated[name].title or stated[name].label
-    return _plain(name) if is_accuracy(name) else name
+    return _logged(metric) or (_plain(name) if is_accuracy(name) else name)
 
 
 def in_order(metrics: Iterable[str], splits: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from stable_ssl import distributed
 from stable_ssl.files import overwritten, write_atomically
 from stable_ssl.lock import Lock, Taken
+from stable_ssl.loggers import own_code
 from stable_ssl.loggers.arguments import masked_arguments
 from stable_ssl.loggers.jsonl import FORMAT, JsonLines, read_rows
 from stable_ssl.loggers.names import Metric, stated_metrics
@@ -90,6 +91,21 @@ class RunFolder:
         # with a diff of code that is nobody else's yet
         text = json.dumps(launches, indent=1)
         self.write_file("environment.json", text, private=True)
+
+    def keep_code(self, modules: Iterable[str]) -> None:
+        """Copy the user's files among modules to `code`; say which have changed since.
+
+        Where one cannot be written, a warning says so: the run is worth more.
+        """
+        files = own_code.own_modules(modules)
+        if other := own_code.changes(self.path):
+            listed = ", ".join(f"{name} ({how})" for name, how in other.items())
+            warnings.warn(f"code of this run has changed: {listed}", stacklevel=2)
+        try:
+            for name, text in own_code.texts(files).items():
+                self.write_file(name, text, private=True)  # as yet nobody else's
+        except (ConfigError, OSError) as error:
+            warnings.warn(f"code of this run is not kept: {error}", stacklevel=2)
 
     def describe_metrics(self, metrics: Mapping[str, Metric]) -> None:
         """Keep what evaluators state of their metrics, beside what others stated.
@@ -274,7 +290,9 @@ class NullRunFolder:
     def ignore(self, *args: Any) -> None:
         """Do nothing, as every method here."""
 
-    describe = describe_metrics = open_rows = track = own = status = say = ignore
+    describe = describe_metrics = keep_code = open_rows = track = own = status = say = (
+        ignore
+    )
     write = write_spectrum = write_file = confirm = sync = close = ignore
 
     def abandon(self, reason: str) -> None:

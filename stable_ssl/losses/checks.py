@@ -1,19 +1,18 @@
-"""What losses do to their inputs: widen, check and normalise them."""
+"""What losses do to their inputs: widen and check them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stable_ssl import distributed
 
-EPS = 1e-6  # smallest norm divided by: a zero row must not multiply gradients by 1e12
 P = ParamSpec("P")
+SEQUENCES = (list, tuple)  # no union: torch 2.6 may not compile that
 
 
 def in_float32(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
@@ -24,8 +23,8 @@ def in_float32(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @wraps(loss)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        first = next(_tensors([*args, *kwargs.values()]), None)
-        device = first.device.type if first is not None else "cpu"
+        tensors = _tensors([*args, *kwargs.values()])
+        device = tensors[0].device.type if tensors else "cpu"
         with torch.autocast(device, enabled=False):
             widened = {name: _widen(x) for name, x in kwargs.items()}
             return loss(*map(_widen, args), **widened)
@@ -33,25 +32,18 @@ def in_float32(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     return wrapper
 
 
-def _tensors(x: Any) -> Iterator[Tensor]:
-    if isinstance(x, Tensor):
-        yield x
-    elif isinstance(x, list | tuple):
-        for item in x:
-            yield from _tensors(item)
+def _tensors(x: Any) -> list[Tensor]:
+    if isinstance(x, SEQUENCES):
+        return [tensor for item in x for tensor in _tensors(item)]
+    return [x] if isinstance(x, Tensor) else []
 
 
 def _widen(x: Any) -> Any:
-    if isinstance(x, list | tuple):
+    if isinstance(x, SEQUENCES):
         return [_widen(item) for item in x]
     if isinstance(x, Tensor) and x.is_floating_point():
         return x.to(torch.promote_types(x.dtype, torch.float32))
     return x
-
-
-def unit(z: Tensor) -> Tensor:
-    """Return the rows scaled to norm 1."""
-    return F.normalize(z, eps=EPS)
 
 
 def check_rows(name: str, *tensors: Tensor, minimum: int = 1) -> int:

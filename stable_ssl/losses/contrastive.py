@@ -11,7 +11,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from stable_ssl import distributed
-from stable_ssl.losses.checks import check_positive, check_rows, in_float32, unit
+from stable_ssl.losses.checks import check_positive, check_rows, in_float32
+from stable_ssl.vectors import unit
 
 BLOCK = 2**21  # similarities in memory at once: 8 MiB in float32
 
@@ -40,7 +41,7 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.5) -> Tensor:
     """
     check_rows("nt_xent", z_a, z_b, minimum=2)
     check_positive("nt_xent", temperature=temperature)
-    anchors = torch.cat([unit(z_a), unit(z_b)])
+    anchors = unit(torch.cat([z_a, z_b]))
     candidates = distributed.gather(anchors)  # rank by rank, both views of each
     partners = anchors.roll(len(z_a), 0)
     similarity = (anchors * partners).sum(1).mean() / temperature
@@ -130,7 +131,7 @@ def sup_con(
             f"sup_con found labels of shape {tuple(labels.shape)} for"
             f" {len(views[0])} images; use one integer for each"
         )
-    anchors = torch.cat([unit(view) for view in views])
+    anchors = unit(torch.cat(list(views)))
     candidates = distributed.gather(anchors)
     labels = labels.where(labels >= 0, -1 - _indices(labels))
     labels = labels.repeat(len(views))
@@ -177,13 +178,14 @@ class _MeanLogSumExp(Function):
             if excluded is not None:
                 left_out = excluded[start : start + rows, None]
                 logits.scatter_(1, left_out, -torch.inf)
-            sums = logits.logsumexp(1, keepdim=True)
-            total += sums.sum()
-            softmax = logits.sub_(sums).exp_() if any(needed[:2]) else None
+            largest = logits.amax(1, keepdim=True)
+            exps = logits.sub_(largest).exp_()  # the only exponentials there are
+            sums = exps.sum(1, keepdim=True)
+            total += (largest + sums.log()).sum()
             if needed[0]:
-                anchor_grads[start : start + rows] = softmax @ candidates
+                anchor_grads[start : start + rows] = (exps @ candidates).div_(sums)
             if needed[1]:
-                candidate_grads.addmm_(softmax.T, block)
+                candidate_grads.addmm_(exps.T, block / sums)
         ctx.save_for_backward(anchor_grads, candidate_grads)
         ctx.count = len(anchors)
         return total / ctx.count

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from stable_ssl.losses.checks import check_positive, check_rows, in_float32, unit
+from stable_ssl.losses.checks import check_positive, check_rows, in_float32
 from stable_ssl.losses.swapped import check_views, swapped_cross_entropy
+from stable_ssl.vectors import unit
 
 
 @in_float32

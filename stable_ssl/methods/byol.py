@@ -27,7 +27,7 @@ class BYOLConfig(Model):
     projector: list[int] = key([4096, 256], low=1, shortest=1)  # widths of g
     predictor: int = key(4096, low=1)  # hidden width of q
     momentum: float = key(0.996, low=0, high=1)  # tau at first, climbs to 1 on a curve
-    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))
+    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))  # curve
 
 
 class BYOL(BaseTrainer):

@@ -35,11 +35,10 @@ class DINOConfig(Model):
     student_temperature: float = key(0.1, above=0)  # tau_s
     teacher_temperature: float = key(0.07, above=0)  # tau_t once warm
     warmup_temperature: float = key(0.04, above=0)  # tau_t of the first epoch
-    # in which tau_t climbs by as much each
-    warmup_epochs: int = key(30, low=0, epoch=True)
+    warmup_epochs: int = key(30, low=0, epoch=True)  # in which tau_t climbs evenly
     freeze_epochs: int = key(1, low=0, epoch=True)  # without the head's last layer
     momentum: float = key(0.996, low=0, high=1)  # lambda, climbs to 1 on a curve
-    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))
+    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))  # curve
     center_momentum: float = key(0.9, low=0, high=1)  # m of eq. 4
 
 
@@ -73,17 +72,21 @@ class DINO(BaseTrainer):
         """Map a view (N, C, H, W) to the student's features (N, D)."""
         return self.backbone(x)
 
-    def compute_loss(self) -> dict[str, Any]:
-        """Return the cross-entropy of teacher and student, and features."""
-        model, (views, *_) = self.config.model, self.data
-        features = [self(view) for view in views]
+    def embed(self, views: list[Tensor]) -> dict[str, list[Tensor]]:
+        """Return features and logits of all views, the teacher's of the large ones."""
+        model, features = self.config.model, [self(view) for view in views]
         student = [self.head(feature) for feature in features]
         teacher = [self.teacher(view) for view in views[: model.global_views]]
+        return {"features": features, "student": student, "teacher": teacher}
+
+    def loss_of(self, embeddings: dict[str, list[Tensor]]) -> dict[str, Any]:
+        """Return the cross-entropy of teacher and student, and features."""
+        model, teacher = self.config.model, embeddings["teacher"]
         if self.training:
-            self.teacher_means.append(torch.stack(teacher).mean((0, 1)))
+            self.teacher_means.append(torch.stack(teacher).detach().mean((0, 1)))
         temperatures = model.student_temperature, self.teacher_temperature()
-        loss = dino(student, teacher, self.center, *temperatures)
-        return {"loss": loss, "features": features}
+        loss = dino(embeddings["student"], teacher, self.center, *temperatures)
+        return {"loss": loss, "features": embeddings["features"]}
 
     @torch.compiler.disable
     def teacher_temperature(self) -> float:

@@ -18,26 +18,26 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, smooth_l1_loss
 
 from stable_ssl import models
+from stable_ssl.batch import first_view
 from stable_ssl.config import Model, key
-from stable_ssl.data.batch import first_view
 from stable_ssl.losses.checks import in_float32
 from stable_ssl.trainer import BaseTrainer
 
 
 @dataclass
 class IJEPAConfig(Model):
-    """Keys under `model`."""
+    """Keys under `model`; a scale is a block's share of the area of the image."""
 
     targets: int = key(4, low=1)  # M, blocks to predict
-    target_scale: list[float] = key([0.15, 0.2], above=0, below=1, length=2)  # images
-    target_aspect: list[float] = key([0.75, 1.5], above=0, length=2)
-    context_scale: list[float] = key([0.85, 1.0], above=0, high=1, length=2)  # images
+    target_scale: list[float] = key([0.15, 0.2], above=0, below=1, length=2)  # blocks
+    target_aspect: list[float] = key([0.75, 1.5], above=0, length=2)  # height to width
+    context_scale: list[float] = key([0.85, 1.0], above=0, high=1, length=2)  # block
     predictor_dim: int = key(384, low=4)  # width of the predictor's tokens
     predictor_depth: int = key(6, low=1)  # its blocks
-    predictor_heads: int = key(12, low=1)
+    predictor_heads: int = key(12, low=1)  # of its attention
     momentum: float = key(0.996, low=0, high=1)  # of the target encoder, climbs ...
     final_momentum: float = key(1.0, low=0, high=1)  # ... to this
-    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))
+    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))  # curve
 
 
 class IJEPA(BaseTrainer):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import unfold
 
 from stable_ssl import models
+from stable_ssl.batch import first_view
 from stable_ssl.config import Model, key
-from stable_ssl.data.batch import first_view
 from stable_ssl.losses import masked_mse, normalize_patches
 from stable_ssl.trainer import BaseTrainer
 
@@ -29,7 +29,7 @@ class MAEConfig(Model):
     norm_pix: bool = True  # predict patches standardised each by itself
     decoder_dim: int = key(512, low=4)  # width of the decoder's tokens
     decoder_depth: int = key(8, low=1)  # its blocks
-    decoder_heads: int = key(16, low=1)
+    decoder_heads: int = key(16, low=1)  # of its attention
 
 
 class MAE(BaseTrainer):

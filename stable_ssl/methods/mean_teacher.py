@@ -32,7 +32,7 @@ class MeanTeacherConfig(Model):
     ramp_epochs: float = key(80.0, low=0, epoch=True)
     momentum: float = key(0.99, low=0, high=1)  # alpha at the first step
     final_momentum: float = key(0.999, low=0, high=1)  # alpha at the last
-    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))
+    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))  # curve
 
 
 def ramp(step: int, steps: float) -> float:

@@ -30,7 +30,7 @@ class MoCoV3Config(Model):
     projector: list[int] = key([4096, 256], low=1, shortest=1)  # widths
     predictor: int = key(4096, low=1)  # hidden width
     momentum: float = key(0.99, low=0, high=1)  # m at first, climbs to 1 on a curve
-    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))
+    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))  # curve
 
 
 class MoCoV3(BaseTrainer):

@@ -12,9 +12,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import Tensor, full, nn
 
+from stable_ssl.batch import first_view
 from stable_ssl.config import Model, Schedule
-from stable_ssl.data.batch import first_view
-from stable_ssl.data.build import labelled_name, named_nodes
+from stable_ssl.data.nodes import labelled_name, named_nodes
 from stable_ssl.instantiate import build_object
 from stable_ssl.models import backbone
 from stable_ssl.optim import build_schedule
@@ -34,7 +34,7 @@ class MultiTaskConfig(Model):
     """
 
     loss: Any = None  # of heads that name none, {_target_: ...}; null: cross-entropy
-    heads: dict[str, Any] = field(default_factory=dict)
+    heads: dict[str, Any] = field(default_factory=dict)  # by name, as said above
     predict: str | None = None  # head whose logits, one a class, are scored
 
 

@@ -47,10 +47,13 @@ class SimCLR(BaseTrainer):
         """Map a view (N, C, H, W) to features h = f(x), (N, D)."""
         return self.backbone(x)
 
-    def compute_loss(self) -> dict[str, Any]:
-        """Return NT-Xent between the projections of the two views, and features."""
-        views, *_ = self.data
+    def embed(self, views: list[Tensor]) -> dict[str, list[Tensor]]:
+        """Return features of the two views, and their projections."""
         features = [self(view) for view in views]
-        z_a, z_b = map(self.projector, features)
+        return {"features": features, "z": [self.projector(h) for h in features]}
+
+    def loss_of(self, embeddings: dict[str, list[Tensor]]) -> dict[str, Any]:
+        """Return NT-Xent between the projections of the two views, and features."""
+        z_a, z_b = embeddings["z"]
         loss = nt_xent(z_a, z_b, self.config.model.temperature)
-        return {"loss": loss, "features": features}
+        return {"loss": loss, "features": embeddings["features"]}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from stable_ssl.batch import first_view
 from stable_ssl.config import ConfigError, Model, key
-from stable_ssl.data.batch import first_view
 from stable_ssl.evaluation.labels import label_range
 from stable_ssl.models import backbone
 from stable_ssl.trainer import BaseTrainer
@@ -22,6 +22,7 @@ from stable_ssl.trainer import BaseTrainer
 class SupervisedConfig(Model):
     """Keys under `model`."""
 
+    # one class an image, yes or no, or any number of classes
     task: str = key("multiclass", choices=("multiclass", "binary", "multilabel"))
     label_smoothing: float = key(0.0, low=0, high=1)  # share spread over all classes
 

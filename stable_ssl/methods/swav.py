@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from stable_ssl.config import Model, key
 from stable_ssl.losses import swav
 from stable_ssl.models import Prototypes, Queue, backbone, mlp
-from stable_ssl.models.heads import unit
 from stable_ssl.trainer import BaseTrainer
+from stable_ssl.vectors import unit
 
 
 @dataclass

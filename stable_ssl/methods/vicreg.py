@@ -50,10 +50,13 @@ class VICReg(BaseTrainer):
         """Map a view (N, C, H, W) to representations y, (N, D)."""
         return self.backbone(x)
 
-    def compute_loss(self) -> dict[str, Any]:
-        """Return invariance, variance and covariance, weighted, and features."""
-        model, (views, *_) = self.config.model, self.data
+    def embed(self, views: list[Tensor]) -> dict[str, list[Tensor]]:
+        """Return representations of the two views, and their projections."""
         features = [self(view) for view in views]
-        z_a, z_b = map(self.projector, features)
+        return {"features": features, "z": [self.projector(y) for y in features]}
+
+    def loss_of(self, embeddings: dict[str, list[Tensor]]) -> dict[str, Any]:
+        """Return invariance, variance and covariance, weighted, and features."""
+        model, (z_a, z_b) = self.config.model, embeddings["z"]
         loss = vicreg(z_a, z_b, model.invariance, model.variance, model.covariance)
-        return {"loss": loss, "features": features}
+        return {"loss": loss, "features": embeddings["features"]}

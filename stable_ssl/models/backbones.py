@@ -43,21 +43,23 @@ def backbone(spec: str | Mapping[str, Any], **overrides: Any) -> nn.Module:
 
     Args:
         spec: a name, or a mapping whose other keys go to the model's constructor:
-            name: `convnet`, `vit`, or any of torchvision's classifiers and of timm's
-                models; torchvision's where both have it.
-            provider: torchvision or timm, to say whose; null: the first that has it.
-            pretrained: load the provider's default weights (false).
-            weights: a file that has all of them, of this library or another; see
-                `weights.py` (none).
-            in_channels: C (3). Pretrained filters of torchvision are kept: summed over
-                their inputs, then spread evenly, so that a grey image gives what it
-                gave in three channels.
-            stem: of a ResNet of torchvision, imagenet (7x7 stride 2, max pool; the
-                default) or cifar (3x3 stride 1, no pool, never pretrained).
-            width: of convnet, channels of its first layer (32).
-            image_size, patch_size, dim, ...: of vit, see `vit.py`.
-            modifiers: {name: {argument: value}}, applied in order; see `modifiers.py`.
-            freeze: true, or regular expressions of names; see `freeze.py` (false).
+
+            - name: `convnet`, `vit`, or any of torchvision's classifiers and of timm's
+              models; torchvision's where both have it.
+            - provider: torchvision or timm, to say whose; null: the first that has it.
+            - pretrained: load the provider's default weights (false).
+            - weights: a file that has all of them, of this library or another; see
+              `weights.py` (none).
+            - in_channels: C (3). Pretrained filters of torchvision are kept: summed
+              over their inputs, then spread evenly, so that a grey image gives what it
+              gave in three channels.
+            - stem: of a ResNet of torchvision, imagenet (7x7 stride 2, max pool; the
+              default) or cifar (3x3 stride 1, no pool, never pretrained).
+            - width: of convnet, channels of its first layer (32).
+            - image_size, patch_size, dim, ...: of vit, see `vit.py`.
+            - modifiers: {name: {argument: value}}, in their order; see `modifiers.py`.
+            - freeze: true, or regular expressions of names; see `freeze.py` (false).
+
         overrides: keys that replace the spec's; None, here or there, leaves a default.
 
     Raises:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stable_ssl.distributed.sharding import local
 from stable_ssl.schedule_curves import cosine, polynomial
 from stable_ssl.schema import ConfigError
 
@@ -119,4 +120,4 @@ def forgotten(module: nn.Module) -> Iterator[str]:
 
 def _pairs(teacher: nn.Module, student: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
     tensors = ([*net.parameters(), *net.buffers()] for net in (teacher, student))
-    return zip(*tensors, strict=True)
+    return zip(*(map(local, one) for one in tensors), strict=True)

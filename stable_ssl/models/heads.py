@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stable_ssl.schema import ConfigError
-
-EPS = 1e-6  # smallest norm divided by
+from stable_ssl.vectors import unit
 
 
 def mlp(
@@ -45,13 +44,6 @@ def mlp(
         if not last:
             layers.append(activation())
     return nn.Sequential(*layers)
-
-
-def unit(z: Tensor) -> Tensor:
-    """Scale vectors (..., D) to norm 1, in float32 at least; half squares overflow."""
-    return F.normalize(
-        z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1, eps=EPS
-    )
 
 
 class Prototypes(nn.Linear):

@@ -6,6 +6,7 @@ https://arxiv.org/abs/1502.03167, over the batch of all processes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -50,6 +51,13 @@ def convert_sync_batchnorm(module: nn.Module, device: torch.device) -> nn.Module
         if type(child) in NORMS:
             child.__class__ = SyncBatchNorm
     return module
+
+
+def batch_norms(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the norms, by name, that see statistics of a batch in training."""
+    for name, child in module.named_modules():
+        if isinstance(child, _BatchNorm) and child.training:
+            yield name, child
 
 
 class SyncBatchNorm(_BatchNorm):

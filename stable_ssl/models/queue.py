@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from stable_ssl import distributed, seeding
-from stable_ssl.models.heads import unit
 from stable_ssl.schema import ConfigError
+from stable_ssl.vectors import unit
 
 
 class Queue(nn.Module):

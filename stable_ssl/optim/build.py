@@ -6,7 +6,6 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,43 +13,19 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
+from stable_ssl.distributed.sharding import is_sharded
 from stable_ssl.instantiate import accepted_by, find_object
+from stable_ssl.optim.config import Optim
 from stable_ssl.optim.lars import LARS
 from stable_ssl.optim.layer_decay import layer_scales
-from stable_ssl.optim.schedules import Schedule
-from stable_ssl.schema import ConfigError, key, nearest
+from stable_ssl.schema import ConfigError, nearest
 
 GROUP_KEYS = ("pattern", "lr", "weight_decay", "schedule")
 Build = Callable[..., Optimizer]  # a class or a function that returns an optimizer
 Rule = dict[str, Any]  # an entry of `groups`, its pattern compiled
-Kind = tuple[int, bool, float]  # of a group: rule, whether matrices, scale of the lr
-
-
-@dataclass
-class Optim:
-    """How it is trained."""
-
-    # a torch.optim name, lars, or {_target_: ...}
-    optimizer: Any = key("sgd", required=True)
-    lr: float = key(0.1, low=0)
-    scale_lr_by: int | None = key(None, low=1)  # lr * batch_size / this; null: lr
-    weight_decay: float = key(0.0, low=0)  # on matrices ...
-    weight_decay_end: float | None = key(None, low=0)  # ... to this on a cosine
-    decay_bias_and_norm: bool = False  # ... and biases and norms
-    momentum: float = key(0.9, low=0, high=1)
-    nesterov: bool = False
-    betas: list[float] = key([0.9, 0.999], low=0, below=1, length=2)
-    grad_max_norm: float | None = key(  # clip the gradient's 2-norm; inf: measure it
-        None, above=0, high=math.inf
-    )
-    accumulate: int = key(1, low=1)  # micro-batches a step; batch_size is one of them
-    epochs: int | None = key(None, low=1)  # passes over the train data ...
-    steps: int | None = key(None, low=1, instead_of="epochs")  # ... or optimizer steps
-    steps_per_epoch: int | None = key(None, low=1)  # null: the whole train data
-    groups: list[Any] = field(default_factory=list)  # {pattern, lr, weight_decay, ...}
-    layer_decay: float | None = key(None, above=0, high=1)  # lr's factor a layer down
-    # a `Schedule`, a torch.optim.lr_scheduler name, {_target_: ...}; null: constant
-    scheduler: Any = field(default_factory=lambda: {"name": Schedule.name})
+# of a group: rule, whether matrices, scale of the lr, whether sharded, since kernels
+# that update many weights at once take either kind
+Kind = tuple[int, bool, float, bool]
 
 
 def build_optimizer(
@@ -257,10 +232,11 @@ def _groups(
         decay = rules[i].get("weight_decay", getattr(config, "weight_decay", 0))
         # vectors that are treated as matrices join their group: fewer cost less a step
         same = "adapt" not in accepted and (not decay or all_decay)
-        split.setdefault((i, same or parameter.ndim > 1, scale), []).append(parameter)
+        kind = i, same or parameter.ndim > 1, scale, is_sharded(parameter)
+        split.setdefault(kind, []).append(parameter)
     _check_matches(rules, split, parameters, all_decay)
     groups = []
-    for (i, matrix, scale), members in split.items():
+    for (i, matrix, scale, _), members in split.items():
         rule = rules[i]
         lr = scale * base_lr(config, batch_size, rule.get("lr"))
         scheduled = rule.get("schedule") is not False
@@ -284,7 +260,7 @@ def _check_matches(
     """Refuse rules that find nothing, or nothing that their weight decay is for."""
     for i, rule in enumerate(rules[:-1]):
         at = f"optim.groups: pattern={rule['pattern'].pattern}"
-        matrices = [matrix for j, matrix, _ in split if j == i]  # of each of its groups
+        matrices = [matrix for j, matrix, *_ in split if j == i]  # of its groups
         if not matrices:
             raise ConfigError(
                 f"{at} finds no trainable parameter that an earlier one has not taken;"

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from stable_ssl.distributed.sharding import local, norms
+
 
 class LARS(Optimizer):
     """SGD with momentum m on g' = r (g + b w), trust ratio r = t |w| / (|g| + b |w|).
@@ -75,19 +77,20 @@ class LARS(Optimizer):
                 self._update(group, weights)
         return loss
 
-    def _update(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        grads = [w.grad for w in weights]
+    def _update(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        weights = [local(p) for p in parameters]
+        grads = [local(p.grad) for p in parameters]
         decay, momentum = group["weight_decay"], group["momentum"]
         updates = grads
         if decay or group["adapt"]:  # a copy, the gradients are the caller's
             updates = torch._foreach_add(grads, weights, alpha=decay)
         if group["adapt"]:
-            torch._foreach_mul_(updates, trust_ratios(group, weights, grads))
+            torch._foreach_mul_(updates, trust_ratios(group, parameters))
         if momentum:
-            for w, update in zip(weights, updates, strict=True):
-                if w not in self.state:
-                    self.state[w]["momentum_buffer"] = torch.zeros_like(update)
-            buffers = [self.state[w]["momentum_buffer"] for w in weights]
+            for p in parameters:
+                if p not in self.state:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            buffers = [local(self.state[p]["momentum_buffer"]) for p in parameters]
             torch._foreach_mul_(buffers, momentum)
             torch._foreach_add_(buffers, updates)
             if group["nesterov"]:
@@ -97,12 +100,9 @@ class LARS(Optimizer):
         torch._foreach_add_(weights, updates, alpha=-group["lr"])
 
 
-def trust_ratios(
-    group: dict[str, Any], weights: list[Tensor], grads: list[Tensor]
-) -> list[Tensor]:
+def trust_ratios(group: dict[str, Any], parameters: list[Tensor]) -> list[Tensor]:
     """Return r of each tensor, scalars on its device."""
-    w = torch.stack(torch._foreach_norm(weights))
-    g = torch.stack(torch._foreach_norm(grads))
+    w, g = norms(parameters), norms([p.grad for p in parameters])
     ratios = group["trust_coefficient"] * w / (g + group["weight_decay"] * w)
     if group["clip_lr"]:
         ratios = (ratios / group["lr"]).clamp(max=1.0)  # lr = 0 gives 1

@@ -5,47 +5,20 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from stable_ssl.instantiate import accepted_by, find_object
+from stable_ssl.optim.config import NAMES, Optim, Schedule, is_foreign
 from stable_ssl.schedule_curves import constant, cosine, multistep, polynomial
-from stable_ssl.schema import ConfigError, beyond, key, nearest
-
-if TYPE_CHECKING:
-    from stable_ssl.optim.build import Optim
+from stable_ssl.schema import ConfigError, beyond, nearest
 
 Factor = Callable[[int], float]
-NAMES = ("cosine", "polynomial", "step", "constant")
-
-
-@dataclass
-class Schedule:
-    """The learning rate as a function of the step; warm-up, then decay."""
-
-    name: str | None = key("cosine", choices=NAMES)
-    warmup_epochs: float = key(0.0, low=0, epoch=True)  # fractions allowed
-    warmup_lr: float = key(0.0, low=0)  # learning rate of the first step
-    min_lr: float = key(  # learning rate after the last step
-        0.0, low=0, of=("cosine", "polynomial", "step")
-    )
-    power: float = key(1.0, above=0, of=("polynomial",))
-    milestones: list[float] = key([], above=0, of=("step",), epoch=True)
-    gamma: float = key(0.1, above=0, of=("step",))  # factor at each milestone
-
-
-def is_foreign(scheduler: Any) -> bool:
-    """Return whether a node `optim.scheduler` names torch's or another schedule."""
-    if not isinstance(scheduler, Mapping):
-        return False
-    return "_target_" in scheduler or str(scheduler.get("name")).endswith(
-        ("LR", "Restarts", "Plateau")  # as all of torch.optim.lr_scheduler
-    )
 
 
 def out_of_reach(

@@ -21,8 +21,9 @@ from torch.optim.optimizer import (
 )
 
 from stable_ssl import distributed
-from stable_ssl.optim.build import Optim
+from stable_ssl.distributed.sharding import clip, is_sharded, local, total_norm
 from stable_ssl.optim.collect import MAIN, members
+from stable_ssl.optim.config import Optim
 from stable_ssl.optim.schedules import Schedulers
 from stable_ssl.schema import ConfigError
 
@@ -56,6 +57,7 @@ class Stepper:
         self.log = log
         self.scales = scaler.is_enabled()  # asked for once: it costs 1 us ...
         self.ranks = distributed.world_size()  # ... and so does this
+        self.sharded = any(map(is_sharded, self.parameters))
         self.parameter_ids = {id(p) for p in self.parameters}
         optimized = {id(p) for o in optimizers.values() for p in members(o)}
         trained = self.trainable()
@@ -189,6 +191,8 @@ class Stepper:
         if micro_batches > 1 or self.ranks > 1:
             parameters = self.trainable() if optimizer is None else members(optimizer)
             self._divide(parameters, micro_batches)
+            if self.sharded:  # those are averaged in the backward pass
+                parameters = [p for p in parameters if not is_sharded(p)]
             # a gradient that this rank lacks may be on another, so that the first time
             # in a round no rank leaves the others alone
             if self.ranks > 1 and not self.averaged.items() >= _versions(parameters):
@@ -205,7 +209,7 @@ class Stepper:
         sums = [p for p in parameters if p.grad is not None]
         sums = [p for p in sums if id(p) not in self.divided]
         if sums:
-            torch._foreach_div_([p.grad for p in sums], micro_batches)
+            torch._foreach_div_([local(p.grad) for p in sums], micro_batches)
             self.divided |= {id(p) for p in sums}
 
     def _unscale(self, name: str) -> None:
@@ -237,9 +241,9 @@ class Stepper:
         gradients = [p.grad for p in members(optimizer) if p.grad is not None]
         if not gradients:
             return
-        norm = nn.utils.get_total_norm(gradients)
+        norm = total_norm(gradients)
         if self.max_norm is not None:
-            nn.utils.clip_grads_with_norm_(members(optimizer), self.max_norm, norm)
+            clip(gradients, self.max_norm, norm)
         self.log({"train/grad_norm" + suffix(name): norm})
 
     def before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from stable_ssl.data.class_names import class_names
 from stable_ssl.data.combined import named_parts
+from stable_ssl.data.datasets import class_names
 from stable_ssl.evaluation.collapse import float64
 from stable_ssl.tools.feature_buffer import IMAGES, FeatureBuffer, thumbnails
 from stable_ssl.tools.style import literal
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SHOWN = 8  # images, and queries
+SHOWN = 8  # images
+QUERIES = 10  # whose neighbours are drawn
 NEIGHBOURS = 5
 CELL, GAP, FRAME = 0.66, 0.05, 0.03  # inches: an image, between two, around one
 HEAD, FOOT, LETTER = 0.42, 0.3, 0.075  # inches: above a grid, below, of a wide letter
@@ -114,14 +115,14 @@ def draw_neighbours(buffer: FeatureBuffer) -> Figure:
 
 
 def spread(labels: Tensor | None, count: int) -> list[int]:
-    """Choose SHOWN of `count` images: of different classes where labels (N,) are."""
+    """Choose QUERIES of `count` images: of different classes where labels (N,) are."""
     if labels is None:
-        return torch.linspace(0, count - 1, min(SHOWN, count)).long().tolist()
+        return torch.linspace(0, count - 1, min(QUERIES, count)).long().tolist()
     firsts = [int((labels == c).nonzero()[0]) for c in labels.unique()]
-    step = max(1, len(firsts) / SHOWN)
-    chosen = [firsts[int(i * step)] for i in range(min(SHOWN, len(firsts)))]
+    step = max(1, len(firsts) / QUERIES)
+    chosen = [firsts[int(i * step)] for i in range(min(QUERIES, len(firsts)))]
     rest = [i for i in range(count) if i not in chosen]
-    return [*chosen, *rest[: min(SHOWN, count) - len(chosen)]]
+    return [*chosen, *rest[: min(QUERIES, count) - len(chosen)]]
 
 
 # --- the map --------------------------------------------------------------------------
@@ -150,7 +151,22 @@ def draw_features(buffer: FeatureBuffer) -> Figure:
     axes.spines[:].set_color("#cccccc")
     if labels is not None:
         _legend(axes, labels, buffer.loader)
+        if len(classes := labels.unique()) <= len(CLASSES):
+            _name_classes(axes, points, labels, names_of(classes, buffer.loader))
     return figure
+
+
+def _name_classes(
+    axes: Axes, points: Tensor, labels: Tensor, names: Sequence[str]
+) -> None:
+    """Write each class's name amid its points: colours alone are not for everybody."""
+    from matplotlib.patheffects import withStroke
+
+    look = {"fontsize": 7, "ha": "center", "va": "center", "zorder": 4}
+    look["path_effects"] = [withStroke(linewidth=2, foreground="white")]
+    for label, name in zip(labels.unique(), names, strict=False):
+        x, y = points[labels == label].median(0).values.tolist()
+        axes.text(x, y, literal(_short(name)), **look)
 
 
 def plane(features: Tensor) -> tuple[Tensor, tuple[float, float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from stable_ssl.loggers.names import axis_label, is_accuracy, spelled, value_label
 from stable_ssl.schema import ConfigError
 from stable_ssl.tools import run_keys
-from stable_ssl.tools.seed_statistics import Sample, sample_of
-from stable_ssl.tools.style import COLOURS, SPARSE, literal
+from stable_ssl.tools.seed_statistics import INTERVALS, Sample, sample_of
+from stable_ssl.tools.style import COLOURS, GREY, SPARSE, literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 DASHES = ("-", "--", ":")  # after the colours are used up
 LOOKS = [(colour, dash) for dash in DASHES for colour in COLOURS]
 SEEDS = {"s": 5, "alpha": 0.45, "linewidths": 0, "zorder": 2.5}  # a point a seed
-SHADE = {"alpha": 0.18, "linewidth": 0}  # of a band
+BESIDE = 4 / 72  # inches from a bar to the seeds it is of
 LINE = 0.15  # inches of a line of a legend
 BARS = {"capsize": 2, "elinewidth": 0.9, "capthick": 0.9, "markersize": 3.5}
+PER_CENT = (0, 5, 10, 20, 50, 80, 90, 95, 98, 100)  # ticks of a scale of odds
 CHARACTER = 0.075  # inches a character of 7 pt and its room
 
 
@@ -145,7 +146,15 @@ def band(axes: Axes, x: ndarray, seeds: ndarray, interval: str, group: Group) ->
     axes.plot(x, mean, **look)
     if len(seeds) > 1:
         spread = np.array([sample.spread(interval) for sample in samples])
-        axes.fill_between(x, mean - spread, mean + spread, color=group.colour, **SHADE)
+        shade(axes, x, mean - spread, mean + spread, group.colour)
+
+
+def shade(axes: Axes, x: ndarray, low: ndarray, high: ndarray, colour: Any) -> None:
+    """Fill a band, with edges that show where several lie on one another."""
+    from matplotlib.colors import to_rgba
+
+    colours = {"facecolor": to_rgba(colour, 0.14), "edgecolor": to_rgba(colour, 0.5)}
+    axes.fill_between(x, low, high, linewidth=0.4, **colours)
 
 
 def bars(
@@ -161,9 +170,10 @@ def bars(
     """Draw a group's means of a metric, each with its spread and a point for each seed.
 
     There is one for each value of a key, at its position; a line joins them if joined.
-    They go upwards, or across with the seeds so far `below` their mean.
+    They go upwards with the seeds on their right, or across with them so far `below`.
     """
     import numpy as np
+    from matplotlib.transforms import ScaledTranslation
 
     cells = run_keys.groups(group.runs, [key])
     at = [positions[text] for (text,) in cells]
@@ -174,12 +184,15 @@ def bars(
     of_values = np.repeat(at, [sample.n for sample in samples])
     line = group.dash if joined else "none"
     look = {"color": group.colour, "label": group.drawn, "fmt": "o", "ls": line} | BARS
+    seeds = {"color": [group.colour], **SEEDS}
     if below is None:
         axes.errorbar(at, means, yerr=spreads, **look)
+        shift = ScaledTranslation(BESIDE, 0, axes.figure.dpi_scale_trans)
+        seeds["transform"] = axes.transData + shift
     else:
         axes.errorbar(means, at, xerr=spreads, **look)
         of_values, values = values, of_values - below
-    axes.scatter(of_values, values, color=[group.colour], **SEEDS)
+    axes.scatter(of_values, values, **seeds)
 
 
 def dodge(number: int, of: int) -> float:
@@ -192,19 +205,29 @@ def finish(
     axes: Axes,
     value: str,
     groups: Sequence[Group],
+    note: str,
     across: bool = False,
 ) -> None:
-    """Label the metric's axis, keep accuracies below 100 %, set ticks and legend."""
+    """Label the metric's axis, set its scale and ticks, and the legend.
+
+    A note stands above the panel: what the spreads are.
+    """
+    axes.set_title(note, loc="right", fontsize=6, color=GREY)
     axis = axes.xaxis if across else axes.yaxis
     figure.set_label(value)
     room = 60 if across else int(figure.get_figheight() * 14)  # characters of 8 pt
     axis.set_label_text(literal("\n".join(wrap(axis_label(value), room))))
-    if is_accuracy(value):
-        low, high = axis.get_view_interval()
-        limit = axes.set_xlim if across else axes.set_ylim
-        limit(max(low, -1.0), min(high, 101.0))
-    sparse_ticks(axis)
+    (accuracy_axis if is_accuracy(value) else sparse_ticks)(axis)
     legend(figure, groups)
+
+
+def spreads(cells: Iterable[DataFrame], interval: str, dots: str = "") -> str:
+    """Say what is drawn of the runs of cells: mean, spread, how many, what dots are."""
+    counts = sorted({len(cell) for cell in cells})
+    if counts[-1:] == [1]:
+        return "one run each"
+    n = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
+    return f"mean ± {INTERVALS[interval]}, n = {n}{dots}"
 
 
 def sparse_ticks(axis: Axis, whole: bool = False) -> None:
@@ -212,6 +235,46 @@ def sparse_ticks(axis: Axis, whole: bool = False) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], integer=whole))
+
+
+def accuracy_axis(axis: Axis) -> None:
+    """Set scale, limits and ticks of accuracies in per cent; call it when all is drawn.
+
+    Where they lead from below 50 to above 90 % the scale is that of the odds: 90 and
+    98 % stand as far apart as 50 and 80 %, which a linear scale would draw as a line.
+    """
+    from matplotlib.ticker import FixedLocator
+
+    axes, across = axis.axes, axis.axis_name == "x"
+    low, high = axis.get_data_interval()
+    wide = low < 50 and high > 90
+    if wide:
+        (axes.set_xscale if across else axes.set_yscale)(
+            "function", functions=(_odds, _of_odds)
+        )
+        axis.set_major_locator(FixedLocator(PER_CENT))
+        axis.set_major_formatter("{x:g}")
+    low, high = axis.get_view_interval()
+    limits = max(low, 0 if wide else -1), min(high, 100 if wide else 101)
+    (axes.set_xlim if across else axes.set_ylim)(*limits)
+    if not wide:
+        sparse_ticks(axis)
+
+
+def _odds(values: ndarray) -> ndarray:
+    """Map per cent to the logarithm of the odds, 0 and 100 to finite ones."""
+    import numpy as np
+
+    values = np.clip(values, 0, 100)
+    return np.log((1 + values) / (101 - values))
+
+
+def _of_odds(logarithms: ndarray) -> ndarray:
+    """Undo `_odds`."""
+    import numpy as np
+
+    odds = np.exp(logarithms)
+    return (101 * odds - 1) / (1 + odds)
 
 
 def legend(figure: Figure, groups: Sequence[Group]) -> None:
@@ -236,7 +299,7 @@ class Scale:
     """Where the values of a key stand on an axis."""
 
     positions: dict[str, float]  # by the value's text
-    log: bool  # whether the axis is logarithmic
+    scale: str  # of the axis: linear, log, or symlog where 0 is among the values
     even: bool  # whether positions are 0, 1, 2, ... and say nothing of the values
     joined: bool  # whether a line may join them: they are numbers
 
@@ -246,16 +309,22 @@ class Scale:
         texts = run_keys.distinct(values)
         joined = run_keys.numeric(texts)
         numbers = [float(text) for text in texts] if joined else []
-        log = _geometric([number for number in numbers if number > 0])
-        even = not joined or (log and numbers[0] <= 0)  # 0 has no logarithm
+        positive = [number for number in numbers if number > 0]
+        scale = "log" if _geometric(positive) else "linear"
+        if scale == "log" and numbers[0] == 0:
+            scale = "symlog"  # linear up to the least above 0
+        even = not joined or (scale == "log" and numbers[0] < 0)
         positions = range(len(texts)) if even else numbers
         positions = dict(zip(texts, positions, strict=True))
-        return cls(positions, log and not even, even, joined)
+        return cls(positions, "linear" if even else scale, even, joined and not even)
 
     def apply(self, axes: Axes, key: str) -> None:
         """Set scale and ticks of x, one tick a value of the key where there is room."""
-        if self.log:
-            axes.set_xscale("log")
+        if self.scale == "symlog":
+            least = min(position for position in self.positions.values() if position)
+            axes.set_xscale("symlog", linthresh=least)
+        else:
+            axes.set_xscale(self.scale)
         names = [literal(spelled(key, text)) for text in self.positions]
         room = axes.figure.get_figwidth() - 0.6
         fits = sum(len(name) + 1 for name in names) < room / CHARACTER

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from stable_ssl.data.batch import first_view
-from stable_ssl.data.class_names import class_names
+from stable_ssl.batch import first_view
+from stable_ssl.data.datasets import class_names
 from stable_ssl.evaluation.suite import undisturbed
 from stable_ssl.files import replacing_folder
 from stable_ssl.schema import ConfigError, first_line, unwritable

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
-from stable_ssl.data.augment.colour import Normalize
+from stable_ssl.augment.colour import Normalize
 
 IMAGES = 2000  # of a split that are kept, evenly spread
 SIDE = 64  # pixels of a thumbnail at most: 24 MB of them

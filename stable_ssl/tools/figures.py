@@ -4,7 +4,7 @@ Each function takes frames of `load` and returns a matplotlib figure as wide as 
 column of a conference; `save` writes it. Groups of runs are told apart by keys of the
 config, and what is drawn of a group is the mean over its seeds, and their spread.
 
-Their arguments:
+Their arguments::
 
     runs      of `load`, all of its rows or some; rows is the other frame of `load`
     value     metric; None: the monitored one
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
     from pandas import DataFrame
 
+DOTS = "; dots are the runs"
 FLOOR = 1e-7  # of the largest eigenvalue: what float32 cannot tell from 0
 
 
@@ -69,7 +70,8 @@ def curves(
             drawing.band(axes, epochs, values, interval, group)
         axes.set_xlabel("epoch")
         axes.margins(x=0.02)
-        drawing.finish(figure, axes, value, groups)
+        note = drawing.spreads([group.runs for group in groups], interval)
+        drawing.finish(figure, axes, value, groups, note)
         drawing.sparse_ticks(axes.xaxis, whole=rows["epoch"].max() >= 2)
     return figure
 
@@ -104,7 +106,8 @@ def sweep(
             drawing.bars(axes, group, x, value, interval, at, scale.joined)
         scale.apply(axes, x)
         axes.set_xlabel(literal(axis_label(x)))
-        drawing.finish(figure, axes, value, groups)
+        note = drawing.spreads(cells.values(), interval, DOTS)
+        drawing.finish(figure, axes, value, groups, note)
     return figure
 
 
@@ -132,7 +135,8 @@ def compare(
     if not numeric:
         order.sort(key=means.get, reverse=run_keys.preferred(runs, value) == "low")
     groups = drawing.grouped(runs, others)
-    run_keys.warn_of_cells(run_keys.groups(runs, [first, *others]).values(), [value])
+    cells = run_keys.groups(runs, [first, *others]).values()
+    run_keys.warn_of_cells(cells, [value])
     with styled():
         height = 0.5 + 0.16 * len(order) * max(len(groups), 1.6)
         figure, axes = column(style, min(height, 8.0))
@@ -147,7 +151,8 @@ def compare(
         axes.grid(axis="y", visible=False)
         if numeric:
             axes.set_ylabel(literal(axis_label(first)))
-        drawing.finish(figure, axes, value, groups, across=True)
+        note = drawing.spreads(cells, interval, DOTS)
+        drawing.finish(figure, axes, value, groups, note, across=True)
     return figure
 
 
@@ -243,7 +248,7 @@ def spectrum(
             axes.plot(ranks, mean, group.dash, color=group.colour, label=group.drawn)
             if len(seeds) > 1:
                 low, high = np.exp(logs.min(0)), np.exp(logs.max(0))
-                axes.fill_between(ranks, low, high, color=group.colour, **drawing.SHADE)
+                drawing.shade(axes, ranks, low, high, group.colour)
         axes.set(xscale="log", yscale="log")
         axes.minorticks_off()
         axes.margins(x=0)

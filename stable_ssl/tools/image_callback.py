@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stable_ssl.batch import first_view
 from stable_ssl.config import Pictures
-from stable_ssl.data.batch import first_view
 from stable_ssl.evaluation.evaluator import Encode, Evaluator
 from stable_ssl.files import replacing
 from stable_ssl.tools.draw_images import (

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stable_ssl.loggers.names import describe, is_accuracy, order
-from stable_ssl.tools.drawing import sparse_ticks
+from stable_ssl.loggers.names import axis_label, describe, is_accuracy, order, spelled
+from stable_ssl.tools.drawing import accuracy_axis, sparse_ticks
 from stable_ssl.tools.runs import Run, read_run
 from stable_ssl.tools.style import (
     COLOURS,
@@ -57,7 +57,6 @@ def learning_curves(
             draw(axes, run, names)
             axes.set_xlabel("epoch")
             sparse_ticks(axes.xaxis)
-            sparse_ticks(axes.yaxis)
             axes.margins(x=0.02)
     return save(figure, folder / "learning_curves")
 
@@ -66,7 +65,8 @@ def _draw_loss(axes: Axes, run: Run, names: Sequence[str]) -> None:
     """Draw the losses of train and val."""
     for name, colour in zip(names, (GREY, COLOURS[0]), strict=False):
         _draw_line(axes, _points(run, name), colour, name.partition("/")[0])
-    axes.set_ylabel("training loss" if names == ["train/loss"] else "loss")
+    axes.set_ylabel("loss" if len(names) > 1 else axis_label(names[0]))
+    sparse_ticks(axes.yaxis)
     if len(names) > 1:
         axes.legend()
 
@@ -81,6 +81,7 @@ def _draw_accuracy(axes: Axes, run: Run, names: Sequence[str]) -> None:
             look = {"color": colour, "label": f"{label}, test"} | DIAMONDS
             axes.plot(*zip(*test, strict=True), **look)
     axes.set_ylabel("top-1 accuracy (%)")
+    accuracy_axis(axes.yaxis)
     axes.legend(loc="best")
 
 
@@ -109,7 +110,6 @@ def _accuracies(run: Run) -> list[str]:
 
 def _title(run: Run) -> str:
     """Return method, data and seed, as far as the configuration names them."""
-    seed = run.get("hardware.seed")
-    facts = [run.get("model.name"), run.get("data.train.dataset.name")]
-    facts += [None if seed is None else f"seed {seed}"]
-    return ", ".join(str(fact) for fact in facts if fact)
+    keys, seed = ("model.name", "data.train.dataset.name"), run.get("hardware.seed")
+    facts = [spelled(key, str(run.get(key))) for key in keys if run.get(key)]
+    return ", ".join([*facts, *([] if seed is None else [f"seed {seed}"])])

@@ -28,8 +28,8 @@ from stable_ssl.files import write_atomically
 from stable_ssl.loggers.names import better, describe, in_order, is_accuracy
 from stable_ssl.loggers.table import printable
 from stable_ssl.tools.page_images import embedded
-from stable_ssl.tools.run_keys import FIRST, NAMES, differing
-from stable_ssl.tools.runs import Run, distinct_names, read_runs
+from stable_ssl.tools.run_keys import FIRST, NAMES, SEED, cell, differing
+from stable_ssl.tools.runs import Run, distinct_names, launches, read_runs
 from stable_ssl.tools.style import COLOURS
 from stable_ssl.tools.thinning import Curves, metrics_of
 
@@ -48,10 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option, folders = parser.add_argument, "run folders, or folders that hold some"
     option("runs", nargs="+", metavar="RUNS", help=folders)
     option("--out", default="report.html", metavar="FILE", help="default: %(default)s")
+    live = "instead, show it live at http://127.0.0.1:PORT (8000)"
+    option("--serve", nargs="?", type=int, const=8000, metavar="PORT", help=live)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command `stable-ssl report`."""
+    if args.serve is not None:
+        from stable_ssl.tools.serve import serve
+
+        return serve(args.runs, args.serve)
     path = page(*args.runs, out=args.out)
     print(f"{path.absolute().as_uri()}  {path.stat().st_size / 1e6:.1f} MB")
 
@@ -69,19 +75,7 @@ def page(*roots: str | Path, out: str | Path = "report.html") -> Path:
     out = Path(out)
     if out.is_dir():
         raise ValueError(f"{out} is a folder; give a file: {out / 'report.html'}")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        runs = [_Shown(run) for run in read_runs(*roots)]
-    messages = [str(warning.message) for warning in caught]
-    if not runs:
-        why = "; ".join(messages) or "no folder was given"
-        raise ValueError(
-            f"{why}; give run folders, <log.folder>/runs/<experiment>/<run>, or a"
-            " folder that holds some"
-        )
-    for message in messages:
-        warnings.warn(message, stacklevel=2)
-    text = _document(runs, [str(root) for root in roots], messages)
+    text = document(roots)
     try:
         write_atomically(out, text)
     except OSError as error:
@@ -112,6 +106,23 @@ class _Shown:
             "seconds": [None, *self.curves.seconds()][-1],
             "last": self.last,
         }
+
+
+def document(roots: Sequence[str | Path]) -> str:
+    """Return the page of all runs at or below `roots`; errors are those of `page`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        runs = [_Shown(run) for run in read_runs(*roots)]
+    messages = [str(warning.message) for warning in caught]
+    if not runs:
+        why = "; ".join(messages) or "no folder was given"
+        raise ValueError(
+            f"{why}; give run folders, <log.folder>/runs/<experiment>/<run>, or a"
+            " folder that holds some"
+        )
+    for message in messages:
+        warnings.warn(message, stacklevel=3)
+    return _document(runs, [str(root) for root in roots], messages)
 
 
 # --- the document ---------------------------------------------------------------------
@@ -168,10 +179,12 @@ def _table(runs: Sequence[_Shown], main: str | None) -> dict[str, Any]:
     same, differ = _keys([run.run for run in runs])
     rows = []
     names = distinct_names([run.run.folder for run in runs])
-    for name, run in zip(names, runs, strict=True):
+    labels = _labels(names, differ)
+    for name, label, run in zip(names, labels, runs, strict=True):
         best = run.best.get(main) if run.run.get("log.monitor") == main else None
-        launches = _launches(run.run.folder, environments)
-        rows.append({"name": name, **run.facts, "best": best, "launches": launches})
+        described = _launches(run.run.folder, environments)
+        facts = {"name": name, "label": label, **run.facts}
+        rows.append(facts | {"best": best, "launches": described})
     return {
         "metrics": _metrics(runs),
         "same": same,
@@ -179,6 +192,21 @@ def _table(runs: Sequence[_Shown], main: str | None) -> dict[str, Any]:
         "runs": rows,
         "environments": [environment for _, environment in environments.values()],
     }
+
+
+def _labels(names: Sequence[str], differ: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what tells each run from the others: "lr=0.3 seed=1", or else its name.
+
+    Args:
+        names: of the folders.
+        differ: the keys that differ, as of `_keys`.
+    """
+    told = [k for k in differ if not k["named"] and (k["given"] or k["name"] == SEED)]
+    labels = [
+        " ".join(f"{key['short']}={cell(key['values'][i])}" for key in told)
+        for i in range(len(names))
+    ]
+    return labels if told and len({*labels}) == len(labels) else [*names]
 
 
 def _main(runs: Sequence[_Shown]) -> tuple[str | None, str]:
@@ -283,20 +311,13 @@ def _launches(
         text = json.dumps(environment, sort_keys=True, default=str)
         return environments.setdefault(text, (len(environments), environment))[0]
 
-    try:
-        launches = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
     described = []
-    launches = launches if isinstance(launches, list) else []
-    for launch in (launch for launch in launches if isinstance(launch, dict)):
-        argv = [str(argument) for argument in launch.get("argv") or []]
+    for launch in launches(folder):
+        argv = launch["argv"]
         python = ["python"] * any(argument.endswith(".py") for argument in argv[:1])
         machine = {name: v for name, v in launch.items() if name not in OF_A_LAUNCH}
-        packages = machine.pop("packages", None)
-        git = machine.get("git")
-        git = git if isinstance(git, dict) else {}
-        git = {name: str(value or "") for name, value in git.items()}
+        packages = machine.pop("packages")
+        git = {name: str(value or "") for name, value in machine["git"].items()}
         diff = git.get("diff", "")
         if len(diff) > DIFF:
             diff = f"{diff[:DIFF]}\n... and {len(diff) - DIFF:,} characters"
@@ -308,7 +329,7 @@ def _launches(
                 "sweep": any(argument in ("-m", "--multirun") for argument in argv),
                 "slurm": launch.get("slurm") or {},
                 "machine": number(machine | {"git": {**git, "diff": diff}}),
-                "packages": number(packages if isinstance(packages, dict) else {}),
+                "packages": number(packages),
             }
         )
     return described

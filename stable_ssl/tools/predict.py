@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from stable_ssl import distributed
-from stable_ssl.data.batch import first_view
-from stable_ssl.data.class_names import class_names, source
+from stable_ssl.batch import first_view
+from stable_ssl.data.datasets import class_names, files_below_root
 from stable_ssl.evaluation.suite import undisturbed
 from stable_ssl.files import replacing
 from stable_ssl.schema import ConfigError, unwritable
@@ -165,12 +165,8 @@ def _cell(numbers: Sequence[int] | None, names: Mapping[int, str] | None = None)
 
 def _paths(dataset: Any, indices: Sequence[int]) -> list[str] | None:
     """Return the paths of samples below the root of a folder, None without one."""
-    folder, rows = source(dataset), getattr(dataset, "rows", None)
-    files, root = getattr(folder, "samples", None), getattr(folder, "root", None)
-    if not files or root is None:
-        return None
-    numbers = indices if rows is None else [int(rows[index]) for index in indices]
-    return [Path(files[n][0]).relative_to(root).as_posix() for n in numbers]
+    files = files_below_root(dataset)
+    return files and [files[index] for index in indices]
 
 
 def _write(table: DataFrame, path: Path) -> None:

@@ -21,12 +21,10 @@ import torch
 from torch import Tensor
 
 from stable_ssl import distributed, seeding
+from stable_ssl.batch import BatchSource, batches_from, count, first_view
 from stable_ssl.data import build_loaders
-from stable_ssl.data.batch import BatchSource, batches_from, count, first_view
 from stable_ssl.data.combined import named_parts
-from stable_ssl.data.fields import sample_name
 from stable_ssl.data.loader import Loader
-from stable_ssl.data.worker import begin
 from stable_ssl.evaluation.suite import undisturbed
 from stable_ssl.loggers.records import Clock, peak_memory
 from stable_ssl.loggers.table import Table
@@ -47,7 +45,7 @@ STAGES = {  # of an image, and what makes each shorter
     "copy": ("copying to the GPU", "store the images smaller, or hold them on the GPU"),
     "augment": (
         "augmentation",
-        "data.compile=true, fewer views or cheaper ops, or a GPU may help",
+        "fewer views or cheaper ops, or a GPU, with data.compile=true, may help",
     ),
 }
 FASTER = "hardware.compile=true or hardware.precision=bfloat16 may help"
@@ -168,7 +166,7 @@ def _stages(
 
 def _one_by_one(loader: Loader, device: torch.device, samples: int) -> dict[str, float]:
     """Return the milliseconds of a worker's two stages for a sample, taken here."""
-    source, clock, done = loader.workers.dataset, Clock(device), 0
+    source, clock, done = loader.source, Clock(device), 0
     if loader.streams:
         indices, stream = range(samples), iter(source.dataset)
     else:
@@ -180,9 +178,7 @@ def _one_by_one(loader: Loader, device: torch.device, samples: int) -> dict[str,
         if sample is None:
             break
         with clock.part("begin"):
-            name = sample_name(loader.dataset, index)
-            image, _, _ = source.fields(sample, name)
-            begin(source.heads, image, loader.seed, 0, index, name)
+            source.sample(lambda sample=sample: sample, 0, index)
         done += 1
     return {name: 1000 * seconds / done for name, seconds in clock.seconds.items()}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stable_ssl.lock import is_held
+from stable_ssl.loggers import own_code
 from stable_ssl.loggers.jsonl import FORMAT, read_rows
 from stable_ssl.loggers.names import STATED, Metric, stated_metrics
 from stable_ssl.recorded import FILES, is_within
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 READ = (*FILES, "overrides.yaml", "status.json", "metrics.json", "environment.json")
+READ += (str(own_code.FILE),)
 MANY = 50  # runs whose reading shows a bar
 At = int | Literal["last", "best"]  # which value of a metric counts
 
@@ -36,6 +38,7 @@ class Run:
     reason: str  # of the status; may be empty
     rows: list[dict[str, Any]]  # of metrics.jsonl, in order
     metrics: Mapping[str, Metric]  # what evaluators stated, by name without the split
+    code: str | None  # stands for the user's own modules; None where it used none
 
     def values(self, at: At = "last") -> dict[str, Any]:
         """Return a value of everything the rows hold after the first step.
@@ -64,8 +67,11 @@ class Run:
 
     @cached_property
     def flat(self) -> dict[str, Any]:
-        """The config with dotted keys; lists stay lists."""
-        return flat(self.config)
+        """The config with dotted keys; lists stay lists. `code` stands for own modules.
+
+        It is there where a run used modules of the user's own.
+        """
+        return flat(self.config) | ({} if self.code is None else {"code": self.code})
 
     @property
     def given(self) -> set[str]:
@@ -118,7 +124,30 @@ def read_run(run_dir: str | Path) -> Run:
         status, reason = "lost", "its process is gone, and could not say why"
     metrics = stated_metrics(folder)
     STATED.update(metrics)
-    return Run(folder, config, overrides, status, reason, read_rows(folder), metrics)
+    rows, code = read_rows(folder), own_code.code_of(folder)
+    return Run(folder, config, overrides, status, reason, rows, metrics, code)
+
+
+def launches(folder: Path) -> list[dict[str, Any]]:
+    """Return the launches of environment.json; none where it cannot be read.
+
+    Of each, `argv` is a list of texts, `git` and `packages` are mappings.
+    """
+    try:
+        found = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    kept = []
+    for launch in found if isinstance(found, list) else []:
+        if isinstance(launch, dict):
+            argv = launch.get("argv")
+            words = map(str, argv if isinstance(argv, list) else [])
+            mappings = {name: launch.get(name) for name in ("git", "packages")}
+            mappings = {
+                n: m if isinstance(m, dict) else {} for n, m in mappings.items()
+            }
+            kept.append({**launch, "argv": [*words], **mappings})
+    return kept
 
 
 def load(*roots: str | Path, at: At = "last") -> tuple[DataFrame, DataFrame]:

@@ -66,12 +66,16 @@ def summary(run_dir: str | Path) -> Table:
 
 
 def overview(run_dirs: Iterable[str | Path]) -> Table:
-    """Return one row a run: name, status, the keys that differ, the last metrics.
+    """Return `listed` of run folders; one that is none is named in a warning."""
+    return listed(list(read_folders(run_dirs)))
+
+
+def listed(runs: Sequence[Run]) -> Table:
+    """Return one row a run: name, status, epoch, keys that differ, the last metrics.
 
     Where the table is too wide, keys that no command line gave go first, then metrics
-    but the first. A folder that is no run is named in a warning and left out.
+    but the first.
     """
-    runs = list(read_folders(run_dirs))
     given, derived = _differing(runs)
     values = [run.values() for run in runs]
     metrics = _watched(runs, values)
@@ -80,6 +84,7 @@ def overview(run_dirs: Iterable[str | Path]) -> Table:
         (
             name,
             run.status,
+            f"{last['epoch']:.4g}" if "epoch" in last else "-",
             *(cell(run.flat.get(key)) for key in given),
             *(as_text(metric, last.get(metric)) for metric in metrics),
             *(cell(run.flat.get(key)) for key in derived),
@@ -88,7 +93,7 @@ def overview(run_dirs: Iterable[str | Path]) -> Table:
     ]
     return Table(
         f"{len(runs)} run{'s' * (len(runs) != 1)}, last values",
-        ("run", "status", *given, *metrics, *derived),
+        ("run", "status", "epoch", *given, *metrics, *derived),
         rows,
         spare=(*given, *metrics[1:], *derived),
     )

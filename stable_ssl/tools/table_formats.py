@@ -23,13 +23,14 @@ from stable_ssl.loggers.names import (
 )
 from stable_ssl.loggers.table import Table, printable, render
 from stable_ssl.tools import run_keys
+from stable_ssl.tools.seed_statistics import TESTED
 
 if TYPE_CHECKING:
     from stable_ssl.tools.table import Cell, MeanTable
 
 MARKS = {"best": "*", "equal": "=", "": " "}
 EQUAL = "what Welch's t-test at 5 % does not tell from it"
-UNTESTED = "a cell of one run is not tested"
+UNTESTED = f"a cell of fewer than {TESTED} runs is not tested"
 MARKDOWN = str.maketrans(
     {c: rf"\{c}" for c in r"\`*[]|$#~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 )
@@ -51,7 +52,7 @@ def text(table: MeanTable, width: int = 120) -> str:
 
     legend = ["* best of its column"] * ("best" in marks)
     legend += [f"= {EQUAL}"] * ("equal" in marks)
-    legend += [UNTESTED] * ("best" in marks and {1} < table.counts)
+    legend += [UNTESTED] * ("best" in marks and _untested(table))
     columns = [*table.rows, *_joined(table, lambda key, text: f"{key}={text}", str)]
     body = [[*side, *map(marked, cells)] for side, cells in table.lines()]
     caption, notes = printable(table.caption), ["; ".join(legend)]
@@ -172,6 +173,11 @@ def _explained(table: MeanTable) -> str:
     """Return the caption, and what is bold where anything is."""
     if not any(cell.mark for cell in table.cells.values()):
         return table.caption
-    equal = f", and {EQUAL}" * (max(table.counts) > 1)
-    untested = f"; {UNTESTED}" * ({1} < table.counts)
+    equal = f", and {EQUAL}" * (max(table.counts) >= TESTED)
+    untested = f"; {UNTESTED}" * _untested(table)
     return f"{table.caption} Bold: the best of a column{equal}{untested}."
+
+
+def _untested(table: MeanTable) -> bool:
+    """Return whether some cells are over several runs, and some over too few."""
+    return max(table.counts) > 1 and min(table.counts) < TESTED

@@ -159,7 +159,8 @@ def test_tables_and_figures_import_no_torch(logs, tmp_path):
 def test_every_method_is_spelled_as_its_paper_does():
     assert set(METHODS) - set(SPELLED) == {"supervised"}
     assert all(name.lower() == name for name in SPELLED)
-    assert set(COMMANDS) == {"table", "plot", "report", "rerun", "export"}
+    names = "runs table plot report rerun export pack"
+    assert set(COMMANDS) == set(names.split())
 
 
 # --- rerun ----------------------------------------------------------------------------
@@ -199,6 +200,7 @@ def test_a_rerun_of_two_processes_has_two(command, tmp_path):
     assert kept(again) == kept(run)
 
 
+@pytest.mark.slow
 def test_a_script_of_ones_own_is_started_again(command, tmp_path, shell):
     script = tmp_path / "elsewhere" / "my_idea.py"
     script.parent.mkdir()
@@ -288,3 +290,37 @@ def test_a_masked_secret_is_asked_for_by_its_key(command, logs, tmp_path):
 def test_a_null_name_is_no_name():
     assert compose("simclr", ["log.run=null"]).log.run is None
     assert compose("simclr", ["log.run=20261120_154400_0"]).log.run[:4] == "2026"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["-h"],
+        ["--hydra-help"],
+        ["--info"],
+        ["--cfg", "job"],
+        ["-cn", "byol", "--cfg", "job", "data=digits", "optim.lr=1"],
+        ["nosuch"],
+        *(
+            [name, last]
+            for name in ("table", "plot", "report")
+            for last in ("-h", "LOGS")
+        ),
+    ],
+    ids=" ".join,
+)
+def test_what_trains_nothing_needs_no_torch(line, logs, tmp_path):
+    code = (
+        "import sys; from stable_ssl.commands import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    line = [str(logs) if word == "LOGS" else word for word in line]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *line],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == (2 if line == ["nosuch"] else 0), done.stderr
+    assert done.stdout.splitlines()[-1] == "False"

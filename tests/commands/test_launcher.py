@@ -195,6 +195,7 @@ def test_what_a_job_would_refuse_is_refused_before_it_is_submitted(
     tmp_path, monkeypatch, overrides, words
 ):
     from stable_ssl.commands import jobs, launcher
+    from stable_ssl.config import complete
     from stable_ssl.loggers import trackers
     from stable_ssl.tools import export
 
@@ -203,7 +204,7 @@ def test_what_a_job_would_refuse_is_refused_before_it_is_submitted(
     command = launcher.Command(overrides, None, None, None, tmp_path)
     (job,) = command._jobs()
     with pytest.raises(launcher.ConfigError, match=words):
-        jobs.check(job, None, here=False)
+        jobs.check(complete(job), here=False)
 
 
 @pytest.mark.parametrize("gpus", ["4", "'4'", "'0,1,2,3,'", "[0,1,2,3]"])

@@ -188,3 +188,36 @@ def test_a_sweep_that_is_right_trains_and_says_each_thing_once(
     assert shown.out.count("is beyond the training") == 2  # a job each
     assert shown.err == ""
     assert len([*tmp_path.glob("logs/runs/simclr/*")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "completed"),
+    [
+        ("fast_dev_run=true", 1, 1),
+        ("-m optim.lr=range(1,30)", 3, 1),  # of a job, the sweep, and its jobs
+        ("-m optim.lr=range(1,4) data.batch_size=64,128", 3, 1),
+        ("-m optim.lr=1,2 model.name=simclr,supcon", 3, 2),
+        ("-m optim.lr=1,0.5", 3, 2),
+        ("-m optim.lr=1,2 ++mine.lr=${optim.lr}", 3, 2),
+    ],
+)
+def test_what_jobs_share_is_composed_once(
+    tmp_path, monkeypatch, line, files, completed
+):
+    """Of a start, and of all jobs of a sweep with what Hydra composes of them."""
+    composing, completing = [], []
+    monkeypatch.setattr(launcher.Job, "__call__", lambda *_: None)
+    monkeypatch.setattr(jobs, "rehearse", lambda *_: None)
+    complete = jobs.complete
+    monkeypatch.setattr(
+        jobs, "complete", lambda *job: completing.append(job) or complete(*job)
+    )
+    line = [*line.split(), f"log.folder={tmp_path}"]
+    command = launcher.Command(line, None, "simclr", None, tmp_path)
+    hydra = command.session.config_loader.loader
+    load = hydra.load_configuration
+    monkeypatch.setattr(
+        hydra, "load_configuration", lambda *a: composing.append(a) or load(*a)
+    )
+    command.execute()
+    assert (len(composing), len(completing)) == (files, completed)

@@ -4,6 +4,7 @@ import pickle
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from os.path import isfile
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -11,9 +12,9 @@ import torch
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from stable_ssl import Supervised
+from stable_ssl import Supervised, seeding
 from stable_ssl.config import ConfigError
-from stable_ssl.data import build_dataset, datasets, register_dataset
+from stable_ssl.data import build_dataset, register_dataset
 from stable_ssl.data.datasets import BUILDERS, Images
 
 
@@ -37,11 +38,17 @@ def test_the_digits_are_split_once_and_for_good():
 
 
 def test_the_digits_are_scikit_learns(monkeypatch):
-    raw = load_digits()
-    expected = numpy.column_stack([raw.data, raw.target])
-    assert numpy.array_equal(datasets._digits_table(), expected)
-    monkeypatch.setattr("pathlib.Path.is_file", lambda path: False)
-    assert numpy.array_equal(datasets._digits_table(), expected)
+    def elsewhere(name):
+        return SimpleNamespace(submodule_search_locations=["elsewhere"])
+
+    raw, order = load_digits(), seeding.permutation(1797, 0)
+    expected = (torch.from_numpy(raw.data) * 255 / 16).round().byte()[order]
+    for file in ("there", "moved"):
+        whole = build(".", name="digits")
+        assert torch.equal(whole.images.flatten(1), expected), file
+        assert torch.equal(whole.labels, torch.from_numpy(raw.target)[order])
+        module = sys.modules["stable_ssl.data.digits"]
+        monkeypatch.setattr(module, "find_spec", elsewhere)
 
 
 def test_subsets_join_and_unknown_ones_are_named():
@@ -225,3 +232,12 @@ def test_a_script_that_is_imported_too_registers_once_more(tmp_path, monkeypatch
 def test_a_dataset_by_its_dotted_path(tmp_path):
     data = build(tmp_path, _target_="torchvision.datasets.FakeData", size=4)
     assert len(data) == 4
+
+
+def test_what_a_recipe_below_sets_for_another_dataset_is_left_out_by_null(tmp_path):
+    """Not what is no argument of it and has a value."""
+    node = {"name": "digits", "subset": "train", "val_size": None}
+    assert len(build(tmp_path, **node)) > 0
+    message = "the dataset digits takes no val_size.*val_size: null leaves it out"
+    with pytest.raises(ConfigError, match=message):
+        build(tmp_path, **{**node, "val_size": 0.1})

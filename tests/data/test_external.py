@@ -90,7 +90,7 @@ def test_images_in_memory_reach_them_as_pil():
 
 
 def test_arrays_and_float_tensors_come_back_as_they_are(photos):
-    as_array = {"_target_": "hydra.utils.get_object", "path": "numpy.asarray"}
+    as_array = {"_target_": "hydra.utils.get_method", "path": "numpy.asarray"}
     ops = [
         {"_target_": "torchvision.transforms.Resize", "size": [20, 30]},
         as_array,

@@ -8,15 +8,16 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
+from stable_ssl.augment import build_ops
 from stable_ssl.config import ConfigError
 from stable_ssl.data import Loader, register_dataset
-from stable_ssl.data.augment import build_ops
 from stable_ssl.data.datasets import digits
 from stable_ssl.data.fields import IMAGE_NAMES, LABEL_NAMES, Fields, build_fields
+from stable_ssl.evaluation.bank import encode_bank
+from stable_ssl.evaluation.config import ProbeConfig
 from stable_ssl.evaluation.knn import knn_accuracy
-from stable_ssl.evaluation.labels import only_labelled
 from stable_ssl.evaluation.predictions import Accuracy
-from stable_ssl.evaluation.probe import Probe, ProbeConfig
+from stable_ssl.evaluation.probe import Probe
 from stable_ssl.methods import SupCon, Supervised
 
 USUAL_FIELDS = Fields()
@@ -138,7 +139,7 @@ def test_a_sample_of_another_form_is_refused(sample, fields, words, workers):
     ("node", "words"),
     [
         ("image", "data.fields=image: write {image: name"),
-        ({"images": "x"}, "data.fields.images; did you mean 'image'"),
+        ({"images": "x"}, "data.fields.images=x; did you mean 'image'"),
         ({"image": []}, r"data.fields.image=\[\]: write"),
         ({"label": ["a", "b"]}, r"data.fields.label=.*: write"),
         ({"image": 1.5}, "data.fields.image=1.5: write"),
@@ -202,7 +203,7 @@ def test_neighbours_and_accuracy_are_those_of_the_labelled_half():
     known = y >= 0
     bank, queries = (x[:32], y[:32]), (x[32:], y[32:])
     kept = [(f[labels >= 0], labels[labels >= 0]) for f, labels in (bank, queries)]
-    found = knn_accuracy(only_labelled(bank), queries, 4, k=5)
+    found = knn_accuracy(encode_bank(lambda x: x, [bank]), queries, 4, k=5)
     assert found == knn_accuracy(*kept, 4, k=5) and 0 < found["acc1"] < 1
     both, half = Accuracy(), Accuracy()
     both.update(x, y)

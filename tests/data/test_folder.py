@@ -5,6 +5,7 @@ from PIL import Image
 
 from stable_ssl.config import ConfigError
 from stable_ssl.data import build_dataset
+from stable_ssl.data.datasets import files_below_root
 
 
 def build(parent, **node):
@@ -61,7 +62,7 @@ def test_folders_that_are_not_there_are_named(folder, tmp_path):
     with pytest.raises(ConfigError, match="no subset folder.*did you mean 'train'"):
         build(folder, name="image_folder", root="insects", subset="tran")
     (tmp_path / "empty" / "cat").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="cat has no files.*allow_empty"):
+    with pytest.raises(ConfigError, match="cat has no image.*no files.*allow_empty"):
         build(tmp_path, name="image_folder", root="empty")
 
 
@@ -87,7 +88,7 @@ def flat(tmp_path):
 
 
 def names(dataset):
-    return [path.relative_to(dataset.root).as_posix() for path, _ in dataset.samples]
+    return files_below_root(dataset)
 
 
 def test_shares_are_of_every_class_and_make_the_whole(flat):

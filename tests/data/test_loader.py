@@ -1,13 +1,17 @@
 """Data is a function of (seed, epoch, index, view): not of batch, workers or resume."""
 
+from multiprocessing import active_children
+
 import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from torch.utils.data import IterableDataset
 
+from stable_ssl.augment import build_ops
 from stable_ssl.config import ConfigError, complete, load_config
 from stable_ssl.data import Loader, build_dataset, build_loader, build_loaders
-from stable_ssl.data.augment import build_ops
+from stable_ssl.data.datasets import BUILDERS
 
 POLICY = [
     {"name": "random_resized_crop", "size": 8, "scale": [0.3, 1.0]},
@@ -205,3 +209,47 @@ def test_loaders_in_wrong_words():
     n.dataset.image_transform = [{"name": "rotatoin", "degrees": 3}]
     with pytest.raises(ConfigError, match="image_transform: .*did you mean 'rotation'"):
         build(n)
+
+
+def test_there_is_one_pool_of_workers_at_a_time(photos):
+    """But of loaders that are read together, as `Combined` reads them."""
+    first, second = (photo_loader(photos, num_workers=2) for _ in range(2))
+    for _ in range(2):  # kept from pass to pass
+        for part in (first, second):
+            list(part)
+            assert len(active_children()) == 2
+    both = list(zip(first, second, strict=True))
+    assert len(both) == len(first) and len(active_children()) == 4
+    list(first)
+    assert len(active_children()) == 2
+    first.close()
+    assert not active_children()
+
+
+@pytest.mark.parametrize(("size", "read"), [(50, 50), (5000, 1197), (None, 1197)])
+def test_a_large_bank_is_drawn_from(size, read, config):
+    made = config("simclr", f"data.bank_size={size or 'null'}")
+    bank = build_loaders(made, torch.device("cpu"))["bank"]
+    drawn = torch.cat([bank.index for _ in bank])
+    assert len(drawn) == len(drawn.unique()) == read
+    again = build_loaders(made, torch.device("cpu"))["bank"]
+    assert torch.equal(torch.cat([again.index for _ in again]), drawn)
+
+
+class LongStream(IterableDataset):
+    """A stream that knows how long it is."""
+
+    def __iter__(self):
+        return iter([(torch.zeros(1, 8, 8), 0)] * len(self))
+
+    def __len__(self):
+        return 9
+
+
+def test_a_bank_that_is_a_stream_is_read_whole(config, monkeypatch):
+    monkeypatch.setitem(BUILDERS, "stream", lambda subset=None, root=None: LongStream())
+    keys = ["data.bank_size=4", "+data.bank.dataset={name: stream}"]
+    made = config("simclr", *keys, "data.batch_size=2", "data.eval_batch_size=2")
+    bank = build_loaders(made, torch.device("cpu"))["bank"]
+    assert sum(len(labels) for _, labels in bank) == 9
+    bank.close()

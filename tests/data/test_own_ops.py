@@ -9,9 +9,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from stable_ssl import seeding
+from stable_ssl.augment import OPS, External, Op
 from stable_ssl.config import ConfigError
 from stable_ssl.data import Loader, register_op
-from stable_ssl.data.augment import OPS, External, Op
 from stable_ssl.data.build import build_views
 from stable_ssl.data.datasets import Images
 from stable_ssl.data.decode import Decode, to_tensor

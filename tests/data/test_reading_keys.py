@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from stable_ssl import load_config
+from stable_ssl.augment import OPS
 from stable_ssl.data import register_op
-from stable_ssl.data.augment import OPS
 from stable_ssl.data.build import build_loaders
 
 CHANCE = numpy.random.default_rng(0)
@@ -93,6 +93,7 @@ def write(root, source, kind, layout):
     stated=st.booleans(),
     of_group=st.booleans(),
 )
+@pytest.mark.slow
 def test_every_split_shows_what_the_files_hold(
     tmp_path_factory, source, kind, layout, held, per_sample, stated, of_group
 ):

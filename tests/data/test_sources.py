@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from stable_ssl.augment import build_ops
 from stable_ssl.config import ConfigError, load_config
 from stable_ssl.data import Loader, Unreadable, build_dataset
-from stable_ssl.data.augment import build_ops
 from stable_ssl.data.build import build_loaders
 from stable_ssl.data.datasets import Images, held_in_memory
 from stable_ssl.data.decode import Decode
@@ -84,7 +84,7 @@ def test_labels_of_arrays_are_of_any_whole_type(arrays, kind):
 
 def test_arrays_without_labels_and_of_other_data(arrays):
     data = build(arrays, "array", images="x.npy")
-    assert data.num_classes is None and data[0][1] is None
+    assert data.num_classes is None and data[0][1] == -1
     assert epoch(data)[1].tolist() == [-1] * 12
     series = CHANCE.random((6, 2, 30)).astype(">f4")
     numpy.save(arrays / "s.npy", series)

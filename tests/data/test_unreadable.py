@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
+from stable_ssl.augment import build_ops
 from stable_ssl.config import ConfigError
 from stable_ssl.data import Loader, Unreadable
-from stable_ssl.data.augment import build_ops
 from stable_ssl.data.folder import ImageFolder
 from stable_ssl.data.unreadable import READ_ERRORS
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from stable_ssl.data.few_labels import choose_few
+from stable_ssl.evaluation.bank import standardiser
 from stable_ssl.evaluation.few_labels import FewLabels, few_label_accuracy
-from stable_ssl.evaluation.linear import standardiser
 from stable_ssl.evaluation.logistic import logistic_accuracy
 
 
@@ -57,7 +57,7 @@ def test_a_share_is_of_each_class_and_at_least_one_label():
 
 def test_all_labels_are_logistic_regression_on_the_bank():
     bank, queries = blobs(spread=1.0)
-    scaled = standardiser(bank[0])
+    scaled = standardiser(bank)
     scaled = [(scaled(x), y) for x, y in (bank, queries)]
     found = few_label_accuracy(bank, queries, "100%")
     assert found == pytest.approx(logistic_accuracy(*scaled))

@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from stable_ssl.evaluation import knn
+from stable_ssl.evaluation.config import Eval, KnnConfig, OfflineConfig
 from stable_ssl.evaluation.evaluator import Split
-from stable_ssl.evaluation.knn import Knn, KnnConfig, knn_accuracy, knn_scores
-from stable_ssl.evaluation.linear import OfflineConfig
-from stable_ssl.evaluation.suite import Eval, asked_for
+from stable_ssl.evaluation.knn import Knn, knn_accuracy, knn_scores
+from stable_ssl.evaluation.suite import asked_for
 from stable_ssl.schema import ConfigError
 
 
@@ -40,11 +42,12 @@ def test_votes_are_the_papers(data, k):
         torch.testing.assert_close(votes, expected.float(), rtol=1e-4, atol=1e-5)
 
 
-def test_chunks_do_not_matter(data):
+def test_chunks_do_not_matter(data, monkeypatch):
     bank, labels, queries = data
     truth = torch.arange(10) % 4
     whole = knn_accuracy((bank, labels), (queries, truth), 4)
-    assert whole == knn_accuracy((bank, labels), (queries, truth), 4, chunk=3)
+    monkeypatch.setattr(knn, "QUERIES", 3)
+    assert whole == knn_accuracy((bank, labels), (queries, truth), 4)
 
 
 def test_classes_absent_from_the_bank_are_no_error():
@@ -84,9 +87,67 @@ def test_features_that_are_not_finite_have_no_accuracy():
 
 def test_the_default_of_a_small_bank_is_all_of_it_and_said():
     """A folder of a few images is measured; another number is what was asked for."""
-    knn = Knn(KnnConfig())
-    knn.check_bank(4, None)
-    assert knn.k == 4 and "knn_acc5" not in knn.metrics
-    assert "k=4" in knn.metrics["knn_acc1"].protocol
+    small = Knn(KnnConfig())
+    small.check_bank(4, None)
+    assert small.k == 4 and "knn_acc5" not in small.metrics
+    assert "k=4" in small.metrics["knn_acc1"].protocol
     with pytest.raises(ConfigError, match="knn.k=21, but the bank has 4 images"):
         Knn(KnnConfig(k=21)).check_bank(4, None)
+
+
+def by_a_stable_sort(bank, queries, k):
+    """Return the k largest similarities and their rows, the least of equal ones."""
+    similarity = F.normalize(queries) @ F.normalize(bank).T
+    found = similarity.sort(dim=1, descending=True, stable=True)
+    return found.values[:, :k], found.indices[:, :k]
+
+
+@pytest.mark.parametrize("kind", ["apart", "pairs", "collapsed"])
+@pytest.mark.parametrize("slab", [1, 2**26])  # of one block, of all
+@pytest.mark.parametrize("size", [1024, 3000])
+def test_a_search_by_groups_finds_what_all_similarities_say(
+    size, slab, kind, monkeypatch
+):
+    """Of a bank with twins or of one direction, the first of equals are near."""
+    monkeypatch.setattr(knn, "SLAB", slab)
+    generator = torch.Generator().manual_seed(0)
+    bank = torch.randint(-9, 9, (size, 6), generator=generator).float()
+    if kind == "apart":
+        bank = torch.randn(size, 6, generator=generator)
+    if kind == "collapsed":
+        bank = torch.ones(size, 6)
+    queries = torch.randn(9, 6, generator=generator)
+    labels = torch.randint(0, 5, (size,), generator=generator)
+    for k in (1, 4, 14):
+        nearest, index = by_a_stable_sort(bank, queries, k)
+        weight = ((nearest - nearest[:, :1]) / 0.07).exp()
+        expected = torch.zeros(9, 5).scatter_add_(1, labels[index], weight)
+        found = knn_scores(bank, labels, queries, 5, k)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 150])
+@pytest.mark.parametrize("slab", [16 * 1024, 2**26])  # of a block of the bank, of all
+def test_any_number_at_a_time_finds_the_same(rows, slab, monkeypatch):
+    monkeypatch.setattr(knn, "SLAB", slab)
+    monkeypatch.setattr(knn, "ROWS", rows)
+    monkeypatch.setattr(knn, "SCORES", 1)
+    generator = torch.Generator().manual_seed(0)
+    bank, queries = torch.randn(6150, 16, generator=generator).split([6000, 150])
+    similarity, index = by_a_stable_sort(bank, queries, 20)
+    nearest, places = knn._nearest(bank, queries, 20)
+    order = nearest.argsort(1, descending=True)
+    torch.testing.assert_close(nearest.gather(1, order), similarity)
+    assert torch.equal(places.gather(1, order), index)
+
+
+def test_the_bank_is_normalised_once_for_all_queries_that_memory_allows(
+    data, monkeypatch
+):
+    bank, labels, queries = data
+    seen, unit = [], knn._unit
+    monkeypatch.setattr(knn, "_unit", lambda x: seen.append(len(x)) or unit(x))
+    monkeypatch.setattr(knn, "ROWS", 3)
+    monkeypatch.setattr(knn, "SCORES", 1)
+    knn_accuracy((bank, labels), (queries, torch.arange(10) % 4), 4)
+    assert seen == [10, 40]

@@ -5,12 +5,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from stable_ssl.evaluation.linear import (
-    OfflineConfig,
-    classifiers,
-    linear_accuracy,
-    standardiser,
-)
+from stable_ssl.evaluation.bank import standardiser
+from stable_ssl.evaluation.config import OfflineConfig
+from stable_ssl.evaluation.linear import classifiers, linear_accuracy
 
 QUICK = OfflineConfig(epochs=5, batch_size=64)
 
@@ -46,7 +43,7 @@ def test_each_rate_is_fitted_as_if_alone():
     (x, y), (test, _) = blobs()
     x, test, lrs = 3 * x.double() + 1, 3 * test.double() + 1, [1e-3, 1e-1, 10.0]
     logits = classifiers((x, y), 4, lrs, epochs=3, batch_size=64, seed=5)(test)
-    scaled = standardiser(x)
+    scaled = standardiser((x, y))
     for lr, found in zip(lrs, logits, strict=True):
         layer = trained_alone(scaled(x), y, lr, 3, 64, 5)
         torch.testing.assert_close(found, layer(scaled(test)), rtol=1e-6, atol=1e-8)
@@ -56,7 +53,7 @@ def test_the_optimum_is_that_of_logistic_regression():
     (x, y), (test, _) = blobs(spread=2.0)  # not separable: the optimum is finite
     x, test = x.double(), test.double()
     logits = classifiers((x, y), 4, [1.0], 1000, 200, seed=0)(test)[0]
-    scaled = standardiser(x)
+    scaled = standardiser((x, y))
     model = LogisticRegression(C=1e6, max_iter=5000).fit(scaled(x).numpy(), y)
     expected = torch.from_numpy(model.predict_proba(scaled(test).numpy()))
     torch.testing.assert_close(logits.softmax(1), expected, rtol=0, atol=2e-3)

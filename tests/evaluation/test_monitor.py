@@ -4,8 +4,8 @@ import pytest
 
 from stable_ssl import Evaluator, Metric
 from stable_ssl.config import ConfigError, Eval, Log
-from stable_ssl.evaluation.knn import KnnConfig
-from stable_ssl.evaluation.monitor import EarlyStopping, check_monitor
+from stable_ssl.evaluation.config import EarlyStopping, KnnConfig
+from stable_ssl.evaluation.monitor import check_monitor
 from stable_ssl.evaluation.predictions import Predictions
 from stable_ssl.evaluation.suite import asked_for
 

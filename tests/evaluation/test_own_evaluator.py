@@ -40,6 +40,17 @@ class Shares(Norms):
         yield "norm_of_shares", sum(s for s, _ in whole) / sum(n for _, n in whole)
 
 
+class Banked(stable_ssl.Evaluator):
+    """What a bank of all ranks says, to one that does not share it."""
+
+    needs_bank = True
+
+    def __call__(self, split):
+        features, labels = split.bank
+        weights = torch.arange(1.0, len(labels) + 1)  # its order counts
+        yield "banked", (features.sum(1) * weights * labels).mean()
+
+
 class Nonlinear(stable_ssl.OnlineEvaluator):
     """A probe with a hidden layer and dropout, and the accuracy of its own."""
 
@@ -220,7 +231,7 @@ def test_one_that_trains_is_one_on_two_processes(ranks, tmp_path):
 
 def on_a_rank(folder):
     where = [f"log.folder={folder}", f"log.run=ranks{distributed.rank()}"]
-    overrides = nodes(a="Norms", b="Shares")
+    overrides = nodes(a="Norms", b="Shares", c="Banked")
     quick = [*QUICK, *OFF, *where, *overrides, "log.monitor=null"]
     config = load_config("simclr", [*quick, "log.eval.untrained=true"])
     trainer = SimCLR(config)

@@ -1,8 +1,13 @@
 """The online probe: learns, keeps to itself, resumes."""
 
-import torch
+import copy
 
-from stable_ssl.evaluation.probe import Probe, ProbeConfig
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from stable_ssl.evaluation.config import ProbeConfig
+from stable_ssl.evaluation.probe import Probe
 
 
 def build(seed=0, **optimizer):
@@ -60,3 +65,52 @@ def test_one_sample_is_standardised_as_in_evaluation():
     assert not torch.equal(probe.module.classifier.weight, before)
     probe.fit(x, y)
     assert not torch.equal(probe.module.norm.running_mean, mean)
+
+
+@pytest.mark.parametrize("missing", [0, 3, 32])  # labels of 32
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.int8])
+def test_loss_and_gradient_are_those_of_the_cross_entropy(missing, kind):
+    x, y = blobs(32)
+    y[:missing] = torch.tensor([-1, -7, -100]).repeat(11)[:missing]
+    probe, plain = build(optimizer="sgd", lr=1.0), build().module
+    before = plain.classifier.weight.detach().clone()
+    labels, known = y.clamp(min=0), y >= 0
+    losses = cross_entropy(plain(x), labels, reduction="none")[known]
+    expected = losses.sum() / max(len(losses), 1)
+    expected.backward()
+    found = probe.fit(x, y.to(kind))
+    torch.testing.assert_close(found, expected.detach())
+    weight = before - plain.classifier.weight.grad
+    torch.testing.assert_close(probe.module.classifier.weight.detach(), weight)
+    assert torch.equal(probe.module.norm.running_var, plain.norm.running_var)
+    assert probe.module.classifier.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "fused"),
+    [
+        ("adamw", True),
+        ("sgd", True),
+        ({"_target_": "torch.optim.AdamW", "foreach": True}, None),
+        ({"_target_": "torch.optim.AdamW", "fused": False}, False),
+    ],
+)
+def test_the_optimizer_steps_by_its_fused_kernel_unless_it_is_told_how(
+    optimizer, fused
+):
+    probe = build(optimizer=optimizer)
+    assert [g["fused"] for g in probe.optimizer.param_groups] == [fused]
+    probe.fit(*blobs())
+
+
+def test_a_state_of_an_optimizer_that_was_not_fused_goes_on_to_the_bit():
+    x, y = blobs()
+    plain = build(optimizer={"_target_": "torch.optim.AdamW", "fused": False})
+    plain.fit(x, y)
+    state = copy.deepcopy(plain.state_dict())
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = None  # as it was saved before
+    resumed = build(seed=9)
+    resumed.load_state_dict(state)
+    assert torch.equal(plain.fit(x, y), resumed.fit(x, y))
+    assert torch.equal(plain.module.classifier.weight, resumed.module.classifier.weight)

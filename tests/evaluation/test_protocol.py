@@ -2,11 +2,10 @@
 
 import pytest
 
-from stable_ssl.evaluation.knn import KnnConfig
-from stable_ssl.evaluation.linear import OfflineConfig
+from stable_ssl.evaluation.config import Eval, KnnConfig, OfflineConfig
 from stable_ssl.evaluation.predictions import Predictions
 from stable_ssl.evaluation.protocol import protocol_table
-from stable_ssl.evaluation.suite import Eval, asked_for
+from stable_ssl.evaluation.suite import asked_for
 from stable_ssl.loggers.names import Metric
 
 CONFIG = Eval(

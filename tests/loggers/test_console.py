@@ -9,7 +9,7 @@ import tty
 
 import pytest
 
-from stable_ssl.loggers.console import Console, format_metrics
+from stable_ssl.loggers.console import Console, fitted, format_metrics
 
 TRAIN = {
     "train/loss": 3.21412,
@@ -42,11 +42,26 @@ def test_metrics_are_short_and_keep_their_units():
         format_metrics(TRAIN)
         == "loss 3.214  probe_loss 0.5000  lr 0.3  12,346 images/s"
     )
-    assert format_metrics({"val/knn_acc1": 0.9721}) == "val/knn_acc1 97.2 %"
+    assert format_metrics({"val/knn_acc1": 0.9721}) == "val  knn_acc1 97.2 %"
     assert format_metrics({"train/loss": float("nan"), "n": 3}) == "loss nan  n 3"
     assert format_metrics({}) == ""
     cost = {"perf/data_wait": 0.0593, "perf/memory_gib": 0.88031}
     assert format_metrics(cost) == "6 % waiting for data  0.88 GiB"
+
+
+def test_a_line_fits_the_terminal(monkeypatch):
+    row = {f"val/{name}": 0.5 for name in ("acc1", "acc5", "knn_acc1", "knn_acc5")}
+    assert fitted(row, 80) == format_metrics(row)
+    assert fitted(row, 50) == "val  acc1 50.0 %  acc5 50.0 %  knn_acc1 50.0 %"
+    assert fitted(row, 20) == "val  acc1 50.0 %"
+    assert fitted(row, 5) == "val  acc1 50.0 %"  # one is shown always
+    row = {**TRAIN, "train/grad_norm": 1.0, "perf/memory_gib": 2.0}
+    assert fitted(row, 75).endswith("12,346 images/s  grad_norm 1.000")
+    assert fitted(row, 60).endswith("lr 0.3  12,346 images/s")
+    stream = io.StringIO()
+    monkeypatch.setenv("COLUMNS", "40")
+    Console(stream).epoch(1, 2, {f"val/m{i}": 0.5 for i in range(20)})
+    assert 30 < len(stream.getvalue()) <= 41  # with the end of the line
 
 
 def test_a_file_gets_at_most_a_train_line_an_epoch():
@@ -56,7 +71,7 @@ def test_a_file_gets_at_most_a_train_line_an_epoch():
     assert (
         sum("loss" in line for line in lines) <= 4
     )  # the first row, then one an epoch
-    assert sum("val/acc1 96.1 %" in line for line in lines) == 3
+    assert sum("val  acc1 96.1 %" in line for line in lines) == 3
     assert all(line.isprintable() for line in lines)
 
 
@@ -118,7 +133,7 @@ def test_a_terminal_shows_a_bar_with_lines_above(terminal):
     seen = read()
     assert "loss 3.214  lr 0.3  12,346 images/s" in seen
     assert "\x1b[?25l" in seen and seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")
-    assert "epoch 1/1  val/acc1 96.1 %\n" in seen
+    assert "epoch 1/1  val  acc1 96.1 %\n" in seen
     assert seen.endswith("\n[a] table\n\n")
 
 

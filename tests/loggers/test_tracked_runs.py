@@ -228,6 +228,7 @@ def test_wandb_without_network(failing, rows, plain, tmp_path):
     assert is_as(plain, tmp_path / "runs" / "default" / "run", rows)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc"), reason="finds a process by /proc")
 @pytest.mark.parametrize("when", ["in the middle", "at the end"])
 def test_wandb_dies(when, failing, rows, plain, tmp_path):

@@ -45,7 +45,7 @@ def vicreg_reference(z_a, z_b, invariance, variance, covariance):
 
 
 @pytest.mark.parametrize("weight", [5e-3, 1.0])
-@pytest.mark.parametrize("n", [3, 12])
+@pytest.mark.parametrize("n", [2, 3, 12])  # of 5 features, more than twice as many
 def test_barlow_equals_the_formula_of_the_paper(n, weight):
     z_a, z_b = views(n)
     expected = barlow_reference(z_a, z_b, weight)
@@ -125,3 +125,42 @@ def test_symmetries_and_gradient(loss):
 def test_wrong_input_is_refused_in_words(loss, z_a, z_b, words):
     with pytest.raises(ValueError, match=words):
         loss(z_a, z_b)
+
+
+@pytest.mark.parametrize("loss", [barlow_twins, vicreg])
+@pytest.mark.parametrize("n", [700, 512, 40])  # rows; 1,024 features
+def test_many_features_cost_no_precision(loss, n):
+    """A sum of a million squares, and a difference of two, are those of float64."""
+    z = views(n, 1024)
+    widened, given = (x.clone().requires_grad_() for x in (z, z.float()))
+    expected, found = loss(*widened), loss(*given)
+    (slope,) = torch.autograd.grad(expected, widened)
+    (grad,) = torch.autograd.grad(found, given)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert (grad - slope).norm() <= 1e-5 * slope.norm()
+
+
+@pytest.mark.parametrize("loss", [barlow_twins, vicreg])
+def test_features_many_more_than_rows_make_no_matrix_of_their_own(loss):
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                largest = max(largest, out.numel())
+            return out
+
+    z = views(8, 400).requires_grad_()
+    with Watch():
+        loss(*z).backward()
+    assert largest <= z.numel()  # the correlations would be 160,000
+
+
+@pytest.mark.parametrize("loss", [barlow_twins, vicreg])
+@pytest.mark.parametrize(("n", "d"), [(7, 4), (3, 8)])  # by matrix, and by rows
+def test_a_gradient_has_a_gradient(loss, n, d):
+    z_a, z_b = (0.5 * z.requires_grad_() for z in views(n, d))
+    assert torch.autograd.gradgradcheck(loss, (z_a, z_b))
+    assert torch.autograd.gradgradcheck(lambda z: loss(z, z), (z_a,))

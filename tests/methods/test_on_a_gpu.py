@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
-from stable_ssl.data.augment import OPS, View, build_ops
+from stable_ssl.augment import OPS, View, build_ops
 from stable_ssl.evaluation import suite
 from stable_ssl.methods import METHODS, method_class
 from stable_ssl.seeding import sample_keys

@@ -5,7 +5,7 @@ from torch import nn
 
 from stable_ssl.config import ConfigError
 from stable_ssl.models import EMA, DINOHead, Prototypes, mlp
-from stable_ssl.models.heads import unit
+from stable_ssl.vectors import unit
 
 
 def kinds(head):

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from stable_ssl import distributed
 from stable_ssl.config import ConfigError
 from stable_ssl.models import Queue
-from stable_ssl.models.heads import unit
+from stable_ssl.vectors import unit
 
 
 def numbered(*numbers):

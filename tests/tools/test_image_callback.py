@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from torch.nn.functional import cosine_similarity
 
+from stable_ssl.augment import build_ops
 from stable_ssl.config import Pictures
-from stable_ssl.data.augment import build_ops
 from stable_ssl.data.combined import Combined
 from stable_ssl.tools.draw_images import (
     NEIGHBOURS,
+    QUERIES,
     RIGHT,
     SHOWN,
     WRONG,
@@ -157,17 +158,19 @@ def test_neighbours_are_the_nearest_by_cosine_and_never_the_image_itself():
     from matplotlib.colors import to_hex
 
     frames = [to_hex(patch.get_facecolor()).upper() for patch in figure.axes[0].patches]
-    assert 0 < same < len(frames) == SHOWN * NEIGHBOURS
+    assert 0 < same < len(frames) == QUERIES * NEIGHBOURS
     assert frames.count(RIGHT) == same and frames.count(WRONG) == len(frames) - same
-    assert f"same class, {same} of 40" in [t.get_text() for t in figure.axes[0].texts]
+    assert f"same class, {same} of {QUERIES * NEIGHBOURS}" in [
+        t.get_text() for t in figure.axes[0].texts
+    ]
 
 
 @pytest.mark.parametrize(("n", "classes"), [(60, 4), (60, 30), (6, 1)])
 def test_images_of_different_classes_are_asked_first(n, classes):
     labels = torch.arange(n) % classes
     chosen = spread(labels, n)
-    assert len(set(chosen)) == len(chosen) == min(SHOWN, n)
-    assert len(labels[chosen].unique()) == min(SHOWN, classes)
+    assert len(set(chosen)) == len(chosen) == min(QUERIES, n)
+    assert len(labels[chosen].unique()) == min(QUERIES, classes)
 
 
 @pytest.mark.parametrize("shape", [(40, 6), (6, 40), (30, 2)])

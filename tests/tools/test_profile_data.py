@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from stable_ssl import ConfigError, SimCLR
-from stable_ssl.data.augment import build_ops
+from stable_ssl.augment import build_ops
 from stable_ssl.data.loader import Loader
 from stable_ssl.tools.profile import bottleneck, measure_data
 

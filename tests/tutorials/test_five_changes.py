@@ -1,4 +1,4 @@
-"""Five changes of a researcher, as the README prints them: short, and they do it."""
+"""Five changes of a researcher, as the documentation prints them: short, they do it."""
 
 import re
 import sys
@@ -10,7 +10,7 @@ import torch
 
 from stable_ssl import SimCLR, load_config
 
-README = Path(__file__).resolve().parents[2] / "README.rst"
+CHAPTER = Path(__file__).resolve().parents[2] / "docs" / "trainer.rst"
 QUICK = ("optim.epochs=null", "optim.steps=4", "data.batch_size=64", "log.monitor=null")
 QUICK += ("log.every_n_steps=1", "log.eval.few_labels=[]", "log.pictures=null")
 QUICK += ("log.eval.untrained=false", "optim.scheduler.warmup_epochs=0")
@@ -18,11 +18,11 @@ QUICK += ("log.eval.untrained=false", "optim.scheduler.warmup_epochs=0")
 
 @pytest.fixture
 def example(tmp_path, monkeypatch):
-    """Return a maker of what a block of the README defines, at most 25 lines long."""
+    """Return a maker of what a block of the chapter defines, at most 25 lines long."""
 
     def make(name, language="python"):
         pattern = rf"\.\. code-block:: {language}\n\n((?:   .*\n|\n)+)"
-        found = [b for b in re.findall(pattern, README.read_text()) if name in b]
+        found = [b for b in re.findall(pattern, CHAPTER.read_text()) if name in b]
         (block,) = map(textwrap.dedent, found)
         lines = [line for line in block.splitlines() if line.strip()]
         assert len(lines) <= 25

@@ -318,7 +318,9 @@ function legendOfLines(paint) {
   const told = telling(chosen());
   return groups().map(group => {
     const name = label(group, told);
-    const what = state.mean ? "" : make("span", { className: "muted" }, describe(group[0], told));
+    const { label: own, name: folder } = group[0];
+    const words = state.mean || own !== folder ? "" : describe(group[0], told);
+    const what = make("span", { className: "muted" }, words);
     const untick = () => {
       group.forEach(run => setTick(run, false));
       changed();

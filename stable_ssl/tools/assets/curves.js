@@ -91,9 +91,9 @@ function groups() {
 }
 
 function label(group, told, n = group.length) {
-  if (!state.mean) return group[0].name;
+  if (!state.mean) return group[0].label;
   const shared = told.filter(key => key.name !== SEED);
-  return `${describe(group[0], shared) || group[0].name} (n=${n})`;
+  return `${describe(group[0], shared) || group[0].label} (n=${n})`;
 }
 
 function points(run, metric) {

@@ -1,11 +1,12 @@
 // Of the ticked runs: differences, pictures, how to reproduce them; and of the page itself.
 
 const COMPARED = 12; // runs side by side in the differences
+const PICTURE = 224; // pixels of a picture and the gap beside it, at least
 const CARDS = 30; // runs with pictures and commands
 const VERSIONS = ["torch", "torchvision", "stable-ssl"]; // shown first of the packages
 
 const muted = words => make("p", { className: "muted" }, words);
-const heading = run => [swatch(painter()(run)), make("span", {}, run.name)];
+const heading = run => [swatch(painter()(run)), make("span", { title: run.name }, run.label)];
 
 function onlyFirst(most) {
   const all = state.ticked.size;
@@ -67,25 +68,31 @@ function comparison(name, some, facts) {
   const lines = [...new Set(facts.flatMap(Object.keys))]
     .map(key => [key, facts.map(one => (key in one ? text(one[key]) : ""))])
     .filter(([, values]) => state.allKeys || new Set(values).size > 1)
-    .map(([key, values]) => {
-      const usual = values.find(
-        value => values.filter(one => one === value).length > values.length / 2,
-      );
-      const kind = value => (usual === undefined || value === usual ? "" : "other");
-      const cells = values.map(value =>
-        make("td", { title: value, className: kind(value) }, value),
-      );
-      return make("tr", {}, make("th", { scope: "row" }, key), cells);
-    });
-  const none = make("td", { className: "muted", colSpan: some.length + 1 }, "no difference");
-  const heads = some.map(run => make("th", { scope: "col" }, heading(run)));
+    .map(([key, values]) => [key, values.map(value => valueCell(value, values))]);
+  if (!lines.length) return muted("no difference");
+  const names = lines.map(([key]) => key);
+  const cells = lines.map(([, values]) => values);
+  const upright = lines.length < some.length; // whichever are fewer stand side by side
+  const [across, down] = upright ? [names, some.map(heading)] : [some.map(heading), names];
+  const cell = (row, column) => (upright ? cells[column][row] : cells[row][column]);
+  const rows = down.map((side, row) =>
+    make("tr", {}, make("th", { scope: "row" }, side), across.map((_, at) => cell(row, at))),
+  );
+  const heads = across.map(head => make("th", { scope: "col" }, head));
   const table = make(
     "table",
     {},
     make("thead", {}, make("tr", {}, make("th", {}), heads)),
-    make("tbody", {}, lines.length ? lines : make("tr", {}, none)),
+    make("tbody", {}, rows),
   );
   return make("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: name }, table);
+}
+
+// set apart from what most runs have
+function valueCell(value, values) {
+  const usual = values.find(one => values.filter(x => x === one).length > values.length / 2);
+  const className = usual === undefined || value === usual ? "" : "other";
+  return make("td", { title: value, className }, value);
 }
 
 // --- pictures -------------------------------------------------------------------------------------
@@ -102,11 +109,22 @@ function drawPictures() {
   $("#pictures > div").replaceChildren(
     ...(parts.length ? [...parts, ...onlyFirst(CARDS)] : [none]),
   );
+  setColumns();
+}
+
+// as many pictures in the last row as in the others, or nearly
+function setColumns() {
+  for (const grid of document.querySelectorAll(".pictures")) {
+    const most = Math.max(2, Math.floor(grid.clientWidth / PICTURE));
+    const rows = Math.ceil(grid.childElementCount / most);
+    const columns = Math.max(most > 2 ? 3 : 2, Math.ceil(grid.childElementCount / rows));
+    grid.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
+  }
 }
 
 function framed({ run, name, epoch, source }) {
   const when = epoch === null ? "" : `epoch ${epoch}`;
-  const words = [name, run.name, when].filter(Boolean).join(", ");
+  const words = [name, run.label, when].filter(Boolean).join(", ");
   const enlarge = () => {
     Object.assign($("#large img"), { src: source, alt: words });
     $("#large").showModal();

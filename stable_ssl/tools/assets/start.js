@@ -26,6 +26,28 @@ function changed() {
   drawCards();
 }
 
+// A page that is served reloads itself, and goes on as it was left.
+
+const CONTROLS = ["#filter", "#x", "#log-x", "#colour", "#smooth", "#mean", "#all-keys"];
+const served = location.protocol === "http:";
+
+function keep() {
+  const ticked = runs.filter(run => state.ticked.has(run.index)).map(run => run.folder);
+  const panels = state.panels.map(panel => panel.name);
+  const controls = CONTROLS.map(id => [id, $(id).value, $(id).checked]);
+  const left = { ticked, panels, controls, y: scrollY };
+  sessionStorage.setItem("stable-ssl", JSON.stringify(left));
+}
+
+function goOn({ ticked, controls, y }) {
+  runs.forEach(run => setTick(run, ticked.includes(run.folder)));
+  for (const [id, value, checked] of controls) {
+    Object.assign($(id), { value, checked });
+    for (const kind of ["input", "change"]) $(id).dispatchEvent(new Event(kind));
+  }
+  requestAnimationFrame(() => scrollTo(0, y));
+}
+
 function start() {
   const main = COLUMNS.find(column => column.id === report.main);
   if (main) state.sort = { id: main.id, down: report.mode === "max" };
@@ -89,8 +111,13 @@ function start() {
   $("#curves").hidden = !report.metrics.length;
   const losses = ["train/loss", "val/loss"].filter(name => metrics.has(name)).slice(0, 1);
   const first = [...new Set([...losses, ...(metrics.has(report.main) ? [report.main] : [])])];
-  (first.length || !report.metrics.length ? first : [report.metrics[0].name]).forEach(addPanel);
+  const left = served && JSON.parse(sessionStorage.getItem("stable-ssl"));
+  const usual = first.length || !report.metrics.length ? first : [report.metrics[0].name];
+  (left ? left.panels.filter(name => metrics.has(name)) : usual).forEach(addPanel);
   new ResizeObserver(redraw).observe($("#panels"));
+  new ResizeObserver(setColumns).observe($("#pictures"));
+  if (left) goOn(left);
+  if (served) addEventListener("pagehide", keep);
   changed();
 }
 

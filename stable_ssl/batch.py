@@ -1,0 +1,143 @@
+"""What any loader and its batches have in common, the library's and a user's.
+
+A batch is a tuple or list: first the images, one view or a list of views, then the
+labels, then whatever else the dataset returns. Several train loaders together give a
+dict of such batches by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """A loader of batches on the device that can start at any batch of an epoch.
+
+    `Loader` and `Combined` are such, and a user's loader may be.
+    """
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch, and the batch in it that the next iteration starts with."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+def batches_from(
+    loader: Iterable[Any], epoch: int, start: int, end: int, device: torch.device
+) -> Iterator[Any]:
+    """Return the batches `start` to `end` of an epoch, on the device.
+
+    Args:
+        loader: of one that is no `BatchSource`, batches before `start` are dropped.
+        epoch: counted from 0, as the batches are.
+        start: the first batch.
+        end: one past the last.
+        device: where they go.
+    """
+    if isinstance(loader, BatchSource):
+        loader.set_epoch(epoch, start)
+        return islice(loader, end - start)
+    return (to_device(batch, device) for batch in islice(loader, start, end))
+
+
+def known_length(data: Iterable[Any]) -> int | None:
+    """Return the length of a loader, in batches, or of a dataset; None without one."""
+    try:
+        return len(data)
+    except TypeError:
+        return None
+
+
+def first_view(x: Tensor | list[Tensor]) -> Tensor:
+    """Return the view (N, C, H, W) of a batch's images, the first of several."""
+    return x[0] if isinstance(x, list) else x
+
+
+def count(batch: Any) -> int:
+    """Return how many samples a batch holds: the rows of its first tensor, or 0."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 1
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    if isinstance(batch, (list, tuple)):
+        return next(filter(None, map(count, batch)), 0)
+    return 0
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Return a batch with its tensors, however nested, on a device; does not wait."""
+    if device.type == "cpu":
+        return batch  # already there; to look through it would cost 5 us
+    return mapped(batch, lambda x: x.to(device, non_blocking=True))
+
+
+def mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a batch with each of its tensors changed; named tuples stay such."""
+    if isinstance(batch, Tensor):
+        return change(batch)
+    if isinstance(batch, Mapping):
+        return {name: mapped(value, change) for name, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(mapped(value, change) for value in batch))
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(mapped(value, change) for value in batch)
+    return batch
+
+
+def tensors(batch: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a batch, however nested."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        yield from tensors(list(batch.values()))
+    elif isinstance(batch, (list, tuple)):
+        for value in batch:
+            yield from tensors(value)
+
+
+def joined(batches: Sequence[Any]) -> Any:
+    """Return batches of one form as one, their tensors concatenated by rows."""
+    first = batches[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(batches))
+    if isinstance(first, Mapping):
+        return {name: joined([batch[name] for batch in batches]) for name in first}
+    if isinstance(first, (list, tuple)):
+        parts = [joined(values) for values in zip(*batches, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+    return first
+
+
+def prefetched(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
+    """Yield batches on a device; a GPU gets the next one while this one is used."""
+    if device.type != "cuda":
+        yield from (to_device(batch, device) for batch in batches)
+        return
+    stream, pending = torch.cuda.Stream(device), None
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            copied = to_device(batch, device)
+            done = stream.record_event()
+        if pending is not None:
+            yield _arrived(*pending)
+        pending = copied, done
+    if pending is not None:
+        yield _arrived(*pending)
+
+
+def _arrived(batch: Any, done: torch.cuda.Event) -> Any:
+    """Make the current stream wait for a batch that another one copied."""
+    current = torch.cuda.current_stream()
+    current.wait_event(done)
+
+    def hold(tensor: Tensor) -> Tensor:  # its memory is not reused before we are done
+        tensor.record_stream(current)
+        return tensor
+
+    return mapped(batch, hold)

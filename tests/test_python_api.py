@@ -1,0 +1,233 @@
+"""Trainers in a script or notebook: with datasets and loaders that it made itself."""
+
+from dataclasses import dataclass
+
+import numpy
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from stable_ssl import ConfigError, SimCLR, load_config
+from stable_ssl.config import Model, key
+
+VIEW = [{"name": "random_resized_crop", "size": 8}, {"name": "noise", "std": 0.1}]
+OFF = ["log.eval.untrained=false", "log.eval.few_labels=[]", "log.pictures=null"]
+
+
+class Squares(Dataset):
+    """Eight-pixel images of a shade for each of two classes."""
+
+    classes = ("dark", "light")
+
+    def __init__(self, n=96):
+        self.n = n
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, index):
+        shade = 60 + 120 * (index % 2) + index % 50
+        return numpy.full((8, 8, 3), shade, numpy.uint8), index % 2
+
+
+class Stream(IterableDataset):
+    """The same, one after the other."""
+
+    def __iter__(self):
+        return iter([Squares()[i] for i in range(96)])
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Return a maker of configs of a short run."""
+
+    def make(name="simclr", *overrides):
+        more = [f"log.folder={tmp_path}", "optim.epochs=2", "data.batch_size=32"]
+        return load_config(name, [*more, "log.run=run", *OFF, *overrides])
+
+    return make
+
+
+def own_views(config):
+    """Let the views be those of any images of eight pixels."""
+    config.data.train = {"dataset": {"image_transform": [VIEW, VIEW]}}
+    config.data.val = config.data.test = None
+    return config
+
+
+def test_a_dataset_is_trained_on_as_one_of_the_config(small, rows, tmp_path):
+    config = own_views(small())
+    trainer = SimCLR(config, train=Squares(), val=Squares(40))
+    trainer.run()
+    assert trainer.num_classes == 2 and trainer.config.model.backbone.in_channels == 3
+    last = rows(trainer.run_dir)[-1]
+    assert {"val/acc1", "val/knn_acc1"} <= last.keys()
+    recorded = load_config(trainer.run_dir / "config.yaml")
+    assert recorded.data.train.dataset.object == f"{__name__}.Squares"
+    with pytest.raises(ConfigError, match="a configuration alone does not rebuild it"):
+        SimCLR(recorded).setup()
+
+
+def test_what_has_no_object_is_off(small):
+    trainer = SimCLR(own_views(small()), train=Squares())
+    trainer.setup()
+    assert trainer.loaders.keys() == {"train", "bank"}
+    trainer.cleanup()
+
+
+def loader(workers=0):
+    """Return a loader of batches of two views, in an order of torch's generator."""
+    x = torch.rand(96, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    views = [(torch.stack([image, 1 - image]), i % 2) for i, image in enumerate(x)]
+
+    def collate(samples):
+        images, labels = zip(*samples, strict=True)
+        return list(torch.stack(images, 1)), torch.tensor(labels)
+
+    return DataLoader(views, 32, shuffle=True, collate_fn=collate, num_workers=workers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_is_trained_on_and_resumes_exactly(small, rows, workers):
+    changes = ["data.num_classes=2", "log.checkpoint.every_n_steps=1"]
+    whole = SimCLR(small("simclr", *changes), train=loader(workers))
+    whole.run()
+    expected = rows(whole.run_dir)
+
+    class Killed(SimCLR):
+        def after_train_step(self):
+            if self.step == 4:
+                raise KeyboardInterrupt
+
+    named = [*changes, "log.run=killed"]
+    with pytest.raises(KeyboardInterrupt):
+        Killed(small("simclr", *named), train=loader(workers)).run()
+    again = SimCLR(small("simclr", *named, "log.resume=auto"), train=loader(workers))
+    again.run()
+    assert rows(again.run_dir) == expected
+    torch.testing.assert_close(again.state_dict(), whole.state_dict(), rtol=0, atol=0)
+
+
+def test_batches_of_a_loader_may_be_mappings(small):
+    class Mapped(SimCLR):
+        def compute_loss(self):
+            return self(self.data["image"]).square().mean()
+
+    samples = [{"image": torch.rand(3, 8, 8)} for _ in range(64)]
+    config = small("simclr", "log.eval.linear=null")
+    trainer = Mapped(config, train=DataLoader(samples, 32))
+    trainer.run()
+    assert trainer.step == 4
+
+
+def test_a_loader_of_val_and_a_bank_are_evaluated(small, rows):
+    views = loader()
+    plain = DataLoader([(x[0], y) for x, y in views.dataset], 32)
+    config = small("simclr", "data.num_classes=2", "log.eval.knn.k=1")
+    trainer = SimCLR(config, train=views, val=plain, bank=plain)
+    trainer.run()
+    assert rows(trainer.run_dir)[-1]["val/knn_acc1"] == 1  # its own neighbours
+
+
+def pairs():
+    """Return a dataset of tensors."""
+    images = torch.stack([torch.from_numpy(Squares()[i][0]) for i in range(96)])
+    return TensorDataset(images.permute(0, 3, 1, 2), torch.arange(96) % 2)
+
+
+@pytest.mark.parametrize("make", [pairs, Stream, lambda: [*map(tuple, pairs())]])
+def test_a_dataset_of_any_kind(small, make):
+    steps = "data.num_classes=2", "optim.steps=3", "optim.epochs=null"
+    trainer = SimCLR(own_views(small("simclr", *steps)), train=make())
+    trainer.run()
+    assert trainer.step == 3
+
+
+@pytest.mark.slow
+def test_processes_share_a_dataset(small, rows):
+    config = own_views(small())
+    alone = SimCLR(config, train=Squares(), val=Squares(40))
+    alone.run()
+    config.hardware.processes, config.log.run = 2, "two"
+    SimCLR(config, train=Squares(), val=Squares(40)).run()
+    one, two = rows(alone.run_dir)[-1], rows(alone.run_dir.with_name("two"))[-1]
+    assert one.keys() == two.keys()
+    assert two["val/knn_acc1"] == pytest.approx(one["val/knn_acc1"], abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "split, given, words",
+    [
+        ("train", "a/folder", "found train='a/folder', of the type str"),
+        ("val", 3, "found val=3, of the type int"),
+        ("train", Squares, "of the type type"),
+    ],
+)
+def test_what_is_neither_is_refused(small, split, given, words):
+    with pytest.raises(ConfigError, match=words):
+        SimCLR(small(), **{split: given})
+
+
+def test_several_by_name_are_datasets(small):
+    with pytest.raises(ConfigError, match="of several by name give the datasets"):
+        SimCLR(small(), train={"a": iter([1]), "b": Squares()})
+
+
+# --- recipes on recipes ---------------------------------------------------------------
+
+
+@pytest.fixture
+def child(tmp_path):
+    """Return a maker of configs of a recipe on top of `simclr`."""
+
+    def make(text):
+        path = tmp_path / "mine.yaml"
+        path.write_text(f"defaults: [simclr, _self_]\n{text}")
+        return load_config(path, [f"log.folder={tmp_path}"])
+
+    return make
+
+
+def set_up(config):
+    """Build all that a run needs, and let it go."""
+    trainer = SimCLR(config)
+    try:
+        trainer.setup()
+    finally:
+        trainer.cleanup()
+
+
+def test_a_recipe_changes_an_op_of_the_one_below(child):
+    crop = "data: {transforms: {crop: {name: resize, size: 8%s}}}"
+    with pytest.raises(
+        ConfigError, match="resize takes no 'scale'.*scale: null leaves"
+    ):
+        set_up(child(crop % ""))
+    set_up(child(crop % ", scale: null"))
+
+
+def test_a_recipe_puts_an_op_of_another_library_there(child):
+    crop = "data: {transforms: {crop: {_target_: torchvision.transforms.Resize%s}}}"
+    asked = "unexpected keyword argument 'name'.*name: null leaves it out"
+    with pytest.raises(ConfigError, match=asked):
+        set_up(child(crop % ", scale: null"))
+    nulls = ", size: [8, 8], name: null, scale: null"
+    set_up(child(crop % nulls))
+
+
+def test_a_class_with_keys_of_its_own_leaves_out_those_of_the_recipe(child):
+    @dataclass
+    class Keys(Model):
+        width: int = key(512, low=1)
+
+    class Mine(SimCLR):
+        model_config = Keys
+
+        def initialize_modules(self):
+            self.backbone = torch.nn.Linear(1, self.config.model.width)
+
+    asked = "model.temperature is not a key.*temperature: null leaves it out"
+    with pytest.raises(ConfigError, match=asked):
+        Mine(child("model: {width: 3}"))
+    nulls = "model: {width: 3, temperature: null, projector: null}"
+    assert Mine(child(nulls)).config.model.width == 3

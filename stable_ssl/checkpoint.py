@@ -22,8 +22,10 @@ import copy
 import io
 import math
 import re
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -32,6 +34,7 @@ import torch
 
 from stable_ssl import distributed
 from stable_ssl.background import Background
+from stable_ssl.distributed import sharded_state
 from stable_ssl.distributed.sharding import shared_out_like
 from stable_ssl.files import add_name, replacing
 from stable_ssl.schema import ConfigError, unwritable
@@ -42,7 +45,7 @@ from stable_ssl.tensor_files import (
     write_sealed,
 )
 
-SUFFIX = ".ckpt"
+SUFFIX, SHARDS = ".ckpt", ".shards"
 SETTINGS = {  # what a resumed run must share with its start; None: every key
     "data": (
         *("train", "labelled", "num_classes", "in_memory"),
@@ -126,7 +129,7 @@ def snapshot(state: State) -> State:
     elsewhere = {
         id(tensor): _on_host(tensor, storages)
         for tensor in _tensors(state)
-        if tensor.device.type != "cpu" or not tensor.is_leaf
+        if tensor.device.type not in ("cpu", "meta") or not tensor.is_leaf
     }
     return copy.deepcopy(state, elsewhere)
 
@@ -160,7 +163,11 @@ def _on_host(tensor: torch.Tensor, storages: dict[Any, Any]) -> torch.Tensor:
 
 
 def load(
-    path: Path | str, device: torch.device | str = "cpu", *, verified: bool = False
+    path: Path | str,
+    device: torch.device | str = "cpu",
+    *,
+    verified: bool = False,
+    mesh: Any = None,
 ) -> State:
     """Read what `save` wrote, after its checksum; see `tensor_files` of its memory.
 
@@ -168,6 +175,7 @@ def load(
         path: of the file.
         device: of the tensors.
         verified: whether its checksum has been compared, as by another rank.
+        mesh: of the processes among which sharded tensors are shared out again.
 
     Raises:
         ConfigError: there is no such file.
@@ -175,7 +183,7 @@ def load(
     """
     if not verified:
         verify(Path(path))
-    state = read_sealed(Path(path), device)
+    state = read_sealed(Path(path), device, mesh)
     if type(state) is not dict:
         raise CorruptCheckpoint(
             f"{path} holds a {type(state).__name__} instead of a run's state"
@@ -183,19 +191,23 @@ def load(
     return state
 
 
-def newest_valid(folder: Path) -> State | None:
+def newest_valid(folder: Path, mesh: Any = None) -> State | None:
     """Return the state of the newest readable checkpoint of a run, None without any.
 
     A truncated or corrupt one is skipped with a warning that names it. Where somebody
     deleted them all, `last.ckpt` still holds the newest. Rank 0 looks for it, and the
     others read what it found: synchronises the ranks.
 
+    Args:
+        folder: of the run's checkpoints.
+        mesh: as for `load`.
+
     Raises:
         CorruptCheckpoint: there are some, and none can be read.
         ConfigError: a folder has the name of one.
     """
     path = distributed.from_main(lambda: _newest_valid(folder))
-    return None if path is None else load(path, verified=True)
+    return None if path is None else load(path, verified=True, mesh=mesh)
 
 
 def _newest_valid(folder: Path) -> Path | None:
@@ -215,7 +227,9 @@ def _newest_valid(folder: Path) -> Path | None:
     return None
 
 
-def choose(resume: str | None, folder: Path) -> tuple[State | None, bool]:
+def choose(
+    resume: str | None, folder: Path, mesh: Any = None
+) -> tuple[State | None, bool]:
     """Return the state that a run starts from, and whether it is the run's own.
 
     A run's own newest checkpoint comes first, so that a run which was started from
@@ -225,12 +239,13 @@ def choose(resume: str | None, folder: Path) -> tuple[State | None, bool]:
     Args:
         resume: auto, None (afresh), or the path of another run's checkpoint.
         folder: of the run's own checkpoints.
+        mesh: as for `load`.
     """
-    state = newest_valid(folder) if resume is not None else None
+    state = newest_valid(folder, mesh) if resume is not None else None
     if state is not None or resume in (None, "auto"):
         return state, state is not None
     distributed.from_main(lambda: verify(Path(resume)))
-    return load(resume, verified=True), False
+    return load(resume, verified=True, mesh=mesh), False
 
 
 def refuse_other_settings(saved: State, now: State, defaults: State) -> None:
@@ -372,10 +387,13 @@ class Checkpoints:
 
     Files are named by epoch and step, `e002_s005157.ckpt`; a step has one, the one
     written last. `last.ckpt` and `best.ckpt` are further names of the same files. The
-    newest is kept to resume from and the one before to fall back to.
+    newest is kept to resume from and the one before to fall back to. Weights that are
+    shared out lie in a folder beside, `e002_s005157.0.shards`, which is on the disk
+    before the file that names it; one that no file names is deleted.
 
     Args:
-        folder: made when the first checkpoint is written; written by one process.
+        folder: made when the first checkpoint is written; written by one process, but
+            for `save_shards`.
         top_k: how many of the best to keep.
         last: whether the newest is named `last.ckpt` and stays after the run.
         largest: whether a larger monitored value is better.
@@ -402,7 +420,7 @@ class Checkpoints:
                 are untouched.
         """
         self.background.wait()
-        path = self.folder / f"e{epoch:03d}_s{step:06d}{SUFFIX}"
+        path = self.folder / f"{_name(epoch, step)}{SUFFIX}"
         state = {**state, "best": self._ranked(path.name, value)}
         if sum(t.numel() * t.element_size() for t in _tensors(state)) < LARGE:
             self._write(path, state)
@@ -410,12 +428,42 @@ class Checkpoints:
             self.background.start(self._write, path, snapshot(readable(state)))
         return path
 
+    def save_shards(self, state: State, epoch: int, step: int) -> State:
+        """Write what is shared out over the ranks, each its part; return the rest.
+
+        Waits for the disk. Synchronises the ranks.
+
+        Args:
+            state: of every rank, to be saved after this, by rank 0.
+            epoch: as for `save`.
+            step: as for `save`.
+
+        Raises:
+            ConfigError: a rank could not write.
+        """
+        return sharded_state.write(
+            distributed.from_main(lambda: self._new_shards(epoch, step)), state
+        )
+
+    def _new_shards(self, epoch: int, step: int) -> Path:
+        """Return a folder that no file names; of a step saved twice, another one."""
+        self.background.wait()
+        number = count()
+        while True:
+            path = self.folder / f"{_name(epoch, step)}.{next(number)}{SHARDS}"
+            if not path.exists():
+                return path
+
     def _write(self, path: Path, state: State) -> None:
         try:
             save(path, state)
         except OSError as error:
             raise unwritable(path, error) from error
         self.best = state["best"]
+        kept = state.get(sharded_state.SHARDS, {}).get("folder")
+        for shards in self.folder.glob(f"{path.stem}.*{SHARDS}"):
+            if shards.name != kept:  # of this step, saved before
+                shutil.rmtree(shards)
         self._tidy()
 
     def resume(self, state: State) -> None:
@@ -499,9 +547,13 @@ class Checkpoints:
         return ranked[: self.top_k]
 
     def _delete_but(self, names: set[str]) -> None:
+        """Delete the other files, and shards that belong to none."""
         for path in _in_order(self.folder):
             if path.name not in names:
                 path.unlink()
+        for shards in self.folder.glob(f"e*{SHARDS}"):
+            if not (self.folder / f"{shards.name.split('.')[0]}{SUFFIX}").exists():
+                shutil.rmtree(shards)
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -529,6 +581,11 @@ def _add_name(path: Path, name: str) -> None:
             add_name(path, f"{name}{SUFFIX}")
         except OSError as error:
             raise unwritable(path.with_name(f"{name}{SUFFIX}"), error) from error
+
+
+def _name(epoch: int, step: int) -> str:
+    """Return the name of a checkpoint without its ending, see `_position`."""
+    return f"e{epoch:03d}_s{step:06d}"
 
 
 def _in_order(folder: Path) -> list[Path]:

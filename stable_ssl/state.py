@@ -19,7 +19,7 @@ from stable_ssl import checkpoint, distributed, seeding, subclass_state
 from stable_ssl.batch import known_length, to_device
 from stable_ssl.checkpoint import State
 from stable_ssl.data.nodes import TRAINING
-from stable_ssl.distributed.sharding import gathered, shared_out_like
+from stable_ssl.distributed.sharding import mesh_of, shared_out_like
 from stable_ssl.loggers.means import shared_out
 from stable_ssl.models import EMA
 from stable_ssl.models.norm import batch_norms
@@ -37,6 +37,8 @@ COPIED_LATER = {"modules", "optimizers", "evaluators"}  # of a state: as they ar
 def capture(run: Run) -> State:
     """Return all that a resumed run needs; synchronises the host and the ranks.
 
+    Tensors that are shared out over the ranks stay so.
+
     Args:
         run: a trainer after `setup`.
     """
@@ -48,10 +50,6 @@ def capture(run: Run) -> State:
     local_states = rank_state, run.subclass_attributes.state()
     states = distributed.all_gather_object(local_states)
     rank_states, attribute_states = zip(*states, strict=True)
-    networks = run.state_dict()
-    optimizers = {name: o.state_dict() for name, o in run.optimizers.items()}
-    if run.config.hardware.sharding == "full":
-        networks, optimizers = gathered([networks, optimizers])
     return {
         "format": FORMAT,
         "trainer": type(run).__name__,
@@ -59,10 +57,10 @@ def capture(run: Run) -> State:
         "epoch": run.epoch,
         "step": run.step,
         "lengths": (known_length(run.train_loader), run.images_per_step),
-        "modules": networks,
+        "modules": run.state_dict(),
         "unsaved": _unsaved(run),
         "attributes": subclass_state.merged(attribute_states),
-        "optimizers": optimizers,
+        "optimizers": {n: o.state_dict() for n, o in run.optimizers.items()},
         "schedulers": {n: s.state_dict() for n, s in run.schedulers.items()},
         "scaler": run.scaler.state_dict(),
         "evaluators": run.evaluation.state_dict(),
@@ -94,7 +92,8 @@ def begin(run: Run, defaults: State) -> State | None:
     """
     log, fit = run.config.log, run.config.mode == "fit"
     run.checkpoints.background.wait()
-    state, is_own = checkpoint.choose(log.resume, run.checkpoints.folder)
+    folder, mesh = run.checkpoints.folder, mesh_of(run)
+    state, is_own = checkpoint.choose(log.resume, folder, mesh)
     distributed.barrier()  # all have read it before rank 0 deletes later ones
     if not fit and log.load_from is not None:
         state, is_own = None, False  # those weights are to be evaluated, not the run's

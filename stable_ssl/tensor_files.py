@@ -24,6 +24,7 @@ from zipfile import ZIP_STORED, ZipFile
 
 import torch
 
+from stable_ssl.distributed.sharded_state import damaged, filled
 from stable_ssl.schema import ConfigError, first_line
 
 ZIP = b"PK\x03\x04"  # what a ZIP archive begins with ...
@@ -113,7 +114,7 @@ def write_sealed(new: Path, value: Any) -> None:
 
 
 def verify(path: Path) -> None:
-    """Compare the bytes of a file of ours with its checksum.
+    """Compare the bytes of a file of ours with its checksum, and those of its shards.
 
     Raises:
         ConfigError: there is no such file.
@@ -131,18 +132,37 @@ def verify(path: Path) -> None:
         seal = file.read(len(SEAL) + DIGEST)
     if not archive or seal != SEAL + digest.hexdigest().encode():
         raise CorruptCheckpoint(f"{path} is truncated or not a stable-SSL checkpoint")
+    if any(path.parent.glob("*.shards")):
+        with _ours(path):
+            wrong = damaged(_loaded(path), path.parent)
+        if wrong:
+            raise CorruptCheckpoint(f"{path}: {wrong}")
 
 
-def read_sealed(path: Path, device: torch.device | str = "cpu") -> Any:
-    """Read a file of ours that was verified.
+def read_sealed(
+    path: Path, device: torch.device | str = "cpu", mesh: Any = None
+) -> Any:
+    """Read a file of ours that was verified, and the shards that it names.
+
+    Args:
+        path: of the file.
+        device: of the tensors.
+        mesh: as for `sharded_state.filled`.
 
     Raises:
         ConfigError: there is no such file.
         CorruptCheckpoint: it holds other things than we write.
     """
     refuse_missing(path)
+    with _ours(path):
+        return filled(_loaded(path, device), path.parent, mesh)
+
+
+@contextmanager
+def _ours(path: Path) -> Iterator[None]:
+    """Say that a file of ours, whole by its checksum, holds other than we write."""
     try:
-        return _loaded(path, device)
+        yield
     except UnpicklingError as error:
         raise CorruptCheckpoint(
             f"{path} holds more than tensors and plain values, and is not read"

@@ -1118,7 +1118,10 @@ class BaseTrainer(nn.Module):
         self.records.folder.sync()  # the checkpoint refers to lengths of the files
         fresh = self.measured if self.validated == self.step else {}
         value = fresh.get(self.settings.monitor)
-        if self.rank == 0:
-            with distributed.patient(), self.records.off_the_clock():
-                self.checkpoints.save(state, self.epoch, self.step, value)
+        with self.records.off_the_clock():
+            if self.config.hardware.sharding == "full":
+                state = self.checkpoints.save_shards(state, self.epoch, self.step)
+            if self.rank == 0:
+                with distributed.patient():
+                    self.checkpoints.save(state, self.epoch, self.step, value)
         self._saved_at = time.monotonic()

@@ -1,15 +1,21 @@
 """Weights shared out by block: N processes are one, and each holds its part alone."""
 
+import errno
+import hashlib
+import os
+import pickle
 import re
+import shutil
 
 import pytest
 import torch
 from torch import nn
 
 from stable_ssl import ConfigError, load_config
-from stable_ssl.checkpoint import load
+from stable_ssl.checkpoint import load, save
 from stable_ssl.distributed.sharding import blocks, is_sharded, local
 from stable_ssl.methods import DINO, MAE, SimCLR
+from stable_ssl.tensor_files import CorruptCheckpoint
 
 METHODS = {"simclr": SimCLR, "dino": DINO, "mae": MAE}
 QUICK = ["optim.epochs=null", "optim.steps=3", "optim.scheduler.warmup_epochs=0"]
@@ -170,3 +176,125 @@ def test_a_run_is_not_gone_on_with_otherwise(tmp_path):
     train("simclr", tmp_path, "optim.steps=1")
     with pytest.raises(ConfigError, match="hardware.sharding=none, not full"):
         train("simclr", tmp_path, "optim.steps=2", "hardware.sharding=full")
+
+
+# --- checkpoints ----------------------------------------------------------------------
+
+
+EVERY = "log.checkpoint.every_n_steps=1"
+
+
+def saved(folder, *overrides):
+    """Train MAE with its weights shared out, to one process; return its checkpoints."""
+    keys = "hardware.sharding=full", "data.root=float32", EVERY, *overrides
+    train("mae", folder, *keys)
+    return folder / "runs" / "mae" / "run" / "ckpts"
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    saved(folder, "optim.steps=2")
+    return folder
+
+
+@pytest.fixture
+def checkpoints(two_steps, tmp_path):
+    """Return the folder of two sharded checkpoints, in a run that may be changed."""
+    shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "runs" / "mae" / "run" / "ckpts"
+
+
+def test_each_process_writes_and_reads_its_part_alone(ranks, tmp_path):
+    arguments = "mae", str(tmp_path), "hardware.sharding=full"
+    ranks(2, train, *arguments, "optim.steps=2")
+    folder = tmp_path / "runs" / "mae" / "run" / "ckpts"
+    (shards,) = folder.glob("*.shards")
+    names = {path.name for path in shards.iterdir()}
+    assert names == {".metadata", "__0_0.distcp", "__1_0.distcp"}
+    hollow = torch.load(folder / "last.ckpt", weights_only=True)
+    away = {n for n, t in hollow["modules"].items() if t.device.type == "meta"}
+    assert away == {n for n in away if "blocks." in n} != set()
+    whole = load(folder / "last.ckpt")
+    assert not any(t.is_meta for t in whole["modules"].values())
+    for by_rank in ranks(2, resumed_parts, *arguments, "optim.steps=4"):
+        for is_part, held, all_of_it in by_rank:
+            assert is_part and held < all_of_it
+
+
+def resumed_parts(name, folder, *overrides):
+    """Return of each sharded weight how much a process read of it, and of how much."""
+    torch.set_num_threads(1)
+    config = load_config(name, [*QUICK, *VIT, f"log.folder={folder}", *overrides])
+    trainer = in_float64(METHODS[name])(config)
+    trainer.setup()
+    read = trainer.resumed_state["modules"]
+    names = [n for n, p in trainer.named_parameters() if is_sharded(p)]
+    trainer.cleanup()
+    parts = [(is_sharded(t), local(t).numel(), t.numel()) for t in map(read.get, names)]
+    return [part for part in parts if part[2] > 64]  # a row for each process
+
+
+def test_shards_that_no_checkpoint_names_are_deleted(checkpoints):
+    """What a kill between the shards and their file leaves, and what is surplus."""
+    files = {path.stem for path in checkpoints.glob("e*.ckpt")}
+    assert {p.name.split(".")[0] for p in checkpoints.glob("*.shards")} == files
+    assert len(files) == len(list(checkpoints.glob("*.shards"))) == 2
+    (checkpoints / "e009_s000099.0.shards").mkdir()
+    newest = max(checkpoints.glob("*_s000002.*.shards")).name
+    (checkpoints / newest.replace(".0.", ".1.")).mkdir()  # of a step saved twice
+    saved(checkpoints.parents[3], "optim.steps=4")
+    assert len(list(checkpoints.glob("*.shards"))) == 2
+    assert load(checkpoints / "last.ckpt")["step"] == 4
+
+
+def test_damaged_shards_are_said_and_the_checkpoint_before_is_taken(checkpoints):
+    shards = max(checkpoints.glob("*.shards"))
+    part = shards / "__0_0.distcp"
+    content = part.read_bytes()
+    flipped = content[:99] + bytes([content[99] ^ 1]) + content[100:]
+    for damage in (content[:-9], flipped):
+        part.write_bytes(damage)
+        with pytest.raises(CorruptCheckpoint, match="truncated or changed"):
+            load(checkpoints / "last.ckpt")
+    shutil.rmtree(shards)
+    with pytest.raises(CorruptCheckpoint, match="of its shards is missing"):
+        load(checkpoints / "last.ckpt")
+    with pytest.warns(UserWarning, match="trying the one before"):
+        saved(checkpoints.parents[3], "optim.steps=3")
+    assert load(checkpoints / "last.ckpt")["step"] == 3
+
+
+def test_a_file_without_its_shards_says_so(checkpoints, tmp_path):
+    alone = tmp_path / "copied.ckpt"
+    shutil.copyfile(checkpoints / "last.ckpt", alone)
+    with pytest.raises(CorruptCheckpoint, match="of its shards is missing"):
+        load(alone)
+
+
+class Calls:
+    def __reduce__(self):
+        return os.system, ("false",)
+
+
+def test_a_table_of_shards_calls_nothing(checkpoints):
+    last = checkpoints / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    table = checkpoints / state["shards"]["folder"] / ".metadata"
+    table.write_bytes(pickle.dumps(Calls()))
+    digest = hashlib.sha256(table.read_bytes()).hexdigest()
+    state["shards"]["files"][".metadata"] = digest
+    save(last, state)
+    with pytest.raises(CorruptCheckpoint, match="holds more than tensors"):
+        load(last)
+
+
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    from torch.distributed.checkpoint import FileSystemWriter
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FileSystemWriter, "write_data", full)
+    with pytest.raises(ConfigError, match="shards could not be written: No space left"):
+        saved(tmp_path, "optim.steps=1")

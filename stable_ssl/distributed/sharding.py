@@ -88,6 +88,14 @@ def shard(module: nn.Module, device: torch.device) -> None:
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
 
 
+def mesh_of(module: nn.Module) -> Any:
+    """Return the mesh of the processes that share a module's weights out, or None."""
+    for parameter in module.parameters():
+        if is_sharded(parameter):
+            return parameter.device_mesh
+    return None
+
+
 @contextmanager
 def whole(module: nn.Module) -> Iterator[None]:
     """Keep all weights whole inside, so that processes compute without each other.
@@ -140,26 +148,6 @@ def clip(gradients: Iterable[Tensor], max_norm: float, norm: Tensor) -> None:
     """Scale gradients down to a 2-norm of at most `max_norm`, `norm` being theirs."""
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as nn.utils.clip_grad_norm_
     torch._foreach_mul_([local(gradient) for gradient in gradients], scale)
-
-
-def gathered(state: Any) -> Any:
-    """Return a state with sharded tensors whole, on rank 0 in the host's memory.
-
-    Other ranks take part, and get None for them: their states are not for use.
-    """
-    if isinstance(state, Tensor):
-        if not is_sharded(state):
-            return state
-        with waiting():
-            full = state.full_tensor().detach()
-        return None if rank() else full.to("cpu")
-    if isinstance(state, dict):
-        new = state.copy()  # of its type, with what it has besides entries
-        new.update((name, gathered(value)) for name, value in state.items())
-        return new
-    if type(state) in (list, tuple):
-        return type(state)(gathered(value) for value in state)
-    return state
 
 
 @torch.no_grad()

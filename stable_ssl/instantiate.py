@@ -163,6 +163,8 @@ def build_object(node: Mapping[str, Any], at: str, **arguments: Any) -> Any:
         return instantiate(given, _convert_="all", **arguments)
     except HydraException as error:
         cause, text = _without_hydra(error.__cause__), " ".join(str(error).split())
+        if isinstance(cause, ConfigError):  # says all that there is to say
+            raise ConfigError(f"{at}: {cause}") from None
         if unknown := re.search(r"unexpected keyword argument \W*(\w+)", text):
             text += left_out(unknown[1])
         raise ConfigError(f"{at}: {text}") from cause

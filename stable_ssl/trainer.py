@@ -203,7 +203,7 @@ class BaseTrainer(nn.Module):
         self.validated = -1  # the step of the last validation ...
         self.measured: dict[str, float] = {}  # ... and its values
         self.probe_features: Any = None  # that the loss handed over ...
-        self.probe_labels: Any = None  # ... of a whole step, under `optim.exact_batch`
+        self.probe_batches: Any = None  # of a whole step, under `optim.exact_batch`
         self._ranks_checked = False  # whether they train one model
         self.rng_at_epoch: Any = None  # the global generators at its start
         self.resumed_state: Any = None  # a state to restore once more, its epoch begun
@@ -800,8 +800,10 @@ class BaseTrainer(nn.Module):
             exact.add(batch)
         if not self.last_micro_batch:
             return
-        self.probe_labels = [
-            labels for _, *rest in exact.batches for labels in rest[:1]
+        self.probe_batches = [
+            (first_view(x) if self.evaluation.read else None, labels)
+            for x, *rest in exact.batches
+            for labels in rest[:1]
         ]
         with self.records.part("forward"), self.autocast():
             loss = self.loss_of(exact.embeddings())
@@ -923,7 +925,7 @@ class BaseTrainer(nn.Module):
         """Return what probes learn from: a batch, or the labels of all of a step."""
         if self.exact_batch is None or self.probe_features is None:
             return self.labelled(self.data)
-        return None, joined(self.probe_labels)
+        return joined(self.probe_batches)
 
     def row_keys(self, rows: int) -> Tensor:
         """Return a key for each image of the micro-batch, to draw masks and such from.

@@ -42,6 +42,10 @@ class Bank(NamedTuple):
         first, end = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
         return cls(features[first:end], labels, _places(rows, labels))
 
+    def columns(self, part: slice) -> Bank:
+        """Return the bank of some of the features' numbers, in the same memory."""
+        return self._replace(features=self.features[:, part])
+
     @property
     def rows(self) -> Tensor:
         """Return which of all rows the features are, (m,) int64, ascending."""

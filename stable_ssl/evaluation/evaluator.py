@@ -23,6 +23,7 @@ from stable_ssl.loggers.names import Metric
 
 if TYPE_CHECKING:
     from stable_ssl.evaluation.bank import Bank
+    from stable_ssl.evaluation.layers import Layers
 
 Labelled = tuple[Tensor, Tensor]  # features (N, D) and labels (N,)
 Encode = Callable[[Tensor], Tensor]  # of a view (N, C, H, W) to features (N, D)
@@ -87,6 +88,8 @@ class Evaluator:
     each_rank = False  # called on each rank with its share; else on rank 0 with all
     in_fit = True  # False: not while a training evaluates
     note = ""  # said once in the log: what it left out of an evaluation, and why
+    layers: Layers | None = None  # whose features it sees, instead of `encode`'s
+    name = ""  # of its node in `log.eval`, of one that is a node there
     key = ""  # of the library's own: the node of `log.eval` that turns it on
     names: tuple[str, ...] = ()  # and patterns of what it yields, for `log.monitor`
 

@@ -12,7 +12,8 @@ from collections.abc import (
 )
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ from stable_ssl.evaluation.labels import (
     check_labels,
     with_labels,
 )
+from stable_ssl.evaluation.layers import read
 from stable_ssl.evaluation.linear import Linear
 from stable_ssl.evaluation.logistic import Logistic
 from stable_ssl.evaluation.predictions import Predictions
@@ -45,6 +47,15 @@ from stable_ssl.evaluation.spectrum import Spectrum
 from stable_ssl.instantiate import build_object, find_object
 from stable_ssl.loggers.names import Metric
 from stable_ssl.schema import ConfigError
+
+
+class Encoded(NamedTuple):
+    """What one pass over a view makes."""
+
+    view: Tensor  # (N, C, H, W)
+    features: Tensor  # (N, D) of `encode`
+    outputs: dict[str, Any]  # of the layers that are read, by path
+
 
 BUILT_IN: tuple[type[Evaluator], ...] = (
     Knn,
@@ -100,6 +111,7 @@ def _own(node: Mapping[str, Any], at: str) -> Evaluator:
         raise ConfigError(f"{at}: {node['_target_']} is no stable_ssl.Evaluator")
     when = {name: node[name] for name in CADENCE if name in node}
     evaluator = build_object({k: v for k, v in node.items() if k not in when}, at)
+    evaluator.name = at.removeprefix("log.eval.")
     for name, value in when.items():
         setattr(evaluator, name, value)
     every, splits, in_fit = (getattr(evaluator, name) for name in CADENCE)
@@ -111,6 +123,15 @@ def _own(node: Mapping[str, Any], at: str) -> Evaluator:
     if not isinstance(in_fit, bool):
         raise ConfigError(f"{at}.in_fit={in_fit} must be true or false")
     return evaluator
+
+
+@contextmanager
+def _named(evaluator: Evaluator) -> Iterator[None]:
+    """Say whose fault an error is."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"log.eval.{evaluator.name}: {error}") from error
 
 
 @contextmanager
@@ -207,7 +228,7 @@ class Suite:
         self.collapsed = self.evaluating = False
         self.said: set[str] = set()  # notes of evaluators
         self.asked: Sequence[Evaluator] = ()  # those that measure the split
-        self.encoded: list[tuple[Tensor, Tensor]] = []  # views of a batch, features
+        self.encoded: list[Encoded] = []  # views of a batch
         self.metrics: dict[str, Metric] = {}  # of all that was yielded so far
         asked = {
             name: evaluator
@@ -224,7 +245,14 @@ class Suite:
         ]
         check_bank(self.bank_loader, self.comparing)
         self.online = {n: e for n, e in asked.items() if isinstance(e, OnlineEvaluator)}
-        if self.online:
+        of_layers = [e for e in asked.values() if e.layers is not None]
+        self.read = list(dict.fromkeys(n for e in of_layers for n in e.layers.names))
+        self.beside = [e for e in of_layers if e.needs_features]  # in further columns
+        self.widths: list[int] = []  # of `encode`'s features, and theirs
+        for evaluator in of_layers:
+            with _named(evaluator):
+                evaluator.layers.check(model)
+        if self.online or of_layers:
             self._build_online(loaders.get("bank", next(iter(loaders.values()))))
         task = "multiclass" if self.probe is not None else task
         classes = num_classes if task else None
@@ -240,9 +268,11 @@ class Suite:
 
     def _build_online(self, loader: Any) -> None:
         """Build what trains beside the method, for the features' measured dimension."""
+        x, _ = with_labels(next(iter(loader)))
         with undisturbed(self.model), self.autocast():
-            x, _ = with_labels(next(iter(loader)))
-            features = self.plain(first_view(x))
+            encoded = self._encoded(first_view(x))
+            features = encoded.features
+            self._beside(encoded)
         if features.ndim != 2:
             raise ConfigError(
                 f"encode returned features of shape {tuple(features.shape)}; the linear"
@@ -250,8 +280,8 @@ class Suite:
             )
         for evaluator in self.online.values():
             with _seeded(self.seed):
-                dim, device = features.shape[1], features.device
-                evaluator.build(dim, self.num_classes, device)
+                dim = self._of(evaluator, encoded).shape[-1]
+                evaluator.build(dim, self.num_classes, features.device)
 
     @property
     def probe(self) -> nn.Module | None:
@@ -261,8 +291,9 @@ class Suite:
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The model, and the probe if there is one."""
-        return [self.model, *filter(None, [self.probe])]
+        """The model, and the probes if there are some."""
+        probes = [e.module for e in self.online.values() if isinstance(e, Probe)]
+        return [self.model, *probes]
 
     @property
     def eigenvalues(self) -> list[float]:
@@ -280,13 +311,51 @@ class Suite:
 
     def encode(self, x: Tensor) -> Tensor:
         """Encode a view (N, C, H, W); in an evaluation, once."""
-        if not self.evaluating:
-            return self.plain(x)
-        for view, features in self.encoded:
-            if view is x:
-                return features
-        self.encoded.append((x, self.plain(x)))
-        return self.encoded[-1][1]
+        return self._encoded(x).features if self.evaluating else self.plain(x)
+
+    def _encoded(self, x: Tensor) -> Encoded:
+        """Encode a view, and read the layers meanwhile; in an evaluation, once."""
+        for encoded in self.encoded:
+            if encoded.view is x:
+                return encoded
+        if self.read:
+            with read(self.model, self.read) as outputs:
+                encoded = Encoded(x, self.plain(x), outputs)
+        else:
+            encoded = Encoded(x, self.plain(x), {})
+        if self.evaluating:
+            self.encoded.append(encoded)
+        return encoded
+
+    def _of(self, evaluator: Evaluator, encoded: Encoded) -> Tensor:
+        """Return what an evaluator calls features of a view."""
+        if evaluator.layers is None:
+            return encoded.features
+        with _named(evaluator):
+            rows = len(encoded.view)
+            return evaluator.layers.of(encoded.outputs, self.model, rows)
+
+    def _beside(self, encoded: Encoded) -> Tensor:
+        """Return the features of `encode`, and beside them those of layers."""
+        if not self.beside:
+            return encoded.features
+        parts = [encoded.features, *(self._of(e, encoded) for e in self.beside)]
+        self.widths = [part.shape[1] for part in parts]
+        return torch.cat([part.float() for part in parts], 1)
+
+    def _columns(self, split: Split, evaluator: Evaluator) -> Split:
+        """Return a split with the features alone that an evaluator is to see."""
+        if not self.beside or split.features is None:
+            return split
+        own = evaluator in self.beside
+        index = 1 + self.beside.index(evaluator) if own else 0
+        start = sum(self.widths[:index])
+        part, bank = slice(start, start + self.widths[index]), split.bank
+        if isinstance(bank, Bank):
+            bank = bank.columns(part)
+        elif bank is not None:
+            bank = bank[0][:, part], bank[1]
+        return replace(split, features=split.features[:, part], bank=bank)
 
     def forget(self) -> None:
         """Forget the batch before."""
@@ -313,9 +382,11 @@ class Suite:
             ConfigError: features that are not a whole number for each label.
         """
         x, labels = with_labels(batch)
-        if features is None:
+        by_layers = [e for e in self.online.values() if e.layers is not None]
+        if features is None or by_layers:
             with undisturbed(self.model), self.autocast():
-                features = self.plain(first_view(x))
+                encoded = self._encoded(first_view(x))
+            features = encoded.features if features is None else features
         if not isinstance(features, Tensor):
             features = torch.cat(list(features))
         if features.ndim != 2 or len(features) % len(labels):
@@ -332,6 +403,10 @@ class Suite:
             autocast = torch.autocast(device, enabled=False)
         with torch.enable_grad(), autocast:
             for name, evaluator in self.online.items():
+                if evaluator.layers is not None:  # of the first view
+                    seen = self._of(evaluator, encoded), labels[: len(encoded.view)]
+                    losses[f"{name}_loss"] = evaluator.fit(*seen)
+                    continue
                 if not evaluator.whole_batch:  # and draws nothing
                     losses[f"{name}_loss"] = evaluator.fit(features, labels)
                     continue
@@ -379,14 +454,19 @@ class Suite:
     def see(self, batch: Any, loader: Any) -> None:
         """Show a batch to the evaluators, and keep the features they will need."""
         for evaluator in self.asked:
-            evaluator.see(batch, loader, self.encode)
+            evaluator.see(batch, loader, partial(self._seen_by, evaluator))
         if not any(evaluator.needs_features for evaluator in self.asked):
             return
         x, labels, *_ = batch
-        self.features.append(self.encode(first_view(x)).detach().float())
+        features = self._beside(self._encoded(first_view(x)))
+        self.features.append(features.detach().float())
         self.labels.append(labels)
         if any(e.all_views for e in self.asked) and isinstance(x, list) and len(x) > 1:
             self.views.append(torch.stack([self.encode(view) for view in x], 1))
+
+    def _seen_by(self, evaluator: Evaluator, x: Tensor) -> Tensor:
+        """Return what an evaluator calls features of a view, made once."""
+        return self._of(evaluator, self._encoded(x))
 
     def measure(self, name: str, step: int) -> dict[str, float]:
         """Ask the evaluators; return their values by name, the same on every rank.
@@ -405,6 +485,7 @@ class Suite:
                 split = share if evaluator.each_rank else whole
                 if not evaluator.shares_bank:
                     split = replace(split, bank=bank)
+                split = self._columns(split, evaluator)
                 split = split.labelled() if evaluator.needs_labels else split
                 if evaluator.each_rank:
                     measured = _yielded(evaluator, split)
@@ -422,7 +503,8 @@ class Suite:
                 values |= measured
             if self.features and step and not self.collapsed:
                 # untrained features have one direction, too
-                if warning := collapse_warning(torch.cat(self.features)):
+                features = torch.cat(self.features)[:, : (self.widths or [None])[0]]
+                if warning := collapse_warning(features):
                     self.collapsed = True
                     self.say(f"step {step}: {warning}")
         return values
@@ -430,7 +512,7 @@ class Suite:
     def _share(self, name: str, step: int) -> Split:
         """Return what this rank saw of a split, beside the bank of all ranks."""
         if any(e.needs_bank for e in self.asked) and self.bank[0] != step:
-            bank = encode_bank(self.plain, self.bank_loader, self.limit)
+            bank = encode_bank(self._for_the_bank, self.bank_loader, self.limit)
             self.bank, self.bank_size = (step, bank), len(bank.labels)
             for evaluator in self.comparing if self.limit is None else ():
                 evaluator.check_bank(self.bank_size, bank.labels)
@@ -446,6 +528,10 @@ class Suite:
         return Split(
             name, features, labels, views, bank, finite, self.num_classes, self.seed
         )
+
+    def _for_the_bank(self, x: Tensor) -> Tensor:
+        """Return all features of a view, kept for nobody else."""
+        return self._beside(self._encoded(x)) if self.beside else self.plain(x)
 
     def _whole(self, share: Split) -> Split:
         """Return what all ranks saw of a split, in its order; synchronises them."""

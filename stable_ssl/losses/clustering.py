@@ -17,7 +17,12 @@ from stable_ssl.losses.swapped import check_views, swapped_cross_entropy
 
 @torch.no_grad()
 @in_float32
-def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
+def sinkhorn(
+    scores: Tensor,
+    epsilon: float = 0.05,
+    iterations: int = 3,
+    counted: Tensor | None = None,
+) -> Tensor:
     """Assign rows to prototypes, each of which gets an equal share of all rows.
 
     The Sinkhorn-Knopp algorithm as in Caron et al. 2020 (SwAV),
@@ -29,6 +34,8 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
         epsilon: their temperature; a smaller one makes assignments harder.
         iterations: of scaling prototypes and then rows; with more the shares of the
             prototypes come nearer to equal.
+        counted: (N,) bool, true for rows that share the prototypes; others are assigned
+            as well, and change nothing. None: all.
 
     Returns:
         (N, K) without gradient; rows sum to 1, and columns, over all ranks, to about
@@ -41,7 +48,11 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
     check_positive("sinkhorn", epsilon=epsilon, iterations=iterations)
     log_codes = scores / epsilon
     for _ in range(iterations):
-        shares = distributed.gather(log_codes.logsumexp(0, keepdim=True)).logsumexp(0)
+        rows = log_codes
+        if counted is not None:  # not -inf: the lowest number leaves no NaN
+            lowest = torch.finfo(rows.dtype).min
+            rows = rows.masked_fill(~counted[:, None], lowest)
+        shares = distributed.gather(rows.logsumexp(0, keepdim=True)).logsumexp(0)
         log_codes = (log_codes - shares).log_softmax(1)
     return log_codes.exp()
 

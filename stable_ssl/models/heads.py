@@ -114,4 +114,8 @@ class DINOHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features (N, dim) to logits (N, out) in [-1, 1]."""
-        return self.last(unit(self.mlp(x)))
+        return self.last(self.bottleneck(x))
+
+    def bottleneck(self, x: Tensor) -> Tensor:
+        """Map features (..., dim) to what the last layer sees, of norm 1."""
+        return unit(self.mlp(x))

@@ -69,7 +69,7 @@ class DINO(BaseTrainer):
         return nn.Sequential(self.backbone, self.head)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map a view to features (N, D) of the student; the authors take the teacher's."""
+        """Return the student's features (N, D) of a view; authors use the teacher's."""
         return self.backbone(x)
 
     def embed(self, views: list[Tensor]) -> dict[str, list[Tensor]]:

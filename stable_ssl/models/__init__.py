@@ -19,6 +19,7 @@ from stable_ssl.models.masking import (
 )
 from stable_ssl.models.modifiers import register_modifier
 from stable_ssl.models.queue import Queue
+from stable_ssl.models.views import encode_views
 from stable_ssl.models.vit import sincos_positions, transformer_blocks
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "block_outputs",
     "blockwise_masks",
     "check_maskable",
+    "encode_views",
     "freeze",
     "gather_patches",
     "hidden_first",

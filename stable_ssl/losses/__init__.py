@@ -1,6 +1,6 @@
 """Losses: pure functions of tensors, one file a family."""
 
-from stable_ssl.losses.clustering import sinkhorn, swav
+from stable_ssl.losses.clustering import msn, sinkhorn, swav
 from stable_ssl.losses.contrastive import info_nce, nt_xent, sup_con
 from stable_ssl.losses.distillation import (
     cosine_regression,
@@ -34,6 +34,7 @@ __all__ = [
     "masked_l1",
     "masked_mse",
     "masked_smooth_l1",
+    "msn",
     "negative_cosine",
     "normalize_patches",
     "nt_xent",

@@ -123,10 +123,10 @@ class DINOv2(BaseTrainer):
         features, student, patches = logits(self.student, **token)
         with torch.no_grad():
             _, teacher, teacher_patches = logits(self.teacher.module)
-        local = [self(view) for view in small]
+        local = models.encode_views(self, small)
         return {
             "features": features + local,
-            "student": student + [self.head(feature) for feature in local],
+            "student": student + models.encode_views(self.head, local),
             "teacher": teacher,
             "patches": patches,
             "teacher_patches": teacher_patches,

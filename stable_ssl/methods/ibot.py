@@ -69,7 +69,7 @@ class IBOT(BaseTrainer):
         dim, prototypes = self.backbone.dim, model.prototypes
         self.head = models.DINOHead(dim, model.hidden, model.bottleneck, prototypes)
         if not model.shared_head:
-            self.patch_last = models.Prototypes(model.bottleneck, prototypes)
+            self.patch_last = models.Directions(model.bottleneck, prototypes)
         self.mask_token = nn.Parameter(torch.zeros(dim))
         self.teacher = models.EMA(
             self.student, model.momentum, 1.0, model.momentum_schedule
@@ -115,14 +115,14 @@ class IBOT(BaseTrainer):
         hidden = {"mask": mask, "mask_token": self.mask_token}
         tokens = models.patch_tokens(self.backbone, large, **hidden)
         student, patches = self.logits(self.student, tokens)
-        features = [*tokens[:, 0].chunk(count), *map(self.backbone, small)]
+        local = models.encode_views(self, small)
         with torch.no_grad():
             net = self.teacher.module
-            tokens = models.patch_tokens(net["backbone"], large)
-            teacher, teacher_patches = self.logits(net, tokens)
+            seen = models.patch_tokens(net["backbone"], large)
+            teacher, teacher_patches = self.logits(net, seen)
         return {
-            "features": features,
-            "student": [*student.chunk(count), *map(self.head, features[count:])],
+            "features": [*tokens[:, 0].chunk(count), *local],
+            "student": [*student.chunk(count), *models.encode_views(self.head, local)],
             "teacher": list(teacher.chunk(count)),
             "patches": list(patches.chunk(count)),
             "teacher_patches": list(teacher_patches.chunk(count)),
@@ -156,7 +156,7 @@ class IBOT(BaseTrainer):
         """Take the step, in the first epochs without the student's last layers."""
         if self.epoch < self.config.model.freeze_epochs:
             for layer in self.modules():
-                if isinstance(layer, models.Prototypes):
+                if isinstance(layer, models.Directions):
                     layer.weight.grad = None
         super().optimizer_step()
 

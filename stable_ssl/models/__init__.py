@@ -4,12 +4,14 @@ from stable_ssl.models.backbones import backbone
 from stable_ssl.models.center import Center
 from stable_ssl.models.ema import EMA, momentum
 from stable_ssl.models.freeze import freeze
-from stable_ssl.models.heads import DINOHead, Prototypes, mlp
+from stable_ssl.models.heads import DINOHead, Directions, Prototypes, mlp
 from stable_ssl.models.masked_vit import (
     block_outputs,
     check_maskable,
     gather_patches,
     patch_tokens,
+    pixel_patches,
+    resize_patches,
 )
 from stable_ssl.models.masking import (
     block_masks,
@@ -26,6 +28,7 @@ __all__ = [
     "EMA",
     "Center",
     "DINOHead",
+    "Directions",
     "Prototypes",
     "Queue",
     "backbone",
@@ -40,8 +43,10 @@ __all__ = [
     "mlp",
     "momentum",
     "patch_tokens",
+    "pixel_patches",
     "random_masks",
     "register_modifier",
+    "resize_patches",
     "sincos_positions",
     "transformer_blocks",
 ]

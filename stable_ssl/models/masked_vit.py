@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate, unfold
 
 from stable_ssl.schema import ConfigError
 
@@ -125,3 +126,24 @@ def _embedded(
 def gather_patches(patches: Tensor, index: Tensor) -> Tensor:
     """Return the patches of (N, L, D) at index (N, k) int64, (N, k, D)."""
     return patches.gather(1, index[..., None].expand(-1, -1, patches.shape[2]))
+
+
+def resize_patches(
+    patches: Tensor, grid: tuple[int, int], size: tuple[int, int]
+) -> Tensor:
+    """Return patches (N, L, D) of a grid for one of another size, bilinearly.
+
+    Args:
+        patches: row by row.
+        grid: H and W, with L = H W.
+        size: of the new grid.
+    """
+    if grid == size:
+        return patches
+    maps = patches.mT.unflatten(2, grid)
+    return interpolate(maps, size, mode="bilinear").flatten(2).mT
+
+
+def pixel_patches(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut images (N, C, H, W) into the pixels of patches of a size, (N, L, C p p)."""
+    return unfold(images, size, stride=size).transpose(1, 2)

@@ -67,6 +67,7 @@ CASES = {  # name: (function of the rows of a rank, all rows)
         lambda a, b, mask: losses.ibot(a, b, mask, None, 0.1, 0.5),
         masked(),
     ),
+    "msn": (lambda a, b: losses.msn([a, a / 2], b), pair()),
     "gram": (losses.gram, masked()[:2]),
     "feature_matching": (losses.feature_matching, pair()),
     "koleo": (losses.koleo, pair()[:1]),

@@ -6,13 +6,11 @@ from torch.nn.functional import linear, normalize
 
 from stable_ssl import seeding
 from stable_ssl.models import blockwise_masks
-from tests.references.steps import IMAGES, LR, Reference
+from tests.references.steps import IMAGES, Reference
 
-SLOWER = 200  # than `steps.LR`: so small a head is thrown far by its first gradients
 VIT = [
     "model.backbone={name: vit, image_size: 8, patch_size: 2, dim: 8, depth: 2,"
     " heads: 2, width: null}",
-    f"optim.lr={LR / SLOWER}",
 ]
 SMALL_VIEW = [
     "data.train.dataset.image_transform=[${data.transforms.view},"
@@ -23,10 +21,7 @@ SMALL_VIEW = [
 class TokenReference(Reference):
     """A reference whose backbone is a ViT, whose parts alone are used."""
 
-    def set_rates(self, optimizer):
-        super().set_rates(optimizer)
-        for group in optimizer.param_groups:
-            group["lr"] /= SLOWER
+    lr = 5e-4  # so small a head is thrown far by its first gradients
 
 
 class Head(nn.Module):

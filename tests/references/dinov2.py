@@ -88,6 +88,6 @@ class DINOv2(TokenReference):
             self.head.last.weight.grad = self.patch_head.last.weight.grad = None
 
     def after_step(self):
-        m = 1 - 0.1 * (1 + math.cos(math.pi * (self.step + 1) / STEPS)) / 2
+        m = 1 - 0.1 * (1 + math.cos(math.pi * self.step / STEPS)) / 2
         student = nn.ModuleList([self.backbone, self.head, self.patch_head])
         follow(self.teacher, student, m)

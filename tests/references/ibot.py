@@ -83,7 +83,7 @@ class IBOT(TokenReference):
             self.head.last.weight.grad = None
 
     def after_step(self):
-        m = 1 - 0.1 * (1 + math.cos(math.pi * (self.step + 1) / STEPS)) / 2
+        m = 1 - 0.1 * (1 + math.cos(math.pi * self.step / STEPS)) / 2
         follow(self.teacher, self, m)
         for center, mean in zip(
             (self.center["value"], self.patch_center["value"]), self.seen, strict=True

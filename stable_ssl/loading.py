@@ -92,10 +92,10 @@ def _built(
             f"{path} is of a class of your own, {name}; give it:"
             f" stable_ssl.load(path, trainer={name.rpartition('.')[2]})"
         )
-    backbone = model.get("backbone")
-    if isinstance(backbone, dict):  # whose weights are in the checkpoint
-        for key in ("pretrained", "weights"):
-            backbone.pop(key, None)
+    for network in (model.get("backbone"), model.get("teacher")):
+        if isinstance(network, dict):  # whose weights are in the checkpoint
+            for key in ("pretrained", "weights"):
+                network.pop(key, None)
     run = (trainer or method_class(model["name"]))(plain)
     run.num_classes = run.config.data.num_classes
     with seeding.preserve_rng():

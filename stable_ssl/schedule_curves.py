@@ -59,6 +59,12 @@ def constant(step: int, warmup_steps: int = 0, start: float = 0.0) -> float:
     return _warmup(step, warmup_steps, start) if step < warmup_steps else 1.0
 
 
+def climb(epoch: int, epochs: int, first: float, last: float) -> float:
+    """Go evenly from `first` in epoch 0 to `last` in the last of `epochs`, and stay."""
+    end = epochs - 1
+    return last if epoch >= end else first + (last - first) * epoch / end
+
+
 def _warmup(step: int, warmup_steps: int, start: float) -> float:
     return start + (1 - start) * step / warmup_steps
 

@@ -49,7 +49,7 @@ def build_loaders(
     Several train loaders become one `Combined`; several of val are the splits
     `val_<name>`, and so for test. The bank, unless named, is the train split with the
     ops of evaluation. What the config leaves to the data is written into it:
-    `data.num_classes` and the backbone's `in_channels`.
+    `data.num_classes`, and the `in_channels` of the backbone and of a frozen teacher.
 
     Args:
         config: of all groups.
@@ -106,11 +106,12 @@ def build_loaders(
     if data.num_classes is None:
         known = (known_classes(getattr(x, "dataset", None)) for x in (first, *others))
         data.num_classes = next(filter(None, known), None)
-    backbone = config.model.get("backbone")
-    backbone = {"name": backbone} if isinstance(backbone, str) else backbone
-    if isinstance(backbone, Mapping) and "in_channels" not in backbone:
-        if channels := _channels(first):
-            config.model.backbone = {**backbone, "in_channels": channels}
+    for key in ("backbone", "teacher"):
+        network = config.model.get(key)
+        network = {"name": network} if isinstance(network, str) else network
+        if isinstance(network, Mapping) and "in_channels" not in network:
+            if channels := _channels(first):
+                config.model[key] = {**network, "in_channels": channels}
     check_alike(own, labelled)
     return loaders
 

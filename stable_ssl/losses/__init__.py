@@ -1,20 +1,40 @@
 """Losses: pure functions of tensors, one file a family."""
 
-from stable_ssl.losses.clustering import sinkhorn, swav
+from stable_ssl.losses.clustering import msn, sinkhorn, swav
 from stable_ssl.losses.contrastive import info_nce, nt_xent, sup_con
-from stable_ssl.losses.distillation import cosine_regression, dino, negative_cosine
-from stable_ssl.losses.masked import masked_mse, normalize_patches
+from stable_ssl.losses.distillation import (
+    cosine_regression,
+    dino,
+    feature_matching,
+    gram,
+    ibot,
+    negative_cosine,
+)
+from stable_ssl.losses.masked import (
+    masked_l1,
+    masked_mse,
+    masked_smooth_l1,
+    normalize_patches,
+)
 from stable_ssl.losses.redundancy import barlow_twins, vicreg
 from stable_ssl.losses.semi_supervised import consistency, pseudo_label
 from stable_ssl.losses.sigreg_loss import sigreg
+from stable_ssl.losses.spreading import koleo
 
 __all__ = [
     "barlow_twins",
     "consistency",
     "cosine_regression",
     "dino",
+    "feature_matching",
+    "gram",
+    "ibot",
     "info_nce",
+    "koleo",
+    "masked_l1",
     "masked_mse",
+    "masked_smooth_l1",
+    "msn",
     "negative_cosine",
     "normalize_patches",
     "nt_xent",

@@ -5,6 +5,7 @@ Assignments that share the batch equally among the prototypes prevent collapse.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +18,12 @@ from stable_ssl.losses.swapped import check_views, swapped_cross_entropy
 
 @torch.no_grad()
 @in_float32
-def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
+def sinkhorn(
+    scores: Tensor,
+    epsilon: float = 0.05,
+    iterations: int = 3,
+    counted: Tensor | None = None,
+) -> Tensor:
     """Assign rows to prototypes, each of which gets an equal share of all rows.
 
     The Sinkhorn-Knopp algorithm as in Caron et al. 2020 (SwAV),
@@ -29,6 +35,8 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
         epsilon: their temperature; a smaller one makes assignments harder.
         iterations: of scaling prototypes and then rows; with more the shares of the
             prototypes come nearer to equal.
+        counted: (N,) bool, true for rows that share the prototypes; others are assigned
+            as well, and change nothing. None: all.
 
     Returns:
         (N, K) without gradient; rows sum to 1, and columns, over all ranks, to about
@@ -41,7 +49,11 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
     check_positive("sinkhorn", epsilon=epsilon, iterations=iterations)
     log_codes = scores / epsilon
     for _ in range(iterations):
-        shares = distributed.gather(log_codes.logsumexp(0, keepdim=True)).logsumexp(0)
+        rows = log_codes
+        if counted is not None:  # not -inf: the lowest number leaves no NaN
+            lowest = torch.finfo(rows.dtype).min
+            rows = rows.masked_fill(~counted[:, None], lowest)
+        shares = distributed.gather(rows.logsumexp(0, keepdim=True)).logsumexp(0)
         log_codes = (log_codes - shares).log_softmax(1)
     return log_codes.exp()
 
@@ -94,3 +106,50 @@ def swav(
     n = len(scores[0])
     codes = [sinkhorn(pool, epsilon, iterations)[:n] for pool in pools]
     return swapped_cross_entropy(codes, [x / temperature for x in scores])
+
+
+@in_float32
+def msn(
+    anchors: Sequence[Tensor],
+    targets: Tensor,
+    temperature: float = 0.1,
+    sharpening: float = 0.25,
+    iterations: int = 3,
+    mean_entropy: float = 1.0,
+) -> Tensor:
+    """Predict from views of an image to which prototypes another one is assigned.
+
+    Assran et al. 2022 (MSN), https://arxiv.org/abs/2204.07141, eq. 1 and 2: the
+    assignments are sharpened, and the predictions' mean is kept from few prototypes,
+    which is the me-max regulariser.
+
+    Args:
+        anchors: of each view that predicts, cosines with the prototypes, (N, K); N is
+            this rank's batch.
+        targets: of the view that is assigned, (N, K); detached here.
+        temperature: divides all of them, tau.
+        sharpening: exponent 1 / T of the assignments, T in the paper.
+        iterations: of `sinkhorn` on the sharpened assignments, as in the authors' code;
+            0: none, as in the paper's equations.
+        mean_entropy: weight of the regulariser, lambda.
+
+    Returns:
+        Scalar, the mean over views and N. Synchronises ranks; its mean over them is the
+        loss of the whole batch.
+
+    Raises:
+        ValueError: the shapes differ, or a temperature is not positive.
+    """
+    check_rows("msn", targets, *anchors)
+    check_positive("msn", temperature=temperature, sharpening=sharpening)
+    with torch.no_grad():
+        sharp = (targets / temperature).log_softmax(1) / sharpening
+        codes = sharp.softmax(1)
+        if iterations:
+            codes = sinkhorn(sharp.log_softmax(1), 1.0, iterations)
+    logits = torch.stack(list(anchors)) / temperature
+    distance = -(codes * logits.log_softmax(2)).sum(2).mean()
+    mean = distributed.all_mean(logits.softmax(2).mean((0, 1)))
+    tiny = torch.finfo(mean.dtype).tiny  # of a probability of 0 the product is 0
+    spread = (mean * mean.clamp(min=tiny).log()).sum() + math.log(len(mean))
+    return distance + mean_entropy * spread

@@ -1,16 +1,19 @@
-"""Self-distillation: a student predicts the output of a teacher without gradient.
+"""Distillation: a student predicts the output of a teacher without gradient.
 
-The methods prevent collapse, not these losses: by a predictor and the stopped gradient,
-or by the centre and the temperatures.
+Where the teacher follows the student, the methods prevent collapse, not these losses:
+by a predictor and the stopped gradient, or by the centre and the temperatures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
+from torch.nn.functional import smooth_l1_loss
 
 from stable_ssl.losses.checks import check_positive, check_rows, in_float32
+from stable_ssl.losses.clustering import sinkhorn
 from stable_ssl.losses.swapped import check_views, swapped_cross_entropy
 from stable_ssl.vectors import unit
 
@@ -56,25 +59,27 @@ def cosine_regression(p: Tensor, z: Tensor) -> Tensor:
 def dino(
     student: Sequence[Tensor],
     teacher: Sequence[Tensor],
-    center: Tensor,
+    center: Tensor | None,
     student_temperature: float,
     teacher_temperature: float,
 ) -> Tensor:
     """Let the student predict from each view the teacher's output for every other.
 
     Caron et al. 2021 (DINO), https://arxiv.org/abs/2104.14294, eq. 3, with the centre
-    and temperatures of algorithm 1. The caller updates the centre.
+    and temperatures of algorithm 1. The caller updates the centre. Without one it is
+    the loss of DINOv2, Oquab et al. 2023, https://arxiv.org/abs/2304.07193, section 4.
 
     Args:
         student: logits (N, K) of all views; N is this rank's batch.
         teacher: logits (N, K) of the first of these views; detached here.
-        center: (K,) or (1, K), subtracted from the teacher's logits.
+        center: (K,) or (1, K), subtracted from the teacher's logits; None: its views,
+            all at once, are assigned by three iterations of `sinkhorn`.
         student_temperature: divides the student's logits, tau_s.
         teacher_temperature: divides the teacher's, tau_t; a lower one sharpens.
 
     Returns:
-        Scalar, the mean over pairs of different views and over N. Does not
-        synchronise ranks; its mean over them is the loss of the whole batch.
+        Scalar, the mean over pairs of different views and over N. Synchronises ranks
+        without a centre; its mean over them is the loss of the whole batch.
 
     Raises:
         ValueError: a single view (there is no pair), more teacher views than student
@@ -87,5 +92,127 @@ def dino(
         student_temperature=student_temperature,
         teacher_temperature=teacher_temperature,
     )
-    codes = [((x - center) / teacher_temperature).softmax(1).detach() for x in teacher]
+    codes = _codes(torch.cat(list(teacher)), center, teacher_temperature)
+    codes = codes.chunk(len(teacher))
     return swapped_cross_entropy(codes, [x / student_temperature for x in student])
+
+
+@in_float32
+def ibot(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor,
+    center: Tensor | None,
+    student_temperature: float,
+    teacher_temperature: float,
+) -> Tensor:
+    """Let the student predict for hidden patches the teacher's output, which sees them.
+
+    Zhou et al. 2022 (iBOT), https://arxiv.org/abs/2111.07832, eq. 2, with the mean over
+    an image's patches as in the authors' code: each image counts alike. Without a
+    centre it is the loss of DINOv2, Oquab et al. 2023,
+    https://arxiv.org/abs/2304.07193, section 4.
+
+    Args:
+        student: logits (N, k, K) of k patches an image; N is this rank's batch.
+        teacher: logits (N, k, K) of the same patches; detached here.
+        mask: (N, k) bool, true for patches that were hidden; others do not count, and
+            an image of which none was has a loss of 0.
+        center: as of `dino`; None: `sinkhorn` assigns all hidden patches at once.
+        student_temperature: as of `dino`.
+        teacher_temperature: as of `dino`.
+
+    Returns:
+        Scalar, the mean over N. Synchronises ranks without a centre; its mean over them
+        is the loss of the whole batch.
+
+    Raises:
+        ValueError: the shapes do not fit, or a temperature is not positive.
+    """
+    if student.ndim != 3 or teacher.shape != student.shape:
+        raise ValueError(
+            f"ibot found a student of shape {tuple(student.shape)} and a teacher of"
+            f" {tuple(teacher.shape)}; use (N, k, K) twice"
+        )
+    check_positive(
+        "ibot",
+        student_temperature=student_temperature,
+        teacher_temperature=teacher_temperature,
+    )
+    counted = mask.flatten()
+    codes = _codes(teacher.flatten(0, 1), center, teacher_temperature, counted)
+    predictions = (student / student_temperature).log_softmax(2)
+    errors = -(codes.view_as(teacher) * predictions).sum(2)
+    return ((errors * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
+
+
+@torch.no_grad()
+def _codes(
+    logits: Tensor,
+    center: Tensor | None,
+    temperature: float,
+    counted: Tensor | None = None,
+) -> Tensor:
+    """Return a teacher's distributions over the prototypes, (rows, K)."""
+    if center is None:
+        return sinkhorn(logits, temperature, counted=counted)
+    return ((logits - center) / temperature).softmax(1)
+
+
+@in_float32
+def gram(student: Tensor, teacher: Tensor) -> Tensor:
+    """Keep the similarities of an image's patches as they are in a teacher.
+
+    Simeoni et al. 2025 (DINOv3, Gram anchoring), https://arxiv.org/abs/2508.10104,
+    section 4.2: squared differences of cosines, here the mean of them, as in the
+    authors' code; the paper's equation has their sum.
+
+    Args:
+        student: patches (N, L, D), not normalised; N is this rank's batch.
+        teacher: patches (N, L, E) in the same places; detached here.
+
+    Returns:
+        Scalar, the mean over N and over L x L, from 0 to 4. Does not synchronise ranks.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    if student.ndim != 3 or student.shape[:2] != teacher.shape[:2]:
+        raise ValueError(
+            f"gram found a student of shape {tuple(student.shape)} and a teacher of"
+            f" {tuple(teacher.shape)}; use (N, L, D) and (N, L, E)"
+        )
+    own, other = unit(student), unit(teacher.detach())
+    return (own @ own.mT - other @ other.mT).square().mean()
+
+
+@in_float32
+def feature_matching(
+    student: Tensor, teacher: Tensor, cosine: float = 0.9, smooth_l1: float = 0.1
+) -> Tensor:
+    """Pull a student's features to those of a teacher, by direction and by value.
+
+    Ranzinger et al. 2024 (AM-RADIO), https://arxiv.org/abs/2312.06709, eq. 3 for
+    patches; with weights 1 and 0 its eq. 2 for an image.
+
+    Args:
+        student: (..., D), not normalised; the first dimension is this rank's batch.
+        teacher: (..., D); detached here.
+        cosine: weight of 1 minus the cosine similarity, alpha.
+        smooth_l1: weight of the smooth L1 distance, the mean over D; beta.
+
+    Returns:
+        Scalar, the mean over all but D. Does not synchronise ranks.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"feature_matching found a student of shape {tuple(student.shape)} and a"
+            f" teacher of {tuple(teacher.shape)}; project the student's to the width"
+            " of the teacher's"
+        )
+    teacher = teacher.detach()
+    apart = 1 - (unit(student) * unit(teacher)).sum(-1).mean()
+    return cosine * apart + smooth_l1 * smooth_l1_loss(student, teacher)

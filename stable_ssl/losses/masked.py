@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn.functional import smooth_l1_loss
 
 from stable_ssl import distributed
-from stable_ssl.losses.checks import in_float32
+from stable_ssl.losses.checks import check_positive, in_float32
 
 
 @in_float32
@@ -28,16 +29,72 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes do not fit.
     """
+    _check_patches("masked_mse", prediction, target, mask)
+    return _masked_mean((prediction - target).square(), mask)
+
+
+@in_float32
+def masked_l1(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean absolute error of the masked patches, otherwise as `masked_mse`.
+
+    Xie et al. 2022 (SimMIM), https://arxiv.org/abs/2111.09886, section 3.4.
+
+    Args:
+        prediction: (N, L, P).
+        target: (N, L, P).
+        mask: (N, L).
+
+    Returns:
+        Scalar; synchronises ranks.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    _check_patches("masked_l1", prediction, target, mask)
+    return _masked_mean((prediction - target).abs(), mask)
+
+
+@in_float32
+def masked_smooth_l1(
+    prediction: Tensor, target: Tensor, mask: Tensor, beta: float = 1.0
+) -> Tensor:
+    """Return the smooth L1 error of the masked patches, otherwise as `masked_mse`.
+
+    Baevski et al. 2022 (data2vec), https://arxiv.org/abs/2202.03555, eq. 4.
+
+    Args:
+        prediction: (N, L, P).
+        target: (N, L, P).
+        mask: (N, L).
+        beta: of an error below it the square counts.
+
+    Returns:
+        Scalar; synchronises ranks.
+
+    Raises:
+        ValueError: the shapes do not fit, or beta is not positive.
+    """
+    _check_patches("masked_smooth_l1", prediction, target, mask)
+    check_positive("masked_smooth_l1", beta=beta)
+    errors = smooth_l1_loss(prediction, target, beta=beta, reduction="none")
+    return _masked_mean(errors, mask)
+
+
+def _check_patches(name: str, prediction: Tensor, target: Tensor, mask: Tensor) -> None:
+    """Raise ValueError for shapes other than (N, L, P) twice and (N, L)."""
     shapes = [tuple(x.shape) for x in (prediction, target, mask)]
     if prediction.ndim != 3 or shapes[1] != shapes[0] or shapes[2] != shapes[0][:2]:
         raise ValueError(
-            f"masked_mse found a prediction of shape {shapes[0]}, a target of"
+            f"{name} found a prediction of shape {shapes[0]}, a target of"
             f" {shapes[1]} and a mask of {shapes[2]}; use (N, L, P) twice and (N, L),"
             " without the class token"
         )
-    mask = mask.to(prediction.dtype)
-    errors = (prediction - target).square().mean(2)
-    return (errors * mask).sum() / distributed.all_mean(mask.sum())
+
+
+def _masked_mean(errors: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean over P and over the masked patches of all ranks."""
+    mask = mask.to(errors.dtype)
+    return (errors.mean(2) * mask).sum() / distributed.all_mean(mask.sum())
 
 
 @in_float32

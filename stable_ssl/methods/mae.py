@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import unfold
 
 from stable_ssl import models
 from stable_ssl.batch import first_view
@@ -78,8 +77,7 @@ class MAE(BaseTrainer):
 
     def patches(self, view: Tensor) -> Tensor:
         """Cut a view (N, C, H, W) into its patches' pixels, (N, L, C p p)."""
-        size = self.backbone.patch_embed.patch_size
-        return unfold(view, size, stride=size).transpose(1, 2)
+        return models.pixel_patches(view, self.backbone.patch_embed.patch_size)
 
     def compute_loss(self) -> Tensor:
         """Return the squared error of the hidden patches."""

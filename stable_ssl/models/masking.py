@@ -97,7 +97,82 @@ def block_masks(
     return order[:, :visible].sort(1).values, blocks
 
 
-def _interpolate(u: float, ends: Range) -> float:
+def blockwise_masks(
+    keys: Tensor,
+    grid: tuple[int, int],
+    ratio: Range = (0.1, 0.5),
+    share: float = 1.0,
+    smallest: int = 16,
+    aspect: float = 0.3,
+    attempts: int = 30,
+) -> Tensor:
+    """Hide blocks of patches, one after the other, until as many are hidden as asked.
+
+    Bao et al. 2022 (BEiT), https://arxiv.org/abs/2106.08254, algorithm 1, with the
+    authors' bounds: a block is drawn anew if it would hide nothing more, or too much,
+    or reach from side to side; after ten in a row that is all. Differs from it: at most
+    `attempts` blocks are drawn, at once for all images.
+
+    Args:
+        keys: one an image, (N,) int64.
+        grid: patches along the height and the width, H and W.
+        ratio: of the patches that are hidden, drawn for each image and rounded down.
+        share: of the images of which patches are hidden; of others, none.
+        smallest: patches of the smallest block, except where fewer are left to hide.
+        aspect: of a block's height to its width, the smallest; its inverse the largest.
+        attempts: blocks that are drawn for an image.
+
+    Returns:
+        The mask, (N, H W) bool, true where hidden.
+    """
+    (height, width), n = grid, len(keys)
+    chance, amount = seeding.uniform(seeding.fold_in(keys, 0), (2,)).unbind(1)
+    wanted = (_interpolate(amount, ratio) * height * width).floor()
+    wanted = wanted * (chance < share)
+    u = seeding.uniform(seeding.fold_in(keys, 1), (attempts, 4))
+    stretch = (math.log(aspect) * (2 * u[..., 1] - 1)).exp()
+    rows = torch.arange(height, device=keys.device)[:, None]
+    columns = torch.arange(width, device=keys.device)
+    mask = torch.zeros(n, height, width, dtype=torch.bool, device=keys.device)
+    hidden, failures = torch.zeros_like(wanted), torch.zeros_like(wanted)
+    for i in range(attempts):
+        area = smallest + u[:, i, 0] * (wanted - hidden - smallest)
+        high = (area * stretch[:, i]).sqrt().round()
+        wide = (area / stretch[:, i]).sqrt().round()
+        top = (u[:, i, 2] * (height - high + 1)).floor()
+        left = (u[:, i, 3] * (width - wide + 1)).floor()
+        inside = _within(rows, top, high) & _within(columns, left, wide) & ~mask
+        more = inside.sum((1, 2))
+        taken = (high < height) & (wide < width) & (failures < 10)
+        taken &= (0 < more) & (more <= wanted - hidden)
+        mask |= inside & taken[:, None, None]
+        hidden = hidden + more * taken
+        failures = (failures + 1) * ~taken
+    return mask.flatten(1)
+
+
+def hidden_first(mask: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Return where a mask is true, for tensors of one shape whatever is hidden.
+
+    Args:
+        mask: (N, L) bool.
+        most: k, patches hidden of one image at most.
+
+    Returns:
+        Patches (N, k) int64, the hidden ones first and ascending, and (N, k) bool, true
+        for those that are hidden.
+    """
+    order = (~mask).byte().argsort(dim=1, stable=True)[:, :most]
+    return order, mask.gather(1, order)
+
+
+def _within(places: Tensor, first: Tensor, count: Tensor) -> Tensor:
+    """Return which places lie in [first, first + count), of each image."""
+    first, count = first[:, None, None], count[:, None, None]
+    return (places >= first) & (places < first + count)
+
+
+def _interpolate(u: float | Tensor, ends: Range) -> float | Tensor:
     return ends[0] + u * (ends[1] - ends[0])
 
 

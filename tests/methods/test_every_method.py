@@ -26,6 +26,8 @@ TINY = [
 BARE = ["log.eval.linear=null", "log.eval.knn=null"]
 OWN = {  # overrides of a method: what it would hold still, or leave out, at first
     "dino": ["++model.freeze_epochs=0"],
+    "dinov2": ["++model.freeze_epochs=0"],
+    "ibot": ["++model.freeze_epochs=0"],
     "swav": ["++model.freeze_epochs=0", "++model.queue_epoch=0"],
 }
 

@@ -5,7 +5,12 @@ import torch
 
 from stable_ssl import seeding
 from stable_ssl.config import ConfigError
-from stable_ssl.models import block_masks, random_masks
+from stable_ssl.models import (
+    block_masks,
+    blockwise_masks,
+    hidden_first,
+    random_masks,
+)
 
 
 def keys(n=64, epoch=0):
@@ -101,3 +106,63 @@ def test_a_ratio_that_hides_nothing_or_all_is_refused(ratio):
 def test_targets_that_could_cover_the_image_are_refused():
     with pytest.raises(ConfigError, match="leave no context"):
         block_masks(keys(), sizes(), 8, targets=5)
+
+
+# --- blocks, one after the other ------------------------------------------------------
+
+
+def drawn_one_by_one(grid, wanted, smallest, generator):
+    """Return how many patches BEiT's algorithm hides, written for one image."""
+    mask = torch.zeros(grid, grid, dtype=torch.bool)
+    failures = 0
+    while (left := wanted - int(mask.sum())) > 0 and failures < 10:
+        u = torch.rand(4, generator=generator).tolist()
+        area = smallest + u[0] * (left - smallest)
+        stretch = math.exp(math.log(0.3) * (2 * u[1] - 1))
+        high, wide = round(math.sqrt(area * stretch)), round(math.sqrt(area / stretch))
+        failures += 1
+        if high < grid and wide < grid:
+            top, place = int(u[2] * (grid - high + 1)), int(u[3] * (grid - wide + 1))
+            block = mask[top : top + high, place : place + wide]
+            if 0 < (~block).sum() <= left:
+                block[:] = True
+                failures = 0
+    return int(mask.sum())
+
+
+@pytest.mark.parametrize("grid, smallest, wanted", [(14, 16, 120), (4, 1, 8)])
+def test_blocks_hide_as_many_patches_as_the_algorithm_for_one_image(
+    grid, smallest, wanted
+):
+    ratio = (wanted + 0.5) / grid**2
+    mask = blockwise_masks(keys(400), (grid, grid), (ratio, ratio), smallest=smallest)
+    generator = torch.Generator().manual_seed(0)
+    counts = [drawn_one_by_one(grid, wanted, smallest, generator) for _ in range(400)]
+    expected = torch.tensor(counts, dtype=torch.float64)
+    found = mask.sum(1).double()
+    assert found.max() <= wanted and found.min() > 0
+    error = math.sqrt((expected.var() + found.var()) / 400)
+    assert abs(expected.mean() - found.mean()) < 4 * error + 1e-9
+    assert (
+        abs((expected == wanted).double().mean() - (found == wanted).double().mean())
+        < 0.14
+    )
+
+
+def test_a_share_of_the_images_is_hidden_in_blocks():
+    masks = blockwise_masks(keys(2000), (6, 8), (0.2, 0.4), share=0.5, smallest=4)
+    assert masks.shape == (2000, 48)
+    hidden = masks.sum(1)
+    assert abs((hidden > 0).double().mean() - 0.5) < 4 * math.sqrt(0.25 / 2000)
+    assert hidden.max() <= 0.4 * 48
+    whole = masks[hidden > 0].view(-1, 6, 8)
+    pairs = (whole[:, 1:] == whole[:, :-1]).double().mean()
+    assert pairs > 0.75  # a patch is like the one above: alone it would be as at random
+    assert masks[:16].equal(blockwise_masks(keys(16), (6, 8), (0.2, 0.4), 0.5, 4))
+
+
+def test_hidden_patches_come_first():
+    mask = torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 0]]).bool()
+    places, hidden = hidden_first(mask, 3)
+    assert places.tolist() == [[1, 3, 0], [0, 1, 2], [0, 1, 2]]
+    assert hidden.tolist() == [[True, True, False], [False] * 3, [True] * 3]

@@ -34,6 +34,7 @@ TRAINED = [
 OWN = {  # without batch norm
     "simclr": ["++model.projector_norm=false"],
     "vicreg": ["++model.projector=[32]"],
+    "dcl": ["++model.projector_norm=false", "++model.weighted=true"],
     "dino": ["++model.head_norm=false", "++model.freeze_epochs=0"],
 }
 ONE = ["data.batch_size=64"]

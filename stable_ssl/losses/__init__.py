@@ -1,7 +1,7 @@
 """Losses: pure functions of tensors, one file a family."""
 
 from stable_ssl.losses.clustering import sinkhorn, swav
-from stable_ssl.losses.contrastive import info_nce, nt_xent, sup_con
+from stable_ssl.losses.contrastive import dcl, info_nce, moco, nt_xent, sup_con
 from stable_ssl.losses.distillation import cosine_regression, dino, negative_cosine
 from stable_ssl.losses.masked import masked_mse, normalize_patches
 from stable_ssl.losses.redundancy import barlow_twins, vicreg
@@ -12,9 +12,11 @@ __all__ = [
     "barlow_twins",
     "consistency",
     "cosine_regression",
+    "dcl",
     "dino",
     "info_nce",
     "masked_mse",
+    "moco",
     "negative_cosine",
     "normalize_patches",
     "nt_xent",

@@ -33,6 +33,7 @@ TRAINED = [
 ]
 OWN = {  # without batch norm
     "simclr": ["++model.projector_norm=false"],
+    "tico": ["++model.projector=[32]"],
     "vicreg": ["++model.projector=[32]"],
     "dcl": ["++model.projector_norm=false", "++model.weighted=true"],
     "dino": ["++model.head_norm=false", "++model.freeze_epochs=0"],

@@ -82,6 +82,7 @@ SPELLED = {  # names in a config as their papers write them
     "simsiam": "SimSiam",
     "supcon": "SupCon",
     "swav": "SwAV",
+    "tico": "TiCo",
     "vicreg": "VICReg",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",

@@ -2,6 +2,7 @@
 
 from stable_ssl.losses.clustering import sinkhorn, swav
 from stable_ssl.losses.contrastive import dcl, info_nce, moco, nt_xent, sup_con
+from stable_ssl.losses.covariance_contrast import second_moment, tico
 from stable_ssl.losses.distillation import cosine_regression, dino, negative_cosine
 from stable_ssl.losses.masked import masked_mse, normalize_patches
 from stable_ssl.losses.redundancy import barlow_twins, vicreg
@@ -21,9 +22,11 @@ __all__ = [
     "normalize_patches",
     "nt_xent",
     "pseudo_label",
+    "second_moment",
     "sigreg",
     "sinkhorn",
     "sup_con",
     "swav",
+    "tico",
     "vicreg",
 ]

@@ -29,6 +29,7 @@ METHODS = {  # file: class
     "supcon": "SupCon",
     "supervised": "Supervised",
     "swav": "SwAV",
+    "tico": "TiCo",
     "vicreg": "VICReg",
 }
 

@@ -89,7 +89,7 @@ def killed(step):
     return base
 
 
-@pytest.mark.parametrize("method", ["dino", "moco_v2", "nnclr", "swav"])
+@pytest.mark.parametrize("method", ["dino", "moco_v2", "nnclr", "swav", "tico"])
 def test_a_loss_computed_in_an_evaluation_changes_nothing(method, tmp_path):
     class Curious(method_class(method)):
         def after_train_step(self):

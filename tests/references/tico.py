@@ -1,0 +1,59 @@
+"""TiCo by lightly's loss."""
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+from tests.references.steps import STEPS, Reference
+
+FIRST = 0.9
+
+
+class TiCo(Reference):
+    """Zhu et al. 2022, https://arxiv.org/abs/2206.10698, one order of the views."""
+
+    source = "the paper's loss by lightly's `TiCoLoss`, with its teacher"
+    overrides = [
+        "model.projector=[8,6]",
+        "model.rho=4.0",
+        "model.beta=0.8",
+        f"model.momentum={FIRST}",
+    ]
+    kept = {
+        "running statistics": "the teacher's are averaged as its weights are; training"
+        " does not use them"
+    }
+
+    def build(self, backbone):
+        from lightly.loss import TiCoLoss
+
+        self.backbone = backbone
+        self.projector = nn.Sequential(
+            nn.Linear(backbone.dim, 8, bias=False),
+            nn.BatchNorm1d(8),
+            nn.ReLU(),
+            nn.Linear(8, 6),
+        )
+        self.teacher = copy.deepcopy(nn.Sequential(backbone, self.projector))
+        self.teacher.requires_grad_(False)
+        self.register_buffer("covariance", torch.zeros(6, 6))
+        self.criterion = TiCoLoss(beta=0.8, rho=4.0)
+
+    def loss(self, views, labels):
+        a, b = views
+        loss = self.criterion(self.projector(self.backbone(a)), self.teacher(b))
+        self.covariance.copy_(self.criterion.C)
+        return loss
+
+    def after_step(self):
+        share = (math.cos(math.pi * (self.step + 1) / STEPS) + 1) / 2
+        alpha = 1 - (1 - FIRST) * share
+        student = nn.Sequential(self.backbone, self.projector)
+        pairs = [*zip(self.teacher.parameters(), student.parameters(), strict=True)]
+        if "running statistics" in self.aligned:
+            both = zip(self.teacher.buffers(), student.buffers(), strict=True)
+            pairs += [(x, y) for x, y in both if x.is_floating_point()]
+        for slow, fast in pairs:
+            slow.copy_(alpha * slow + (1 - alpha) * fast)

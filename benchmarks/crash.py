@@ -135,6 +135,7 @@ SMALL = {  # of a method; queues turn over in ten steps, and nothing diverges
     "mae": f"{VIT} model.decoder_dim=16",
     "moco_v2": f"{CONVNET} model.queue=64",
     "nnclr": f"{CONVNET} model.queue=64",
+    "ressl": f"{CONVNET} model.queue=64",
     "vicreg": f"{CONVNET} optim.lr=0.01",
     "swav": f"{CONVNET} ++model.freeze_epochs=0 model.queue_epoch=1 model.queue=64",
 }

@@ -3,11 +3,18 @@
 from stable_ssl.losses.clustering import sinkhorn, swav
 from stable_ssl.losses.contrastive import dcl, info_nce, moco, nt_xent, sup_con
 from stable_ssl.losses.covariance_contrast import second_moment, tico
-from stable_ssl.losses.distillation import cosine_regression, dino, negative_cosine
+from stable_ssl.losses.distillation import (
+    cosine_regression,
+    dino,
+    negative_cosine,
+    ressl,
+)
+from stable_ssl.losses.manifold import mmcr
 from stable_ssl.losses.masked import masked_mse, normalize_patches
 from stable_ssl.losses.redundancy import barlow_twins, vicreg
 from stable_ssl.losses.semi_supervised import consistency, pseudo_label
 from stable_ssl.losses.sigreg_loss import sigreg
+from stable_ssl.losses.whitening import w_mse
 
 __all__ = [
     "barlow_twins",
@@ -17,11 +24,13 @@ __all__ = [
     "dino",
     "info_nce",
     "masked_mse",
+    "mmcr",
     "moco",
     "negative_cosine",
     "normalize_patches",
     "nt_xent",
     "pseudo_label",
+    "ressl",
     "second_moment",
     "sigreg",
     "sinkhorn",
@@ -29,4 +38,5 @@ __all__ = [
     "swav",
     "tico",
     "vicreg",
+    "w_mse",
 ]

@@ -11,7 +11,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from stable_ssl import distributed
-from stable_ssl.losses.checks import check_positive, check_rows, in_float32
+from stable_ssl.losses.checks import check_positive, check_rows, check_width, in_float32
 from stable_ssl.vectors import unit
 
 BLOCK = 2**21  # similarities in memory at once: 8 MiB in float32
@@ -127,7 +127,7 @@ def info_nce(
     queries, keys = unit(queries), unit(keys)
     candidates = distributed.gather(keys)
     if negatives is not None:
-        _check_width("info_nce", "negatives", negatives, keys)
+        check_width("info_nce", "negatives", negatives, keys)
         candidates = torch.cat([candidates, unit(negatives)])
     similarity = (queries * keys).sum(1).mean() / temperature
     return _mean_log_sum_exp(queries / temperature, candidates, None) - similarity
@@ -155,7 +155,7 @@ def moco(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Te
     """
     check_rows("moco", queries, keys)
     check_positive("moco", temperature=temperature)
-    _check_width("moco", "a queue", queue, keys)
+    check_width("moco", "a queue", queue, keys)
     queries, keys, queue = unit(queries), unit(keys.detach()), unit(queue.detach())
     positives = (queries * keys).sum(1, keepdim=True)
     logits = torch.cat([positives, queries @ queue.T], 1) / temperature
@@ -215,15 +215,6 @@ def sup_con(
     similarity = (anchors * mean_positives).sum(1).mean() / temperature
     own = _indices(anchors)[:, None]
     return _mean_log_sum_exp(anchors / temperature, candidates, own) - similarity
-
-
-def _check_width(name: str, what: str, vectors: Tensor, keys: Tensor) -> None:
-    """Refuse vectors that are not (K, D), D being the keys'."""
-    if vectors.ndim != 2 or vectors.shape[1] != keys.shape[1]:
-        raise ValueError(
-            f"{name} found {what} of shape {tuple(vectors.shape)} beside keys of"
-            f" {tuple(keys.shape)}; use (K, {keys.shape[1]})"
-        )
 
 
 def _indices(anchors: Tensor) -> Tensor:

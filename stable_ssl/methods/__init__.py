@@ -20,10 +20,12 @@ METHODS = {  # file: class
     "lejepa": "LeJEPA",
     "mae": "MAE",
     "mean_teacher": "MeanTeacher",
+    "mmcr": "MMCR",
     "moco_v2": "MoCoV2",
     "moco_v3": "MoCoV3",
     "multitask": "MultiTask",
     "nnclr": "NNCLR",
+    "ressl": "ReSSL",
     "simclr": "SimCLR",
     "simsiam": "SimSiam",
     "supcon": "SupCon",
@@ -31,6 +33,7 @@ METHODS = {  # file: class
     "swav": "SwAV",
     "tico": "TiCo",
     "vicreg": "VICReg",
+    "w_mse": "WMSE",
 }
 
 

@@ -60,7 +60,13 @@ CASES = {  # name: (function of the rows of a rank, all rows)
         lambda a, b: losses.dino([a, b], [b, a], like(a, CONSTANT[0]), 0.1, 0.04),
         pair(),
     ),
+    "ressl": (lambda a, b: losses.ressl(a, b, like(a, CONSTANT)), pair()),
     "swav": (lambda a, b: losses.swav([a, b, a / 2], queue_scores=[b, a]), pair()),
+    "w_mse": (
+        lambda a, b, o: losses.w_mse([a[:, :2], b[:, :2]], o, 8, 0.01),
+        [*pair(), torch.arange(N) * 7 % N],
+    ),
+    "mmcr": (lambda a, b: losses.mmcr([a, b], 0.3, [b, a]), pair()),
     "masked_mse": (losses.masked_mse, masked()),
     "sigreg": (lambda z: losses.sigreg(z, like(z, DIRECTIONS)), pair()[:1]),
     "pseudo_label": (lambda a, b: losses.pseudo_label(a, b, 0.5), pair(2.0)),

@@ -26,6 +26,7 @@ TINY = [
 BARE = ["log.eval.linear=null", "log.eval.knn=null"]
 OWN = {  # overrides of a method: what it would hold still, or leave out, at first
     "dino": ["++model.freeze_epochs=0"],
+    "w_mse": ["++model.part=16", "++model.projector=[32,8]"],  # as small as a batch
     "swav": ["++model.freeze_epochs=0", "++model.queue_epoch=0"],
 }
 
@@ -89,7 +90,9 @@ def killed(step):
     return base
 
 
-@pytest.mark.parametrize("method", ["dino", "moco_v2", "nnclr", "swav", "tico"])
+@pytest.mark.parametrize(
+    "method", ["dino", "moco_v2", "nnclr", "ressl", "swav", "tico"]
+)
 def test_a_loss_computed_in_an_evaluation_changes_nothing(method, tmp_path):
     class Curious(method_class(method)):
         def after_train_step(self):

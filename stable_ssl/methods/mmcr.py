@@ -6,9 +6,8 @@ The mean projection of each image's views is to be long, so that its views coinc
 the means of different images are to point in different directions: the nuclear norm of
 the means is maximised. Were all images alike, it would be small: that prevents
 collapse.
-With `momentum`, a mean is that of student and teacher, as in the official code for
-ImageNet; the teacher's running statistics, which training does not use, follow the
-student's.
+With `momentum`, a mean is that of student and teacher, as in the authors' code for
+ImageNet.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from stable_ssl.config import Model, key
 from stable_ssl.losses import mmcr
-from stable_ssl.models import EMA, backbone, mlp
+from stable_ssl.models import EMA, backbone, encode_views, mlp
 from stable_ssl.trainer import BaseTrainer
 
 
@@ -60,9 +59,9 @@ class MMCR(BaseTrainer):
 
     def embed(self, views: list[Tensor]) -> dict[str, list[Tensor]]:
         """Return features of the views, their projections, and the teacher's."""
-        features = [self(view) for view in views]
-        z = [self.projector(feature) for feature in features]
-        teacher = [] if self.teacher is None else [self.teacher(x) for x in views]
+        features = encode_views(self, views)
+        z = encode_views(self.projector, features)
+        teacher = encode_views(self.teacher, views) if self.teacher else []
         return {"features": features, "z": z, "teacher": teacher}
 
     def loss_of(self, embeddings: dict[str, list[Tensor]]) -> dict[str, Any]:

@@ -8,8 +8,7 @@ of earlier images in a queue; keys are made by a teacher, the moving average of 
 student. These negatives prevent collapse.
 Differs from the papers: the loss is the mean of both orders, with a queue for the keys
 of each view (the "+": Chen and He 2021, https://arxiv.org/abs/2011.10566);
-batch norms see the batch of all processes, instead of shuffled parts of it; the
-teacher's running statistics, which training does not use, follow the student's.
+batch norms see the batch of all processes, instead of shuffled parts of it.
 """
 
 from __future__ import annotations

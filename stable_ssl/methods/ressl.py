@@ -6,7 +6,6 @@ How like a view is to each of many earlier images, in a queue, is to be the same
 weakly augmented view, seen by a teacher, and a strongly augmented one, seen by its
 student. The teacher is the student's moving average; its lower temperature makes the
 likeness sharp, and with the queue's many different images prevents collapse.
-The teacher's running statistics, which training does not use, follow the student's.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ The projection of one view is to be like that of the other view by a teacher, th
 average of the student. It is to avoid the directions in which projections lie most, as
 the moving average of their second moments over the batches says: that prevents
 collapse, as would a very long queue of negatives.
-The teacher's running statistics, which training does not use, follow the student's.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Two views of an image are to have the same projection once those of the batch ar
 whitened. Whitened features vary and do not correlate, whatever the network does: that
 prevents collapse.
 The batch is cut into parts at random, once a step as in the authors' recipes.
+Differs from their code: no bias before a batch norm or the whitening, which cancel it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from stable_ssl import seeding
 from stable_ssl.config import Model, key
 from stable_ssl.losses import w_mse
-from stable_ssl.models import backbone, mlp
+from stable_ssl.models import backbone, encode_views, mlp
 from stable_ssl.trainer import BaseTrainer
 
 
@@ -45,10 +46,7 @@ class WMSE(BaseTrainer):
         return -(-self.config.model.part // micro_batches)
 
     def initialize_modules(self) -> None:
-        """Build the backbone and the projector, which ends in a linear layer.
-
-        It has no bias there: whitening centres each feature.
-        """
+        """Build the backbone and the projector, which ends in a linear layer."""
         model = self.config.model
         self.backbone = backbone(model.backbone)
         self.projector = mlp(self.backbone.dim, *model.projector, bias=False)
@@ -58,9 +56,12 @@ class WMSE(BaseTrainer):
         return self.backbone(x)
 
     def embed(self, views: list[Tensor]) -> dict[str, Any]:
-        """Return features of the views, projections, and a random number an image."""
+        """Return features of the views, projections, and a random number an image.
+
+        The projector alone sees the views at once, as the authors' does.
+        """
         features = [self(view) for view in views]
-        z = [self.projector(feature) for feature in features]
+        z = encode_views(self.projector, features)
         order = seeding.bits(self.row_keys(len(z[0])))
         return {"features": features, "z": z, "order": order}
 

@@ -25,10 +25,6 @@ class MMCR(Reference):
         f"model.weight={LAMBDA}",
         f"model.momentum={M}",
     ]
-    kept = {
-        "running statistics": "the teacher's are averaged as its weights are; training"
-        " does not use them"
-    }
 
     def build(self, backbone):
         self.backbone = backbone
@@ -42,9 +38,10 @@ class MMCR(Reference):
         self.teacher.requires_grad_(False)
 
     def loss(self, views, labels):
-        student = [self.projector(self.backbone(view)) for view in views]
+        both = torch.cat(views)
+        student = self.projector(self.backbone(both)).chunk(2)
         with torch.no_grad():
-            teacher = [self.teacher(view) for view in views]
+            teacher = self.teacher(both).chunk(2)
         rows = [z / z.norm(dim=1, keepdim=True) for z in student + teacher]
         means = sum(rows) / len(rows)
         own = nuclear_norm(torch.stack(rows[: len(views)], 1)).mean()
@@ -52,9 +49,6 @@ class MMCR(Reference):
 
     def after_step(self):
         student = nn.Sequential(self.backbone, self.projector)
-        pairs = [*zip(self.teacher.parameters(), student.parameters(), strict=True)]
-        if "running statistics" in self.aligned:
-            both = zip(self.teacher.buffers(), student.buffers(), strict=True)
-            pairs += [(x, y) for x, y in both if x.is_floating_point()]
+        pairs = zip(self.teacher.parameters(), student.parameters(), strict=True)
         for slow, fast in pairs:
             slow.copy_(M * slow + (1 - M) * fast)

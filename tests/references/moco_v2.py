@@ -1,14 +1,15 @@
 """MoCo v2+ by the formulas of both papers, in the order of solo-learn's step."""
 
 import copy
+import math
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
-from tests.references.steps import Reference
+from tests.references.steps import STEPS, Reference
 
-TAU, SIZE, M = 0.2, 48, 0.9
+TAU, SIZE, FIRST, LAST = 0.2, 48, 0.9, 0.95
 
 
 class Fifo(nn.Module):
@@ -33,13 +34,9 @@ class MoCoV2(Reference):
         "model.projector=[8,6]",
         f"model.temperature={TAU}",
         f"model.queue={SIZE}",
-        f"model.momentum={M}",
-        f"model.final_momentum={M}",
+        f"model.momentum={FIRST}",
+        f"model.final_momentum={LAST}",
     ]
-    kept = {
-        "running statistics": "the teacher's are averaged as its weights are; training"
-        " does not use them"
-    }
 
     def build(self, backbone):
         self.backbone = backbone
@@ -66,10 +63,9 @@ class MoCoV2(Reference):
         return sum(orders) / 2
 
     def after_step(self):
+        share = (math.cos(math.pi * self.step / STEPS) + 1) / 2
+        m = LAST - (LAST - FIRST) * share
         student = nn.Sequential(self.backbone, self.projector)
-        pairs = [*zip(self.teacher.parameters(), student.parameters(), strict=True)]
-        if "running statistics" in self.aligned:
-            both = zip(self.teacher.buffers(), student.buffers(), strict=True)
-            pairs += [(a, b) for a, b in both if a.is_floating_point()]
+        pairs = zip(self.teacher.parameters(), student.parameters(), strict=True)
         for slow, fast in pairs:
-            slow.copy_(M * slow + (1 - M) * fast)
+            slow.copy_(m * slow + (1 - m) * fast)

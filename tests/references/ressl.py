@@ -1,14 +1,15 @@
 """ReSSL by the formulas of the paper, in the order of solo-learn's step."""
 
 import copy
+import math
 
 import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from tests.references.steps import Reference
+from tests.references.steps import STEPS, Reference
 
-SIZE, M = 48, 0.9
+SIZE, FIRST, LAST = 48, 0.9, 0.95
 
 
 class ReSSL(Reference):
@@ -20,13 +21,9 @@ class ReSSL(Reference):
         "model.student_temperature=0.2",
         "model.teacher_temperature=0.05",
         f"model.queue={SIZE}",
-        f"model.momentum={M}",
-        f"model.final_momentum={M}",
+        f"model.momentum={FIRST}",
+        f"model.final_momentum={LAST}",
     ]
-    kept = {
-        "running statistics": "the teacher's are averaged as its weights are; training"
-        " does not use them"
-    }
 
     def build(self, backbone):
         self.backbone = backbone
@@ -54,10 +51,9 @@ class ReSSL(Reference):
         return (relations * (log_sums - student / 0.2)).sum(1).mean()
 
     def after_step(self):
+        share = (math.cos(math.pi * self.step / STEPS) + 1) / 2
+        m = LAST - (LAST - FIRST) * share
         student = nn.Sequential(self.backbone, self.projector)
-        pairs = [*zip(self.teacher.parameters(), student.parameters(), strict=True)]
-        if "running statistics" in self.aligned:
-            both = zip(self.teacher.buffers(), student.buffers(), strict=True)
-            pairs += [(x, y) for x, y in both if x.is_floating_point()]
+        pairs = zip(self.teacher.parameters(), student.parameters(), strict=True)
         for slow, fast in pairs:
-            slow.copy_(M * slow + (1 - M) * fast)
+            slow.copy_(m * slow + (1 - m) * fast)

@@ -21,10 +21,6 @@ class TiCo(Reference):
         "model.beta=0.8",
         f"model.momentum={FIRST}",
     ]
-    kept = {
-        "running statistics": "the teacher's are averaged as its weights are; training"
-        " does not use them"
-    }
 
     def build(self, backbone):
         from lightly.loss import TiCoLoss
@@ -48,12 +44,9 @@ class TiCo(Reference):
         return loss
 
     def after_step(self):
-        share = (math.cos(math.pi * (self.step + 1) / STEPS) + 1) / 2
+        share = (math.cos(math.pi * self.step / STEPS) + 1) / 2
         alpha = 1 - (1 - FIRST) * share
         student = nn.Sequential(self.backbone, self.projector)
-        pairs = [*zip(self.teacher.parameters(), student.parameters(), strict=True)]
-        if "running statistics" in self.aligned:
-            both = zip(self.teacher.buffers(), student.buffers(), strict=True)
-            pairs += [(x, y) for x, y in both if x.is_floating_point()]
+        pairs = zip(self.teacher.parameters(), student.parameters(), strict=True)
         for slow, fast in pairs:
             slow.copy_(alpha * slow + (1 - alpha) * fast)

@@ -133,7 +133,9 @@ SMALL = {  # of a method; queues turn over in ten steps, and nothing diverges
     "dino": f"{CONVNET} model.hidden=32 model.prototypes=32",
     "ijepa": f"{VIT} model.predictor_dim=16 model.predictor_depth=1",
     "mae": f"{VIT} model.decoder_dim=16",
+    "moco_v2": f"{CONVNET} model.queue=64",
     "nnclr": f"{CONVNET} model.queue=64",
+    "ressl": f"{CONVNET} model.queue=64",
     "vicreg": f"{CONVNET} optim.lr=0.01",
     "swav": f"{CONVNET} ++model.freeze_epochs=0 model.queue_epoch=1 model.queue=64",
 }

@@ -72,6 +72,15 @@ def check_rows(name: str, *tensors: Tensor, minimum: int = 1) -> int:
     return n
 
 
+def check_width(name: str, what: str, vectors: Tensor, rows: Tensor) -> None:
+    """Raise ValueError for vectors that are not (K, D), D being the rows'."""
+    if vectors.ndim != 2 or vectors.shape[1] != rows.shape[1]:
+        raise ValueError(
+            f"{name} found {what} of shape {tuple(vectors.shape)} beside rows of"
+            f" {tuple(rows.shape)}; use (K, {rows.shape[1]})"
+        )
+
+
 def check_positive(name: str, **values: float) -> None:
     """Raise ValueError for a value that is not above 0, by its name."""
     for argument, value in values.items():

@@ -11,7 +11,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from stable_ssl import distributed
-from stable_ssl.losses.checks import check_positive, check_rows, in_float32
+from stable_ssl.losses.checks import check_positive, check_rows, check_width, in_float32
 from stable_ssl.vectors import unit
 
 BLOCK = 2**21  # similarities in memory at once: 8 MiB in float32
@@ -45,8 +45,52 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.5) -> Tensor:
     candidates = distributed.gather(anchors)  # rank by rank, both views of each
     partners = anchors.roll(len(z_a), 0)
     similarity = (anchors * partners).sum(1).mean() / temperature
-    repulsion = _mean_log_sum_exp(anchors / temperature, candidates, _indices(anchors))
-    return repulsion - similarity
+    own = _indices(anchors)[:, None]
+    return _mean_log_sum_exp(anchors / temperature, candidates, own) - similarity
+
+
+@in_float32
+def dcl(
+    z_a: Tensor, z_b: Tensor, temperature: float = 0.1, sigma: float | None = None
+) -> Tensor:
+    """Attract each view's partner, repel the 2N - 2 views of other images.
+
+    Decoupled contrastive learning, Yeh et al. 2022, https://arxiv.org/abs/2110.06848,
+    eq. 6: NT-Xent whose denominator has no positive, by one log-sum-exp over all
+    negatives. With sigma the weighted form, DCLW: an image's attraction is multiplied
+    by 2 - exp(s / sigma) / mean exp(s / sigma), s being the cosine of its two views and
+    the mean that of the batch, so that views which are far apart count more. Memory
+    grows with N, not with its square.
+
+    Args:
+        z_a: projections of one view, (N, D), not normalised; N is this rank's batch.
+        z_b: those of the other view, row by row of the same images.
+        temperature: divides the cosine similarities, tau in the paper.
+        sigma: of the weights, which are constants to the gradient; None weighs all
+            images alike.
+
+    Returns:
+        Scalar, the mean over this rank's 2N anchors against the views of all ranks.
+        Synchronises ranks; its mean over them is the loss of the whole batch.
+
+    Raises:
+        ValueError: the shapes are not one (N, D), N < 2 over all ranks (no negatives),
+            or the temperature or sigma is not positive.
+    """
+    n = check_rows("dcl", z_a, z_b, minimum=2)
+    check_positive("dcl", temperature=temperature)
+    anchors = unit(torch.cat([z_a, z_b]))
+    candidates = distributed.gather(anchors)  # rank by rank, both views of each
+    similarities = (anchors * anchors.roll(len(z_a), 0)).sum(1)
+    if sigma is not None:
+        check_positive("dcl", sigma=sigma)
+        scaled = similarities.detach() / sigma
+        of_all = distributed.gather(scaled[: len(z_a)]).logsumexp(0)
+        similarities = similarities * (2 - n * (scaled - of_all).exp())
+    own = _indices(anchors)
+    own = torch.stack([own, own.roll(len(z_a))], 1)  # both views of the image
+    repulsion = _mean_log_sum_exp(anchors / temperature, candidates, own)
+    return repulsion - similarities.mean() / temperature
 
 
 @in_float32
@@ -83,14 +127,39 @@ def info_nce(
     queries, keys = unit(queries), unit(keys)
     candidates = distributed.gather(keys)
     if negatives is not None:
-        if negatives.ndim != 2 or negatives.shape[1] != keys.shape[1]:
-            raise ValueError(
-                f"info_nce found negatives of shape {tuple(negatives.shape)} beside"
-                f" keys of {tuple(keys.shape)}; use (K, {keys.shape[1]})"
-            )
+        check_width("info_nce", "negatives", negatives, keys)
         candidates = torch.cat([candidates, unit(negatives)])
     similarity = (queries * keys).sum(1).mean() / temperature
     return _mean_log_sum_exp(queries / temperature, candidates, None) - similarity
+
+
+@in_float32
+def moco(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """Tell each query's key from a queue; keys of other images are not candidates.
+
+    He et al. 2020 (MoCo), https://arxiv.org/abs/1911.05722, eq. 1. Memory grows with
+    N K, the similarities to the queue.
+
+    Args:
+        queries: (N, D), not normalised; N is this rank's batch.
+        keys: (N, D), row by row of the same images; detached here.
+        queue: (K, D), earlier keys, likewise not yet those of this batch.
+        temperature: divides the similarities, tau in the paper.
+
+    Returns:
+        Scalar, the mean over N; log(K + 1) when all vectors coincide. Does not
+        synchronise ranks; its mean over them is the loss of the whole batch.
+
+    Raises:
+        ValueError: the shapes do not fit, or the temperature is not positive.
+    """
+    check_rows("moco", queries, keys)
+    check_positive("moco", temperature=temperature)
+    check_width("moco", "a queue", queue, keys)
+    queries, keys, queue = unit(queries), unit(keys.detach()), unit(queue.detach())
+    positives = (queries * keys).sum(1, keepdim=True)
+    logits = torch.cat([positives, queries @ queue.T], 1) / temperature
+    return -logits.log_softmax(1)[:, 0].mean()
 
 
 @in_float32
@@ -144,8 +213,8 @@ def sup_con(
     sizes = torch.zeros_like(group_of_all).index_add(0, group_of_all, ones)
     mean_positives = (sums[group] - anchors) / (sizes[group] - 1)[:, None]
     similarity = (anchors * mean_positives).sum(1).mean() / temperature
-    repulsion = _mean_log_sum_exp(anchors / temperature, candidates, _indices(anchors))
-    return repulsion - similarity
+    own = _indices(anchors)[:, None]
+    return _mean_log_sum_exp(anchors / temperature, candidates, own) - similarity
 
 
 def _indices(anchors: Tensor) -> Tensor:
@@ -157,8 +226,8 @@ def _indices(anchors: Tensor) -> Tensor:
 class _MeanLogSumExp(Function):
     """The mean over anchors (M, D) of log sum exp(anchor . candidate), those (C, D).
 
-    `excluded` (M,) is the candidate that an anchor leaves out. Anchors are compared in
-    blocks, so that the M x C similarities never exist together. All anchors have one
+    `excluded` (M, E) are the candidates that an anchor leaves out. Anchors are compared
+    in blocks, so that the M x C similarities never exist together. All anchors have one
     weight, so the forward pass knows the gradient up to a factor, and computes it while
     it has the similarities.
     """
@@ -176,7 +245,7 @@ class _MeanLogSumExp(Function):
             block = anchors[start : start + rows]
             logits = block @ candidates.T
             if excluded is not None:
-                left_out = excluded[start : start + rows, None]
+                left_out = excluded[start : start + rows]
                 logits.scatter_(1, left_out, -torch.inf)
             largest = logits.amax(1, keepdim=True)
             exps = logits.sub_(largest).exp_()  # the only exponentials there are

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
-from stable_ssl.losses.checks import check_positive, check_rows, in_float32
+from stable_ssl.losses.checks import check_positive, check_rows, check_width, in_float32
 from stable_ssl.losses.clustering import sinkhorn
 from stable_ssl.losses.swapped import check_views, swapped_cross_entropy
 from stable_ssl.vectors import unit
@@ -216,3 +216,45 @@ def feature_matching(
     teacher = teacher.detach()
     apart = 1 - (unit(student) * unit(teacher)).sum(-1).mean()
     return cosine * apart + smooth_l1 * smooth_l1_loss(student, teacher)
+
+
+@in_float32
+def ressl(
+    student: Tensor,
+    teacher: Tensor,
+    queue: Tensor,
+    student_temperature: float = 0.1,
+    teacher_temperature: float = 0.04,
+) -> Tensor:
+    """Let the student be as like earlier images as the teacher is.
+
+    Zheng et al. 2021 (ReSSL), https://arxiv.org/abs/2107.09282, section 3.
+
+    Args:
+        student: projections of the strong view, (N, D), not normalised; N is this
+            rank's batch.
+        teacher: projections of the weak view, row by row of the same images; detached
+            here.
+        queue: (K, D), earlier projections by the teacher, without those of this batch;
+            detached here.
+        student_temperature: divides the student's cosines, tau_s.
+        teacher_temperature: divides the teacher's, tau_t; a lower one sharpens.
+
+    Returns:
+        Scalar, the mean over N of the cross-entropy. Does not synchronise ranks; its
+        mean over them is the loss of the whole batch.
+
+    Raises:
+        ValueError: the shapes do not fit, or a temperature is not positive.
+    """
+    check_rows("ressl", student, teacher)
+    check_width("ressl", "a queue", queue, student)
+    check_positive(
+        "ressl",
+        student_temperature=student_temperature,
+        teacher_temperature=teacher_temperature,
+    )
+    queue = unit(queue.detach())
+    relations = (unit(teacher.detach()) @ queue.T / teacher_temperature).softmax(1)
+    predictions = (unit(student) @ queue.T / student_temperature).log_softmax(1)
+    return -(relations * predictions).sum(1).mean()

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stable_ssl.losses import contrastive, info_nce, nt_xent, sup_con
+from stable_ssl.losses import contrastive, dcl, info_nce, moco, nt_xent, sup_con
 
 
 def views(n=6, d=5, dtype=torch.float64, seed=0):
@@ -104,7 +104,7 @@ def test_wrong_input_is_refused_in_words(z_a, z_b, temperature, words):
 def whole(anchors, candidates, excluded=None):
     logits = anchors @ candidates.T
     if excluded is not None:
-        logits = logits.scatter(1, excluded[:, None], -torch.inf)
+        logits = logits.scatter(1, excluded, -torch.inf)
     return logits.logsumexp(1).mean()
 
 
@@ -112,11 +112,12 @@ def whole(anchors, candidates, excluded=None):
     ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)]
 )
 @pytest.mark.parametrize("rows", [1, 7, 100])  # of a block; 23 anchors
-def test_blocks_equal_the_whole(monkeypatch, dtype, tolerance, rows):
+@pytest.mark.parametrize("left_out", [1, 2])
+def test_blocks_equal_the_whole(monkeypatch, dtype, tolerance, rows, left_out):
     monkeypatch.setattr(contrastive, "BLOCK", rows * 31)
     given = torch.randn(54, 9, dtype=dtype).split([23, 31])
     one, two = ([x.clone().requires_grad_() for x in given] for _ in range(2))
-    excluded = torch.arange(23) + 4
+    excluded = torch.arange(23)[:, None] + 4 * torch.arange(1, 1 + left_out)
     expected = whole(*one, excluded)
     found = contrastive._mean_log_sum_exp(*two, excluded)
     (3 * expected).backward()
@@ -207,6 +208,103 @@ def test_the_gradient_of_info_nce_reaches_all_that_asks_for_it():
 def test_wrong_input_of_info_nce_is_refused_in_words(q, k, negatives, words):
     with pytest.raises(ValueError, match=words):
         info_nce(q, k, 0.1, negatives)
+
+
+# --- MoCo -----------------------------------------------------------------------------
+
+
+def test_moco_equals_the_formula_key_by_key():
+    (q, k), queue = views(), views(9, seed=1)[0]
+    total = 0.0
+    for i in range(len(q)):  # one key at a time: those of other images are no negatives
+        total += info_nce_reference(q[i : i + 1], k[i : i + 1], 0.2, queue) / len(q)
+    assert moco(q, k, queue, 0.2).item() == pytest.approx(total, rel=1e-12)
+
+
+def test_of_moco_the_queries_alone_learn():
+    (q, k), queue = views(4, 3).requires_grad_(), views(5, 3, seed=1)[0]
+    queue.requires_grad_()
+    assert torch.autograd.gradcheck(lambda q: moco(q, k, queue, 0.3), q)
+    grads = torch.autograd.grad(moco(q, k, queue, 0.3), (k, queue), allow_unused=True)
+    assert all(g is None or not g.any() for g in grads)
+
+
+def test_in_moco_a_collapse_costs_the_log_of_all_candidates():
+    ones = torch.ones(4, 3)
+    assert moco(ones, ones, torch.ones(15, 3), 0.1).item() == pytest.approx(
+        math.log(16), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "k, queue, tau, words",
+    [
+        (torch.ones(5, 3), torch.ones(9, 3), 0.1, r"\(4, 3\) and \(5, 3\)"),
+        (torch.ones(4, 3), torch.ones(9, 2), 0.1, r"a queue of shape \(9, 2\)"),
+        (torch.ones(4, 3), torch.ones(9, 3), 0.0, "temperature=0.0"),
+    ],
+)
+def test_wrong_input_of_moco_is_refused_in_words(k, queue, tau, words):
+    with pytest.raises(ValueError, match=words):
+        moco(torch.ones(4, 3), k, queue, tau)
+
+
+# --- DCL ------------------------------------------------------------------------------
+
+
+def dcl_reference(z_a, z_b, temperature, sigma):
+    """Eq. 6 of the DCL paper and the weights of DCLW, term by term."""
+    a, b = F.normalize(z_a), F.normalize(z_b)
+    n = len(a)
+    cosines = (a * b).sum(1).tolist()
+    exps = [math.exp(s / sigma) if sigma else 1.0 for s in cosines]
+    total = 0.0
+    for i in range(n):
+        weight = 2 - exps[i] / (sum(exps) / n) if sigma else 1.0
+        for anchor in (a[i], b[i]):
+            negatives = [view[j] for view in (a, b) for j in range(n) if j != i]
+            sims = [(anchor @ v).item() / temperature for v in negatives]
+            total -= weight * cosines[i] / temperature
+            total += math.log(sum(map(math.exp, sims)))
+    return total / (2 * n)
+
+
+@pytest.mark.parametrize("sigma", [None, 0.5, 2.0])
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_dcl_equals_the_formula_of_the_paper(n, sigma):  # fault 6
+    z_a, z_b = views(n)
+    expected = dcl_reference(z_a, z_b, 0.2, sigma)
+    assert dcl(z_a, z_b, 0.2, sigma).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_gradient_of_dcl_equals_finite_differences():
+    z_a, z_b = views(4, 3).requires_grad_()
+    assert torch.autograd.gradcheck(dcl, (z_a, z_b))
+
+
+def test_the_weights_of_dcl_are_constants_and_one_in_the_mean():
+    z_a, z_b = views().requires_grad_()
+    (found,) = torch.autograd.grad(dcl(z_a, z_b, 0.2, 0.5), z_a)
+    cosines = F.cosine_similarity(z_a, z_b)
+    weights = (2 - len(z_a) * (cosines.detach() / 0.5).softmax(0)).detach()
+    assert weights.mean().item() == pytest.approx(1)
+    plain = dcl(z_a, z_b, 0.2) + ((1 - weights) * cosines).mean() / 0.2
+    (expected,) = torch.autograd.grad(plain, z_a)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    "z_a, z_b, numbers, words",
+    [
+        (torch.ones(1, 3), torch.ones(1, 3), (0.1,), "N=1"),
+        (torch.ones(4, 3), torch.ones(5, 3), (0.1,), r"\(4, 3\) and \(5, 3\)"),
+        (torch.ones(4, 3), torch.ones(4, 3), (0.0,), "temperature=0.0"),
+        (torch.ones(4, 3), torch.ones(4, 3), (0.1, 0.0), "sigma=0.0"),
+    ],
+)
+def test_wrong_input_of_dcl_is_refused_in_words(z_a, z_b, numbers, words):
+    with pytest.raises(ValueError, match=words):
+        dcl(z_a, z_b, *numbers)
 
 
 # --- SupCon ---------------------------------------------------------------------------

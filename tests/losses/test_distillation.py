@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
-from stable_ssl.losses import cosine_regression, dino, negative_cosine
+from stable_ssl.losses import cosine_regression, dino, negative_cosine, ressl
 
 
 def rows(count, n=6, d=5, seed=0):
@@ -114,3 +115,44 @@ def test_wrong_input_of_dino_is_refused_in_words(student, teacher, temperature, 
     student, teacher = ([torch.ones(n, 3) for n in x] for x in (student, teacher))
     with pytest.raises(ValueError, match=words):
         dino(student, teacher, torch.zeros(3), temperature, 0.04)
+
+
+# --- ReSSL ----------------------------------------------------------------------------
+
+
+def test_ressl_equals_the_formula_of_the_paper():
+    (student, teacher), (queue,) = rows(2), rows(1, 9, seed=1)
+    s, t, q = (normalize(x).tolist() for x in (student, teacher, queue))
+    total = 0.0
+    for u, v in zip(s, t, strict=True):
+        likeness = [
+            [math.exp(sum(map(math.prod, zip(x, y, strict=True))) / tau) for y in q]
+            for x, tau in ((u, 0.1), (v, 0.04))
+        ]
+        ours, theirs = ([x / sum(row) for x in row] for row in likeness)
+        total -= sum(p * math.log(x) for p, x in zip(theirs, ours, strict=True))
+    found = ressl(student, teacher, queue)
+    assert found.item() == pytest.approx(total / len(s), rel=1e-12)
+
+
+def test_of_ressl_the_student_alone_learns():
+    (student, teacher), (queue,) = rows(2, 3, 4), rows(1, 5, 4, seed=1)
+    student.requires_grad_(), teacher.requires_grad_(), queue.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: ressl(s, teacher, queue), student)
+    grads = torch.autograd.grad(
+        ressl(student, teacher, queue), (teacher, queue), allow_unused=True
+    )
+    assert grads == (None, None)
+
+
+@pytest.mark.parametrize(
+    "teacher, queue, temperature, words",
+    [
+        (torch.ones(5, 3), torch.ones(9, 3), 0.1, r"\(4, 3\) and \(5, 3\)"),
+        (torch.ones(4, 3), torch.ones(9, 2), 0.1, r"a queue of shape \(9, 2\)"),
+        (torch.ones(4, 3), torch.ones(9, 3), 0.0, "student_temperature=0.0"),
+    ],
+)
+def test_wrong_input_of_ressl_is_refused_in_words(teacher, queue, temperature, words):
+    with pytest.raises(ValueError, match=words):
+        ressl(torch.ones(4, 3), teacher, queue, temperature)

@@ -33,6 +33,7 @@ def like(x, constant):
 
 
 CONSTANT = normal(5, K, seed=9)
+POSITIVE = CONSTANT.T @ CONSTANT
 DIRECTIONS = torch.nn.functional.normalize(normal(K, 32, seed=8), dim=0)
 LABELS = torch.tensor([3, 0, 0, 7, 1, 3, 3, 2, 0, 5, 7, 7, 1, 0, 3, 4])
 CASES = {  # name: (function of the rows of a rank, all rows)
@@ -46,8 +47,12 @@ CASES = {  # name: (function of the rows of a rank, all rows)
         lambda q, k: losses.info_nce(q.detach(), k, 0.2),
         pair(),
     ),
+    "dcl": (losses.dcl, pair()),
+    "dcl weighted": (lambda a, b: losses.dcl(a, b, 0.2, 0.5), pair()),
+    "moco": (lambda q, k: losses.moco(q, k, like(q, CONSTANT), 0.2), pair()),
     "sup_con": (lambda a, b, y: losses.sup_con([a, b], y), [*pair(), LABELS]),
     "barlow_twins": (losses.barlow_twins, pair()),
+    "tico": (lambda a, b: losses.tico(a, b, like(a, POSITIVE), 4.0), pair()),
     "vicreg": (losses.vicreg, pair(0.5)),
     "cosine_regression": (losses.cosine_regression, pair()),
     "negative_cosine": (losses.negative_cosine, pair()),
@@ -71,7 +76,13 @@ CASES = {  # name: (function of the rows of a rank, all rows)
     "gram": (losses.gram, masked()[:2]),
     "feature_matching": (losses.feature_matching, pair()),
     "koleo": (losses.koleo, pair()[:1]),
+    "ressl": (lambda a, b: losses.ressl(a, b, like(a, CONSTANT)), pair()),
     "swav": (lambda a, b: losses.swav([a, b, a / 2], queue_scores=[b, a]), pair()),
+    "w_mse": (
+        lambda a, b, o: losses.w_mse([a[:, :2], b[:, :2]], o, 8, 0.01),
+        [*pair(), torch.arange(N) * 7 % N],
+    ),
+    "mmcr": (lambda a, b: losses.mmcr([a, b], 0.3, [b, a]), pair()),
     "masked_mse": (losses.masked_mse, masked()),
     "masked_l1": (losses.masked_l1, masked()),
     "masked_smooth_l1": (losses.masked_smooth_l1, masked()),
@@ -79,7 +90,7 @@ CASES = {  # name: (function of the rows of a rank, all rows)
     "pseudo_label": (lambda a, b: losses.pseudo_label(a, b, 0.5), pair(2.0)),
     "consistency": (losses.consistency, pair()),
 }
-NOT_SCALAR = {"sinkhorn", "normalize_patches"}
+NOT_SCALAR = {"sinkhorn", "normalize_patches", "second_moment"}
 
 
 def test_every_loss_is_here():
@@ -110,7 +121,7 @@ def on_a_rank():
     place = distributed.rank(), distributed.world_size()
     found = {(n, d): learn(n, d, *place) for n in CASES for d in PRECISIONS}
     own = pair()[0].chunk(place[1])[place[0]]
-    return found, losses.sinkhorn(own)
+    return found, losses.sinkhorn(own), losses.second_moment(own)
 
 
 @pytest.fixture(params=[2, pytest.param(4, marks=pytest.mark.slow)])
@@ -126,7 +137,7 @@ def parts(request, ranks):
 def test_ranks_have_the_loss_and_gradient_of_the_whole_batch(parts, name, dtype):
     tolerance = PRECISIONS[dtype]
     loss, gradients = learn(name, dtype)
-    values, by_rank = zip(*(found[name, dtype] for found, _ in parts), strict=True)
+    values, by_rank = zip(*(found[name, dtype] for found, *_ in parts), strict=True)
     mean = torch.stack(values).mean()
     assert (mean - loss).abs() <= tolerance * loss.abs()
     assert sum(g.norm() for g in gradients) > 1e-3
@@ -136,8 +147,13 @@ def test_ranks_have_the_loss_and_gradient_of_the_whole_batch(parts, name, dtype)
 
 
 def test_ranks_share_the_prototypes_of_the_whole_batch(parts):
-    found = torch.cat([assignments for _, assignments in parts])
+    found = torch.cat([assignments for _, assignments, _ in parts])
     torch.testing.assert_close(found, losses.sinkhorn(pair()[0]))
+
+
+def test_ranks_have_the_second_moment_of_the_whole_batch(parts):
+    for *_, moment in parts:
+        torch.testing.assert_close(moment, losses.second_moment(pair()[0]))
 
 
 # --- precision ------------------------------------------------------------------------

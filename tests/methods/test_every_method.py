@@ -28,6 +28,7 @@ OWN = {  # overrides of a method: what it would hold still, or leave out, at fir
     "dino": ["++model.freeze_epochs=0"],
     "dinov2": ["++model.freeze_epochs=0"],
     "ibot": ["++model.freeze_epochs=0"],
+    "w_mse": ["++model.part=16", "++model.projector=[32,8]"],  # as small as a batch
     "swav": ["++model.freeze_epochs=0", "++model.queue_epoch=0"],
 }
 
@@ -91,7 +92,9 @@ def killed(step):
     return base
 
 
-@pytest.mark.parametrize("method", ["dino", "nnclr", "swav"])  # centre and queues
+@pytest.mark.parametrize(
+    "method", ["dino", "moco_v2", "nnclr", "ressl", "swav", "tico"]
+)
 def test_a_loss_computed_in_an_evaluation_changes_nothing(method, tmp_path):
     class Curious(method_class(method)):
         def after_train_step(self):

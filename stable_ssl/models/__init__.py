@@ -8,7 +8,7 @@ from stable_ssl.models.masked_vit import check_maskable, gather_patches, patch_t
 from stable_ssl.models.masking import block_masks, random_masks
 from stable_ssl.models.modifiers import register_modifier
 from stable_ssl.models.queue import Queue
-from stable_ssl.models.vit import sincos_positions, transformer_blocks
+from stable_ssl.models.vit import draw_weights, sincos_positions, transformer_blocks
 
 __all__ = [
     "EMA",
@@ -18,6 +18,7 @@ __all__ = [
     "backbone",
     "block_masks",
     "check_maskable",
+    "draw_weights",
     "freeze",
     "gather_patches",
     "mlp",

@@ -65,6 +65,7 @@ setup(
             "kornia",
             "albumentations",
         ],
+        "references": ["lightly", "pytorch-metric-learning", "transformers"],
         "docs": ["sphinx>=7.4", "myst-nb", "nbclient", "ipykernel"],
         "test": TEST,
         "dev": [*TEST, "pre-commit"],

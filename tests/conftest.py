@@ -22,7 +22,7 @@ if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
 REPOSITORY = Path(__file__).resolve().parents[1]
 REQUIREMENTS = REPOSITORY / "tests" / "REQUIREMENTS.rst"
-MARKERS = ("slow", "slurm", "gpu")
+MARKERS = ("slow", "slurm", "gpu", "references")
 
 
 class Tiny(BaseTrainer):

@@ -16,7 +16,7 @@ from torch.nn.functional import mse_loss
 from stable_ssl import distributed
 from stable_ssl.losses.checks import check_rows, in_float32
 
-MIN_VARIANCE = 1e-5  # divided by: a constant feature must not multiply gradients
+EPSILON = 1e-5  # added to variances, as by the authors' batch norm of the projections
 
 
 @in_float32
@@ -26,8 +26,9 @@ def barlow_twins(
     """Push the cross-correlation of two views towards the identity.
 
     Zbontar et al. 2021, https://arxiv.org/abs/2103.03230, eq. 1 and 2. Each view is
-    standardised by itself, so an affine map of a feature changes nothing. Computed in
-    float32, or in float64 if the projections are.
+    standardised by itself, as by a batch norm with its 1e-5 beside the variance, so an
+    affine map of a feature changes next to nothing. Computed in float32, or in float64
+    if the projections are.
 
     Args:
         z_a: projections of one view, (N, D), not normalised; N is this rank's batch.
@@ -37,7 +38,7 @@ def barlow_twins(
             depend on it, so it is chosen together with the learning rate.
 
     Returns:
-        Scalar, 0 at the optimum, the same on every rank. Synchronises ranks.
+        Scalar, about 0 at the optimum, the same on every rank. Synchronises ranks.
 
     Raises:
         ValueError: the shapes are not one (N, D), or N < 2 over all ranks (no
@@ -94,10 +95,10 @@ def _centred(z: Tensor) -> Tensor:
 
 
 def _standardised(z: Tensor) -> Tensor:
-    """Return z (N, D) with mean 0 and variance 1 over all ranks."""
+    """Return z (N, D) with mean 0 and variance 1 over all ranks, but for epsilon."""
     z = _centred(z)
     variance = distributed.all_mean(z.square().mean(0))
-    return z * variance.clamp(min=MIN_VARIANCE).rsqrt()
+    return z * (variance + EPSILON).rsqrt()
 
 
 def _covariance(a: Tensor, b: Tensor, n: int) -> tuple[Tensor, Tensor]:

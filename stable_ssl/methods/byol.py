@@ -5,6 +5,7 @@ Grill et al. 2020, https://arxiv.org/abs/2006.07733
 The prediction from one view is to be what a teacher, the moving average of the student,
 projects of the other view. There are no negatives: the predictor, which only the
 student has, and the slow teacher, which gets no gradient, prevent collapse.
+Differs from the authors' code: no bias before a batch norm, which would cancel it.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ class BYOL(BaseTrainer):
     def initialize_modules(self) -> None:
         """Build the student f, g and q, and the teacher of f and g.
 
-        The projector ends without a bias: the predictor's batch norm would cancel it.
+        Projector and predictor end without a bias.
         """
         model = self.config.model
         self.backbone = backbone(model.backbone)
         self.projector = mlp(self.backbone.dim, *model.projector, bias=False)
         width = model.projector[-1]
-        self.predictor = mlp(width, model.predictor, width)
+        self.predictor = mlp(width, model.predictor, width, bias=False)
         self.teacher = EMA(self.student, model.momentum, 1.0, model.momentum_schedule)
 
     @property

@@ -2,10 +2,10 @@
 
 Caron et al. 2021, https://arxiv.org/abs/2104.14294
 
-From any view of an image, small crops included, a student predicts the output of its
+From any view of an image, small crops too, a student predicts the output of its
 teacher, the student's moving average, for the large ones. The teacher's centre keeps
-one prototype from winning always, its low temperature keeps all from being equally
-likely. Differs from the authors' evaluation: the student is evaluated, not the teacher.
+one prototype from winning always, its low temperature all from being equally likely.
+Differs from the authors' code: no bias before a batch norm, which would cancel it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stable_ssl import distributed
 from stable_ssl.config import Model, key
 from stable_ssl.losses import dino
-from stable_ssl.models import EMA, DINOHead, backbone
+from stable_ssl.models import EMA, DINOHead, backbone, encode_views
 from stable_ssl.trainer import BaseTrainer
 
 
@@ -57,8 +57,8 @@ class DINO(BaseTrainer):
         """Build the student, backbone and head, its teacher and the centre."""
         model = self.config.model
         self.backbone = backbone(model.backbone)
-        sizes = (self.backbone.dim, model.hidden, model.bottleneck, model.prototypes)
-        self.head = DINOHead(*sizes, norm=model.head_norm)
+        widths = model.hidden, model.bottleneck, model.prototypes
+        self.head = DINOHead(self.backbone.dim, *widths, norm=model.head_norm)
         self.teacher = EMA(self.student, model.momentum, 1.0, model.momentum_schedule)
         self.register_buffer("center", torch.zeros(model.prototypes))
         self.teacher_means: list[Tensor] = []  # mean logits, one a micro-batch
@@ -69,14 +69,14 @@ class DINO(BaseTrainer):
         return nn.Sequential(self.backbone, self.head)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map a view (N, C, H, W) to the student's features (N, D)."""
+        """Return the student's features (N, D) of a view; authors use the teacher's."""
         return self.backbone(x)
 
     def embed(self, views: list[Tensor]) -> dict[str, list[Tensor]]:
         """Return features and logits of all views, the teacher's of the large ones."""
-        model, features = self.config.model, [self(view) for view in views]
-        student = [self.head(feature) for feature in features]
-        teacher = [self.teacher(view) for view in views[: model.global_views]]
+        features = encode_views(self, views)
+        student = encode_views(self.head, features)
+        teacher = encode_views(self.teacher, views[: self.config.model.global_views])
         return {"features": features, "student": student, "teacher": teacher}
 
     def loss_of(self, embeddings: dict[str, list[Tensor]]) -> dict[str, Any]:

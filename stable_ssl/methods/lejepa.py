@@ -5,6 +5,7 @@ Balestriero and LeCun 2025, https://arxiv.org/abs/2511.08544
 Every view of an image is drawn to the mean of its large views. Collapse is prevented by
 SIGReg alone, which shapes the projections of each view as an isotropic Gaussian: no
 teacher, no stopped gradient, no predictor.
+Differs from the authors' code: no bias before a batch norm, which would cancel it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from stable_ssl import seeding
 from stable_ssl.config import Model, key
 from stable_ssl.losses import sigreg
 from stable_ssl.losses.checks import in_float32
-from stable_ssl.models import backbone, mlp
+from stable_ssl.models import backbone, encode_views, mlp
 from stable_ssl.trainer import BaseTrainer
 
 
@@ -61,8 +62,8 @@ class LeJEPA(BaseTrainer):
     def compute_loss(self) -> dict[str, Any]:
         """Return (1 - lambda) invariance + lambda SIGReg, both, and features."""
         model, (views, *_) = self.config.model, self.data
-        features = [self(view) for view in views]
-        z = [self.projector(feature) for feature in features]
+        features = encode_views(self, views)
+        z = encode_views(self.projector, features)
         distance = invariance(z, model.global_views)
         directions = self.directions(z[0].shape[1])
         regulariser = torch.stack([sigreg(view, directions) for view in z]).mean()

@@ -73,5 +73,5 @@ class MoCoV3(BaseTrainer):
         return {"loss": loss, "features": features}
 
     def after_train_step(self) -> None:
-        """Move the teacher towards the student."""
-        self.teacher.update(self.student, self.step, self.total_steps)
+        """Move the teacher before the keys of the next step, by that step's m."""
+        self.teacher.update(self.student, self.step + 1, self.total_steps)

@@ -4,6 +4,8 @@ Chen et al. 2020, https://arxiv.org/abs/2002.05709
 
 Two views of an image are to be alike, and unlike the views of every other image of the
 batch; these negatives prevent collapse.
+Differs from the authors' code, as the paper's text does: the last layer of the
+projector has a bias and no batch norm.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from stable_ssl.config import Model, key
 from stable_ssl.losses import nt_xent
-from stable_ssl.models import backbone, mlp
+from stable_ssl.models import backbone, encode_views, mlp
 from stable_ssl.trainer import BaseTrainer
 
 
@@ -49,8 +51,8 @@ class SimCLR(BaseTrainer):
 
     def embed(self, views: list[Tensor]) -> dict[str, list[Tensor]]:
         """Return features of the two views, and their projections."""
-        features = [self(view) for view in views]
-        return {"features": features, "z": [self.projector(h) for h in features]}
+        features = encode_views(self, views)
+        return {"features": features, "z": encode_views(self.projector, features)}
 
     def loss_of(self, embeddings: dict[str, list[Tensor]]) -> dict[str, Any]:
         """Return NT-Xent between the projections of the two views, and features."""

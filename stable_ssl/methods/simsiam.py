@@ -5,6 +5,8 @@ Chen and He 2021, https://arxiv.org/abs/2011.10566
 The prediction from one view is to be the projection of the other, by the same network.
 There are neither negatives nor a teacher: the predictor, and that no gradient reaches
 the projection it is compared with, prevent collapse.
+Differs from the authors' code: the projector's last layer has no bias. Theirs is frozen
+as it was drawn, and the batch norm after it cancels it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stable_ssl.config import Model, key
 from stable_ssl.losses import sup_con
-from stable_ssl.models import backbone, mlp
+from stable_ssl.models import backbone, encode_views, mlp
 from stable_ssl.trainer import BaseTrainer
 
 
@@ -48,7 +48,7 @@ class SupCon(BaseTrainer):
     def compute_loss(self) -> dict[str, Any]:
         """Return L_out between the projections of all views, and features."""
         views, labels, *_ = self.data
-        features = [self(view) for view in views]
-        projections = [self.projector(feature) for feature in features]
+        features = encode_views(self, views)
+        projections = encode_views(self.projector, features)
         loss = sup_con(projections, labels, self.config.model.temperature)
         return {"loss": loss, "features": features}

@@ -5,6 +5,8 @@ Caron et al. 2020, https://arxiv.org/abs/2006.09882
 From each view of an image, small crops included, the assignment of its large views to
 prototypes is predicted. Each prototype gets an equal share of the batch, which prevents
 collapse.
+Differs from the authors' code: no bias before a batch norm, which would cancel it; and
+the queues are filled from the first step, so that they are full when they take part.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from stable_ssl.config import Model, key
 from stable_ssl.losses import swav
-from stable_ssl.models import Prototypes, Queue, backbone, mlp
+from stable_ssl.models import Prototypes, Queue, backbone, encode_views, mlp
 from stable_ssl.trainer import BaseTrainer
 from stable_ssl.vectors import unit
 
@@ -63,8 +65,8 @@ class SwAV(BaseTrainer):
     def compute_loss(self) -> dict[str, Any]:
         """Return the swapped prediction loss, and features; keep the projections."""
         model, (views, *_) = self.config.model, self.data
-        features = [self(view) for view in views]
-        z = [unit(self.projector(feature)) for feature in features]
+        features = encode_views(self, views)
+        z = [unit(view) for view in encode_views(self.projector, features)]
         loss = swav(
             [self.prototypes(view) for view in z],
             model.global_views,
@@ -93,6 +95,6 @@ class SwAV(BaseTrainer):
             self.prototypes.weight.grad = None
         super().optimizer_step()
 
-    def after_train_step(self) -> None:
+    def before_train_step(self) -> None:
         """Bring the prototypes back to norm 1."""
         self.prototypes.normalize()

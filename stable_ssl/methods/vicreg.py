@@ -5,6 +5,7 @@ Bardes et al. 2022, https://arxiv.org/abs/2105.04906
 Two views of an image are to have the same embedding. Two terms on the embeddings of
 each view alone prevent collapse: every feature keeps a standard deviation of 1 over the
 batch, and different features do not covary.
+Differs from the authors' code: no bias before a batch norm, which would cancel it.
 """
 
 from __future__ import annotations

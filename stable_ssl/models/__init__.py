@@ -8,6 +8,7 @@ from stable_ssl.models.masked_vit import check_maskable, gather_patches, patch_t
 from stable_ssl.models.masking import block_masks, random_masks
 from stable_ssl.models.modifiers import register_modifier
 from stable_ssl.models.queue import Queue
+from stable_ssl.models.views import encode_views
 from stable_ssl.models.vit import draw_weights, sincos_positions, transformer_blocks
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "block_masks",
     "check_maskable",
     "draw_weights",
+    "encode_views",
     "freeze",
     "gather_patches",
     "mlp",

@@ -39,13 +39,14 @@ def momentum(
 class EMA(nn.Module):
     """A frozen copy of a student that follows it: t <- tau t + (1 - tau) s.
 
-    The copy is `.module`, in the state dict, without gradient. In training its batch
-    norms use the statistics of their batch, as in BYOL.
+    The copy is `.module`, in the state dict, without gradient. Parameters follow. If
+    the copy is called in training, as BYOL's is, its batch norms use and keep the
+    statistics of what it sees; if it is not, its buffers are the student's.
 
     Args:
         student: copied as it is; build the teacher in `initialize_modules`.
-        base: tau at the first step.
-        final: tau at the last; equal to base, tau is constant.
+        base: tau of the first step.
+        final: tau after the last one; equal to base, tau is constant.
         schedule: see `momentum`.
 
     Raises:
@@ -68,42 +69,43 @@ class EMA(nn.Module):
         self.base, self.final, self.schedule = base, final, schedule
         self.module = copy.deepcopy(student).requires_grad_(False)
         self.updated = False  # at least once since it was built
+        self.called = False  # in training, so that its buffers are its own
         self._student = (student,)  # in a tuple, or it would become a submodule
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the copy, without gradient."""
+        if self.training:
+            self.called = True
         return self.module(*args, **kwargs)
 
     @torch.no_grad()
     def restart(self) -> None:
         """Copy the student again, as after weights were loaded into it alone."""
-        for target, source in _pairs(self.module, self._student[0]):
+        student = self._student[0]
+        for target, source in [*_parameters(self, student), *_buffers(self, student)]:
             target.copy_(source)
 
     @torch.no_grad()
     def update(self, student: nn.Module, step: int, total_steps: int) -> None:
         """Move towards the student; call it once an optimizer step, after the step.
 
-        Floating-point buffers, such as running statistics, follow as the parameters
-        do; others, such as counters, are copied. Ranks have the same weights, so their
-        teachers stay the same, too.
+        The first one uses tau(0), as in the authors' code of BYOL, DINO and I-JEPA.
+        Ranks have the same weights, so their teachers stay the same, too.
 
         Args:
             student: what was copied; modules are paired in their order.
-            step: `self.step` of the trainer.
+            step: `self.step` of the trainer, the steps taken, this one included.
             total_steps: `self.total_steps` of the trainer.
         """
         self.updated = True
-        tau = momentum(step, total_steps, self.base, self.final, self.schedule)
-        targets, sources = [], []
-        for target, source in _pairs(self.module, student):
-            if target.is_floating_point():
-                targets.append(target)
-                sources.append(source)
-            else:
-                target.copy_(source)
+        before = max(step - 1, 0)
+        tau = momentum(before, total_steps, self.base, self.final, self.schedule)
+        targets, sources = zip(*_parameters(self, student), strict=True)
         torch._foreach_lerp_(targets, sources, 1 - tau)
+        if not self.called:
+            for target, source in _buffers(self, student):
+                target.copy_(source)
 
 
 def forgotten(module: nn.Module) -> Iterator[str]:
@@ -118,6 +120,10 @@ def forgotten(module: nn.Module) -> Iterator[str]:
             )
 
 
-def _pairs(teacher: nn.Module, student: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-    tensors = ([*net.parameters(), *net.buffers()] for net in (teacher, student))
-    return zip(*(map(local, one) for one in tensors), strict=True)
+def _parameters(teacher: EMA, student: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    both = teacher.module.parameters(), student.parameters()
+    return zip(*(map(local, own) for own in both), strict=True)
+
+
+def _buffers(teacher: EMA, student: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(teacher.module.buffers(), student.buffers(), strict=True)

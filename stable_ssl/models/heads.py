@@ -47,10 +47,11 @@ def mlp(
 
 
 class Prototypes(nn.Linear):
-    """Similarities to `count` directions: (N, dim) -> (N, count), cosines of unit rows.
+    """Similarities to `count` vectors: (N, dim) -> (N, count).
 
-    Caron et al. 2020 (SwAV), https://arxiv.org/abs/2006.09882. The rows compared with
-    have norm 1 whatever the optimizer did to `weight`, in float32 at least.
+    Caron et al. 2020 (SwAV), https://arxiv.org/abs/2006.09882. They are a linear
+    layer's rows, which `normalize` brings back to norm 1 without the gradient knowing:
+    an optimizer steps off the sphere. Compared in float32 at least.
 
     Args:
         dim: of the vectors.
@@ -63,26 +64,48 @@ class Prototypes(nn.Linear):
 
     def forward(self, z: Tensor) -> Tensor:
         """Compare z (N, dim), of norm 1, with each prototype."""
-        weight = unit(self.weight)
-        with torch.autocast(z.device.type, enabled=False):
-            return F.linear(z.to(weight.dtype), weight)
+        return _similarities(z, self.weight)
 
     @torch.no_grad()
     def normalize(self) -> None:
-        """Scale `weight` itself to rows of norm 1; call it after an optimizer step.
-
-        Otherwise rows would grow, as their gradient is orthogonal to them, and the
-        learning rate would in effect fall.
-        """
+        """Scale `weight` itself to rows of norm 1; call it before a step's loss."""
         self.weight.copy_(unit(self.weight))
+
+
+class Directions(nn.Linear):
+    """Cosines to `count` directions of vectors of norm 1: (N, dim) -> (N, count).
+
+    Weight normalisation, Salimans and Kingma 2016, https://arxiv.org/abs/1602.07868,
+    eq. 2, with g = 1: a row's length changes no output, but the longer it is the less
+    an optimizer turns it. Computed in float32 at least.
+
+    Args:
+        dim: of the vectors.
+        count: of the directions.
+    """
+
+    def __init__(self, dim: int, count: int):
+        super().__init__(dim, count, bias=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Compare z (N, dim), of norm 1, with each direction."""
+        return _similarities(z, unit(self.weight))
+
+
+def _similarities(z: Tensor, rows: Tensor) -> Tensor:
+    """Return the products of z (N, dim) with rows (K, dim), whatever the autocast."""
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    with torch.autocast(z.device.type, enabled=False):
+        return F.linear(z.to(rows.dtype), rows)
 
 
 class DINOHead(nn.Module):
     """A perceptron to a unit bottleneck, and its cosines to `out` prototypes.
 
     Caron et al. 2021 (DINO), https://arxiv.org/abs/2104.14294, appendix C. The last
-    layer is `.last`, weight-normalised with its norm fixed to 1; a method freezes the
-    student's by dropping `last.weight.grad` before the optimizer step.
+    layer is `.last`, weight-normalised with g = 1 and drawn as torch's linear layers
+    are; a method freezes the student's by dropping `last.weight.grad` before the
+    optimizer step.
 
     Args:
         dim: of the features.
@@ -110,7 +133,7 @@ class DINOHead(nn.Module):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        self.last = Prototypes(bottleneck, out)
+        self.last = Directions(bottleneck, out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features (N, dim) to logits (N, out) in [-1, 1]."""

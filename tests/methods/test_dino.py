@@ -63,8 +63,9 @@ def test_the_loss_is_that_of_the_paper_over_all_pairs_of_views(make):
     apart(trainer)
     views = trainer.data[0]
     assert [view.shape[-1] for view in views] == [8, 8, 4, 4]
-    student = [trainer.head(trainer.backbone(view)) / 0.1 for view in views]
-    teacher = [trainer.teacher.module(view) for view in views[:2]]
+    joined = [trainer.backbone(torch.cat(same)) for same in (views[:2], views[2:])]
+    student = (trainer.head(torch.cat(joined)) / 0.1).chunk(4)
+    teacher = trainer.teacher.module(torch.cat(views[:2])).chunk(2)
     terms = []
     for i, t in enumerate(teacher):
         code = ((t - trainer.center) / 0.04).softmax(1)
@@ -116,8 +117,7 @@ def test_the_centre_follows_the_mean_of_a_steps_micro_batches(make):  # fault 25
     for trainer.micro_batch in (0, 1):
         trainer.micro_batches = 2
         feed(trainer)
-        logits = [trainer.teacher.module(view) for view in trainer.data[0][:2]]
-        means.append(torch.cat(logits).mean(0))
+        means.append(trainer.teacher.module(torch.cat(trainer.data[0][:2])).mean(0))
         trainer.train_step(trainer.data)
         assert trainer.center.equal(before)  # as long as the step lasts
     trainer.after_train_step()

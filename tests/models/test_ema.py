@@ -63,15 +63,15 @@ def test_the_teacher_moves_by_the_formula_of_the_paper(schedule):
     for step in (1, 2, 3):
         moved = {k: v + 1 for k, v in student.state_dict().items()}
         student.load_state_dict(moved)
-        left = (math.cos(math.pi * step / 3) + 1) / 2
-        tau = 0.9 - 0.3 * (left if schedule == "cosine" else 1 - step / 3)
+        left = (math.cos(math.pi * (step - 1) / 3) + 1) / 2
+        tau = 0.9 - 0.3 * (left if schedule == "cosine" else 1 - (step - 1) / 3)
         teacher.update(student, step, 3)
         for name, new in moved.items():
-            if new.is_floating_point():
+            if name in dict(student.named_parameters()):
                 new = tau * expected[name] + (1 - tau) * new
             expected[name] = new
     found = teacher.module.state_dict()
-    assert "1.running_var" in found and found["1.num_batches_tracked"] == 3
+    assert found["1.running_var"].equal(moved["1.running_var"])
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=0)
 
@@ -83,11 +83,29 @@ def test_momentum_one_leaves_the_teacher_and_zero_copies_the_student():
     moved(student)
     still.update(student, 1, 2)
     follower.update(student, 1, 2)
-    counter = "module.1.num_batches_tracked"
-    for name, value in still.state_dict().items():
-        assert name == counter or value.equal(start[name])
+    for name, value in still.named_parameters():
+        assert value.equal(start[name])
     for name, value in student.state_dict().items():
         assert follower.module.state_dict()[name].equal(value)
+
+
+def test_a_teacher_that_is_called_in_training_keeps_its_own_statistics():
+    student = network()
+    teacher = EMA(student, 0.5)
+    moved(student)
+    teacher.eval()(torch.randn(8, 4))  # as for an evaluation
+    teacher.update(student, 1, 2)
+    assert teacher.module[1].running_mean.equal(student[1].running_mean)
+    own = copy.deepcopy(teacher.module).train()
+    for step in (2, 3):
+        moved(student)
+        x = torch.randn(8, 4)
+        teacher.train()(x)
+        teacher.update(student, step, 3)
+        own(x)
+        assert teacher.module[1].running_mean.equal(own[1].running_mean)
+        assert teacher.module[1].num_batches_tracked == step
+        own.load_state_dict(teacher.module.state_dict())
 
 
 def test_a_teacher_is_never_trained():

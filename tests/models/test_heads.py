@@ -5,6 +5,7 @@ from torch import nn
 
 from stable_ssl.config import ConfigError
 from stable_ssl.models import EMA, DINOHead, Prototypes, mlp
+from stable_ssl.models.heads import Directions
 from stable_ssl.vectors import unit
 
 
@@ -57,36 +58,43 @@ def test_prototypes_have_norm_one_at_each_step():  # fault 17
     optimizer = torch.optim.SGD(prototypes.parameters(), lr=5.0, weight_decay=0.1)
     assert [name for name, _ in prototypes.named_parameters()] == ["weight"]
     for _ in range(3):
-        z = unit(torch.randn(8, 4))
-        F.cross_entropy(prototypes(z) / 0.1, torch.arange(8) % 6).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        used = prototypes(torch.eye(4)).T  # of the optimizer's weights, as they are
-        torch.testing.assert_close(used.norm(dim=1), torch.ones(6))
-        assert (prototypes.weight.norm(dim=1) - 1).abs().max() > 1e-3
         prototypes.normalize()
         torch.testing.assert_close(prototypes.weight.norm(dim=1), torch.ones(6))
-        torch.testing.assert_close(prototypes(torch.eye(4)).T, used)
+        z = unit(torch.randn(8, 4))
+        torch.testing.assert_close(prototypes(z), z @ prototypes.weight.T)
+        F.cross_entropy(prototypes(z) / 0.1, torch.arange(8) % 6).backward()
+        radial = (prototypes.weight.grad * prototypes.weight).sum(1)
+        assert radial.abs().max() > 1e-3  # the gradient knows nothing of the norm
+        optimizer.step()
+        optimizer.zero_grad()
+        assert (prototypes.weight.norm(dim=1) - 1).abs().max() > 1e-3
 
 
-def test_prototypes_give_cosines_with_gradient_along_the_sphere():
-    prototypes = Prototypes(4, 6).double()
+def test_directions_are_turned_by_a_weight_normalised_layer():
+    directions = Directions(4, 6).double()
+    lengths = directions.weight.norm(dim=1)
+    assert (lengths < 0.95).any()  # as torch draws a linear layer
+    plain = nn.Linear(4, 6, bias=False).double()
+    plain.load_state_dict(directions.state_dict())
+    normed = nn.utils.parametrizations.weight_norm(plain)
+    normed.parametrizations.weight.original0.data.fill_(1.0)
     z = unit(torch.randn(8, 4, dtype=torch.float64))
-    expected = F.cosine_similarity(z[:, None], prototypes.weight[None], dim=2)
-    torch.testing.assert_close(prototypes(z), expected)
-    prototypes(z).square().sum().backward()
-    radial = (prototypes.weight.grad * prototypes.weight).sum(1)
-    assert radial.abs().max() < 1e-12 < prototypes.weight.grad.norm()
+    torch.testing.assert_close(directions(z), normed(z))
+    directions(z).square().sum().backward()
+    normed(z).square().sum().backward()
+    v = normed.parametrizations.weight.original1
+    torch.testing.assert_close(directions.weight.grad, v.grad)
 
 
-def test_autocast_does_not_enter_prototypes():
-    prototypes, z = Prototypes(4, 6), unit(torch.randn(8, 4))
+@pytest.mark.parametrize("kind", [Prototypes, Directions])
+def test_autocast_does_not_enter_similarities(kind):
+    layer, z = kind(4, 6), unit(torch.randn(8, 4))
     with torch.autocast("cpu", torch.bfloat16):
-        inside = prototypes(z)
-    assert inside.equal(prototypes(z))
+        inside = layer(z)
+    assert inside.equal(layer(z))
 
 
-def test_a_dino_head_has_a_unit_bottleneck_and_unit_prototypes():
+def test_a_dino_head_compares_a_unit_bottleneck_with_directions():
     head = DINOHead(6, 16, 4, 10)
     assert kinds(head.mlp) == ["Linear", "GELU", "Linear", "GELU", "Linear"]
     x = torch.randn(5, 6)

@@ -43,7 +43,6 @@ COMMON = [
     f"optim.steps={STEPS}",
     f"optim.steps_per_epoch={STEPS_PER_EPOCH}",
     "optim.optimizer=sgd",
-    f"optim.lr={LR}",
     f"optim.momentum={MOMENTUM}",
     f"optim.weight_decay={DECAY}",
     f"optim.scheduler.warmup_epochs={WARMUP / STEPS_PER_EPOCH}",
@@ -69,6 +68,7 @@ class Reference(nn.Module):
 
     source: str  # paper and equation, the authors' file, a library's loss
     overrides: list[str] = []  # of the recipe named like the method, and of `COMMON`
+    lr = LR  # after the warm-up
     sizes = (8, 8)  # of the views' sides, in pixels
     kept: dict[str, str] = {}  # what is not as in the source: why
 
@@ -112,7 +112,7 @@ class Reference(nn.Module):
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": DECAY},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-        return torch.optim.SGD(groups, lr=LR, momentum=MOMENTUM)
+        return torch.optim.SGD(groups, lr=self.lr, momentum=MOMENTUM)
 
     def set_rates(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the learning rate of step `self.step`: a warm-up, half a cosine."""
@@ -120,7 +120,7 @@ class Reference(nn.Module):
         decayed = (1 + math.cos(math.pi * progress)) / 2
         factor = self.step / WARMUP if self.step < WARMUP else decayed
         for group in optimizer.param_groups:
-            group["lr"] = LR * factor
+            group["lr"] = self.lr * factor
 
     @property
     def epoch(self) -> int:
@@ -143,13 +143,15 @@ def compare(method: str, folder: Path, aligned: frozenset[str]) -> Differences:
         folder: where the run writes.
         aligned: keys of `kept` in which the reference follows the method.
     """
-    keys = [*COMMON, f"log.folder={folder}", *reference_of(method).overrides]
+    cls = reference_of(method)
+    own = [f"log.folder={folder}", f"optim.lr={cls.lr}"]
+    keys = [*COMMON, *own, *cls.overrides]
     trainer = doubled(method)(load_config(method, [f"++{key}" for key in keys]))
     trainer.setup()
     try:
         torch.manual_seed(0)  # of what the method does not have
         backbone = copy.deepcopy(getattr(trainer, "backbone", None))
-        reference = reference_of(method)(backbone, aligned).double().train()
+        reference = cls(backbone, aligned).double().train()
         share(trainer, reference)
         batches = [reference.batch(step) for step in range(STEPS)]
         theirs = steps_of(reference, batches)

@@ -34,6 +34,7 @@ class IJEPAConfig(Model):
     predictor_dim: int = key(384, low=4)  # width of the predictor's tokens
     predictor_depth: int = key(6, low=1)  # its blocks
     predictor_heads: int = key(12, low=1)  # of its attention
+    weight_init: str = key("ijepa", choices=("ijepa", "mae"))  # of it; vit has its own
     momentum: float = key(0.996, low=0, high=1)  # of the target encoder, climbs ...
     final_momentum: float = key(1.0, low=0, high=1)  # ... to this, on a straight line
     momentum_schedule: str = key("polynomial", choices=("cosine", "polynomial"))
@@ -42,8 +43,7 @@ class IJEPAConfig(Model):
 class IJEPA(BaseTrainer):
     """Predict patches' features; `data.train` yields one view, the backbone is `vit`.
 
-    Without class token: features are the mean patch. `weight_init: ijepa` draws initial
-    weights as the authors do. The backbone may be a ViT of timm by name.
+    Or a ViT of timm by name, without class token. The features are the mean patch.
     """
 
     model_config = IJEPAConfig
@@ -61,7 +61,7 @@ class IJEPA(BaseTrainer):
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
         blocks = width, model.predictor_depth, model.predictor_heads
         self.predictor = models.transformer_blocks(*blocks)
-        models.draw_weights("ijepa", self.predictor, self.narrow, self.widen)
+        models.draw_weights(model.weight_init, self.predictor, self.narrow, self.widen)
         positions = models.sincos_positions(self.backbone.patch_embed.grid_size, width)
         self.register_buffer("positions", positions, persistent=False)
 

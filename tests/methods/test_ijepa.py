@@ -91,6 +91,16 @@ def test_the_predictor_sees_nothing_of_its_targets(make):
     assert not trainer.target_features(other, blocks).isclose(targets).all()
 
 
+@pytest.mark.parametrize("how", ["ijepa", "mae"])
+def test_the_predictor_is_drawn_as_told(make, how):
+    trainer = make(f"model.weight_init={how}", "model.predictor_dim=64")
+    for layer in (trainer.narrow, trainer.widen, trainer.predictor[0].mlp.fc1):
+        uniform = (2 / sum(layer.weight.shape)) ** 0.5  # its deviation
+        expected = 0.02 if how == "ijepa" else uniform
+        assert layer.weight.std().item() == pytest.approx(expected, rel=0.1)
+        assert not layer.bias.any()
+
+
 def test_masks_are_drawn_anew_each_step_and_alike_for_the_same(make):
     trainer = make()
     first = trainer.compute_loss()

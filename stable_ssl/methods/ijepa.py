@@ -2,11 +2,9 @@
 
 Assran et al. 2023, https://arxiv.org/abs/2301.08243
 
-From the patches of a context a predictor predicts the features that a target encoder,
-the moving average of the context encoder, has for blocks of patches elsewhere in the
-image. Targets without gradient, and their slow change, prevent collapse.
-Differs from the paper: how contexts are cut to one size, see `block_masks`; the context
-encoder is evaluated, not the target encoder.
+From a context's patches a predictor predicts what a target encoder, the context
+encoder's moving average, makes of blocks elsewhere. Targets without gradient, and their
+slow change, prevent collapse. Differs from the paper: the context encoder is evaluated.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, smooth_l1_loss
 
-from stable_ssl import models
+from stable_ssl import models, seeding
 from stable_ssl.batch import first_view
 from stable_ssl.config import Model, key
 from stable_ssl.losses.checks import in_float32
@@ -32,29 +30,27 @@ class IJEPAConfig(Model):
     target_scale: list[float] = key([0.15, 0.2], above=0, below=1, length=2)  # blocks
     target_aspect: list[float] = key([0.75, 1.5], above=0, length=2)  # height to width
     context_scale: list[float] = key([0.85, 1.0], above=0, high=1, length=2)  # block
+    min_keep: int = key(10, low=0)  # a context has more patches than that
     predictor_dim: int = key(384, low=4)  # width of the predictor's tokens
     predictor_depth: int = key(6, low=1)  # its blocks
     predictor_heads: int = key(12, low=1)  # of its attention
+    weight_init: str = key("ijepa", choices=("ijepa", "mae"))  # of it; vit has its own
     momentum: float = key(0.996, low=0, high=1)  # of the target encoder, climbs ...
-    final_momentum: float = key(1.0, low=0, high=1)  # ... to this
-    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))  # curve
+    final_momentum: float = key(1.0, low=0, high=1)  # ... to this, on a straight line
+    momentum_schedule: str = key("polynomial", choices=("cosine", "polynomial"))
 
 
 class IJEPA(BaseTrainer):
     """Predict patches' features; `data.train` yields one view, the backbone is `vit`.
 
-    Or a ViT of timm by name. There is no class token: features are the mean patch.
+    Or a ViT of timm by name, without class token. The features are the mean patch.
     """
 
     model_config = IJEPAConfig
     views = 1
 
     def initialize_modules(self) -> None:
-        """Build the context encoder, the target encoder and the predictor.
-
-        Raises:
-            ConfigError: a backbone that cannot leave patches out, or a class token.
-        """
+        """Build context encoder, target encoder and predictor, or refuse a backbone."""
         model = self.config.model
         self.backbone = models.backbone(model.backbone)
         models.check_maskable(self.backbone, only_patches=True)
@@ -63,9 +59,9 @@ class IJEPA(BaseTrainer):
         dim, width = self.backbone.dim, model.predictor_dim
         self.narrow, self.widen = nn.Linear(dim, width), nn.Linear(width, dim)
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
-        self.predictor = models.transformer_blocks(
-            width, model.predictor_depth, model.predictor_heads
-        )
+        blocks = width, model.predictor_depth, model.predictor_heads
+        self.predictor = models.transformer_blocks(*blocks)
+        models.draw_weights(model.weight_init, self.predictor, self.narrow, self.widen)
         positions = models.sincos_positions(self.backbone.patch_embed.grid_size, width)
         self.register_buffer("positions", positions, persistent=False)
 
@@ -76,11 +72,15 @@ class IJEPA(BaseTrainer):
     @torch.compiler.disable
     def masks(self, rows: int) -> tuple[Tensor, Tensor]:
         """Draw contexts (N, k) and target blocks (N, M, a) for this rank's images."""
-        model = self.config.model
-        scales = (model.target_scale, model.target_aspect, model.context_scale)
-        grid, _ = self.backbone.patch_embed.grid_size
-        keys = self.row_keys(rows), self.step_key()
-        return models.block_masks(*keys, grid, model.targets, *map(tuple, scales))
+        model, (grid, _) = self.config.model, self.backbone.patch_embed.grid_size
+        scales = model.target_scale, model.target_aspect, model.context_scale
+        sizes = grid, model.targets, *map(tuple, scales), model.min_keep
+        # of the whole step, cut alike; on the CPU, as their length would be waited for
+        whole = torch.arange(rows * self.micro_batches * self.world_size, device="cpu")
+        step, start = self.step_key(), self.micro_batch * self.world_size + self.rank
+        masks = models.block_masks(seeding.fold_in(step, whole), step, *sizes)
+        own = (mask[rows * start :][:rows] for mask in masks)
+        return tuple(mask.to(self.device, non_blocking=True) for mask in own)
 
     def predict_targets(self, view: Tensor, context: Tensor, blocks: Tensor) -> Tensor:
         """Predict each block from the context by itself, (N, M, a, D)."""

@@ -59,13 +59,14 @@ class MAE(BaseTrainer):
         positions = models.sincos_positions(patch_embed.grid_size, width)
         self.register_buffer("positions", positions, persistent=False)
         self.pixels = nn.Linear(width, patch_embed.proj.weight[0].numel())
+        models.draw_weights("mae", self.narrow, self.pixels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W), nothing hidden, to features (N, D)."""
         return self.backbone(x)
 
     def reconstruct(self, view: Tensor, keep: Tensor) -> Tensor:
-        """Predict all patches (N, L, C p p) from those at keep (N, k)."""
+        """Predict all patches (N, L, p p C) from those at keep (N, k)."""
         encoded = self.narrow(models.patch_tokens(self.backbone, view, keep))
         prefix = self.backbone.num_prefix_tokens  # the class token, if there is one
         visible = encoded[:, prefix:]
@@ -76,7 +77,7 @@ class MAE(BaseTrainer):
         return self.pixels(self.decoder(tokens)[:, prefix:])
 
     def patches(self, view: Tensor) -> Tensor:
-        """Cut a view (N, C, H, W) into its patches' pixels, (N, L, C p p)."""
+        """Cut a view (N, C, H, W) into its patches' pixels, (N, L, p p C)."""
         return models.pixel_patches(view, self.backbone.patch_embed.patch_size)
 
     def compute_loss(self) -> Tensor:

@@ -4,7 +4,8 @@ Tarvainen and Valpola 2017, https://arxiv.org/abs/1703.01780
 
 The student is to agree on an image without a label with its teacher, the student's
 moving average, which sees another view; a few labels prevent collapse. Differs from the
-paper: the teacher's momentum climbs on a curve, not at once as the ramp ends.
+authors' code: consistency of the unlabelled loader's images alone, which has all of
+them; cross-entropy as the mean over labelled images, not over all; and one head.
 """
 
 from __future__ import annotations
@@ -30,9 +31,8 @@ class MeanTeacherConfig(Model):
     weight: float = key(100.0, low=0)  # of the consistency once its ramp is over
     # in which the weight climbs from e^-5 of it
     ramp_epochs: float = key(80.0, low=0, epoch=True)
-    momentum: float = key(0.99, low=0, high=1)  # alpha at the first step
-    final_momentum: float = key(0.999, low=0, high=1)  # alpha at the last
-    momentum_schedule: str = key("cosine", choices=("cosine", "polynomial"))  # curve
+    momentum: float = key(0.99, low=0, high=1)  # alpha during the ramp
+    final_momentum: float = key(0.999, low=0, high=1)  # alpha after it
 
 
 def ramp(step: int, steps: float) -> float:
@@ -57,9 +57,13 @@ class MeanTeacher(BaseTrainer):
         model = self.config.model
         self.backbone = backbone(model.backbone)
         self.classifier = nn.Linear(self.backbone.dim, self.num_classes)
-        ends = model.momentum, model.final_momentum
-        self.teacher = EMA(self.student, *ends, model.momentum_schedule)
+        self.teacher = EMA(self.student, model.momentum, model.final_momentum)
         self.weight: float | Tensor = model.weight  # of the consistency in this step
+
+    @property
+    def ramp_steps(self) -> float:
+        """Optimizer steps until the consistency has its full weight."""
+        return self.config.model.ramp_epochs * self.steps_per_epoch
 
     @property
     def student(self) -> nn.Module:
@@ -81,9 +85,8 @@ class MeanTeacher(BaseTrainer):
 
     def train_step(self, batch: Any) -> None:
         """Set this step's weight, as a tensor: torch.compile would freeze a number."""
-        model = self.config.model
-        factor = ramp(self.step, model.ramp_epochs * self.steps_per_epoch)
-        self.weight = torch.full((), model.weight * factor, device=self.device)
+        weight = self.config.model.weight * ramp(self.step, self.ramp_steps)
+        self.weight = torch.tensor(weight, dtype=torch.float64, device="cpu")
         super().train_step(batch)
 
     def compute_loss(self) -> dict[str, Tensor]:
@@ -99,5 +102,6 @@ class MeanTeacher(BaseTrainer):
         return {"loss": loss, "supervised": supervised, "consistency": distance}
 
     def after_train_step(self) -> None:
-        """Move the teacher towards the student."""
-        self.teacher.update(self.student, self.step, self.total_steps)
+        """Move the teacher towards the student, by the second alpha after the ramp."""
+        ramped = self.step > self.ramp_steps  # was it over in step number `step - 1`?
+        self.teacher.update(self.student, 1 + ramped, 1)

@@ -22,7 +22,7 @@ from stable_ssl.models.masking import (
 from stable_ssl.models.modifiers import register_modifier
 from stable_ssl.models.queue import Queue
 from stable_ssl.models.views import encode_views
-from stable_ssl.models.vit import sincos_positions, transformer_blocks
+from stable_ssl.models.vit import draw_weights, sincos_positions, transformer_blocks
 
 __all__ = [
     "EMA",
@@ -36,6 +36,7 @@ __all__ = [
     "block_outputs",
     "blockwise_masks",
     "check_maskable",
+    "draw_weights",
     "encode_views",
     "freeze",
     "gather_patches",

@@ -145,5 +145,9 @@ def resize_patches(
 
 
 def pixel_patches(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut images (N, C, H, W) into the pixels of patches of a size, (N, L, C p p)."""
-    return unfold(images, size, stride=size).transpose(1, 2)
+    """Cut images (N, C, H, W) into the pixels of patches of a size, (N, L, p p C).
+
+    A patch's pixels are in the order of MAE's authors, the channels of each together.
+    """
+    patches = unfold(images, size, stride=size).unflatten(1, (images.shape[1], -1))
+    return patches.permute(0, 3, 2, 1).flatten(2)

@@ -1,13 +1,16 @@
 """timm's vision transformer with our argument names, and its parts for decoders.
 
 Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929. Positions are fixed and
-weights drawn as in MAE, He et al. 2022, https://arxiv.org/abs/2111.06377, appendix A.1.
+weights drawn as in MAE, He et al. 2022, https://arxiv.org/abs/2111.06377, appendix A.1,
+or as in I-JEPA, Assran et al. 2023, https://arxiv.org/abs/2301.08243.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from stable_ssl.schema import ConfigError
@@ -25,7 +28,7 @@ def vit(
     heads: int = 3,
     class_token: bool = True,
     pool: str | None = None,
-    weight_init: str = "jax",
+    weight_init: str = "mae",
     **options: Any,
 ) -> VisionTransformer:
     """Build timm's VisionTransformer with fixed positions, (N, C, H, W) -> (N, dim).
@@ -43,7 +46,7 @@ def vit(
         class_token: put a learnt token before the patches.
         pool: what the features are, token, mean (of the patches) or a value of timm's
             `global_pool`; null: the class token where there is one.
-        weight_init: as in timm; `jax` is nearest to MAE.
+        weight_init: `mae` or `ijepa`, see `draw_weights`, or a value of timm's.
         options: other arguments of timm's, such as mlp_ratio, reg_tokens, drop_rate.
 
     Raises:
@@ -71,9 +74,14 @@ def vit(
         no_embed_class=True,  # the class token has no position
         fc_norm=False,  # tokens leave the blocks normalised, whatever the pool
         dynamic_img_size=True,
-        weight_init=weight_init,
+        weight_init="" if weight_init in DRAWS else weight_init,
         **options,
     )
+    if weight_init in DRAWS:
+        draw_weights(weight_init, model)
+        for token in (model.cls_token, model.reg_token):
+            if token is not None:
+                nn.init.normal_(token, std=0.02)
     positions = sincos_positions(model.patch_embed.grid_size, dim)[None]
     del model.pos_embed
     model.register_buffer("pos_embed", positions)
@@ -93,26 +101,52 @@ def transformer_blocks(dim: int, depth: int, heads: int) -> nn.Sequential:
     _check_width(dim, heads)
     blocks = [Block(dim, heads, qkv_bias=True) for _ in range(depth)]
     model = nn.Sequential(*blocks, LayerNorm(dim))
-    for layer in model.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+    draw_weights("mae", model)
     return model
+
+
+# --- initial weights ------------------------------------------------------------------
+
+
+DRAWS = {
+    "mae": nn.init.xavier_uniform_,
+    "ijepa": partial(nn.init.trunc_normal_, std=0.02),
+}
+
+
+def draw_weights(how: str, *modules: nn.Module) -> None:
+    """Draw the weights of linear layers and patch embeddings anew, and clear biases.
+
+    Args:
+        how: `mae`, by Glorot's uniform distribution, a patch embedding as the linear
+            layer that it is, its bias left as it was; or `ijepa`, from the normal
+            distribution of deviation 0.02. That is what the authors' program trains:
+            it draws once more what their model's constructor had divided by the
+            block's depth.
+        modules: changed in place, with what they hold.
+    """
+    for layer in (layer for module in modules for layer in module.modules()):
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            DRAWS[how](layer.weight.detach().view(len(layer.weight), -1))
+            if layer.bias is not None and (how, type(layer)) != ("mae", nn.Conv2d):
+                nn.init.zeros_(layer.bias)
 
 
 def sincos_positions(grid: tuple[int, int], dim: int) -> Tensor:
     """Return fixed sine-cosine codes of a grid of patches, (L, dim), row by row.
 
     Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.5, half of the
-    code for the row and half for the column.
+    code for the column and half for the row, in MAE's and I-JEPA's order.
 
     Args:
         grid: patches along the height and the width of an image.
         dim: a multiple of 4.
     """
-    from timm.layers import build_sincos2d_pos_embed
-
-    return build_sincos2d_pos_embed(list(grid), dim)
+    frequencies = 10_000 ** -(torch.arange(dim // 4).double() / (dim // 4))
+    rows, columns = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
+    angles = torch.stack([columns, rows]).flatten(1)[..., None] * frequencies
+    column_code, row_code = torch.cat([angles.sin(), angles.cos()], 2).float()
+    return torch.cat([column_code, row_code], 1)
 
 
 def _check_width(dim: int, heads: int) -> None:

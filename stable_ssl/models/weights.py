@@ -3,7 +3,8 @@
 Files nest their tensors in dicts, and libraries put prefixes before names:
 `state_dict`, then `model.backbone.conv1.weight`. None of these is listed here. A file
 becomes one dict of dotted names, and the part of it that is taken is the one under
-whose prefix the most names and shapes are those of the model, or of a part of it.
+whose prefix the most names and shapes are those of the model, or of a part of it. Only
+decoders and predictors have other names in their authors' files, see `official.py`.
 A network is loaded whole or not at all: a few tensors that happen to fit are none.
 """
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from stable_ssl.models.modifiers import HEADS, spread
+from stable_ssl.models.official import renamed
 from stable_ssl.schema import ConfigError
 from stable_ssl.tensor_files import read
 
@@ -284,6 +286,7 @@ def _best_match(
     state = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
     full = _unwrapped(state)
     current = {name: state[with_wrappers] for name, with_wrappers in full.items()}
+    saved = renamed(saved, current)
     alike = defaultdict(list)
     for name, value in saved.items():
         alike[name.rpartition(".")[2], _form(value)].append(name)

@@ -53,7 +53,7 @@ def test_the_loss_is_that_of_the_paper_put_together_by_hand(make):
             told = trainer.predictor(torch.cat([known, asked])[None])[0]
             gap = (trainer.widen(told[len(seen) :]) - targets[block]).abs()
             losses.append(torch.where(gap < 1, gap**2 / 2, gap - 0.5).mean())
-    assert len(losses) == 6 * 4
+    assert len(losses) == 6 * 2
     torch.testing.assert_close(trainer.compute_loss(), torch.stack(losses).mean())
 
 
@@ -91,6 +91,16 @@ def test_the_predictor_sees_nothing_of_its_targets(make):
     assert not trainer.target_features(other, blocks).isclose(targets).all()
 
 
+@pytest.mark.parametrize("how", ["ijepa", "mae"])
+def test_the_predictor_is_drawn_as_told(make, how):
+    trainer = make(f"model.weight_init={how}", "model.predictor_dim=64")
+    for layer in (trainer.narrow, trainer.widen, trainer.predictor[0].mlp.fc1):
+        uniform = (2 / sum(layer.weight.shape)) ** 0.5  # its deviation
+        expected = 0.02 if how == "ijepa" else uniform
+        assert layer.weight.std().item() == pytest.approx(expected, rel=0.1)
+        assert not layer.bias.any()
+
+
 def test_masks_are_drawn_anew_each_step_and_alike_for_the_same(make):
     trainer = make()
     first = trainer.compute_loss()
@@ -104,3 +114,16 @@ def test_a_backbone_that_is_not_patches_alone_is_refused(config, name):
     one = "data.train.dataset.image_transform=${data.transforms.view}"
     with pytest.raises(ConfigError, match="use {name: vit, class_token: false}"):
         IJEPA(config("base", one, f"model.backbone.name={name}")).run()
+
+
+def test_the_context_is_cut_to_the_shortest_of_the_whole_step(make):
+    trainer = make()
+    whole = trainer.masks(24)
+    trainer.micro_batches, trainer.world_size = 2, 2
+    parts = []
+    for trainer.micro_batch in (0, 1):
+        for trainer.rank in (0, 1):
+            parts.append(trainer.masks(6))
+    trainer.rank = 0
+    for found, expected in zip(zip(*parts, strict=True), whole, strict=True):
+        assert torch.cat(found).equal(expected)

@@ -85,6 +85,12 @@ def test_patches_are_row_by_row(make):
         assert make().patches(view)[:, place].equal(patch)
 
 
+def test_a_patch_holds_its_pixels_in_the_authors_order(make):  # (p, p, C)
+    trainer, colours = make(), torch.arange(3 * 64.0).view(1, 3, 8, 8)
+    patch = colours[0, :, 2:4, 4:6].permute(1, 2, 0).flatten()
+    assert trainer.patches(colours)[0, 6].equal(patch)
+
+
 def test_a_vit_of_timm_by_name_learns_where_its_patches_are(make):
     spec = "{name: vit_tiny_patch16_224, img_size: 8, patch_size: 2, depth: 1}"
     trainer = make("~model.backbone", f"+model.backbone={spec}")
@@ -98,6 +104,14 @@ def test_masks_are_drawn_anew_each_step_and_alike_for_the_same(make):
     assert trainer.compute_loss().equal(first)
     trainer.step = 1
     assert not trainer.compute_loss().isclose(first)
+
+
+def test_the_layers_around_the_decoder_are_drawn_as_its_own(make):
+    trainer = make("++model.decoder_dim=64")
+    for layer in (trainer.narrow, trainer.pixels):
+        bound = (6 / sum(layer.weight.shape)) ** 0.5
+        assert 0.9 * bound < layer.weight.abs().max() <= bound
+        assert not layer.bias.any()
 
 
 def test_features_are_of_the_whole_image(make):

@@ -100,3 +100,27 @@ def test_other_loaders_are_refused(config, recipe, wrong):
     override = one if wrong == "one view" else "data.train.unlabelled=null"
     with pytest.raises(ConfigError, match=f"{cls.__name__} needs .*'unlabelled': 2"):
         cls(config(recipe, override)).setup()
+
+
+def test_the_average_has_the_networks_statistics(make):
+    trainer = make(FixMatch, "fixmatch")
+    trainer.train_micro_batch(trainer.data)
+    average, student = trainer.average.module, trainer.student
+    for own, followed in zip(student.buffers(), average.buffers(), strict=True):
+        assert own.equal(followed)
+    pairs = zip(student.parameters(), average.parameters(), strict=True)
+    assert not all(own.equal(followed) for own, followed in pairs)
+
+
+def test_the_teachers_momentum_steps_as_the_ramp_ends(make):
+    trainer = make(MeanTeacher, "mean_teacher", "model.ramp_epochs=1")
+    weight, teacher = trainer.classifier.weight, trainer.teacher.module[1].weight
+    for steps_more, alpha in ((0, 0.95), (1, 0.99)):
+        trainer.step = trainer.steps_per_epoch + steps_more
+        with torch.no_grad():
+            weight.add_(1)
+        before = teacher.clone()
+        trainer.after_train_step()  # of step number `trainer.step - 1`
+        torch.testing.assert_close(
+            teacher.detach(), alpha * before + (1 - alpha) * weight.detach()
+        )

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from stable_ssl.config import ConfigError
-from stable_ssl.models import sincos_positions, transformer_blocks
+from stable_ssl.models import draw_weights, sincos_positions, transformer_blocks
 from stable_ssl.models.vit import vit
 
 
@@ -70,8 +70,12 @@ def test_positions_are_the_formula_of_the_paper_in_two_dimensions():
     found = sincos_positions((2, 3), 8)
     for row in range(2):
         for column in range(3):
-            angles = [p * 10_000 ** (-i / 2) for p in (row, column) for i in (0, 1)]
-            expected = [f(angle) for f in (math.sin, math.cos) for angle in angles]
+            expected = [
+                f(place * 10_000 ** (-i / 2))
+                for place in (column, row)  # as the authors of MAE have it
+                for f in (math.sin, math.cos)
+                for i in (0, 1)
+            ]
             torch.testing.assert_close(found[3 * row + column], torch.tensor(expected))
     assert found.unique(dim=0).shape == (6, 8)
 
@@ -106,6 +110,26 @@ def test_initial_weights_are_a_function_of_the_seed_and_nothing_else_is_drawn():
     after = torch.get_rng_state()
     first(x)
     assert torch.get_rng_state().equal(after)
+
+
+@pytest.mark.parametrize("how", ["mae", "ijepa"])
+def test_initial_weights_are_drawn_as_the_authors_do(how):
+    model = small(weight_init=how, dim=64, reg_tokens=40).float()
+    draw_weights(how, blocks := transformer_blocks(64, 2, 2))
+    for name, p in [*model.named_parameters(), *blocks.named_parameters()]:
+        if p.ndim > 1 and "token" not in name:
+            weight = p.detach().flatten(1)  # of a patch embedding, too
+            bound = math.sqrt(6 / sum(weight.shape))
+            std = bound / math.sqrt(3) if how == "mae" else 0.02
+            assert weight.std().item() == pytest.approx(std, rel=0.1), name
+            largest = weight.abs().max()
+            assert (largest <= bound) if how == "mae" else (largest > 2.5 * std)
+        elif name.endswith("bias") and (how, name) != ("mae", "patch_embed.proj.bias"):
+            assert not p.any(), name
+    assert model.cls_token.std().item() == pytest.approx(0.02, rel=0.4)
+    assert model.reg_token.std().item() == pytest.approx(0.02, rel=0.1)
+    # the authors leave the bias of this layer as torch draws it
+    assert bool(model.patch_embed.proj.bias.any()) == (how == "mae")
 
 
 def test_every_weight_receives_a_gradient():

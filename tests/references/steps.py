@@ -91,8 +91,11 @@ class Reference(nn.Module):
     def before_update(self) -> None:
         """Do what precedes it, the gradients being there."""
 
-    def batch(self, step: int) -> tuple:
-        """Draw the batch of a step: views (N, 1, size, size), and labels (N,)."""
+    def batch(self, step: int) -> tuple | dict:
+        """Draw the batch of a step: views (N, 1, size, size), and labels (N,).
+
+        A method of several loaders has a dict of such pairs, by their names.
+        """
         generator = torch.Generator().manual_seed(step)
 
         def normal(*shape: int) -> torch.Tensor:
@@ -190,11 +193,11 @@ def doubled(method: str) -> type:
         def initialize_modules(self):
             super().initialize_modules()
             self.double()
-            self.losses = []
+            self.found = []
 
         def loss(self, batch):
             loss = super().loss(batch)
-            self.losses.append(loss.item())
+            self.found.append(loss.item())
             return loss
 
     return Double
@@ -223,14 +226,15 @@ def trainer_steps(trainer: nn.Module, batches: list) -> list[float]:
     for batch in batches:
         trainer.epoch = trainer.step // STEPS_PER_EPOCH
         trainer.train_micro_batch(copy.deepcopy(batch))
-    return trainer.losses
+    return trainer.found
 
 
 def steps_of(reference: Reference, batches: list) -> list[float]:
     """Return the losses of the reference's steps."""
     optimizer, losses = reference.optimizer(), []
     for reference.step, batch in enumerate(batches):
-        loss = reference.loss(*batch)
+        named = isinstance(batch, dict)  # of several loaders
+        loss = reference.loss(**batch) if named else reference.loss(*batch)
         optimizer.zero_grad()
         loss.backward()
         reference.before_update()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -58,9 +58,7 @@ def checkpoint_activations(module: nn.Module, compiled: bool = False) -> None:
         )
     for block in blocks:
         if any(p.requires_grad for p in block.parameters()):
-            cls = type(block)
-            names = {"__module__": cls.__module__}
-            block.__class__ = type(cls.__name__, (Checkpointed, cls), names)
+            block.__class__ = _checkpointed(type(block))
 
 
 class Checkpointed(nn.Module):
@@ -78,6 +76,12 @@ class Checkpointed(nn.Module):
     def __reduce__(self) -> tuple:
         """Pickle and copy as what it was: the class is made when needed."""
         return _new_instance, (type(self).__bases__[1],), vars(self)
+
+
+@cache
+def _checkpointed(cls: type[nn.Module]) -> type[nn.Module]:
+    """Return the class of a block, checkpointed: one, as that of the blocks is."""
+    return type(cls.__name__, (Checkpointed, cls), {"__module__": cls.__module__})
 
 
 def _new_instance(cls: type[nn.Module]) -> nn.Module:

@@ -35,4 +35,4 @@ class SimMIM(TokenReference):
         pixels = mask.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, None]
         errors = l1_loss(image, reconstructed, reduction="none")
         more = 0.0 if NO_SUM in self.aligned else 1e-5
-        return (errors * pixels).sum() / (pixels.sum() + more)  # of one channel
+        return (errors * pixels).sum() / (pixels.sum().double() + more)  # one channel

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from stable_ssl.losses import sinkhorn, swav
+from stable_ssl.losses import msn, sinkhorn, swav
 
 
 def scores(count, n=12, k=4, seed=0):
@@ -116,3 +116,28 @@ def test_queues_of_the_views_are_not_mixed():
 def test_wrong_input_is_refused_in_words(views, keywords, words):
     with pytest.raises(ValueError, match=words):
         swav([torch.ones(n, 3) for n in views], **keywords)
+
+
+# --- MSN ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("iterations", [0, 3])
+def test_msn_equals_the_formula_of_the_paper(iterations):
+    a, b, target = scores(3)
+    probabilities = (target / 0.1).softmax(1) ** (1 / 0.25)
+    codes = probabilities / probabilities.sum(1, keepdim=True)
+    if iterations:
+        codes = sinkhorn_reference(codes.log(), 1.0, iterations)
+    predicted = torch.cat([(a / 0.1).softmax(1), (b / 0.1).softmax(1)])
+    distance = -(torch.cat([codes, codes]) * predicted.log()).sum(1).mean()
+    mean = predicted.mean(0)
+    regulariser = math.log(4) + (mean * mean.log()).sum()
+    found = msn([a, b], target, iterations=iterations, mean_entropy=0.7)
+    torch.testing.assert_close(found, distance + 0.7 * regulariser)
+
+
+def test_msn_learns_from_its_anchors_alone():
+    a, target = scores(2)
+    a.requires_grad_(), target.requires_grad_()
+    msn([a], target).backward()
+    assert target.grad is None and (a.grad != 0).all()

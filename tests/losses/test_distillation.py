@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from stable_ssl.losses import cosine_regression, dino, negative_cosine, ressl
+from stable_ssl.losses import (
+    cosine_regression,
+    dino,
+    feature_matching,
+    gram,
+    ibot,
+    negative_cosine,
+    ressl,
+    sinkhorn,
+)
 
 
 def rows(count, n=6, d=5, seed=0):
@@ -156,3 +165,86 @@ def test_of_ressl_the_student_alone_learns():
 def test_wrong_input_of_ressl_is_refused_in_words(teacher, queue, temperature, words):
     with pytest.raises(ValueError, match=words):
         ressl(torch.ones(4, 3), teacher, queue, temperature)
+
+
+def test_without_a_centre_all_views_of_the_teacher_are_assigned_at_once():
+    a, b, c = rows(3)
+    codes = sinkhorn(torch.cat([a, b]), 0.2).chunk(2)
+    pairs = [(codes[0], b), (codes[0], c), (codes[1], a), (codes[1], c)]
+    expected = [-(code * (x / 0.1).log_softmax(1)).sum(1).mean() for code, x in pairs]
+    found = dino([a, b, c], [a, b], None, 0.1, 0.2)
+    torch.testing.assert_close(found, torch.stack(expected).mean())
+
+
+# --- patches --------------------------------------------------------------------------
+
+
+def patches(n=3, k=4, count=5):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, n, k, count, generator=generator, dtype=torch.float64)
+    return *x, torch.tensor([[1, 1, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0]]).bool()
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_ibot_counts_hidden_patches_and_each_image_alike(centred):
+    student, teacher, mask = patches()
+    center = torch.randn(5).double() if centred else None
+    if centred:
+        codes = ((teacher[mask] - center) / 0.3).softmax(1)
+    else:  # patches that were seen take no share of the prototypes
+        codes = sinkhorn(teacher[mask], 0.3)
+    predicted = (student[mask] / 0.1).log_softmax(1)
+    errors = -(codes * predicted).sum(1)  # of three patches of an image, one of another
+    expected = (errors[:3].mean() + errors[3]) / 3
+    found = ibot(student, teacher, mask, center, 0.1, 0.3)
+    torch.testing.assert_close(found, expected)
+
+
+def test_ibot_leaves_seen_patches_and_the_teacher_alone():
+    student, teacher, mask = patches()
+    student.requires_grad_(), teacher.requires_grad_()
+    ibot(student, teacher, mask, None, 0.1, 0.3).backward()
+    assert teacher.grad is None
+    assert (student.grad[~mask] == 0).all() and (student.grad[mask] != 0).all()
+
+
+def test_gram_compares_similarities_within_an_image():
+    student, teacher, _ = patches()
+    expected = []
+    for own, other in zip(student, teacher[..., :3], strict=True):
+        for i in range(4):
+            for j in range(4):
+                a = torch.cosine_similarity(own[i], own[j], 0)
+                b = torch.cosine_similarity(other[i], other[j], 0)
+                expected.append((a - b) ** 2)
+    found = gram(student, teacher[..., :3])  # a teacher of another width
+    torch.testing.assert_close(found, torch.stack(expected).mean())
+    turn = torch.linalg.qr(torch.randn(5, 5).double())[0]
+    assert gram(student, 2 * student @ turn) < 1e-20
+
+
+def test_feature_matching_is_direction_and_value():
+    student, teacher, _ = patches()
+    apart = 1 - torch.cosine_similarity(student, teacher, 2).mean()
+    gap = (student - teacher).abs()
+    l1 = torch.where(gap < 1, gap**2 / 2, gap - 0.5).mean()
+    found = feature_matching(student, teacher)
+    torch.testing.assert_close(found, 0.9 * apart + 0.1 * l1)
+    torch.testing.assert_close(feature_matching(student, teacher, 1.0, 0.0), apart)
+
+
+@pytest.mark.parametrize(
+    "loss, words",
+    [
+        (
+            lambda a, b: ibot(a, b[:, :3], a[..., 0] > 0, None, 1, 1),
+            "N, k, K. twice",
+        ),
+        (lambda a, b: ibot(a, b, a[..., 0] > 0, None, 0, 1), "student_temperature=0"),
+        (lambda a, b: gram(a, b[:, :3]), "use .N, L, D. and .N, L, E."),
+        (lambda a, b: feature_matching(a, b[..., :3]), "project the student's"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(loss, words):
+    with pytest.raises(ValueError, match=words):
+        loss(*patches()[:2])

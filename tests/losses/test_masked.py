@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from stable_ssl.losses import masked_mse, normalize_patches
+from stable_ssl.losses import (
+    masked_l1,
+    masked_mse,
+    masked_smooth_l1,
+    normalize_patches,
+)
 
 
 def patches(n=3, length=7, p=4, seed=0):
@@ -60,3 +65,13 @@ def test_a_class_token_is_refused_in_words(prediction, target, mask):
     given = [torch.ones(shape) for shape in (prediction, target, mask)]
     with pytest.raises(ValueError, match="without the class token"):
         masked_mse(*given)
+
+
+def test_absolute_and_smooth_errors_are_means_over_masked_patches():
+    prediction, target, mask = patches()
+    gap = (prediction - target).abs()[mask]
+    torch.testing.assert_close(masked_l1(prediction, target, mask), gap.mean())
+    smooth = torch.where(gap < 2, gap**2 / 4, gap - 1).mean()
+    torch.testing.assert_close(masked_smooth_l1(prediction, target, mask, 2), smooth)
+    with pytest.raises(ValueError, match="beta=0; use one above 0"):
+        masked_smooth_l1(prediction, target, mask, 0)

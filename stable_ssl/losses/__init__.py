@@ -9,11 +9,13 @@ from stable_ssl.losses.distillation import (
     negative_cosine,
     ressl,
 )
+from stable_ssl.losses.invariance import invariance
 from stable_ssl.losses.manifold import mmcr
 from stable_ssl.losses.masked import masked_mse, normalize_patches
 from stable_ssl.losses.redundancy import barlow_twins, vicreg
 from stable_ssl.losses.semi_supervised import consistency, pseudo_label
 from stable_ssl.losses.sigreg_loss import sigreg
+from stable_ssl.losses.sliced import visreg
 from stable_ssl.losses.whitening import w_mse
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "dcl",
     "dino",
     "info_nce",
+    "invariance",
     "masked_mse",
     "mmcr",
     "moco",
@@ -38,5 +41,6 @@ __all__ = [
     "swav",
     "tico",
     "vicreg",
+    "visreg",
     "w_mse",
 ]

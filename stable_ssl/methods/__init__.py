@@ -33,6 +33,7 @@ METHODS = {  # file: class
     "swav": "SwAV",
     "tico": "TiCo",
     "vicreg": "VICReg",
+    "visreg": "VISReg",
     "w_mse": "WMSE",
 }
 

@@ -69,6 +69,8 @@ CASES = {  # name: (function of the rows of a rank, all rows)
     "mmcr": (lambda a, b: losses.mmcr([a, b], 0.3, [b, a]), pair()),
     "masked_mse": (losses.masked_mse, masked()),
     "sigreg": (lambda z: losses.sigreg(z, like(z, DIRECTIONS)), pair()[:1]),
+    "visreg": (lambda z: losses.visreg(z, like(z, DIRECTIONS)), pair()[:1]),
+    "invariance": (lambda a, b: losses.invariance([a, b, a / 2], 2), pair()),
     "pseudo_label": (lambda a, b: losses.pseudo_label(a, b, 0.5), pair(2.0)),
     "consistency": (losses.consistency, pair()),
 }

@@ -69,6 +69,7 @@ SPELLED = {  # names in a config as their papers write them
     "barlow_twins": "Barlow Twins",
     "byol": "BYOL",
     "dcl": "DCL",
+    "deepcluster_v2": "DeepCluster v2",
     "dino": "DINO",
     "fixmatch": "FixMatch",
     "ijepa": "I-JEPA",

@@ -1,6 +1,6 @@
 """Losses: pure functions of tensors, one file a family."""
 
-from stable_ssl.losses.clustering import sinkhorn, swav
+from stable_ssl.losses.clustering import deepcluster, sinkhorn, swav
 from stable_ssl.losses.contrastive import dcl, info_nce, moco, nt_xent, sup_con
 from stable_ssl.losses.covariance_contrast import second_moment, tico
 from stable_ssl.losses.distillation import (
@@ -23,6 +23,7 @@ __all__ = [
     "consistency",
     "cosine_regression",
     "dcl",
+    "deepcluster",
     "dino",
     "info_nce",
     "invariance",

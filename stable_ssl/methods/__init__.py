@@ -14,6 +14,7 @@ METHODS = {  # file: class
     "barlow_twins": "BarlowTwins",
     "byol": "BYOL",
     "dcl": "DCL",
+    "deepcluster_v2": "DeepClusterV2",
     "dino": "DINO",
     "fixmatch": "FixMatch",
     "ijepa": "IJEPA",

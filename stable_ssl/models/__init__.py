@@ -1,6 +1,7 @@
 """Models: backbones by name, the heads on top of them, teachers, queues and masks."""
 
 from stable_ssl.models.backbones import backbone
+from stable_ssl.models.cluster_memory import ClusterMemory, spherical_kmeans
 from stable_ssl.models.ema import EMA, momentum
 from stable_ssl.models.freeze import freeze
 from stable_ssl.models.heads import DINOHead, Prototypes, mlp
@@ -13,6 +14,7 @@ from stable_ssl.models.vit import sincos_positions, transformer_blocks
 
 __all__ = [
     "EMA",
+    "ClusterMemory",
     "DINOHead",
     "Prototypes",
     "Queue",
@@ -28,5 +30,6 @@ __all__ = [
     "random_masks",
     "register_modifier",
     "sincos_positions",
+    "spherical_kmeans",
     "transformer_blocks",
 ]

@@ -91,7 +91,7 @@ def killed(step):
 
 
 @pytest.mark.parametrize(
-    "method", ["dino", "moco_v2", "nnclr", "ressl", "swav", "tico"]
+    "method", ["deepcluster_v2", "dino", "moco_v2", "nnclr", "ressl", "swav", "tico"]
 )
 def test_a_loss_computed_in_an_evaluation_changes_nothing(method, tmp_path):
     class Curious(method_class(method)):

@@ -264,6 +264,9 @@ def doubled(method):
             super().initialize_modules()
             self.double()
 
+        def forward(self, x):
+            return super().forward(x.double())  # of what a hook of an epoch embeds
+
         def before_train_step(self):
             self.data = wide(self.data)
 

@@ -130,12 +130,14 @@ OPTIONS = f"""
 CONVNET = "++model.backbone.width=4"
 VIT = "model.backbone.dim=16 model.backbone.depth=1 model.backbone.heads=2"
 SMALL = {  # of a method; queues turn over in ten steps, and nothing diverges
+    "deepcluster_v2": f"{CONVNET} model.images=144 model.prototypes=8",
     "dino": f"{CONVNET} model.hidden=32 model.prototypes=32",
     "ijepa": f"{VIT} model.predictor_dim=16 model.predictor_depth=1",
     "mae": f"{VIT} model.decoder_dim=16",
     "moco_v2": f"{CONVNET} model.queue=64",
     "nnclr": f"{CONVNET} model.queue=64",
     "ressl": f"{CONVNET} model.queue=64",
+    "w_mse": f"{CONVNET} model.part=16 model.projector=[32,8]",
     "vicreg": f"{CONVNET} optim.lr=0.01",
     "swav": f"{CONVNET} ++model.freeze_epochs=0 model.queue_epoch=1 model.queue=64",
 }

@@ -36,6 +36,7 @@ OWN = {  # without batch norm
     "mmcr": ["++model.projector=[80]", "++model.momentum=0.9"],
     "tico": ["++model.projector=[32]"],
     "w_mse": ["++model.projector=[8]", "++model.part=32"],
+    "visreg": ["++model.projector=[32]"],
     "vicreg": ["++model.projector=[32]"],
     "dcl": ["++model.projector_norm=false", "++model.weighted=true"],
     "dino": ["++model.head_norm=false", "++model.freeze_epochs=0"],

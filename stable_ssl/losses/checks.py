@@ -81,6 +81,15 @@ def check_width(name: str, what: str, vectors: Tensor, rows: Tensor) -> None:
         )
 
 
+def check_directions(name: str, directions: Tensor, z: Tensor) -> None:
+    """Raise ValueError for directions that are not (D, M), z being (N, D)."""
+    if directions.ndim != 2 or len(directions) != z.shape[1]:
+        raise ValueError(
+            f"{name} found directions of shape {tuple(directions.shape)} for features"
+            f" of {tuple(z.shape)}; use ({z.shape[1]}, M), normalised columns"
+        )
+
+
 def check_positive(name: str, **values: float) -> None:
     """Raise ValueError for a value that is not above 0, by its name."""
     for argument, value in values.items():

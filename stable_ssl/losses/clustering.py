@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from stable_ssl import distributed
 from stable_ssl.losses.checks import check_positive, check_rows, in_float32
 from stable_ssl.losses.swapped import check_views, swapped_cross_entropy
+from stable_ssl.vectors import unit
 
 
 @torch.no_grad()
@@ -153,3 +155,47 @@ def msn(
     tiny = torch.finfo(mean.dtype).tiny  # of a probability of 0 the product is 0
     spread = (mean * mean.clamp(min=tiny).log()).sum() + math.log(len(mean))
     return distance + mean_entropy * spread
+
+
+def deepcluster(
+    views: Sequence[Tensor],
+    centroids: Tensor,
+    assignments: Tensor,
+    temperature: float = 0.1,
+) -> Tensor:
+    """Predict from every view the cluster of its image, in each of several clusterings.
+
+    DeepCluster v2: Caron et al. 2020, https://arxiv.org/abs/2006.09882, appendix; the
+    classifier's weights are the centroids.
+
+    Args:
+        views: projections (N, D), not normalised, row by row of the same images; N is
+            this rank's batch.
+        centroids: of H clusterings, (H, K, D), of norm 1; detached here.
+        assignments: of the images, (N, H) integers; -1 where one has none, which then
+            does not count.
+        temperature: divides the cosines.
+
+    Returns:
+        Scalar, the mean over clusterings of the mean over views and over the images of
+        all ranks that are assigned; 0 where none is. Synchronises ranks; its mean over
+        them is the loss of the whole batch.
+
+    Raises:
+        ValueError: the shapes do not fit, or the temperature is not positive.
+    """
+    check_rows("deepcluster", *views)
+    check_positive("deepcluster", temperature=temperature)
+    (n, width), heads = views[0].shape, len(centroids)
+    if assignments.shape != (n, heads) or centroids.shape[2:] != (width,):
+        raise ValueError(
+            f"deepcluster found centroids of shape {tuple(centroids.shape)} and"
+            f" assignments of {tuple(assignments.shape)} for projections of"
+            f" {(n, width)}; use (H, K, {width}) and ({n}, H)"
+        )
+    z, targets = unit(torch.cat(list(views))), assignments.repeat(len(views), 1)
+    logits = torch.einsum("nd,hkd->nkh", z, centroids.detach()) / temperature
+    losses = cross_entropy(logits, targets, ignore_index=-1, reduction="none")
+    assigned = distributed.all_sum((targets >= 0).sum(0).to(losses.dtype))
+    shares = distributed.world_size() / assigned.clamp(min=1)
+    return (losses.sum(0) * shares).mean()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stable_ssl import distributed
-from stable_ssl.losses.checks import check_rows, in_float32
+from stable_ssl.losses.checks import check_directions, check_rows, in_float32
 
 LIMIT, KNOTS = 3.0, 17  # of the quadrature in the official code
 
@@ -39,11 +39,7 @@ def sigreg(z: Tensor, directions: Tensor) -> Tensor:
         ValueError: the shapes do not fit.
     """
     n = check_rows("sigreg", z)
-    if directions.ndim != 2 or len(directions) != z.shape[1]:
-        raise ValueError(
-            f"sigreg found directions of shape {tuple(directions.shape)} for features"
-            f" of {tuple(z.shape)}; use ({z.shape[1]}, M), normalised columns"
-        )
+    check_directions("sigreg", directions, z)
     t = torch.linspace(0, LIMIT, KNOTS, dtype=z.dtype, device=z.device)
     normal = (-t.square() / 2).exp()
     phases = (z @ directions.to(z.dtype))[:, :, None] * t

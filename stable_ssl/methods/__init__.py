@@ -15,6 +15,7 @@ METHODS = {  # file: class
     "byol": "BYOL",
     "data2vec": "Data2Vec",
     "dcl": "DCL",
+    "deepcluster_v2": "DeepClusterV2",
     "dino": "DINO",
     "dinov2": "DINOv2",
     "distillation": "Distillation",
@@ -39,6 +40,7 @@ METHODS = {  # file: class
     "swav": "SwAV",
     "tico": "TiCo",
     "vicreg": "VICReg",
+    "visreg": "VISReg",
     "w_mse": "WMSE",
 }
 

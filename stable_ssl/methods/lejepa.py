@@ -10,7 +10,6 @@ Differs from the authors' code: no bias before a batch norm, which would cancel 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +19,7 @@ from torch.nn.functional import normalize
 
 from stable_ssl import seeding
 from stable_ssl.config import Model, key
-from stable_ssl.losses import sigreg
-from stable_ssl.losses.checks import in_float32
+from stable_ssl.losses import invariance, sigreg
 from stable_ssl.models import backbone, encode_views, mlp
 from stable_ssl.trainer import BaseTrainer
 
@@ -70,15 +68,3 @@ class LeJEPA(BaseTrainer):
         loss = (1 - model.weight) * distance + model.weight * regulariser
         parts = {"invariance": distance, "sigreg": regulariser}
         return {"loss": loss, **parts, "features": features}
-
-
-@in_float32
-def invariance(z: Sequence[Tensor], global_views: int) -> Tensor:
-    """Return the mean squared distance of all views to the mean of the first ones.
-
-    Args:
-        z: projections of the views, (N, D) each.
-        global_views: leading ones whose mean counts; the gradient reaches it, too.
-    """
-    views = torch.stack(list(z))
-    return (views - views[:global_views].mean(0)).square().mean()

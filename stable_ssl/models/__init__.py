@@ -2,6 +2,7 @@
 
 from stable_ssl.models.backbones import backbone
 from stable_ssl.models.center import Center
+from stable_ssl.models.cluster_memory import ClusterMemory, spherical_kmeans
 from stable_ssl.models.ema import EMA, momentum
 from stable_ssl.models.freeze import freeze
 from stable_ssl.models.heads import DINOHead, Directions, Prototypes, mlp
@@ -27,6 +28,7 @@ from stable_ssl.models.vit import draw_weights, sincos_positions, transformer_bl
 __all__ = [
     "EMA",
     "Center",
+    "ClusterMemory",
     "DINOHead",
     "Directions",
     "Prototypes",
@@ -49,5 +51,6 @@ __all__ = [
     "register_modifier",
     "resize_patches",
     "sincos_positions",
+    "spherical_kmeans",
     "transformer_blocks",
 ]

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from stable_ssl.losses import msn, sinkhorn, swav
+from stable_ssl.losses import deepcluster, msn, sinkhorn, swav
 
 
 def scores(count, n=12, k=4, seed=0):
@@ -141,3 +141,64 @@ def test_msn_learns_from_its_anchors_alone():
     a.requires_grad_(), target.requires_grad_()
     msn([a], target).backward()
     assert target.grad is None and (a.grad != 0).all()
+
+
+# --- DeepCluster ----------------------------------------------------------------------
+
+
+def clusters(n=6, heads=2, k=4, d=3):
+    """Return projections of two views, centroids and assignments; one has none."""
+    generator = torch.Generator().manual_seed(3)
+    z = torch.randn(2, n, d, generator=generator, dtype=torch.float64)
+    centroids = torch.randn(heads, k, d, generator=generator, dtype=torch.float64)
+    assignments = torch.randint(k, (n, heads), generator=generator)
+    assignments[1, 0] = -1
+    return z, torch.nn.functional.normalize(centroids, dim=2), assignments
+
+
+def test_deepcluster_is_the_cross_entropy_of_each_clustering():
+    z, centroids, assignments = clusters()
+    means = []
+    for head, weight in enumerate(centroids):
+        terms = []
+        for view in z:
+            for row, label in zip(view, assignments[:, head].tolist(), strict=True):
+                if label >= 0:
+                    logits = (weight @ row / row.norm() / 0.2).tolist()
+                    log_sum = math.log(sum(math.exp(x) for x in logits))
+                    terms.append(log_sum - logits[label])
+        means.append(sum(terms) / len(terms))
+    found = deepcluster(list(z), centroids, assignments, 0.2)
+    assert found.item() == pytest.approx(sum(means) / len(means), rel=1e-12)
+
+
+def test_of_deepcluster_the_projections_alone_learn():
+    z, centroids, assignments = clusters()
+    z.requires_grad_(), centroids.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda z: deepcluster(list(z), centroids, assignments, 0.5), z
+    )
+    loss = deepcluster(list(z), centroids, assignments)
+    assert torch.autograd.grad(loss, centroids, allow_unused=True) == (None,)
+
+
+def test_images_without_a_cluster_cost_nothing():
+    z, centroids, assignments = clusters()
+    loss = deepcluster(list(z.requires_grad_()), centroids, 0 * assignments - 1)
+    assert loss == 0 and not torch.autograd.grad(loss, z)[0].any()
+
+
+@pytest.mark.parametrize(
+    "centroids, assignments, temperature, words",
+    [
+        ((2, 4, 2), (6, 2), 0.1, r"use \(H, K, 3\) and \(6, H\)"),
+        ((2, 4, 3), (6, 3), 0.1, r"assignments of \(6, 3\)"),
+        ((2, 4, 3), (6, 2), 0, "temperature=0"),
+    ],
+)
+def test_wrong_clusters_are_refused_in_words(
+    centroids, assignments, temperature, words
+):
+    numbers = torch.zeros(assignments, dtype=torch.long)
+    with pytest.raises(ValueError, match=words):
+        deepcluster([torch.ones(6, 3)], torch.ones(centroids), numbers, temperature)

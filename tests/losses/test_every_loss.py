@@ -36,6 +36,7 @@ CONSTANT = normal(5, K, seed=9)
 POSITIVE = CONSTANT.T @ CONSTANT
 DIRECTIONS = torch.nn.functional.normalize(normal(K, 32, seed=8), dim=0)
 LABELS = torch.tensor([3, 0, 0, 7, 1, 3, 3, 2, 0, 5, 7, 7, 1, 0, 3, 4])
+CENTROIDS = torch.nn.functional.normalize(normal(2, 4, K, seed=7), dim=2)
 CASES = {  # name: (function of the rows of a rank, all rows)
     "nt_xent": (losses.nt_xent, pair()),
     "info_nce": (lambda q, k: losses.info_nce(q, k, 0.2), pair()),
@@ -83,10 +84,16 @@ CASES = {  # name: (function of the rows of a rank, all rows)
         [*pair(), torch.arange(N) * 7 % N],
     ),
     "mmcr": (lambda a, b: losses.mmcr([a, b], 0.3, [b, a]), pair()),
+    "deepcluster": (
+        lambda a, b, y: losses.deepcluster([a, b, a / 2], like(a, CENTROIDS), y),
+        [*pair(), LABELS[:, None] % 4 - torch.tensor([0, 1])],
+    ),
     "masked_mse": (losses.masked_mse, masked()),
     "masked_l1": (losses.masked_l1, masked()),
     "masked_smooth_l1": (losses.masked_smooth_l1, masked()),
     "sigreg": (lambda z: losses.sigreg(z, like(z, DIRECTIONS)), pair()[:1]),
+    "visreg": (lambda z: losses.visreg(z, like(z, DIRECTIONS)), pair()[:1]),
+    "invariance": (lambda a, b: losses.invariance([a, b, a / 2], 2), pair()),
     "pseudo_label": (lambda a, b: losses.pseudo_label(a, b, 0.5), pair(2.0)),
     "consistency": (losses.consistency, pair()),
 }

@@ -105,6 +105,12 @@ class Reference(nn.Module):
         views = [image[..., :s, :s] + normal(IMAGES, 1, s, s) / 2 for s in self.sizes]
         return views, torch.randint(4, (IMAGES,), generator=generator)
 
+    def index(self, step: int) -> torch.Tensor:
+        """Draw which images of the train data the batch shows, (N,); not all of 90."""
+        generator = torch.Generator().manual_seed(step // STEPS_PER_EPOCH)
+        images = torch.randperm(90, generator=generator)
+        return images.split(IMAGES)[step % STEPS_PER_EPOCH]
+
     def optimizer(self) -> torch.optim.Optimizer:
         """Return the optimizer: weight decay on matrices, not on biases and norms."""
         trained = [p for p in self.parameters() if p.requires_grad]
@@ -155,7 +161,7 @@ def compare(method: str, folder: Path, aligned: frozenset[str]) -> Differences:
         share(trainer, reference)
         batches = [reference.batch(step) for step in range(STEPS)]
         theirs = steps_of(reference, batches)
-        ours = trainer_steps(trainer, batches)
+        ours = trainer_steps(trainer, reference)
         loss = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
         own = state(trainer)
         weights = max(
@@ -220,12 +226,28 @@ def share(trainer: nn.Module, reference: Reference) -> None:
         theirs[name].copy_(own[name])
 
 
-def trainer_steps(trainer: nn.Module, batches: list) -> list[float]:
+class Batches:
+    """A train loader that yields a reference's batches of the first epoch."""
+
+    def __init__(self, reference: Reference):
+        self.reference, self.index = reference, None
+
+    def __iter__(self):
+        for step in range(STEPS_PER_EPOCH):
+            self.index = self.reference.index(step)
+            yield self.reference.batch(step)
+
+
+def trainer_steps(trainer: nn.Module, reference: Reference) -> list[float]:
     """Return the losses of the trainer's steps, its hooks and schedules included."""
     trainer.train()
-    for batch in batches:
-        trainer.epoch = trainer.step // STEPS_PER_EPOCH
-        trainer.train_micro_batch(copy.deepcopy(batch))
+    trainer.train_loader = loader = Batches(reference)
+    for step in range(STEPS):
+        trainer.epoch = step // STEPS_PER_EPOCH
+        if step % STEPS_PER_EPOCH == 0:
+            trainer.before_train_epoch()
+        loader.index = reference.index(step)
+        trainer.train_micro_batch(reference.batch(step))
     return trainer.found
 
 

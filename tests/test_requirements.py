@@ -8,7 +8,7 @@ import pytest
 
 from .conftest import MARKERS, REPOSITORY, REQUIREMENTS, named_tests
 
-COUNTS = {"A": 32, "B": 38, "C": 24, "D": 22, "E": 25}
+COUNTS = {"A": 32, "B": 38, "C": 24, "D": 23, "E": 25}
 IDS = [f"{part}{n}" for part, count in COUNTS.items() for n in range(1, count + 1)]
 CELL = r"\n     - (.+(?:\n       .+)*)"
 ROW = re.compile(rf"^   \* - (?!id$)(\S+){CELL}{CELL}$", re.MULTILINE)

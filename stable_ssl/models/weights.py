@@ -177,7 +177,7 @@ class Match:
         text = f"{what or 'the file'} -> {into or 'the model'}"
         if self.others:
             others = [other.rstrip(".") for other in self.others]
-            text += f", the first that fits, before {_some(others)}"
+            text += f", before what fits as well: {_some(others)}"
         return text
 
     def _pairs(self, network: str) -> Iterator[tuple[str, str]]:
@@ -271,7 +271,8 @@ def _best_match(
 ) -> Match:
     """Return the part of a file and of a model with the most names and forms in common.
 
-    Of equal ones it is the largest part of the model, then the first of the file.
+    Of equal ones it is the largest part of the model, then the first of the file, or
+    the teacher if that is a student.
 
     Args:
         model: the whole.
@@ -307,8 +308,16 @@ def _best_match(
         )
     source, target = max(counts, key=lambda p: (counts[p], -p[1].count(".")))
     most = counts[source, target]
-    others = [s for s, t in counts if t == target and counts[s, t] == most]
-    return Match(saved, current, full, source, target, others[1:])
+    equals = [s for s, t in counts if t == target and counts[s, t] == most]
+    source = _teacher_of(source, equals)
+    others = [other for other in equals if other != source]
+    return Match(saved, current, full, source, target, others)
+
+
+def _teacher_of(source: str, others: Iterable[str]) -> str:
+    """Return the teacher beside a student, which files of DINO's kind evaluate."""
+    teacher = source.replace("student", "teacher")
+    return teacher if teacher in others else source
 
 
 def _networks(names: Iterable[str]) -> Iterator[str]:

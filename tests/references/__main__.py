@@ -57,7 +57,7 @@ def row(method: str) -> str:
         figures = f"loss {apart.loss:.0e}, weights {apart.weights:.0e}"
         said.append(f"{name}: {why} ({figures})")
     cells = [method, reference.source, f"{loss:.0e}", f"{weights:.0e}", "; ".join(said)]
-    first, *others = (" ".join(cell.split()) for cell in cells)
+    first, *others = (" ".join(cell.split()).replace("`", "``") for cell in cells)
     lines = [f"   * - {first}", *(f"     - {cell}".rstrip() for cell in others)]
     return "\n".join(lines) + "\n"
 

@@ -132,7 +132,7 @@ class Differences(NamedTuple):
     """The largest ones between trainer and reference, in absolute value."""
 
     loss: float  # of the 20 losses
-    weights: float  # of any number of the state after 20 steps
+    weights: float  # of any float of the state after 20 steps
 
 
 def compare(method: str, folder: Path, aligned: frozenset[str]) -> Differences:
@@ -161,7 +161,7 @@ def compare(method: str, folder: Path, aligned: frozenset[str]) -> Differences:
         weights = max(
             (own[name] - tensor).abs().max().item()
             for name, tensor in state(reference).items()
-            if name in own
+            if name in own and tensor.is_floating_point()
         )
     finally:
         trainer.cleanup()

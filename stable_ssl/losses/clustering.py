@@ -157,6 +157,7 @@ def msn(
     return distance + mean_entropy * spread
 
 
+@in_float32
 def deepcluster(
     views: Sequence[Tensor],
     centroids: Tensor,

@@ -4,8 +4,7 @@ Assran et al. 2022, https://arxiv.org/abs/2204.07141
 
 From a large view some of whose patches are left out, and from small ones, a student
 predicts to which prototypes its teacher, the student's moving average, assigns another
-large view. Sharp assignments, and predictions that use all prototypes on average,
-prevent collapse.
+large view. Sharp assignments and a mean prediction of all prototypes prevent collapse.
 Differs from the authors' code: patches are left out of each image by itself, not the
 same of a whole batch; no bias before a batch norm, which would cancel it; the student
 is evaluated, not the teacher.

@@ -5,7 +5,6 @@ Xie et al. 2022, https://arxiv.org/abs/2111.09886
 A token that is learnt stands in the place of most patches, and from what the encoder
 makes of it one linear layer predicts the patch's pixels; these targets are fixed, which
 prevents collapse.
-Differs from the authors' code: no 1e-5 added to the number of hidden pixels.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ The prediction from one view is to be like the key of the other view, and unlike
 of the other images of the batch; keys are made by a teacher, the moving average of the
 student. The negatives prevent collapse, and there is no queue of them.
 Differs from the paper: the heads are those of its ResNet for every backbone, two layers
-each by default, the projector alone ending in a batch norm.
+each by default, the projector alone ending in a batch norm; the patch projection of a
+ViT is trained unless `model.backbone.freeze` names it.
 """
 
 from __future__ import annotations

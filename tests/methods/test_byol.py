@@ -60,8 +60,8 @@ def test_the_teacher_moves_by_tau_of_the_step_once_a_step(config):  # fault 26
         def after_train_step(self):
             before = [p.clone() for p in self.teacher.parameters()]
             super().after_train_step()
-            self.moves += 1
             tau = 1 - (1 - 0.9) * (math.cos(math.pi * self.moves / 4) + 1) / 2
+            self.moves += 1
             student = [*self.backbone.parameters(), *self.projector.parameters()]
             after = self.teacher.parameters()
             for t, s, new in zip(before, student, after, strict=True):

@@ -8,6 +8,7 @@ from stable_ssl import MAE, ConfigError
 from stable_ssl.models import patch_tokens, random_masks
 
 TINY = ["data.batch_size=6", "model.backbone.dim=16", "model.backbone.depth=1"]
+TINY += ["model.mask_ratio=0.75"]
 
 
 @pytest.fixture

@@ -49,6 +49,10 @@ LEFT_OUT = {
     "deepcluster_v2_cifar10_lars": "has more clusters than there are pictures",
     "mmcr_cifar10_adam": "has 40 views and a ResNet-50, too much for a CPU",
     "w_mse_cifar10_adam": "whitens more images together than the pictures are",
+    "data2vec_folder": "its ViT-B takes a CPU long, and a digits recipe is recorded",
+    "dinov2_folder": "its ViT-L takes a CPU long, and a digits recipe is recorded",
+    "distillation_folder": "its teacher's weights are downloaded, and may change",
+    "simmim_folder": "its ViT-B takes a CPU long, and a digits recipe is recorded",
 }
 STARTS_FROM = {"finetune": "simclr"}  # whose checkpoint it loads
 DIGITS_STEPS, OTHER_STEPS = 20, 2

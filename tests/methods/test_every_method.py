@@ -299,12 +299,16 @@ def compare(gradients, several, tolerance, method):
         assert apart <= tolerance * max(g.norm(), 1e-3 * norm), (method, name)
 
 
+CHOOSES = ("deepcluster_v2",)  # rounding may move an image between two clusters
+
+
 @pytest.mark.slow
 def test_in_float32_the_first_gradient_is_that_of_one_process(ranks, tmp_path):
     one = train(tmp_path / "one", recording)
     for rank in ranks(2, train, str(tmp_path / "several"), recording):
         for method, (_, gradients, _) in one.items():
-            compare(gradients, rank[method][1], 1e-5, method)
+            tolerance = 1e-2 if method in CHOOSES else 1e-5
+            compare(gradients, rank[method][1], tolerance, method)
 
 
 @pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])

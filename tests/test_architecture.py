@@ -141,9 +141,13 @@ def test_lines_by_room_are_listed():
     assert set(lines) >= set().union(*ROWS)
 
 
+TWO_LOSSES = ("dinov2", "ibot")  # of class tokens and of patches
+
+
 def test_a_method_is_one_page():
     for path in (PACKAGE / "methods").glob("[a-z]*.py"):
-        assert len(path.read_text().splitlines()) <= 110, path.name
+        longest = 170 if path.stem in TWO_LOSSES else 110
+        assert len(path.read_text().splitlines()) <= longest, path.name
 
 
 PRIVATE = {  # names of other libraries that have no public twin, and why

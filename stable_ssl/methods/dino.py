@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stable_ssl import distributed
 from stable_ssl.config import Model, key
 from stable_ssl.losses import dino
-from stable_ssl.models import EMA, DINOHead, backbone, encode_views
+from stable_ssl.models import EMA, Center, DINOHead, backbone, encode_views
+from stable_ssl.schedule_curves import climb
 from stable_ssl.trainer import BaseTrainer
 
 
@@ -60,8 +60,7 @@ class DINO(BaseTrainer):
         widths = model.hidden, model.bottleneck, model.prototypes
         self.head = DINOHead(self.backbone.dim, *widths, norm=model.head_norm)
         self.teacher = EMA(self.student, model.momentum, 1.0, model.momentum_schedule)
-        self.register_buffer("center", torch.zeros(model.prototypes))
-        self.teacher_means: list[Tensor] = []  # mean logits, one a micro-batch
+        self.center = Center(model.prototypes, model.center_momentum)
 
     @property
     def student(self) -> nn.Sequential:
@@ -82,19 +81,17 @@ class DINO(BaseTrainer):
     def loss_of(self, embeddings: dict[str, list[Tensor]]) -> dict[str, Any]:
         """Return the cross-entropy of teacher and student, and features."""
         model, teacher = self.config.model, embeddings["teacher"]
-        if self.training:
-            self.teacher_means.append(torch.stack(teacher).detach().mean((0, 1)))
+        self.center.observe(torch.cat(teacher))
         temperatures = model.student_temperature, self.teacher_temperature()
-        loss = dino(embeddings["student"], teacher, self.center, *temperatures)
+        loss = dino(embeddings["student"], teacher, self.center.value, *temperatures)
         return {"loss": loss, "features": embeddings["features"]}
 
     @torch.compiler.disable
     def teacher_temperature(self) -> float:
         """Return tau_t of this epoch."""
         model = self.config.model
-        cold, warm = model.warmup_temperature, model.teacher_temperature
-        last = model.warmup_epochs - 1  # the epoch that ends the climb
-        return warm if self.epoch >= last else cold + (warm - cold) * self.epoch / last
+        ends = model.warmup_temperature, model.teacher_temperature
+        return climb(self.epoch, model.warmup_epochs, *ends)
 
     def optimizer_step(self) -> None:
         """Take the step, in the first epochs without the student's last layer."""
@@ -105,6 +102,4 @@ class DINO(BaseTrainer):
     def after_train_step(self) -> None:
         """Move the teacher, and the centre by the mean of the step on all ranks."""
         self.teacher.update(self.student, self.step, self.total_steps)
-        mean = distributed.all_mean(torch.stack(self.teacher_means).mean(0))
-        self.center.lerp_(mean, 1 - self.config.model.center_momentum)
-        self.teacher_means.clear()
+        self.center.update()

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stable_ssl import losses, models, seeding
+from stable_ssl import losses, models
 from stable_ssl.config import Model, key
 from stable_ssl.schedule_curves import climb
 from stable_ssl.trainer import BaseTrainer
@@ -91,14 +91,11 @@ class DINOv2(BaseTrainer):
             The mask (N of each, L) bool; the hidden patches, k at most, (N of each, k)
             int64, and which of these are hidden, bool, as of `models.hidden_first`.
         """
-        model, (height, width) = self.config.model, views[0].shape[2:]
-        high, wide = self.backbone.patch_embed.patch_size
-        grid, ratio = (height // high, width // wide), tuple(model.mask_ratio)
-        keys = self.row_keys(len(views[0]))
-        keys = torch.cat([seeding.fold_in(keys, v) for v in range(len(views))])
+        model, keys = self.config.model, self.row_keys(len(views[0]))
+        size, ratio = self.backbone.patch_embed.patch_size, tuple(model.mask_ratio)
         block = model.mask_share, model.mask_block
-        mask = models.blockwise_masks(keys, grid, ratio, *block)
-        most = max(1, int(ratio[1] * grid[0] * grid[1]))
+        mask = models.hide_in_views(keys, views, size, ratio, *block)
+        most = max(1, int(ratio[1] * mask.shape[1]))
         return mask, *models.hidden_first(mask, most)
 
     def embed(self, views: list[Tensor]) -> dict[str, list[Tensor]]:

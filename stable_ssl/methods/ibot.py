@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stable_ssl import losses, models, seeding
+from stable_ssl import losses, models
 from stable_ssl.config import Model, key
 from stable_ssl.schedule_curves import climb
 from stable_ssl.trainer import BaseTrainer
@@ -89,13 +89,10 @@ class IBOT(BaseTrainer):
 
     def masks(self, views: list[Tensor]) -> Tensor:
         """Draw what is hidden of each large view, (N of each, L) bool."""
-        model, (height, width) = self.config.model, views[0].shape[2:]
-        high, wide = self.backbone.patch_embed.patch_size
-        keys = self.row_keys(len(views[0]))
-        keys = torch.cat([seeding.fold_in(keys, v) for v in range(len(views))])
-        grid, ratio = (height // high, width // wide), tuple(model.mask_ratio)
+        model, keys = self.config.model, self.row_keys(len(views[0]))
+        size, ratio = self.backbone.patch_embed.patch_size, tuple(model.mask_ratio)
         block = model.mask_share, model.mask_block
-        return models.blockwise_masks(keys, grid, ratio, *block)
+        return models.hide_in_views(keys, views, size, ratio, *block)
 
     def logits(self, net: nn.ModuleDict, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return a network's outputs for class tokens (N, K) and patches (N, L, K)."""

@@ -18,6 +18,7 @@ from stable_ssl.models.masking import (
     block_masks,
     blockwise_masks,
     hidden_first,
+    hide_in_views,
     random_masks,
 )
 from stable_ssl.models.modifiers import register_modifier
@@ -43,6 +44,7 @@ __all__ = [
     "freeze",
     "gather_patches",
     "hidden_first",
+    "hide_in_views",
     "mlp",
     "momentum",
     "patch_tokens",

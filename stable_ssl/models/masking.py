@@ -6,6 +6,7 @@ Keys are those of `seeding.sample_keys`; patches are numbered row by row.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -164,6 +165,31 @@ def blockwise_masks(
         hidden = hidden + more * taken
         failures = (failures + 1) * ~taken
     return mask.flatten(1)
+
+
+def hide_in_views(
+    keys: Tensor,
+    views: Sequence[Tensor],
+    patch_size: tuple[int, int],
+    ratio: Range,
+    *block: float,
+) -> Tensor:
+    """Hide blocks of patches of several views, of each image and view others.
+
+    Args:
+        keys: one an image, (N,) int64.
+        views: V of one size, (N, C, H, W).
+        patch_size: of the backbone, pixels.
+        ratio: as for `blockwise_masks`.
+        block: its further arguments.
+
+    Returns:
+        The mask, view after view, (V N, L) bool, true where hidden.
+    """
+    height, width = views[0].shape[2:]
+    grid = height // patch_size[0], width // patch_size[1]
+    keys = torch.cat([seeding.fold_in(keys, view) for view in range(len(views))])
+    return blockwise_masks(keys, grid, ratio, *block)
 
 
 def hidden_first(mask: Tensor, most: int) -> tuple[Tensor, Tensor]:

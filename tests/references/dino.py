@@ -57,7 +57,7 @@ class DINO(Reference):
         self.head = Head(backbone.dim, NO_BIAS not in self.aligned)
         student = nn.Sequential(self.backbone, self.head)
         self.teacher = copy.deepcopy(student).requires_grad_(False)
-        self.register_buffer("center", torch.zeros(10))
+        self.center = nn.ParameterDict({"value": torch.zeros(10)}).requires_grad_(False)
 
     def loss(self, views, labels):
         features = [self.backbone(torch.cat(same)) for same in (views[:2], views[2:])]
@@ -65,7 +65,9 @@ class DINO(Reference):
         with torch.no_grad():
             self.targets = self.teacher(torch.cat(views[:2]))
         temperature = [0.04, 0.055, 0.07, 0.07][self.epoch]
-        codes = ((self.targets - self.center) / temperature).softmax(1).chunk(2)
+        codes = (
+            ((self.targets - self.center["value"]) / temperature).softmax(1).chunk(2)
+        )
         total, pairs = 0.0, 0
         for i, code in enumerate(codes):
             for j, prediction in enumerate(student):
@@ -83,4 +85,4 @@ class DINO(Reference):
         student = nn.Sequential(self.backbone, self.head)
         for t, s in zip(self.teacher.parameters(), student.parameters(), strict=True):
             t.copy_(tau * t + (1 - tau) * s)
-        self.center.copy_(0.8 * self.center + (1 - 0.8) * self.targets.mean(0))
+        self.center["value"].mul_(0.8).add_((1 - 0.8) * self.targets.mean(0))

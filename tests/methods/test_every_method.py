@@ -299,7 +299,10 @@ def compare(gradients, several, tolerance, method):
         assert apart <= tolerance * max(g.norm(), 1e-3 * norm), (method, name)
 
 
-CHOOSES = ("deepcluster_v2",)  # rounding may move an image between two clusters
+LOOSE = {  # what rounding does to a gradient, where it may be more
+    "deepcluster_v2": 1e-2,  # an image moves between two clusters
+    "mmcr": 1e-3,  # directions of small singular values turn
+}
 
 
 @pytest.mark.slow
@@ -307,7 +310,7 @@ def test_in_float32_the_first_gradient_is_that_of_one_process(ranks, tmp_path):
     one = train(tmp_path / "one", recording)
     for rank in ranks(2, train, str(tmp_path / "several"), recording):
         for method, (_, gradients, _) in one.items():
-            tolerance = 1e-2 if method in CHOOSES else 1e-5
+            tolerance = LOOSE.get(method, 1e-5)
             compare(gradients, rank[method][1], tolerance, method)
 
 

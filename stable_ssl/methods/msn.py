@@ -63,8 +63,8 @@ class MSN(BaseTrainer):
         widths = self.backbone.dim, *model.projector
         self.projector = models.mlp(*widths, activation=nn.GELU)
         self.prototypes = models.Directions(model.projector[-1], model.prototypes)
-        schedule = model.momentum_schedule
-        self.teacher = models.EMA(self.student, model.momentum, 1.0, schedule)
+        curve = model.momentum, 1.0, model.momentum_schedule
+        self.teacher = models.EMA(self.student, *curve)
 
     @property
     def student(self) -> nn.Sequential:
@@ -92,17 +92,15 @@ class MSN(BaseTrainer):
         local = models.encode_views(self.backbone, small)
         z = models.encode_views(self.projector, masked)
         z += models.encode_views(self.projector, local)  # norms see one size at a time
-        return {
-            "features": [*masked, *local],
-            "anchors": [self.prototypes(unit(x)) for x in z],
-            "target": self.prototypes(unit(self.teacher(target))),
-        }
+        scores = [self.prototypes(unit(x)) for x in z]
+        target = self.prototypes(unit(self.teacher(target)))
+        return {"features": masked + local, "anchors": scores, "target": target}
 
     def loss_of(self, embeddings: dict[str, Any]) -> dict[str, Any]:
         """Return the loss of the anchors' predictions, and their features."""
-        model, scores = self.config.model, (embeddings["anchors"], embeddings["target"])
-        sharpness = model.temperature, model.sharpening
-        loss = msn(*scores, *sharpness, model.iterations, model.mean_entropy)
+        model, keys = self.config.model, ("anchors", "target")
+        options = model.temperature, model.sharpening, model.iterations
+        loss = msn(*(embeddings[k] for k in keys), *options, model.mean_entropy)
         return {"loss": loss, "features": embeddings["features"]}
 
     def after_train_step(self) -> None:

@@ -88,8 +88,8 @@ class Evaluator:
     each_rank = False  # called on each rank with its share; else on rank 0 with all
     in_fit = True  # False: not while a training evaluates
     note = ""  # said once in the log: what it left out of an evaluation, and why
-    layers: Layers | None = None  # whose features it sees, instead of `encode`'s
-    name = ""  # of its node in `log.eval`, of one that is a node there
+    taps: Layers | None = None  # whose features it sees, instead of `encode`'s
+    node = ""  # of one with taps: its name in `log.eval`, before its figures
     key = ""  # of the library's own: the node of `log.eval` that turns it on
     names: tuple[str, ...] = ()  # and patterns of what it yields, for `log.monitor`
 

@@ -48,11 +48,12 @@ class Knn(Evaluator):
         self.k, temperature = k, self.config.temperature
         title = f"kNN (k={k})"
         protocol = f"kNN, k={k}, temperature {temperature:g}, on {{bank}}"
-        self.metrics = {"knn_acc1": Metric("kNN accuracy", title, protocol, 0)}
+        metrics = {"knn_acc1": Metric("kNN accuracy", title, protocol, 0)}
         if k >= 5:  # fewer neighbours name fewer classes
-            self.metrics["knn_acc5"] = Metric(
+            metrics["knn_acc5"] = Metric(
                 "kNN accuracy, top 5", f"{title}, top 5", f"{protocol}, top 5", 0
             )
+        self.metrics = metrics
 
     def check_bank(self, size: int, labels: Tensor | None) -> None:
         """Refuse more neighbours than there are; the default is then all there are."""

@@ -184,18 +184,18 @@ class OfLayers(Evaluator):
     pools: tuple[str, ...] = ("mean", "token")
 
     def __init__(self, layers: str | Sequence[str], pool: str, join: str, config: Any):
-        self.layers = Layers(layers, pool, join, self.pools)
+        self.taps = Layers(layers, pool, join, self.pools)
         super().__init__(config)  # of the evaluator beside this class
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
         """What a reader is told, layers and pooling included."""
         return {
-            f"{self.name}_{name}": replace(
+            f"{self.node}_{name}": replace(
                 metric,
-                label=f"{metric.label}, {self.name}",
-                title=f"{metric.title}, {self.name}",
-                protocol=f"{metric.protocol}, features: {self.layers}",
+                label=f"{metric.label}, {self.node}",
+                title=f"{metric.title}, {self.node}",
+                protocol=f"{metric.protocol}, features: {self.taps}",
             )
             for name, metric in self.of_features.items()
         }
@@ -207,7 +207,7 @@ class OfLayers(Evaluator):
     def __call__(self, split: Split) -> Iterator[tuple[str, float]]:
         """Yield the figures under the node's name."""
         for name, value in super().__call__(split):
-            yield f"{self.name}_{name}", value
+            yield f"{self.node}_{name}", value
 
 
 class LayerKnn(OfLayers, Knn):
@@ -270,7 +270,7 @@ class LayerProbe(OfLayers, Probe):
         """Yield top 1 and, of more than five classes, top 5."""
         found, self.accuracy = self.accuracy.compute(), Accuracy()
         for name, value in found.items():
-            yield f"{self.name}_{name}", value
+            yield f"{self.node}_{name}", value
 
 
 class AttentiveProbe(LayerProbe):
@@ -302,12 +302,12 @@ class AttentiveProbe(LayerProbe):
         """Build the pooling and the classifier for tokens (N, L, dim)."""
         if type(self.heads) is not int or self.heads < 1 or dim % self.heads:
             raise ConfigError(
-                f"log.eval.{self.name}.heads={self.heads} must divide the width of the"
+                f"log.eval.{self.node}.heads={self.heads} must divide the width of the"
                 f" tokens, {dim}"
             )
         self.module = AttentivePooling(dim, self.heads, num_classes).to(device)
         self.optimizer = build_optimizer(
-            self.module.named_parameters(), self.config, at=f"log.eval.{self.name}"
+            self.module.named_parameters(), self.config, at=f"log.eval.{self.node}"
         )
 
     def fit(self, features: Tensor, labels: Tensor) -> Tensor:

@@ -111,7 +111,8 @@ def _own(node: Mapping[str, Any], at: str) -> Evaluator:
         raise ConfigError(f"{at}: {node['_target_']} is no stable_ssl.Evaluator")
     when = {name: node[name] for name in CADENCE if name in node}
     evaluator = build_object({k: v for k, v in node.items() if k not in when}, at)
-    evaluator.name = at.removeprefix("log.eval.")
+    if evaluator.taps is not None:
+        evaluator.node = at.removeprefix("log.eval.")
     for name, value in when.items():
         setattr(evaluator, name, value)
     every, splits, in_fit = (getattr(evaluator, name) for name in CADENCE)
@@ -131,7 +132,7 @@ def _named(evaluator: Evaluator) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"log.eval.{evaluator.name}: {error}") from error
+        raise ConfigError(f"log.eval.{evaluator.node}: {error}") from error
 
 
 @contextmanager
@@ -245,13 +246,13 @@ class Suite:
         ]
         check_bank(self.bank_loader, self.comparing)
         self.online = {n: e for n, e in asked.items() if isinstance(e, OnlineEvaluator)}
-        of_layers = [e for e in asked.values() if e.layers is not None]
-        self.read = list(dict.fromkeys(n for e in of_layers for n in e.layers.names))
+        of_layers = [e for e in asked.values() if e.taps is not None]
+        self.read = list(dict.fromkeys(n for e in of_layers for n in e.taps.names))
         self.beside = [e for e in of_layers if e.needs_features]  # in further columns
         self.widths: list[int] = []  # of `encode`'s features, and theirs
         for evaluator in of_layers:
             with _named(evaluator):
-                evaluator.layers.check(model)
+                evaluator.taps.check(model)
         if self.online or of_layers:
             self._build_online(loaders.get("bank", next(iter(loaders.values()))))
         task = "multiclass" if self.probe is not None else task
@@ -329,11 +330,11 @@ class Suite:
 
     def _of(self, evaluator: Evaluator, encoded: Encoded) -> Tensor:
         """Return what an evaluator calls features of a view."""
-        if evaluator.layers is None:
+        if evaluator.taps is None:
             return encoded.features
         with _named(evaluator):
             rows = len(encoded.view)
-            return evaluator.layers.of(encoded.outputs, self.model, rows)
+            return evaluator.taps.of(encoded.outputs, self.model, rows)
 
     def _beside(self, encoded: Encoded) -> Tensor:
         """Return the features of `encode`, and beside them those of layers."""
@@ -382,7 +383,7 @@ class Suite:
             ConfigError: features that are not a whole number for each label.
         """
         x, labels = with_labels(batch)
-        by_layers = [e for e in self.online.values() if e.layers is not None]
+        by_layers = [e for e in self.online.values() if e.taps is not None]
         if features is None or by_layers:
             with undisturbed(self.model), self.autocast():
                 encoded = self._encoded(first_view(x))
@@ -403,7 +404,7 @@ class Suite:
             autocast = torch.autocast(device, enabled=False)
         with torch.enable_grad(), autocast:
             for name, evaluator in self.online.items():
-                if evaluator.layers is not None:  # of the first view
+                if evaluator.taps is not None:  # of the first view
                     seen = self._of(evaluator, encoded), labels[: len(encoded.view)]
                     losses[f"{name}_loss"] = evaluator.fit(*seen)
                     continue

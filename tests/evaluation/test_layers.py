@@ -226,6 +226,6 @@ def test_images_whose_maps_have_channels_last():
 
 
 def test_names_follow_the_node():
-    evaluator = LayerKnn("backbone")
-    evaluator.name = "mine"
+    evaluator = LayerKnn("backbone", k=5)
+    evaluator.node = "mine"
     assert list(evaluator.metrics) == ["mine_knn_acc1", "mine_knn_acc5"]

@@ -348,7 +348,13 @@ def again(trainer, config):
     return "\n".join(str(warning.message) for warning in caught), refusal
 
 
-@pytest.mark.parametrize("harm", HARMS)
+SLOW_HARMS = [
+    harm if harm is flipped else pytest.param(harm, marks=pytest.mark.slow)
+    for harm in HARMS
+]
+
+
+@pytest.mark.parametrize("harm", SLOW_HARMS)
 def test_a_run_outlives_harm_to_any_of_its_files(stopped, quick, rows, harm):
     """It goes on and ends with the same bits, or says in one line what to do."""
     restore, config, whole = stopped

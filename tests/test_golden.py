@@ -40,6 +40,7 @@ def test_a_recipe_computes_what_is_recorded(name, recorded, found):
     assert list(golden.differences(recorded[name], found[name])) == []
 
 
+@pytest.mark.slow
 def test_the_same_run_has_the_same_bits_and_another_rate_has_others(recorded, found):
     name = "mean_teacher"
     again, faster = golden.run(name), golden.run(name, overrides=["optim.lr=0.303"])

@@ -205,6 +205,7 @@ def checkpoints(two_steps, tmp_path):
     return tmp_path / "runs" / "mae" / "run" / "ckpts"
 
 
+@pytest.mark.slow
 def test_each_process_writes_and_reads_its_part_alone(ranks, tmp_path):
     arguments = "mae", str(tmp_path), "hardware.sharding=full"
     ranks(2, train, *arguments, "optim.steps=2")

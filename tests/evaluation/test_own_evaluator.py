@@ -241,6 +241,7 @@ def on_a_rank(folder):
     return values
 
 
+@pytest.mark.slow
 def test_it_measures_the_whole_split_on_two_processes(ranks, tmp_path):
     whole = on_a_rank(tmp_path / "one")
     assert whole["test/norm_of_shares"] == pytest.approx(whole["test/norm"])

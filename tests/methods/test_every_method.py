@@ -60,7 +60,7 @@ def test_three_steps_move_all_that_trains_and_nothing_frozen(method, tmp_path):
     trainer.cleanup()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SOME)
 def test_a_batch_may_have_entries_after_the_labels(method, tmp_path):
     trainer = make(method, tmp_path, "optim.steps=1", *BARE)
     trainer.setup()
@@ -92,9 +92,13 @@ def killed(step):
     return base
 
 
-@pytest.mark.parametrize(
-    "method", ["deepcluster_v2", "dino", "moco_v2", "nnclr", "ressl", "swav", "tico"]
-)
+SLOW = [
+    pytest.param(method, marks=pytest.mark.slow)
+    for method in ("deepcluster_v2", "moco_v2", "nnclr", "ressl", "tico")
+]
+
+
+@pytest.mark.parametrize("method", ["dino", "swav", *SLOW])
 def test_a_loss_computed_in_an_evaluation_changes_nothing(method, tmp_path):
     class Curious(method_class(method)):
         def after_train_step(self):
@@ -275,10 +279,10 @@ def doubled(method):
     return Double
 
 
-def train(folder, base=doubled):
-    """Take two steps with every method: first gradient, losses and state of each."""
+def train(folder, base=doubled, methods=METHODS):
+    """Take two steps with methods: first gradient, losses and state of each."""
     found = {}
-    for method in METHODS:
+    for method in methods:
         options = ["optim.steps=2", "log.every_n_steps=1", *BARE]
         options += ["data.val=null", "data.test=null"]
         trainer = make(method, f"{folder}/{method}", *options, base=base)
@@ -314,10 +318,18 @@ def test_in_float32_the_first_gradient_is_that_of_one_process(ranks, tmp_path):
             compare(gradients, rank[method][1], tolerance, method)
 
 
-@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_ranks_are_one_process(ranks, tmp_path, n):
-    one = train(tmp_path / "one")
-    for rank in ranks(n, train, str(tmp_path / "several")):
+@pytest.mark.parametrize(
+    ("n", "methods"),
+    [
+        (2, FEW),
+        pytest.param(2, [m for m in METHODS if m not in FEW], marks=pytest.mark.slow),
+        pytest.param(4, [*METHODS], marks=pytest.mark.slow),
+    ],
+    ids=["2-few", "2-others", "4-all"],
+)
+def test_ranks_are_one_process(ranks, tmp_path, n, methods):
+    one = train(tmp_path / "one", methods=methods)
+    for rank in ranks(n, train, str(tmp_path / "several"), doubled, methods):
         for method, (loss, gradients, state) in one.items():
             again, several, modules = rank[method]
             assert again == pytest.approx(loss, rel=1e-10), method

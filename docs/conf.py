@@ -1,12 +1,16 @@
 """What Sphinx reads; `make -C docs html` writes the pages to docs/build/html."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import stable_ssl
 
-sys.path.insert(0, str(Path(__file__).parent))  # for keys.py
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # for keys.py
+shutil.rmtree(HERE / "notebooks", ignore_errors=True)  # pages lie below this folder
+shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks")
 
 project = "stable-SSL"
 release = stable_ssl.__version__

@@ -36,8 +36,8 @@ class IJEPAConfig(Model):
     predictor_heads: int = key(12, low=1)  # of its attention
     weight_init: str = key("ijepa", choices=("ijepa", "mae"))  # of it; vit has its own
     momentum: float = key(0.996, low=0, high=1)  # of the target encoder, climbs ...
-    final_momentum: float = key(1.0, low=0, high=1)  # ... to this, on a straight line
-    momentum_schedule: str = key("polynomial", choices=("cosine", "polynomial"))
+    final_momentum: float = key(1.0, low=0, high=1)  # ... to this, ...
+    momentum_schedule: str = key("polynomial", choices=("cosine", "polynomial"))  # so
 
 
 class IJEPA(BaseTrainer):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 
@@ -148,6 +149,9 @@ for last in range(9):
 """
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="pathlib keeps functions of its own to write by"
+)
 def test_a_process_is_watched_at_each_of_its_file_operations(main, shell):
     """What is written atomically is old or new whenever the process dies."""
     done = shell("-c", OPERATIONS, PYTHONPATH=main.parents[1] / "benchmarks")

@@ -277,7 +277,7 @@ def test_a_resume_sets_right_what_a_save_killed_anywhere_left(
     for operations in range(len(counted)):
         counted.clear()
         assert after(tmp_path / str(operations), operations) == whole, operations
-    assert operations > 6 and len(survived) == 1
+    assert operations > 5 and len(survived) == 1  # pathlib of Python 3.10 hides one
 
 
 def test_a_damaged_one_is_no_longer_among_the_best(tmp_path):

@@ -36,7 +36,7 @@ setup(
     },
     exclude_package_data={"stable_ssl.recipes": ["local/*"]},  # this machine's
     install_requires=[
-        "torch>=2.6",
+        "torch>=2.8",  # before, a gloo process group may hang as it ends
         "torchvision",
         "timm>=1.0.12",
         "hydra-core>=1.3,<1.5",  # 1.5 is to drop the argument version_base

@@ -161,7 +161,7 @@ PRIVATE = {  # names of other libraries that have no public twin, and why
     "models/norm.py": {"_BatchNorm"},  # the class of all norms, also of others'
     "optim/lars.py": {"_foreach_add", "_foreach_add_", "_foreach_mul_"},
     "distributed/sharding.py": {"_foreach_norm", "_foreach_mul_"},
-    "distributed/sharded_state.py": {"_load_state_dict"},  # torch 2.6 has no other
+    "distributed/sharded_state.py": {"_load_state_dict"},  # public only lately
     "evaluation/suite.py": {"_version"},
     "optim/step.py": {"_version", "_foreach_div_"},
     "data/loader.py": {"_replace"},

@@ -14,17 +14,10 @@ from stable_ssl.evaluation import suite
 from stable_ssl.methods import METHODS, method_class
 from stable_ssl.seeding import sample_keys
 
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="on a real GPU all other tests show it"
+)
 GPU = torch.device("cuda", 0)
-VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
-
-pytestmark = [
-    pytest.mark.skipif(
-        torch.cuda.is_available(), reason="on a real GPU all other tests show it"
-    ),
-    pytest.mark.skipif(
-        VERSION < (2, 7), reason="torch 2.6 looks for a GPU all the same"
-    ),
-]
 ARGUMENTS = {  # that an op needs
     "random_resized_crop": {"size": 6},
     "resize": {"size": 6},

@@ -33,7 +33,7 @@ from stable_ssl.evaluation.probe import Probe
 from stable_ssl.loggers.names import Metric
 from stable_ssl.models.norm import SyncBatchNorm
 from stable_ssl.optim import build_optimizer
-from stable_ssl.schema import ConfigError, nearest
+from stable_ssl.schema import ConfigError, check_limits, nearest
 
 POOLS = {"mean": "mean", "token": "class token", "none": "all tokens"}
 JOINS = ("concat", "mean")
@@ -181,11 +181,18 @@ def read(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]:
 class OfLayers(Evaluator):
     """What measures another evaluator's figures on layers, named by its node."""
 
+    keys: type  # of the other evaluator: the dataclass of its keys
     pools: tuple[str, ...] = ("mean", "token")
 
-    def __init__(self, layers: str | Sequence[str], pool: str, join: str, config: Any):
+    def __init__(
+        self,
+        layers: str | Sequence[str],
+        pool: str = "mean",
+        join: str = "concat",
+        **config: Any,
+    ):
         self.taps = Layers(layers, pool, join, self.pools)
-        super().__init__(config)  # of the evaluator beside this class
+        super().__init__(_built(self.keys, config))  # of the evaluator beside this
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
@@ -213,27 +220,13 @@ class OfLayers(Evaluator):
 class LayerKnn(OfLayers, Knn):
     """Nearest neighbours by the features of layers; other keys as `log.eval.knn`."""
 
-    def __init__(
-        self,
-        layers: str | Sequence[str],
-        pool: str = "mean",
-        join: str = "concat",
-        **config: Any,
-    ):
-        super().__init__(layers, pool, join, _built(KnnConfig, config))
+    keys = KnnConfig
 
 
 class LayerLinear(OfLayers, Linear):
     """A linear classifier fitted after training; other keys as `log.eval.offline`."""
 
-    def __init__(
-        self,
-        layers: str | Sequence[str],
-        pool: str = "mean",
-        join: str = "concat",
-        **config: Any,
-    ):
-        super().__init__(layers, pool, join, _built(OfflineConfig, config))
+    keys = OfflineConfig
 
 
 class LayerProbe(OfLayers, Probe):
@@ -242,16 +235,10 @@ class LayerProbe(OfLayers, Probe):
     It costs a forward pass a step, in eval mode, which all such probes share.
     """
 
-    kind = "linear probe"
+    kind, keys = "linear probe", ProbeConfig
 
-    def __init__(
-        self,
-        layers: str | Sequence[str],
-        pool: str = "mean",
-        join: str = "concat",
-        **config: Any,
-    ):
-        super().__init__(layers, pool, join, _built(ProbeConfig, config))
+    def __init__(self, *arguments: Any, **config: Any):
+        super().__init__(*arguments, **config)
         title = f"{self.kind} (online)"
         self.metrics = {
             "acc1": Metric("accuracy", title, f"online {self.kind}, top 1", 12),
@@ -358,8 +345,6 @@ def _built(cls: type, config: Mapping[str, Any]) -> Any:
         ConfigError: it has no such key, or a value is out of its limits.
     """
     from omegaconf import OmegaConf
-
-    from stable_ssl.schema import check_limits
 
     known = [field.name for field in fields(cls)]
     for name in config:

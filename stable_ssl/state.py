@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from stable_ssl import checkpoint, distributed, seeding, subclass_state
 from stable_ssl.batch import known_length, to_device
 from stable_ssl.checkpoint import State
 from stable_ssl.data.nodes import TRAINING
+from stable_ssl.distributed.sharded_state import mapped_by_path
 from stable_ssl.distributed.sharding import mesh_of, shared_out_like
 from stable_ssl.loggers.means import shared_out
 from stable_ssl.models import EMA
@@ -199,7 +200,7 @@ def restore(run: Run, state: State) -> None:
     Raises:
         ConfigError: the state is of another model.
     """
-    state = _copied(upgraded(state))
+    state = mapped_by_path(upgraded(state), lambda _, x: x)  # objects may change it
     state |= {k: copy.deepcopy(v) for k, v in state.items() if k not in COPIED_LATER}
     checkpoint.load_modules(run, state["modules"])
     _load_unsaved(run, state["unsaved"])
@@ -223,7 +224,7 @@ def restore(run: Run, state: State) -> None:
             optimizer.load_state_dict(state["optimizers"][name])
             for parameter, values in optimizer.state.items():
                 placed = partial(_placed, parameter)
-                optimizer.state[parameter] = _copied(values, placed)
+                optimizer.state[parameter] = mapped_by_path(values, placed)
         for name, scheduler in run.schedulers.items():
             if name in state["schedulers"]:
                 scheduler.load_state_dict(state["schedulers"][name])
@@ -244,23 +245,7 @@ def restore(run: Run, state: State) -> None:
         run.rng_at_epoch = seeding.get_rng_state()
 
 
-def _copied(value: Any, tensor: Callable[[Tensor], Tensor] = lambda x: x) -> Any:
-    """Return a state whose containers an object may change while it loads them.
-
-    Args:
-        value: the state.
-        tensor: what becomes of a tensor in it.
-    """
-    if isinstance(value, dict):
-        copied = copy.copy(value)  # of its type, with what it has besides entries
-        copied.update((key, _copied(entry, tensor)) for key, entry in value.items())
-        return copied
-    if type(value) in (list, tuple):
-        return type(value)(_copied(entry, tensor) for entry in value)
-    return tensor(value) if isinstance(value, Tensor) else value
-
-
-def _placed(parameter: Tensor, value: Tensor) -> Tensor:
+def _placed(parameter: Tensor, _path: str, value: Tensor) -> Tensor:
     """Return what an optimizer loaded for a parameter, shared out as that is, anew.
 
     An optimizer takes a tensor on the CPU as it is, and so the file's memory.

@@ -217,6 +217,7 @@ def test_each_process_writes_and_reads_its_part_alone(ranks, tmp_path):
     away = {n for n, t in hollow["modules"].items() if t.device.type == "meta"}
     assert away == {n for n in away if "blocks." in n} != set()
     whole = load(folder / "last.ckpt")
+    assert hollow["modules"]._metadata == whole["modules"]._metadata != {}
     assert not any(t.is_meta for t in whole["modules"].values())
     for by_rank in ranks(2, resumed_parts, *arguments, "optim.steps=4"):
         for is_part, held, all_of_it in by_rank:

@@ -9,6 +9,7 @@ processes wrote it; a tool, which is one process, reads all.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import pickle
 from collections.abc import Callable
@@ -45,7 +46,7 @@ def mapped_by_path(
     if isinstance(state, Tensor):
         return change(path, state)
     if isinstance(state, dict):
-        new = state.copy()  # of its type, with what it has besides entries
+        new = copy.copy(state)  # of its type, with what it has besides entries
         inner = {k: mapped_by_path(v, change, f"{path}/{k}") for k, v in state.items()}
         new.update(inner)
         return new

@@ -64,6 +64,7 @@ setup(
             "faiss-cpu",
             "kornia",
             "albumentations",
+            "webdataset<1",  # with wids
         ],
         "references": ["lightly", "pytorch-metric-learning", "transformers"],
         "docs": ["sphinx>=7.4", "myst-nb", "nbclient", "ipykernel"],

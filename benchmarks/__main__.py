@@ -1,7 +1,7 @@
 """Run the benchmarks, each in a process of its own, and bring the README up to date.
 
     pip install -e ".[peers]"  # lightly, faiss, kornia and albumentations, to be beside
-    python -m benchmarks                  # all of them, 25 minutes on two cores
+    python -m benchmarks                  # all of them, half an hour on two cores
     python -m benchmarks losses knn       # some; what the others found stays
     python -m benchmarks --draw FILE      # table and figure of figures that are there
 
@@ -36,9 +36,10 @@ BENCHMARKS = (
     "checkpoint",
     "start",
     "whole_job",
+    "scale",
 )
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "hydra-core", "lightly")
-PACKAGES += ("faiss-cpu", "kornia", "albumentations")
+PACKAGES += ("faiss-cpu", "kornia", "albumentations", "webdataset")
 
 
 def machine():

@@ -24,6 +24,7 @@ COMMANDS = {  # name: module with `add_arguments(parser)` and `run(args)`
     "plot": "stable_ssl.tools.plot",
     "report": "stable_ssl.tools.page",
     "rerun": "stable_ssl.commands.rerun",
+    "paper": "stable_ssl.commands.paper",
     "export": "stable_ssl.commands.export",
     "pack": "stable_ssl.tools.pack",
 }
@@ -32,12 +33,13 @@ stable-ssl runs [ACTION]       list, show, compare, watch and delete runs
 stable-ssl table RUNS...       means over seeds, as text, Markdown, CSV or LaTeX
 stable-ssl plot RUNS...        figures of runs, as PDF and PNG
 stable-ssl report RUNS...      one HTML page to look at runs
+stable-ssl paper TABLE.yaml    run what is missing of a table, and write it
 stable-ssl rerun RUN_FOLDER    start a run again from its own config.yaml
 stable-ssl export RUN_FOLDER   TorchScript and the like of a run's model, checked
 stable-ssl pack SOURCE OUT     a folder or a recipe's datasets as tar shards
 stable-ssl [KEY=VALUE...]      start a run; what it knows follows
 
-Each of the first seven explains itself with -h.
+Each of the first eight explains itself with -h.
 """
 
 

@@ -6,6 +6,7 @@ All of them are looked at before one is started or submitted.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,13 @@ def run_names(
     return names, [f'++log.run={start}{number}"']
 
 
+def use_own_modules() -> None:
+    """Let a user's own modules, in the working folder and its `src`, be imported."""
+    for folder in (Path.cwd(), Path.cwd() / "src"):
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+
+
 def trainer_class(
     trainer: type[BaseTrainer] | None, config: DictConfig
 ) -> type[BaseTrainer]:
@@ -133,7 +141,7 @@ def check_jobs(
     checked: list[DictConfig] = []
     first: dict[Any, Callable[[], DictConfig]] = {}
     for job, line, overrides in zip(jobs, lines, own, strict=True):
-        with _named(overrides):
+        with named(overrides):
             full = _completed(job, line, trainer_class(trainer, job), first)
             check(full, here)
             checked.append(full)
@@ -142,17 +150,17 @@ def check_jobs(
     for i in distinct(checked):
         one_value = len({*lines[i]} - {*lines[0]}) < 2  # is another than the first's
         if checked[i].mode == "fit" and (one_value or not searches):
-            with _named(own[i]):
+            with named(own[i]):
                 rehearse(trainer_class(trainer, jobs[i]), checked[i])
 
 
 @contextmanager
-def _named(overrides: Sequence[str]) -> Iterator[None]:
-    """Begin an error inside with the overrides of the job that it is of."""
+def named(words: Sequence[str]) -> Iterator[None]:
+    """Begin an error inside with what its job is told by, such as its overrides."""
     try:
         yield
     except ConfigError as error:
-        job, text = " ".join(overrides), str(error)
+        job, text = " ".join(words), str(error)
         raise ConfigError(text if text.startswith(job) else f"{job}: {text}") from error
 
 

@@ -30,6 +30,7 @@ from stable_ssl.commands.jobs import (
     quoted,
     run_names,
     trainer_class,
+    use_own_modules,
 )
 from stable_ssl.config import composed, hydra_session, located
 from stable_ssl.loggers.run_names import run_path
@@ -200,9 +201,7 @@ class Command:
             return []
         jobs = self._jobs()
         if self.run_folder is None or self._agreed(self.run_folder, jobs):
-            for folder in (Path.cwd(), Path.cwd() / "src"):  # a user's own modules
-                if str(folder) not in sys.path:
-                    sys.path.append(str(folder))
+            use_own_modules()
         choices = jobs[0].hydra.runtime.choices
         launcher = choices["hydra/launcher"]
         several = self.args.multirun or launcher != "basic"

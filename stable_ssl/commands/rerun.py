@@ -29,7 +29,7 @@ from stable_ssl.schema import ConfigError
 from stable_ssl.secrets import masked_keys
 from stable_ssl.tools.runs import flat, read_run
 
-MACHINE = ("python", "platform", "host", "device", "device_name", "cpus")
+MACHINE = ("python", "platform", "host", "device", "device_name", "cpus", "library")
 UNKNOWN = {"argv": [""], "cwd": ".", "device": "cpu", "processes": 1}
 UNKNOWN |= {"git": {}, "packages": {}, "trainer": ""}  # where a launch does not say
 PACKAGES = (  # whose versions may change a figure

@@ -6,10 +6,11 @@ apart and images that `Decode` takes; the library's own are each a `Source`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -72,7 +73,8 @@ def build_dataset(node: Mapping, root: str = "", download: bool = False) -> Data
 
     Args:
         node: its `root` is relative to the argument `root` unless absolute, and null is
-            that argument. `labels_per_class` keeps that many images of each class, and
+            that argument. `labels_per_class` keeps that many images of each class, [a,
+            b] those after the first a up to b: a split that has none of the first a.
             `labels_seed` (0) chooses them. A _target_ without the arguments name and
             subset is not given them: a recipe may set them for another dataset.
         root: parent of the datasets, `data.root`.
@@ -131,19 +133,25 @@ def check_name(node: Any) -> None:
         )
 
 
-def labelled_subset(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
+def labelled_subset(
+    dataset: Dataset, per_class: int | Sequence[int], seed: int = 0
+) -> Dataset:
     """Return as many images of each class, the labelled part of a larger dataset.
 
     Args:
         dataset: one that lists its labels.
-        per_class: images of each class.
+        per_class: images of each class, or [a, b].
         seed: of the choice; with one seed, fewer are a part of more.
 
     Raises:
         ConfigError: a class has fewer, or the dataset does not list its labels.
     """
-    if type(per_class) is not int or per_class < 1:
-        raise ConfigError(f"labels_per_class={per_class}: use an integer from 1 on")
+    pair = isinstance(per_class, Sequence) and len(per_class) == 2
+    first, last = per_class if pair else (0, per_class)
+    if not (type(first) is type(last) is int and 0 <= first < last):
+        raise ConfigError(
+            f"labels_per_class={per_class}: use an integer from 1 on, or [from, to]"
+        )
     if type(seed) is not int:
         raise ConfigError(f"labels_seed={seed}: use an integer")
     if not (isinstance(dataset, Source) and isinstance(dataset.labels, Tensor)):
@@ -153,5 +161,8 @@ def labelled_subset(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
         )
     known = (dataset.labels >= 0).nonzero().flatten()
     labels = dataset.labels[known]
-    check_few(labels, str(per_class), "labels_per_class")
-    return dataset.subset(known[choose_few(labels, str(per_class), seed)])
+    check_few(labels, str(last), "labels_per_class")
+    chosen = choose_few(labels, str(last), seed)
+    if first:  # with one seed, fewer are a part of more
+        chosen = chosen[~torch.isin(chosen, choose_few(labels, str(first), seed))]
+    return dataset.subset(known[chosen])

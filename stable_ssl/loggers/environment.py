@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from stable_ssl import distributed
+from stable_ssl.loggers import own_code
 from stable_ssl.loggers.arguments import masked_arguments
 
 SLURM = ("SLURM_JOB", "SLURM_NNODES", "SLURM_RESTART")  # what is kept of its variables
@@ -55,6 +56,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "processes": distributed.world_size(),
         "slurm": {k: v for k, v in os.environ.items() if k.startswith(SLURM)},
         "packages": packages(),
+        "library": own_code.library(),
     }
 
 

@@ -6,6 +6,7 @@ what it held. A figure of a run can then be told from one of changed code, witho
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sys
@@ -87,6 +88,16 @@ def _place(name: str, file: Path) -> str:
 def digest(content: bytes) -> str:
     """Return what stands for a file's content: 16 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+@functools.cache
+def library() -> str:
+    """Return what stands for the library's own code, as it is on the disk."""
+    known = {
+        str(path.relative_to(LIBRARY)): digest(path.read_bytes())
+        for path in sorted(LIBRARY.rglob("*.py"))
+    }
+    return digest(json.dumps(known).encode())[:8]
 
 
 def texts(files: Mapping[str, Path]) -> dict[str, str]:

@@ -18,7 +18,7 @@ They raise ConfigError of no runs, an unknown key or metric, and too many groups
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from stable_ssl.loggers.jsonl import read_rows
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 DOTS = "; dots are the runs"
+PUBLISHED = "; diamonds: published"
+DIAMONDS = {"marker": "D", "facecolors": "none", "edgecolors": "black"}
+DIAMONDS |= {"s": 14, "linewidths": 0.7, "zorder": 3}
 FLOOR = 1e-7  # of the largest eigenvalue: what float32 cannot tell from 0
 
 
@@ -117,12 +120,14 @@ def compare(
     by: Sequence[str] | None = None,
     interval: str = "std",
     style: str = "neurips",
+    published: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
     """Draw means below one another, with error bars and the seeds.
 
     The first key of `by` makes the rows, the others colours; the best is on top, but
     numbers stay in order. Without a value it is the first accuracy of test, or of val.
-    Other arguments are those of this module.
+    Diamonds are what others published, by the value of the first key, in the unit of
+    the axis. Other arguments are those of this module.
     """
     run_keys.require_runs(runs)
     value = drawing.metric(runs, value or run_keys.usual(runs)[0])
@@ -144,6 +149,11 @@ def compare(
             shift, below = drawing.dodge(number, len(groups)), 0.2 / len(groups)
             at = {text: row - shift for row, text in enumerate(order)}
             drawing.bars(axes, group, first, value, interval, at, below=below)
+        points = [
+            (x, order.index(t)) for t, xs in (published or {}).items() for x in xs
+        ]
+        if points:
+            axes.scatter(*zip(*points, strict=True), **DIAMONDS)
         names = [literal(spelled(first, text)) for text in order]
         axes.set_yticks(range(len(order)), names)
         axes.set_ylim(-0.6, len(order) - 0.4)
@@ -151,7 +161,7 @@ def compare(
         axes.grid(axis="y", visible=False)
         if numeric:
             axes.set_ylabel(literal(axis_label(first)))
-        note = drawing.spreads(cells, interval, DOTS)
+        note = drawing.spreads(cells, interval, DOTS) + PUBLISHED * bool(points)
         drawing.finish(figure, axes, value, groups, note, across=True)
     return figure
 

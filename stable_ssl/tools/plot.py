@@ -58,7 +58,7 @@ def run(args: Namespace) -> None:
     takes = inspect.signature(draw).parameters
     for value in args.value or [None]:
         given = vars(args) | {"runs": runs, "rows": rows, "value": value}
-        figure = draw(**{name: given[name] for name in takes})
+        figure = draw(**{name: given[name] for name in takes if name in given})
         parts = [args.kind, figure.get_label()]
         name = _file_name("_".join(part for part in parts if part))
         for path in save(figure, args.out / name):

@@ -139,7 +139,7 @@ def table(
             cell = cells[side, top] = Cell(metric, sample_of(group, metric))
             by_column.setdefault(top, []).append(cell)
         for column in by_column.values():
-            _mark(column, prefer or run_keys.preferred(runs, metric))
+            mark(column, prefer or run_keys.preferred(runs, metric))
     at = runs.attrs.get("at", "last")
     when = {"last": "", "best": ", at the best step on validation"}
     when = when.get(at, f", at step {at}")
@@ -162,7 +162,7 @@ def _ranks(texts: Texts) -> list[tuple]:
     return [run_keys.rank(text) for text in texts]
 
 
-def _mark(cells: Sequence[Cell], prefer: str | None) -> None:
+def mark(cells: Sequence[Cell], prefer: str | None) -> None:
     """Mark the best of several cells, and those that are not told from it."""
     filled = [cell for cell in cells if cell.sample]
     if prefer is None or len(filled) < 2:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv as csv_module
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ from stable_ssl.tools.seed_statistics import TESTED
 if TYPE_CHECKING:
     from stable_ssl.tools.table import Cell, MeanTable
 
+Text = tuple[str, bool]  # of a cell, and whether it is bold
 MARKS = {"best": "*", "equal": "=", "": " "}
 EQUAL = "what Welch's t-test at 5 % does not tell from it"
 UNTESTED = f"a cell of fewer than {TESTED} runs is not tested"
@@ -61,18 +62,21 @@ def text(table: MeanTable, width: int = 120) -> str:
 
 def markdown(table: MeanTable) -> str:
     """Return a table and its caption; the best of a column and its equals in bold."""
-    header = _joined(table, value_label, axis_label)
-    lines = [
-        [in_markdown(text) for text in (*map(axis_label, table.rows), *header)],
-        [":--"] * len(table.rows) + ["--:"] * len(header),
+    header = [*map(axis_label, table.rows), *_joined(table, value_label, axis_label)]
+    lines = markdown_lines(len(table.rows), header, _printed(table))
+    return f"{lines}\n{in_markdown(explained(table))}\n"
+
+
+def markdown_lines(
+    left: int, header: Sequence[str], lines: Iterable[Sequence[Text]]
+) -> str:
+    """Return a table of Markdown; the first `left` columns are set left."""
+    rows = [
+        [*map(in_markdown, header)],
+        [":--"] * left + ["--:"] * (len(header) - left),
+        *([_bold(in_markdown(t), b, "**{}**") for t, b in line] for line in lines),
     ]
-    for side, cells in table.lines():
-        texts = map(in_markdown, map(spelled, table.rows, side))
-        values = (table.text(c) for c in cells)
-        bold = [f"**{t}**" if c.mark else t for c, t in zip(cells, values, strict=True)]
-        lines.append([*texts, *bold])
-    rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return f"{rows}\n{in_markdown(_explained(table))}\n"
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def csv(table: MeanTable) -> str:
@@ -95,18 +99,37 @@ def csv(table: MeanTable) -> str:
 
 def latex(table: MeanTable) -> str:
     r"""Return a `tabular` of the package booktabs, its caption as a comment."""
+    names = [*map(axis_label, table.rows)]
+    return latex_lines(names, _levels(table), _printed(table), explained(table))
+
+
+def latex_lines(
+    side: Sequence[str],
+    levels: Sequence[Sequence[str]],
+    printed: Iterable[Sequence[Text]],
+    caption: str,
+) -> str:
+    r"""Return a `tabular` of the package booktabs, a caption as a comment.
+
+    Args:
+        side: names of the columns that are set left.
+        levels: lines above the others; of all but the last, equal neighbours share one
+            cell and a rule.
+        printed: lines of cells.
+        caption: one line.
+    """
 
     def line(cells: list[str]) -> str:
         return " & ".join(cells) + r" \\"
 
-    left, levels = len(table.rows), _levels(table)
+    left = len(side)
     lines = [
-        f"% {printable(_explained(table)).replace('±', '+-')}",
+        f"% {printable(caption).replace('±', '+-')}",
         r"% in the preamble: \usepackage{booktabs}",
-        rf"\begin{{tabular}}{{{'l' * left}{'r' * len(table.tops)}}}",
+        rf"\begin{{tabular}}{{{'l' * left}{'r' * len(levels[-1])}}}",
         r"\toprule",
     ]
-    for depth in range(1, len(levels)):  # equal neighbours share a cell and a rule
+    for depth in range(1, len(levels)):
         cells, rules, start = [""] * left, [], left + 1
         for texts, columns in groupby(zip(*levels[:depth], strict=True)):
             n, name = len(list(columns)), in_latex(texts[-1])
@@ -114,15 +137,23 @@ def latex(table: MeanTable) -> str:
             rules.append(rf"\cmidrule(lr){{{start}-{start + n - 1}}}")
             start += n
         lines += [line(cells), " ".join(rules)]
-    names = [*map(axis_label, table.rows), *levels[-1]]
-    lines += [line([*map(in_latex, names)]), r"\midrule"]
-    for side, cells in table.lines():
-        texts = [*map(in_latex, map(spelled, table.rows, side))]
-        for cell in cells:
-            value = in_latex(table.text(cell))
-            texts.append(rf"\textbf{{{value}}}" if cell.mark else value)
-        lines.append(line(texts))
+    lines += [line([*map(in_latex, (*side, *levels[-1]))]), r"\midrule"]
+    for cells in printed:
+        lines.append(line([_bold(in_latex(t), b, r"\textbf{{{}}}") for t, b in cells]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _bold(text: str, bold: bool, pattern: str) -> str:
+    return pattern.format(text) if bold else text
+
+
+def _printed(table: MeanTable) -> list[list[Text]]:
+    """Return the lines of a table: values of the keys, then its cells."""
+    return [
+        [(text, False) for text in map(spelled, table.rows, side)]
+        + [(table.text(cell), bool(cell.mark)) for cell in cells]
+        for side, cells in table.lines()
+    ]
 
 
 def in_markdown(text: str) -> str:
@@ -169,13 +200,18 @@ def _levels(table: MeanTable) -> list[list[str]]:
     return levels
 
 
-def _explained(table: MeanTable) -> str:
+def explained(table: MeanTable) -> str:
     """Return the caption, and what is bold where anything is."""
+    return f"{table.caption}{bold_note(table)}"
+
+
+def bold_note(table: MeanTable) -> str:
+    """Return a sentence, with a space before it, of what is bold; empty without any."""
     if not any(cell.mark for cell in table.cells.values()):
-        return table.caption
+        return ""
     equal = f", and {EQUAL}" * (max(table.counts) >= TESTED)
     untested = f"; {UNTESTED}" * _untested(table)
-    return f"{table.caption} Bold: the best of a column{equal}{untested}."
+    return f" Bold: the best of a column{equal}{untested}."
 
 
 def _untested(table: MeanTable) -> bool:

@@ -159,7 +159,7 @@ def test_tables_and_figures_import_no_torch(logs, tmp_path):
 def test_every_method_is_spelled_as_its_paper_does():
     assert set(METHODS) - set(SPELLED) == {"supervised"}
     assert all(name.lower() == name for name in SPELLED)
-    names = "runs table plot report rerun export pack"
+    names = "runs table plot report paper rerun export pack"
     assert set(COMMANDS) == set(names.split())
 
 

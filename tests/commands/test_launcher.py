@@ -224,7 +224,7 @@ def test_gpus_and_machines_become_tasks_and_nodes_of_slurm(tmp_path, gpus):
 def test_help_shows_the_groups_and_the_whole_configuration(shell, main):
     done = shell(main, "-h")
     assert done.returncode == 0
-    groups = "data: cifar10, cifar10_asymmetric, cifar10_few, digits"
+    groups = "data: cifar10, cifar10_asymmetric, cifar10_few, cifar10_small"
     for text in (groups, "lr: 0.3", "precision: float32", "seed: 0"):
         assert text in done.stdout
     info = shell(main, "--info", "config")

@@ -76,12 +76,17 @@ def test_as_many_images_of_each_class_are_taken_by_seed():
     assert digits().labels[labels].equal(one.labels)
     few = digits(labels_per_class=2, labels_seed=1).images.flatten(1).tolist()
     assert all(row in of_whole for row in few)  # fewer are a part of more
+    rest = digits(labels_per_class=[2, 4], labels_seed=1)
+    assert rest.labels.bincount().tolist() == [2] * 10
+    assert sorted([*few, *rest.images.flatten(1).tolist()]) == sorted(of_whole)
 
 
 @pytest.mark.parametrize(
     ("node", "words"),
     [
         ({"labels_per_class": 0}, "labels_per_class=0: use an integer from 1"),
+        ({"labels_per_class": [4, 4]}, r"use an integer from 1 on, or \[from, to\]"),
+        ({"labels_per_class": "20"}, "labels_per_class=20: use an integer from 1"),
         ({"labels_per_class": 200}, "class 2 has 113; use at most that"),
         (
             {"name": None, "_target_": "torchvision.datasets.FakeData"},

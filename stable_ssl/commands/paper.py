@@ -1,0 +1,216 @@
+"""The command `stable-ssl paper`: the table that one file states, from its runs.
+
+The file says what stands in a paper's table: rows are recipes with overrides, columns
+are metrics on one or several data sets, each cell a mean over seeds. What is missing is
+run, each run a process of its own; a run that was cut off goes on where it was. A run's
+folder is named by its row, its seed, and a hash of its configuration: who changes the
+file gets new runs, and keeps the old.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from stable_ssl.commands.jobs import (
+    check,
+    named,
+    quoted,
+    trainer_class,
+    use_own_modules,
+)
+from stable_ssl.config import complete, compose
+from stable_ssl.lock import is_held
+from stable_ssl.loggers.own_code import digest
+from stable_ssl.loggers.run_names import run_path
+from stable_ssl.loggers.table import printable
+from stable_ssl.recorded import is_run_folder
+from stable_ssl.schema import ConfigError
+from stable_ssl.tools import paper_file
+from stable_ssl.tools.paper_file import Paper
+from stable_ssl.tools.paper_table import PaperTable, Planned
+from stable_ssl.tools.run_keys import NAMES, SEED
+from stable_ssl.tools.runs import flat, read_run
+from stable_ssl.tools.seed_statistics import INTERVALS
+
+PLACES = ("data.root", "data.download", "data.num_workers", "hardware")  # not what
+SAID = 15  # last lines of a failed run
+ENDED = ("finished", "diverged")  # of runs that another start would not change
+
+
+def status(one: Planned) -> str:
+    """Return the status of a run's folder: `missing` where there is none."""
+    if is_held(one.folder):
+        return "running"
+    return read_run(one.folder).status if is_run_folder(one.folder) else "missing"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Describe `stable-ssl paper`."""
+    parser.description = (
+        "Run what is missing of the table that a file states, and write the table as\n"
+        "Markdown, LaTeX and JSON, with a figure and a page of its runs."
+    )
+    parser.epilog = (
+        "examples:\n"
+        "  stable-ssl paper papers/digits.yaml\n"
+        "  stable-ssl paper papers/digits.yaml --rows simclr byol --jobs 2\n"
+        "  stable-ssl paper my_table.yaml --jobs 30 hydra/launcher=submitit_slurm\n"
+        "  stable-ssl paper my_table.yaml --dry-run\n\n"
+        "Started again, it goes on with what is missing or was cut off."
+    )
+    option = parser.add_argument
+    option("file", metavar="TABLE.yaml", type=Path)
+    text = "of every run: where its data lies, how it is launched"
+    option("overrides", nargs="*", metavar="KEY=VALUE", help=text)
+    option("--rows", nargs="+", metavar="TITLE", help="of these rows alone")
+    option("--jobs", type=int, default=1, metavar="N", help="runs at once; default: 1")
+    option("--folder", default="logs", help="of the runs; default: %(default)s")
+    text = "start of the files' names; default: <folder>/paper/<name of the table>"
+    option("--out", type=Path, metavar="PATH", help=text)
+    option("--interval", choices=INTERVALS, default="std", help="beside each mean")
+    option("--dry-run", action="store_true", help="only list the runs")
+
+
+def run(args: Namespace) -> int:
+    """Run what is missing, then write the table; return the exit code."""
+    if args.jobs < 1:
+        raise ConfigError(f"found --jobs {args.jobs}; give 1 or more")
+    use_own_modules()
+    paper = paper_file.read(args.file, args.rows)
+    runs = plan(paper, args.file.stem, args.folder, args.overrides)
+    found = {one.folder: status(one) for one in runs}
+    waiting = [one for one in runs if found[one.folder] not in (*ENDED, "running")]
+    elsewhere = [one for one in runs if found[one.folder] == "running"]
+    print(f"{args.file}: {len(runs)} runs, {len(waiting)} to be made", flush=True)
+    for one in elsewhere:
+        print(f"{one.folder.name} is running already", flush=True)
+    if args.dry_run:
+        for one in waiting:
+            print(printable(shlex.join(["stable-ssl", *one.line])))
+        return 0
+    failed = _run_all(waiting, args.jobs)
+    command = shlex.join(["stable-ssl", "paper", str(args.file), *args.overrides])
+    table = PaperTable(paper, runs, command, args.interval)
+    print(f"\n{table.text()}\n")
+    for path in table.write(args.out or Path(args.folder, "paper", args.file.stem)):
+        print(f"wrote {path}")
+    if len(table.code()) > 1:
+        print(
+            "These runs are of several versions of the library, see `code`; remove the"
+            " folders of those to be made again."
+        )
+    if missing := len(failed) + len(elsewhere):
+        print(f"{missing} of {len(runs)} runs are missing; start it again for them")
+    return 1 if failed else 0
+
+
+# --- what is to be run ----------------------------------------------------------------
+
+
+def plan(
+    paper: Paper, name: str, folder: str, overrides: Sequence[str] = ()
+) -> list[Planned]:
+    """Return all runs of a table, each checked as its command line would be.
+
+    Args:
+        paper: its statement.
+        name: of the experiment that the runs belong to.
+        folder: `log.folder` of the runs.
+        overrides: of this machine.
+
+    Raises:
+        ConfigError: a run that could not start; names its row.
+    """
+    planned: list[Planned] = []
+    here = not any(o.lstrip("+").startswith("hydra/launcher=") for o in overrides)
+    for row in paper.rows:
+        for data, of_data in paper.data.items():
+            own = [*paper.overrides, *of_data, *row.overrides, *overrides]
+            with named([*filter(None, [row.title, data])]):
+                config = _hash(row.recipe, own, here)
+            parts = [row.title, data, config]
+            stem = "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts if part)
+            for seed in paper.seeds:
+                names = {"folder": folder, "experiment": name, "run": f"{stem}-s{seed}"}
+                line = [f"--config-name={row.recipe}", *own, f"{SEED}={seed}"]
+                line += [f"log.{key}={quoted(text)}" for key, text in names.items()]
+                path = run_path(OmegaConf.create(names))
+                planned.append(Planned(row.title, data, seed, config, line, path))
+    if len({one.folder for one in planned}) < len(planned):
+        raise ConfigError(
+            "two rows or data sets have titles that differ in signs alone"
+        )
+    return planned
+
+
+def _hash(recipe: str, overrides: Sequence[str], here: bool) -> str:
+    """Return what stands for a configuration, wherever and with whatever seed it runs.
+
+    Keys at their defaults do not count, so that a newer version with further keys has
+    the same hash.
+    """
+    composed = compose(recipe, overrides)
+    trainer = trainer_class(None, composed)
+    full = complete(composed, trainer.model_config)
+    check(full, here)
+    usual = flat(OmegaConf.to_container(complete({})))
+    kept = {
+        key: value
+        for key, value in sorted(flat(OmegaConf.to_container(full)).items())
+        if key not in NAMES
+        and not f"{key}.".startswith(tuple(f"{place}." for place in PLACES))
+        and (key not in usual or usual[key] != value)
+    }
+    kept["hardware.precision"] = full.hardware.precision
+    return digest(json.dumps(kept, default=str).encode())[:8]
+
+
+# --- running --------------------------------------------------------------------------
+
+
+def _run_all(runs: Sequence[Planned], jobs: int) -> list[Planned]:
+    """Run all, some at once; print a line each, and return those that failed."""
+    failed = []
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(_run_one, one, jobs): one for one in runs}
+        for number, future in enumerate(as_completed(futures), start=1):
+            one, (code, said, seconds) = futures[future], future.result()
+            title = ", ".join(filter(None, [one.row, one.data, f"seed {one.seed}"]))
+            how = status(one) if code == 0 or status(one) in ENDED else "failed"
+            print(f"[{number}/{len(runs)}] {title}: {how}, {seconds:.0f} s", flush=True)
+            if how == "failed":
+                failed.append(one)
+                print(printable(said, kept="\n"), file=sys.stderr, flush=True)
+    return failed
+
+
+def _run_one(one: Planned, jobs: int) -> tuple[int, str, float]:
+    """Run one in a process of its own; return exit code, last lines, and seconds."""
+    begin = time.monotonic()
+    threads = {} if jobs == 1 else {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", START, *one.line],
+        env={**threads, **os.environ},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    said = "\n".join(done.stdout.splitlines()[-SAID:])
+    return done.returncode, said, time.monotonic() - begin
+
+
+START = "from stable_ssl.commands import main; main()"

@@ -1,0 +1,128 @@
+"""A paper's table as its file states it: rows, columns, data sets, seeds, sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+
+from stable_ssl.config import translated_errors
+from stable_ssl.schema import ConfigError, nearest
+
+
+@dataclass
+class Row:
+    """One row: a recipe, what differs from it, and what others published of it."""
+
+    recipe: str = MISSING
+    title: str | None = None  # null: the recipe's name
+    overrides: list[str] = field(default_factory=list)
+    # numbers by column, in its unit; by data set and column where data is given
+    published: dict[str, Any] = field(default_factory=dict)
+    source: str = ""  # of what was published
+
+
+@dataclass
+class Column:
+    """One column for each data set: a metric, and when it is read."""
+
+    value: str = MISSING  # test/knn_acc1; or `minutes`, from the first row to the last
+    title: str | None = None  # null: the metric's name
+    at: str = "last"  # untrained, last, best on validation, or a step
+
+
+@dataclass
+class Paper:
+    """A table; accuracies are in per cent."""
+
+    title: str = MISSING
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    overrides: list[str] = field(default_factory=list)  # of every run
+    data: dict[str, list[str]] = field(default_factory=lambda: {"": []})  # overrides
+    columns: list[Column] = MISSING
+    rows: list[Row] = MISSING
+
+    def published(self, row: Row, data: str, column: Column) -> float | None:
+        """Return what others published of a cell, None where nothing is stated."""
+        group = row.published if "" in self.data else row.published.get(data, {})
+        return group.get(column.title)
+
+
+def read(file: Path, only: Sequence[str] | None = None) -> Paper:
+    """Return a table's statement, checked.
+
+    Args:
+        file: YAML; a row may be the name of a recipe alone.
+        only: titles of the rows to keep, or their recipes; None: all.
+
+    Raises:
+        ConfigError: no such file, an unknown or missing key, two rows or columns of one
+            title, a published figure of no column.
+    """
+    if not file.is_file():
+        raise ConfigError(f"{file} is no file; give the YAML file of a table")
+    with translated_errors():
+        found = OmegaConf.to_container(OmegaConf.load(file))
+        if not isinstance(found, dict):
+            raise ConfigError(f"{file} holds no keys; a table has title, columns, rows")
+        rows = found.get("rows") or []
+        found["rows"] = [{"recipe": r} if isinstance(r, str) else r for r in rows]
+        if not found.get("data", True):
+            del found["data"]
+        schema = OmegaConf.structured(Paper)
+        if "data" in found:  # instead of the default
+            schema.data = {}
+        paper = OmegaConf.to_object(OmegaConf.merge(schema, found))
+    for row in paper.rows:
+        row.title = row.title or row.recipe
+    for column in paper.columns:
+        column.title = column.title or column.value
+    _check(paper, file)
+    if only is not None:
+        known = {text for row in paper.rows for text in (row.title, row.recipe)}
+        for text in only:
+            if text not in known:
+                raise ConfigError(f"{file} has no row {text}{nearest(text, known)}")
+        paper.rows = [row for row in paper.rows if {row.title, row.recipe} & set(only)]
+    return paper
+
+
+def _check(paper: Paper, file: Path) -> None:
+    """Refuse what would be left out of a table, or be there twice."""
+    for kind, named in (("rows", paper.rows), ("columns", paper.columns)):
+        titles = [each.title for each in named]
+        if not titles:
+            raise ConfigError(f"{file}: {kind} is empty; a table has some")
+        if twice := sorted(title for title in titles if titles.count(title) > 1):
+            raise ConfigError(f"{file}: two {kind} are called {twice[0]}")
+    if not paper.seeds or len(set(paper.seeds)) < len(paper.seeds):
+        found = f"found seeds: {paper.seeds}"
+        raise ConfigError(f"{file}: {found}; give different ones, [0, 1, 2]")
+    for column in paper.columns:
+        if column.at not in ("untrained", "last", "best") and not column.at.isdecimal():
+            raise ConfigError(
+                f"{file}, column {column.title}: found at: {column.at}; give untrained,"
+                " last, best or a step"
+            )
+    for row in paper.rows:
+        groups = {"": row.published} if "" in paper.data else row.published
+        for data, figures in groups.items():
+            _check_published(figures, data, paper, f"{file}: published of {row.title}")
+
+
+def _check_published(figures: Any, data: str, paper: Paper, at: str) -> None:
+    """Refuse what was published of no cell, or is no number."""
+    if data not in paper.data:
+        raise ConfigError(f"{at}: there is no data {data}{nearest(data, paper.data)}")
+    if not isinstance(figures, Mapping):
+        raise ConfigError(f"{at}: found {figures}; give numbers by data and column")
+    columns = [column.title for column in paper.columns]
+    for title, figure in figures.items():
+        if title not in columns:
+            near = nearest(str(title), columns)
+            raise ConfigError(f"{at}: there is no column {title}{near}")
+        if isinstance(figure, bool) or not isinstance(figure, int | float):
+            raise ConfigError(f"{at}, {title}: found {figure}; give a number")

@@ -17,12 +17,14 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from stable_ssl import experiments
 from stable_ssl.commands.jobs import (
     check,
     named,
@@ -30,7 +32,7 @@ from stable_ssl.commands.jobs import (
     trainer_class,
     use_own_modules,
 )
-from stable_ssl.config import complete, compose
+from stable_ssl.config import complete, composed, hydra_session
 from stable_ssl.lock import is_held
 from stable_ssl.loggers.own_code import digest
 from stable_ssl.loggers.run_names import run_path
@@ -38,7 +40,7 @@ from stable_ssl.loggers.table import printable
 from stable_ssl.recorded import is_run_folder
 from stable_ssl.schema import ConfigError
 from stable_ssl.tools import paper_file
-from stable_ssl.tools.paper_file import Paper
+from stable_ssl.tools.paper_file import Paper, Row
 from stable_ssl.tools.paper_table import PaperTable, Planned
 from stable_ssl.tools.run_keys import NAMES, SEED
 from stable_ssl.tools.runs import flat, read_run
@@ -135,19 +137,18 @@ def plan(
     """
     planned: list[Planned] = []
     here = not any(o.lstrip("+").startswith("hydra/launcher=") for o in overrides)
-    for row in paper.rows:
-        for data, of_data in paper.data.items():
-            own = [*paper.overrides, *of_data, *row.overrides, *overrides]
-            with named([*filter(None, [row.title, data])]):
-                config = _hash(row.recipe, own, here)
-            parts = [row.title, data, config]
-            stem = "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts if part)
-            for seed in paper.seeds:
-                names = {"folder": folder, "experiment": name, "run": f"{stem}-s{seed}"}
-                line = [f"--config-name={row.recipe}", *own, f"{SEED}={seed}"]
-                line += [f"log.{key}={quoted(text)}" for key, text in names.items()]
-                path = run_path(OmegaConf.create(names))
-                planned.append(Planned(row.title, data, seed, config, line, path))
+    for row, data, own, config in _composed(paper, overrides):
+        titles = [*filter(None, [row.title, data])]
+        with named(titles):
+            stands_for = _hash(config, here)
+        words = [re.sub(r"[^\w.]+", "_", word) for word in (*titles, stands_for)]
+        for seed in paper.seeds:
+            run = f"{'-'.join(words)}-s{seed}"
+            names = {"folder": folder, "experiment": name, "run": run}
+            line = [f"--config-name={row.recipe}", *own, f"{SEED}={seed}"]
+            line += [f"log.{key}={quoted(text)}" for key, text in names.items()]
+            path = run_path(OmegaConf.create(names))
+            planned.append(Planned(row.title, data, seed, stands_for, line, path))
     if len({one.folder for one in planned}) < len(planned):
         raise ConfigError(
             "two rows or data sets have titles that differ in signs alone"
@@ -155,15 +156,29 @@ def plan(
     return planned
 
 
-def _hash(recipe: str, overrides: Sequence[str], here: bool) -> str:
-    """Return what stands for a configuration, wherever and with whatever seed it runs.
+def _composed(
+    paper: Paper, overrides: Sequence[str]
+) -> Iterator[tuple[Row, str, list[str], DictConfig]]:
+    """Yield each row and data set of a table, its overrides, and its configuration."""
+    folders, session = [*filter(Path.is_dir, [Path("configs").absolute()])], None
+    for row in paper.rows:
+        for data, of_data in paper.data.items():
+            own = [*paper.overrides, *of_data, *row.overrides, *overrides]
+            with (
+                named([*filter(None, [row.title, data])]),
+                hydra_session(folders, session) as session,
+            ):
+                config = composed(*experiments.arranged(row.recipe, own))
+            yield row, data, own, config
+
+
+def _hash(config: DictConfig, here: bool) -> str:
+    """Check a configuration; return what stands for it, wherever and with what seed.
 
     Keys at their defaults do not count, so that a newer version with further keys has
     the same hash.
     """
-    composed = compose(recipe, overrides)
-    trainer = trainer_class(None, composed)
-    full = complete(composed, trainer.model_config)
+    full = complete(config, trainer_class(None, config).model_config)
     check(full, here)
     usual = flat(OmegaConf.to_container(complete({})))
     kept = {
@@ -183,7 +198,7 @@ def _hash(recipe: str, overrides: Sequence[str], here: bool) -> str:
 def _run_all(runs: Sequence[Planned], jobs: int) -> list[Planned]:
     """Run all, some at once; print a line each, and return those that failed."""
     failed = []
-    with ThreadPoolExecutor(jobs) as pool:
+    with _pool(jobs) as pool:
         futures = {pool.submit(_run_one, one, jobs): one for one in runs}
         for number, future in enumerate(as_completed(futures), start=1):
             one, (code, said, seconds) = futures[future], future.result()
@@ -194,6 +209,16 @@ def _run_all(runs: Sequence[Planned], jobs: int) -> list[Planned]:
                 failed.append(one)
                 print(printable(said, kept="\n"), file=sys.stderr, flush=True)
     return failed
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool of threads; one that is interrupted starts nothing more."""
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _run_one(one: Planned, jobs: int) -> tuple[int, str, float]:

@@ -1,0 +1,299 @@
+"""Methods of lightly 1.6 in a plain loop, as its documentation writes them.
+
+Losses, heads, memory banks and schedules are lightly's; the loop, AdamW and
+torchvision's transforms are what its examples use. A method is a class with a loss of
+two views; a teacher moves before each step, as in the examples.
+"""
+
+import copy
+import math
+import time
+
+import torch
+from lightly import loss as losses
+from lightly.models import modules, utils
+from lightly.models.modules import heads
+from lightly.models.modules.nn_memory_bank import NNMemoryBankModule
+from lightly.utils.scheduler import cosine_schedule
+from torch import nn
+from torchvision import transforms
+
+HALF = 0.5
+
+
+class Method(nn.Module):
+    """Two views through backbone and projector, and a loss of both projections."""
+
+    def __init__(self, backbone, steps):
+        super().__init__()
+        self.backbone, self.steps = backbone, steps
+        self.build(backbone.dim)
+
+    def embed(self, x):
+        """Return projections of images (N, C, H, W)."""
+        return self.projector(self.backbone(x))
+
+    def loss(self, x0, x1, step):
+        """Return the loss of two views."""
+        return self.criterion(self.embed(x0), self.embed(x1))
+
+    def after_backward(self, step):
+        """Do what follows the backward pass."""
+
+
+class Momentum(Method):
+    """A method with a teacher, a moving average of backbone and projector."""
+
+    start, end = 0.99, 1.0
+
+    def follow(self):
+        """Make the teacher."""
+        self.teacher = copy.deepcopy(nn.Sequential(self.backbone, self.projector))
+        utils.deactivate_requires_grad(self.teacher)
+
+    def move(self, step):
+        """Move the teacher."""
+        m = cosine_schedule(step, self.steps, self.start, self.end)
+        student = nn.Sequential(self.backbone, self.projector)
+        utils.update_momentum(student, self.teacher, m=m)
+
+    @torch.no_grad()
+    def taught(self, x):
+        """Return the teacher's projections."""
+        return self.teacher(x)
+
+
+class SimCLR(Method):
+    def build(self, dim):
+        self.projector = heads.SimCLRProjectionHead(dim, 256, 64)
+        self.criterion = losses.NTXentLoss(temperature=0.2)
+
+
+class DCL(SimCLR):
+    def build(self, dim):
+        super().build(dim)
+        self.criterion = losses.DCLLoss(temperature=0.2)
+
+
+class MoCoV2(Momentum):
+    end = 0.99
+
+    def build(self, dim):
+        self.projector = heads.MoCoProjectionHead(dim, 256, 64)
+        self.criterion = losses.NTXentLoss(0.2, memory_bank_size=(4096, 64))
+        self.follow()
+
+    def loss(self, x0, x1, step):
+        self.move(step)
+        k0, k1 = self.taught(x0), self.taught(x1)
+        first = self.criterion(self.embed(x0), k1)
+        return HALF * (first + self.criterion(self.embed(x1), k0))
+
+
+class NNCLR(Method):
+    def build(self, dim):
+        self.projector = heads.NNCLRProjectionHead(dim, 256, 64)
+        self.predictor = heads.NNCLRPredictionHead(64, 256, 64)
+        self.bank = NNMemoryBankModule(size=(4096, 64))
+        self.criterion = losses.NTXentLoss(0.2)
+
+    def loss(self, x0, x1, step):
+        z0, z1 = self.embed(x0), self.embed(x1)
+        p0, p1 = self.predictor(z0), self.predictor(z1)
+        n0 = self.bank(z0.detach(), update=False)
+        n1 = self.bank(z1.detach(), update=True)
+        return HALF * (self.criterion(n0, p1) + self.criterion(n1, p0))
+
+
+class BarlowTwins(Method):
+    def build(self, dim):
+        self.projector = heads.BarlowTwinsProjectionHead(dim, 512, 512)
+        self.criterion = losses.BarlowTwinsLoss()
+
+
+class VICReg(Method):
+    def build(self, dim):
+        self.projector = heads.VICRegProjectionHead(dim, 512, 512)
+        self.criterion = losses.VICRegLoss()
+
+
+class BYOL(Momentum):
+    def build(self, dim):
+        self.projector = heads.BYOLProjectionHead(dim, 512, 128)
+        self.predictor = heads.BYOLPredictionHead(128, 512, 128)
+        self.criterion = losses.NegativeCosineSimilarity()
+        self.follow()
+
+    def loss(self, x0, x1, step):
+        self.move(step)
+        p0, p1 = self.predictor(self.embed(x0)), self.predictor(self.embed(x1))
+        first = self.criterion(p0, self.taught(x1))
+        return HALF * (first + self.criterion(p1, self.taught(x0)))
+
+
+class SimSiam(Method):
+    def build(self, dim):
+        self.projector = heads.SimSiamProjectionHead(dim, 512, 512)
+        self.predictor = heads.SimSiamPredictionHead(512, 128, 512)
+        self.criterion = losses.NegativeCosineSimilarity()
+
+    def loss(self, x0, x1, step):
+        z0, z1 = self.embed(x0), self.embed(x1)
+        p0, p1 = self.predictor(z0), self.predictor(z1)
+        first = self.criterion(p0, z1.detach())
+        return HALF * (first + self.criterion(p1, z0.detach()))
+
+
+class DINO(Momentum):
+    def build(self, dim):
+        self.projector = heads.DINOProjectionHead(
+            dim, 512, 64, 2048, batch_norm=True, freeze_last_layer=1
+        )
+        self.criterion = losses.DINOLoss(
+            2048, warmup_teacher_temp=0.04, teacher_temp=0.04
+        )
+        self.follow()
+
+    def loss(self, x0, x1, step):
+        self.move(step)
+        taught = [self.taught(x0), self.taught(x1)]
+        return self.criterion(taught, [self.embed(x0), self.embed(x1)], epoch=0)
+
+    def after_backward(self, step):
+        self.projector.cancel_last_layer_gradients(step * 15 // self.steps)
+
+
+class SwAV(Method):
+    def build(self, dim):
+        self.projector = heads.SwaVProjectionHead(dim, 256, 64)
+        self.prototypes = modules.SwaVPrototypes(
+            64, 512, n_steps_frozen_prototypes=self.steps // 15
+        )
+        self.criterion = losses.SwaVLoss()
+
+    def loss(self, x0, x1, step):
+        self.prototypes.normalize()
+        z = [nn.functional.normalize(self.embed(x), dim=1) for x in (x0, x1)]
+        return self.criterion([self.prototypes(one, step) for one in z], [])
+
+
+class TiCo(Momentum):
+    def build(self, dim):
+        self.projector = heads.TiCoProjectionHead(dim, 512, 128)
+        self.criterion = losses.TiCoLoss()
+        self.follow()
+
+    def loss(self, x0, x1, step):
+        self.move(step)
+        return self.criterion(self.embed(x0), self.taught(x1))
+
+
+class MMCR(Method):
+    def build(self, dim):
+        self.projector = heads.MMCRProjectionHead(dim, 512, 128, use_bias=False)
+        self.criterion = losses.MMCRLoss(lmda=0.0)
+
+    def loss(self, x0, x1, step):
+        z = torch.stack([self.embed(x0), self.embed(x1)], dim=1)
+        z = nn.functional.normalize(z, dim=-1)
+        return self.criterion(z[:, :1], z[:, 1:])
+
+
+class WMSE(Method):
+    def build(self, dim):
+        self.projector = heads.ProjectionHead(
+            [(dim, 512, nn.BatchNorm1d(512), nn.ReLU()), (512, 32, None, None)]
+        )
+        self.criterion = losses.WMSELoss(embedding_dim=32, w_size=128)
+
+    def loss(self, x0, x1, step):
+        return self.criterion(torch.cat([self.embed(x0), self.embed(x1)]))
+
+
+class LeJEPA(Method):
+    def build(self, dim):
+        self.projector = heads.LeJEPAProjectionHead(dim, 256, 32)
+        self.criterion = losses.LeJEPALoss(sigreg_num_vectors=256)
+
+    def loss(self, x0, x1, step):
+        z = torch.stack([self.embed(x0), self.embed(x1)])
+        return self.criterion(local_proj=z[:0], global_proj=z)
+
+
+class VISReg(LeJEPA):
+    def build(self, dim):
+        super().build(dim)
+        self.criterion = losses.VISRegLoss(lambda_param=0.6, num_slices=256)
+
+
+class TwoViews(torch.utils.data.Dataset):
+    """Images of PIL in two views of torchvision's transforms."""
+
+    def __init__(self, images, policy, size):
+        colour = [policy["jitter"][k] for k in ("brightness", "contrast")]
+        colour += [policy["jitter"][k] for k in ("saturation", "hue")]
+        crop = transforms.RandomResizedCrop(size, scale=tuple(policy["crop"]["scale"]))
+        jitter = [transforms.ColorJitter(*colour)]
+        self.images = images
+        self.transform = transforms.Compose(
+            [
+                crop,
+                transforms.RandomApply(jitter, p=policy["jitter"]["p"]),
+                transforms.RandomGrayscale(p=policy["gray"]["p"]),
+                transforms.RandomHorizontalFlip(p=policy["flip"]["p"]),
+                transforms.ToTensor(),
+                transforms.Normalize(
+                    policy["normalize"]["mean"], policy["normalize"]["std"]
+                ),
+            ]
+        )
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        image = self.images[index]
+        return self.transform(image), self.transform(image)
+
+
+def train(method, backbone, images, policy, budget):
+    """Train a backbone; return the seconds of this process.
+
+    Args:
+        method: a class of this file.
+        backbone: a module with the attribute `dim`.
+        images: of PIL.
+        policy: arguments of crop, jitter, gray, flip and normalize by their names.
+        budget: epochs, batch_size, lr, weight_decay, warmup_epochs.
+    """
+    begin = time.process_time()
+    loader = torch.utils.data.DataLoader(
+        TwoViews(images, policy, images[0].size[0]),
+        budget["batch_size"],
+        shuffle=True,
+        drop_last=True,
+    )
+    steps = budget["epochs"] * len(loader)
+    warmup = budget["warmup_epochs"] * len(loader)
+    model = method(backbone, steps).train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    rates = {"lr": budget["lr"], "weight_decay": budget["weight_decay"]}
+    optimizer = torch.optim.AdamW(trained, **rates)
+
+    def factor(step):
+        if step < warmup:
+            return step / warmup
+        return (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    step = 0
+    for _ in range(budget["epochs"]):
+        for x0, x1 in loader:
+            loss = model.loss(x0, x1, step)
+            optimizer.zero_grad()
+            loss.backward()
+            model.after_backward(step)
+            optimizer.step()
+            scheduler.step()
+            step += 1
+    return time.process_time() - begin

@@ -529,7 +529,7 @@ def test_a_notebooks_own_classes_reach_all_ranks():
     )
     line = [sys.executable, "-c", code]
     done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.stdout == "[0, 1]\n", done.stderr
+    assert done.stdout.endswith("[0, 1]\n"), done.stderr  # an older gloo talks, too
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")

@@ -95,7 +95,8 @@ def test_keys_that_are_near_share_no_draw():
 @pytest.mark.parametrize("shift", [0, 32, 63])
 def test_one_flipped_bit_of_the_key_flips_half_the_draw(shift):
     keys = seeding.sample_keys(0, 0, INDEX)
-    changed = seeding.bits(keys) ^ seeding.bits(keys ^ (1 << shift))
+    bit = torch.ones((), dtype=torch.int64) << shift
+    changed = seeding.bits(keys) ^ seeding.bits(keys ^ bit)
     flips = torch.stack([(changed >> b) & 1 for b in range(64)]).double().mean(1)
     assert ((flips - 0.5).abs() < 5 * 0.5 / N**0.5).all()
 

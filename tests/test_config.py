@@ -1,5 +1,6 @@
 """The configuration: composition, defaults, and every wrong input in words."""
 
+import re
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from stable_ssl.methods import METHODS, method_class
 from stable_ssl.methods.simclr import SimCLR, SimCLRConfig
 from stable_ssl.schema import beyond
 from stable_ssl.secrets import to_yaml
+from tests.conftest import REPOSITORY
 
 
 def test_the_five_groups_have_their_defaults_and_no_effects(tmp_path, monkeypatch):
@@ -43,6 +45,17 @@ def test_every_shipped_recipe_composes(recipe):
     if (method := made.model.get("name")) in METHODS:
         made = complete(made, method_class(method).model_config)
     assert not [*beyond(made, made.optim.epochs or 1)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_head_of_a_recipe_says_what_to_tune_first(method):
+    recipe = REPOSITORY / "runs" / "configs" / f"{method}.yaml"
+    head = recipe.read_text().partition("defaults:")[0]
+    tune = " ".join(head.partition("#   tune ")[2].replace("#", " ").split())
+    keys = re.findall(r"(?:optim|model|data)(?:\.\w+)+", tune)
+    assert len(tune.split("; ")) == 3 and len(set(keys)) >= 3, tune
+    made = complete(load_config(method), method_class(method).model_config)
+    assert [k for k in keys if OmegaConf.select(made, k, default="-") == "-"] == []
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,10 @@ def _command(name: str, arguments: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     command.add_arguments(parser)
-    args = parser.parse_args(arguments)
+    try:
+        args = parser.parse_intermixed_args(arguments)  # KEY=VALUE after options, too
+    except TypeError:  # of a command with actions of its own
+        args = parser.parse_args(arguments)
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _say  # restored with the filters

@@ -17,6 +17,7 @@ from stable_ssl.distributed.sharding import local
 from stable_ssl.schedule_curves import cosine, polynomial
 from stable_ssl.schema import ConfigError
 
+DROPPING = {"DropPath": "drop_prob", "StochasticDepth": "p"}  # timm's, torchvision's
 CURVES = {"cosine": cosine, "polynomial": polynomial}
 
 
@@ -41,7 +42,8 @@ class EMA(nn.Module):
 
     The copy is `.module`, in the state dict, without gradient. Parameters follow. If
     the copy is called in training, as BYOL's is, its batch norms use and keep the
-    statistics of what it sees; if it is not, its buffers are the student's.
+    statistics of what it sees; if it is not, its buffers are the student's. It drops no
+    paths (stochastic depth), as the teachers in the code of DINO, iBOT and DINOv2.
 
     Args:
         student: copied as it is; build the teacher in `initialize_modules`.
@@ -68,6 +70,9 @@ class EMA(nn.Module):
             )
         self.base, self.final, self.schedule = base, final, schedule
         self.module = copy.deepcopy(student).requires_grad_(False)
+        for part in self.module.modules():
+            if rate := DROPPING.get(type(part).__name__):
+                setattr(part, rate, 0.0)
         self.updated = False  # at least once since it was built
         self.called = False  # in training, so that its buffers are its own
         self._student = (student,)  # in a tuple, or it would become a submodule

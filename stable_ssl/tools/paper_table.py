@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,7 +193,7 @@ class PaperTable:
 
     def _in_short(self) -> Iterator[list[str]]:
         """Yield a line of texts for each run, its hashes shortened."""
-        for one in map(self._provenance, self.planned):
+        for one in self.provenance:
             texts = {k: NONE if v is None else str(v) for k, v in one.items()}
             texts["checkpoint"] = texts["checkpoint"][:8]
             yield [texts[name] for name in IN_SHORT]
@@ -220,8 +221,13 @@ class PaperTable:
             "overrides": self.paper.overrides,
             "data": self.paper.data,
             "rows": rows,
-            "runs": [self._provenance(one) for one in self.planned],
+            "runs": self.provenance,
         }
+
+    @cached_property
+    def provenance(self) -> list[dict[str, Any]]:
+        """What each run was; a checkpoint is read once."""
+        return [self._provenance(one) for one in self.planned]
 
     def _provenance(self, one: Planned) -> dict[str, Any]:
         """Return what a run was: its name, status and hashes; None of what is not."""
@@ -241,7 +247,7 @@ class PaperTable:
 
     def code(self) -> set[str]:
         """Return what stands for the library's code, of all runs."""
-        return {self._provenance(one)["code"] for one in self.planned} - {None}
+        return {one["code"] for one in self.provenance} - {None}
 
     # --- as a figure and a page -------------------------------------------------------
 

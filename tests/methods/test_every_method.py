@@ -305,6 +305,7 @@ def compare(gradients, several, tolerance, method):
 
 LOOSE = {  # what rounding does to a gradient, where it may be more
     "deepcluster_v2": 1e-2,  # an image moves between two clusters
+    "dino": 1e-4,  # the teacher's outputs are divided by 0.02
     "mmcr": 1e-3,  # directions of small singular values turn
 }
 

@@ -214,3 +214,21 @@ def test_ranks_have_the_teacher_of_one_process(ranks):
     for name, value in expected.items():
         assert one[name].equal(other[name]), name
         torch.testing.assert_close(one[name], value, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"name": "vit", "image_size": 8, "patch_size": 2, "dim": 16, "depth": 2}
+        | {"heads": 2, "drop_path_rate": 0.5},
+        {"name": "convnext_tiny", "stochastic_depth_prob": 0.5},
+    ],
+    ids=["timm", "torchvision"],
+)
+def test_a_teacher_drops_no_paths(spec):
+    student = backbone(spec).train()
+    teacher = EMA(student).train()
+    x = torch.randn(2, 3, 8, 8) if spec["name"] == "vit" else torch.randn(2, 3, 32, 32)
+    assert teacher(x).equal(teacher(x))
+    torch.manual_seed(0)
+    assert not student(x).equal(student(x))

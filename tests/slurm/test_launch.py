@@ -59,3 +59,19 @@ def test_a_sweep(slurm, shell, main, tmp_path):
     assert [name[-2:] for name in launches] == ["_0", "_1", "_2"]
     assert len({e["slurm"]["SLURM_JOB_ID"] for e in launches.values()}) == 3
     assert "3 runs" in done.stdout
+
+
+def test_the_runs_of_a_papers_table(slurm, shell, tmp_path):
+    rows = "columns: [{value: test/acc1}]\nrows: [simclr]\n"
+    (tmp_path / "table.yaml").write_text(f"title: Two seeds\nseeds: [0, 1]\n{rows}")
+    command = ["-c", "from stable_ssl.commands import main; main()", "paper"]
+    line = [*command, "table.yaml", "--jobs", "2", "hydra/launcher=submitit_slurm"]
+    done = shell(*line, *QUICK)
+    assert done.returncode == 0, done.stdout + done.stderr
+    launches = finished(tmp_path)
+    assert [name[-3:] for name in launches] == ["-s0", "-s1"]
+    assert len({e["slurm"]["SLURM_JOB_ID"] for e in launches.values()}) == 2
+    (row,) = json.loads((tmp_path / "logs" / "paper" / "table.json").read_text())[
+        "rows"
+    ]
+    assert row["cells"][0]["n"] == 2

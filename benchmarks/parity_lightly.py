@@ -46,9 +46,11 @@ class Momentum(Method):
 
     start, end = 0.99, 1.0
 
-    def follow(self):
-        """Make the teacher."""
-        self.teacher = copy.deepcopy(nn.Sequential(self.backbone, self.projector))
+    def follow(self, projector=None):
+        """Make the teacher; of a projector that cannot be copied, with another one."""
+        projector = projector or copy.deepcopy(self.projector)
+        projector.load_state_dict(self.projector.state_dict())
+        self.teacher = nn.Sequential(copy.deepcopy(self.backbone), projector)
         utils.deactivate_requires_grad(self.teacher)
 
     def move(self, step):
@@ -146,13 +148,14 @@ class SimSiam(Method):
 
 class DINO(Momentum):
     def build(self, dim):
-        self.projector = heads.DINOProjectionHead(
-            dim, 512, 64, 2048, batch_norm=True, freeze_last_layer=1
+        sizes = {"batch_norm": True, "freeze_last_layer": 1}
+        self.projector, projector = (
+            heads.DINOProjectionHead(dim, 512, 64, 2048, **sizes) for _ in range(2)
         )
         self.criterion = losses.DINOLoss(
             2048, warmup_teacher_temp=0.04, teacher_temp=0.04
         )
-        self.follow()
+        self.follow(projector)
 
     def loss(self, x0, x1, step):
         self.move(step)
@@ -210,20 +213,14 @@ class WMSE(Method):
         return self.criterion(torch.cat([self.embed(x0), self.embed(x1)]))
 
 
-class LeJEPA(Method):
+class VISReg(Method):
     def build(self, dim):
         self.projector = heads.LeJEPAProjectionHead(dim, 256, 32)
-        self.criterion = losses.LeJEPALoss(sigreg_num_vectors=256)
+        self.criterion = losses.VISRegLoss(lambda_param=0.6, num_slices=256)
 
     def loss(self, x0, x1, step):
         z = torch.stack([self.embed(x0), self.embed(x1)])
         return self.criterion(local_proj=z[:0], global_proj=z)
-
-
-class VISReg(LeJEPA):
-    def build(self, dim):
-        super().build(dim)
-        self.criterion = losses.VISRegLoss(lambda_param=0.6, num_slices=256)
 
 
 class TwoViews(torch.utils.data.Dataset):

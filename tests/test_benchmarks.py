@@ -52,6 +52,7 @@ def test_figures_are_printed_and_kept(main, shell, tmp_path):
     assert all(figure.value > 0 and figure.ahead > 0 for figure in figures)
 
 
+@pytest.mark.slow
 def test_data_of_any_size_are_measured(main, shell, tmp_path):
     script, out = main.parents[1] / "benchmarks" / "scale.py", tmp_path / "out.json"
     parts = "--parts", "folder", "shards"  # the others have tests of their own
@@ -95,6 +96,7 @@ def crash(main, shell, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_the_one_never_killed(crash):
     code, out = crash(1, seed=4)  # which takes one process, and the fewest seconds
     assert code == 0, out

@@ -382,9 +382,8 @@ class Hung(SimCLR):
 HANGS = [("sleep", "it does what they do not"), ("stop", "nothing is heard of it")]
 
 
-@pytest.mark.parametrize(
-    ("how", "words"), [HANGS[0], pytest.param(*HANGS[1], marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "words"), HANGS)
 def test_a_rank_that_hangs_is_named_and_ends_the_run(tmp_path, monkeypatch, how, words):
     monkeypatch.syspath_prepend(REPOSITORY)
     keys = ["hardware.processes=2", "hardware.timeout=5", f"log.tags=[{how}]"]

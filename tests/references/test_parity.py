@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from stable_ssl import load_config, models
+from stable_ssl import models
 from tests.conftest import REPOSITORY
 
 sys.path.append(str(REPOSITORY / "benchmarks"))
@@ -20,32 +20,38 @@ def test_a_method_of_lightly_learns(method):
 
     torch.manual_seed(0)
     images = [to_pil_image(torch.rand(3, 16, 16)) for _ in range(256)]
-    data = load_config(method, ["experiment=cifar10_small"]).data.transforms
-    policy = {name: dict(data[name]) for name in parity.POLICY}
+    config = parity.configured(method, "/images")
+    assert config.data.train.dataset.name == "image_folder"
+    policy = {name: dict(config.data.transforms[name]) for name in parity.OPS}
     backbone = models.backbone("convnet", width=4)
     before = [p.clone() for p in backbone.parameters()]
     budget = {"epochs": 2, "batch_size": 128, "lr": 1e-3, "weight_decay": 1e-4}
     budget["warmup_epochs"] = 0.5
-    cls = getattr(parity_lightly, parity.OF_LIGHTLY[method])
+    cls = getattr(parity_lightly, parity.METHODS[method])
     assert parity_lightly.train(cls, backbone, images, policy, budget) > 0
     after = list(backbone.parameters())
     assert all(p.isfinite().all() for p in after)
     assert any(not a.equal(b) for a, b in zip(before, after, strict=True))
+    images = torch.randint(256, (200, 3, 16, 16), dtype=torch.uint8)
+    split = images, torch.arange(200) % 10
+    found = parity.judged(backbone, config, split, split, 0)
+    assert 10 < found["knn"] <= 100 and 10 < found["linear"] <= 100
 
 
-@pytest.mark.parametrize("method", parity.METHODS)
-def test_our_side_can_be_configured(method, tmp_path):
-    config = parity.configured(method, 1, "/images", tmp_path)
-    assert config.data.train.dataset.name == "image_folder"
-    assert config.optim.epochs == 15 and config.hardware.seed == 1
-    assert parity.made_with(method, "ours") != parity.made_with(method, "lightly")
+def test_a_trial_depends_on_its_own_method_alone(tmp_path, monkeypatch):
+    before = {method: parity.made_with(method) for method in ("byol", "vicreg")}
+    text = parity.LIGHTLY.read_text().replace("128, 512, 128", "128, 256, 128")
+    monkeypatch.setattr(parity, "LIGHTLY", tmp_path / "lightly.py")
+    parity.LIGHTLY.write_text(text)
+    assert parity.made_with("byol") != before["byol"]
+    assert parity.made_with("vicreg") == before["vicreg"]
 
 
 def test_an_interval_is_that_of_welch():
-    a, b = [55.0, 55.4, 54.6], [54.0, 54.8, 54.4, 54.4]
-    difference, half = parity.interval(a, b)
     from scipy.stats import ttest_ind
 
+    a, b = [55.0, 55.4, 54.6], [54.0, 54.8, 54.4, 54.4]
+    difference, half = parity.interval(a, b)
     low, high = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     assert (difference - half, difference + half) == pytest.approx((low, high))
     assert parity.verdict(0.5, 1.0) == "equal"
@@ -54,12 +60,12 @@ def test_an_interval_is_that_of_welch():
 
 
 def test_a_table_is_of_what_both_sides_have():
-    def trial(method, side, seed, knn):
-        facts = {"method": method, "side": side, "seed": seed, "seconds": 100.0 + seed}
-        return {**facts, "knn": knn, "linear": knn + 2}
-
-    trials = [trial("byol", side, s, 50 + s) for side in parity.SIDES for s in range(3)]
-    trials.append(trial("simclr", "ours", 0, 50))
-    text = parity.table({str(i): t for i, t in enumerate(trials)})
+    figures = {"knn": [50.0, 51.0, 52.0], "linear": [52.0], "seconds": [50.0]}
+    trials = [
+        {"method": "byol", "knn": 50.0 + seed, "linear": 52.0, "seconds": 100.0}
+        for seed in range(3)
+    ]
+    text = parity.table({"byol": figures, "simclr": figures}, trials)
     (line,) = [line for line in text.splitlines() if line.startswith("| `")]
     assert "`byol` | 3/3 | 51.00 ± 1.00 | 51.00 ± 1.00 | +0.00 ± 2.27 | more" in line
+    assert line.endswith("| 50 | 100 ± 0 | 0.50 |")

@@ -32,7 +32,7 @@ from stable_ssl.commands.jobs import (
     trainer_class,
     use_own_modules,
 )
-from stable_ssl.config import complete, composed, hydra_session
+from stable_ssl.config import complete, composed, hydra_session, located
 from stable_ssl.lock import is_held
 from stable_ssl.loggers.own_code import digest
 from stable_ssl.loggers.run_names import run_path
@@ -47,15 +47,16 @@ from stable_ssl.tools.runs import flat, read_run
 from stable_ssl.tools.seed_statistics import INTERVALS
 
 PLACES = ("data.root", "data.download", "data.num_workers", "hardware")  # not what
+START = "from stable_ssl.commands import main; main()"
 SAID = 15  # last lines of a failed run
 ENDED = ("finished", "diverged")  # of runs that another start would not change
 
 
 def status(one: Planned) -> str:
-    """Return the status of a run's folder: `missing` where there is none."""
+    """Return the status of a run's folder: `not begun` where there is none."""
     if is_held(one.folder):
         return "running"
-    return read_run(one.folder).status if is_run_folder(one.folder) else "missing"
+    return read_run(one.folder).status if is_run_folder(one.folder) else "not begun"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -102,7 +103,7 @@ def run(args: Namespace) -> int:
         for one in waiting:
             print(printable(shlex.join(["stable-ssl", *one.line])))
         return 0
-    failed = _run_all(waiting, args.jobs)
+    missing = [*_run_all(waiting, args.jobs), *elsewhere]
     command = shlex.join(["stable-ssl", "paper", str(args.file), *args.overrides])
     table = PaperTable(paper, runs, command, args.interval)
     print(f"\n{table.text()}\n")
@@ -113,9 +114,10 @@ def run(args: Namespace) -> int:
             "These runs are of several versions of the library, see `code`; remove the"
             " folders of those to be made again."
         )
-    if missing := len(failed) + len(elsewhere):
-        print(f"{missing} of {len(runs)} runs are missing; start it again for them")
-    return 1 if failed else 0
+    if missing:
+        count = f"{len(missing)} of {len(runs)} runs"
+        print(f"{count} have not come to their end; start it again for them")
+    return 1 if missing else 0
 
 
 # --- what is to be run ----------------------------------------------------------------
@@ -135,7 +137,7 @@ def plan(
     Raises:
         ConfigError: a run that could not start; names its row.
     """
-    planned: list[Planned] = []
+    planned = []
     here = not any(o.lstrip("+").startswith("hydra/launcher=") for o in overrides)
     for row, data, own, config in _composed(paper, overrides):
         titles = [*filter(None, [row.title, data])]
@@ -160,15 +162,17 @@ def _composed(
     paper: Paper, overrides: Sequence[str]
 ) -> Iterator[tuple[Row, str, list[str], DictConfig]]:
     """Yield each row and data set of a table, its overrides, and its configuration."""
-    folders, session = [*filter(Path.is_dir, [Path("configs").absolute()])], None
+    beside, sessions = [*filter(Path.is_dir, [Path("configs").absolute()])], {}
     for row in paper.rows:
+        name, folders = located(row.recipe, beside)
         for data, of_data in paper.data.items():
             own = [*paper.overrides, *of_data, *row.overrides, *overrides]
+            known = sessions.get(tuple(folders))  # what was read is not read again
             with (
                 named([*filter(None, [row.title, data])]),
-                hydra_session(folders, session) as session,
+                hydra_session(folders, known) as sessions[tuple(folders)],
             ):
-                config = composed(*experiments.arranged(row.recipe, own))
+                config = composed(*experiments.arranged(name, own))
             yield row, data, own, config
 
 
@@ -196,19 +200,19 @@ def _hash(config: DictConfig, here: bool) -> str:
 
 
 def _run_all(runs: Sequence[Planned], jobs: int) -> list[Planned]:
-    """Run all, some at once; print a line each, and return those that failed."""
-    failed = []
+    """Run all, some at once; print a line each, and return those without an end."""
+    without = []
     with _pool(jobs) as pool:
         futures = {pool.submit(_run_one, one, jobs): one for one in runs}
         for number, future in enumerate(as_completed(futures), start=1):
-            one, (code, said, seconds) = futures[future], future.result()
+            one, (said, seconds) = futures[future], future.result()
+            how = status(one)
             title = ", ".join(filter(None, [one.row, one.data, f"seed {one.seed}"]))
-            how = status(one) if code == 0 or status(one) in ENDED else "failed"
             print(f"[{number}/{len(runs)}] {title}: {how}, {seconds:.0f} s", flush=True)
-            if how == "failed":
-                failed.append(one)
+            if how not in ENDED:
+                without.append(one)
                 print(printable(said, kept="\n"), file=sys.stderr, flush=True)
-    return failed
+    return without
 
 
 @contextmanager
@@ -221,8 +225,8 @@ def _pool(jobs: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _run_one(one: Planned, jobs: int) -> tuple[int, str, float]:
-    """Run one in a process of its own; return exit code, last lines, and seconds."""
+def _run_one(one: Planned, jobs: int) -> tuple[str, float]:
+    """Run one in a process of its own; return its last lines, and its seconds."""
     begin = time.monotonic()
     threads = {} if jobs == 1 else {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -235,7 +239,4 @@ def _run_one(one: Planned, jobs: int) -> tuple[int, str, float]:
         errors="replace",
     )
     said = "\n".join(done.stdout.splitlines()[-SAID:])
-    return done.returncode, said, time.monotonic() - begin
-
-
-START = "from stable_ssl.commands import main; main()"
+    return said, time.monotonic() - begin

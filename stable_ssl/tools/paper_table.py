@@ -238,7 +238,7 @@ class PaperTable:
             "data": one.data,
             "seed": one.seed,
             "run": one.folder.name,
-            "status": run.status if run else "missing",
+            "status": run.status if run else "not begun",
             "config": one.config,
             "code": next((launch.get("library") for launch in launched), None),
             "own": run.code if run else None,  # of modules of the user's

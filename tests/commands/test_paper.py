@@ -160,14 +160,22 @@ def test_what_is_missing_is_run_and_the_rest_is_kept(stated, tmp_path, capsys):
     assert kept == {suffix: paths[suffix].read_bytes() for suffix in kept}
 
 
-def test_a_run_that_fails_leaves_the_others_and_says_why(stated, tmp_path, capfd):
-    bad = {"recipe": "simclr", "title": "bad", "overrides": ["optim.lr=1e30"]}
-    code = run(stated(rows=[bad, "byol"], seeds=[0]), "--folder", tmp_path)
+def test_runs_that_fail_or_diverge_leave_the_others(stated, tmp_path, capfd):
+    rows = [
+        {"recipe": "simclr", "title": "wild", "overrides": ["optim.lr=1e30"]},
+        {"recipe": "simclr", "title": "bad", "overrides": ["++data.train.shuffle=3"]},
+        "vicreg",
+    ]
+    file = stated(rows=rows, seeds=[0])
+    assert run(file, "--folder", tmp_path) == 1
     said = capfd.readouterr()
-    assert code == 0 and "bad, seed 0: diverged" in said.out  # another start is no help
-    assert "byol, seed 0: finished" in said.out
+    assert "wild, seed 0: diverged" in said.out and "vicreg, seed 0: fin" in said.out
+    assert "bad, seed 0: not begun" in said.out and "shuffle" in said.err
+    assert "1 of 3 runs have not come to their end" in said.out
     text = (tmp_path / "paper" / "trial.md").read_text()
-    assert "| bad |" in text and "diverged" in text
+    assert "| wild |" in text and "diverged" in text and "not begun" in text
+    assert run(file, "--folder", tmp_path, "--dry-run") == 0
+    assert "3 runs, 1 to be made" in capfd.readouterr().out  # divergence is a result
 
 
 @pytest.mark.slow

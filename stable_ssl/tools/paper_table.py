@@ -169,8 +169,8 @@ class PaperTable:
         levels, lines = self._levels(), self._lines()
         return table_formats.latex_lines(["method"], levels, lines, caption)
 
-    def markdown(self) -> str:
-        """Return the table, the sources of what was published, and the runs."""
+    def markdown(self, figure: str) -> str:
+        """Return the table, its figure, sources of what was published, the runs."""
         say = table_formats.in_markdown
         lines = table_formats.markdown_lines(1, self._heads(), self._lines())
         sources = [
@@ -184,6 +184,7 @@ class PaperTable:
             f"```console\n{self.command}\n```\n",
             lines,
             f"{say(self.caption)}\n",
+            *([f"![{say(self.caption)}]({figure})\n"] if self.runs else []),
             *(["Published:\n", "".join(sources)] if sources else []),
             "The runs; a hash stands for each configuration, for the library's code and"
             " for the last checkpoint.\n",
@@ -273,7 +274,7 @@ class PaperTable:
     def write(self, out: str | Path) -> Iterator[Path]:
         """Write all forms of the table to `out`, each with its suffix; yield them."""
         texts = {
-            "md": self.markdown(),
+            "md": self.markdown(f"{Path(out).name}.png"),
             "tex": self.latex(),
             "json": json.dumps(self.as_json(), indent=1) + "\n",
         }

@@ -37,8 +37,9 @@ ELSEWHERE = {  # where a command that this file does not run is run
     "seed=0,1,2": "likewise",
     "sweeper=optuna": "in fewer epochs, by tests/test_search.py",
 }
+SLOW = "torchrun", "processes=", "paper table.yaml"
 RUN_HERE = [
-    pytest.param(c, marks=[pytest.mark.slow] * ("torchrun" in c or "processes=" in c))
+    pytest.param(c, marks=[pytest.mark.slow] * any(words in c for words in SLOW))
     for c in commands()
     if not any(mark in c for mark in ELSEWHERE)
 ]
@@ -48,6 +49,8 @@ RUN_HERE = [
 def my_idea(tmp_path):
     (block,) = [b for b in blocks("python") if "class MyIdea" in b]
     (tmp_path / "my_idea.py").write_text(block)
+    (table,) = [b for b in blocks("yaml") if "rows:" in b]
+    (tmp_path / "table.yaml").write_text(table)
     return tmp_path
 
 

@@ -19,6 +19,7 @@ benchmarks/parity.md.
 import argparse
 import ast
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -28,6 +29,8 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+
+from stable_ssl.files import write_atomically
 
 HERE = Path(__file__).resolve().parent
 RESULTS, TABLE = HERE / "results" / "parity.json", HERE / "parity.md"
@@ -62,9 +65,10 @@ def configured(method, root):
     from stable_ssl import load_config
     from stable_ssl.tools.paper_file import read
 
-    paper = read(PAPER, [method])
+    paper = read(PAPER)
+    (row,) = [row for row in paper.rows if row.recipe == method]
     folders = [f"data.{s}.dataset.name=image_folder" for s in ("train", "val", "test")]
-    own = [*paper.overrides, *paper.rows[0].overrides, *folders, f"data.root={root}"]
+    own = [*paper.overrides, *row.overrides, *folders, f"data.root={root}"]
     return load_config(method, own)
 
 
@@ -124,7 +128,8 @@ def judged(backbone, config, bank, queries, seed):
     backbone.eval()
     bank, queries = (encode(bank[0]), bank[1]), (encode(queries[0]), queries[1])
     offline = OmegaConf.to_object(config.log.eval.offline)
-    knn = knn_accuracy(bank, queries, 10, config.log.eval.knn.k)
+    knn = config.log.eval.knn
+    knn = knn_accuracy(bank, queries, 10, knn.k, knn.temperature)
     linear = linear_accuracy(bank, queries, 10, offline, seed)
     return {"knn": 100 * knn["acc1"], "linear": 100 * linear["acc1"]}
 
@@ -149,16 +154,16 @@ def made_with(method):
     """
     config = configured(method, "")
     text = LIGHTLY.read_text()
-    classes = {
-        part.name: part for part in ast.parse(text).body if hasattr(part, "name")
-    }
+    classes = {p.name: p for p in ast.parse(text).body if hasattr(p, "name")}
     needed = ["train", "TwoViews", METHODS[method]]
     for name in needed:
         bases = getattr(classes[name], "bases", [])
         needed += [base.id for base in bases if getattr(base, "id", "") in classes]
     parts = [ast.get_source_segment(text, classes[name]) for name in needed]
-    shared = config.data.transforms, config.optim, config.data.batch_size
-    parts += map(str, (*shared, config.model.backbone, config.log.eval))
+    parts += map(inspect.getsource, (plain, train, judged))
+    data = config.data.transforms, config.data.train, config.data.test
+    other = config.optim, config.model.backbone, config.log.eval, config.data.batch_size
+    parts += map(str, (*data, *other))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -191,8 +196,13 @@ def make(methods, seeds, jobs, root):
             name = futures[future]
             method, seed = wanted[name]
             facts = {"method": method, "seed": seed, "with": hashes[method]}
-            found[name] = facts | future.result()
-            RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+            try:
+                found[name] = facts | future.result()
+            except RuntimeError as error:
+                print(error, file=sys.stderr, flush=True)
+                continue
+            text = json.dumps(found, indent=1, sort_keys=True) + "\n"
+            write_atomically(RESULTS, text)
             figures = (
                 f"{k} {found[name][k]:.2f}" for k in ("knn", "linear", "seconds")
             )
@@ -229,9 +239,11 @@ def shown(values, digits=2):
 
 def ours():
     """Return {recipe: {knn, linear, seconds: values}} of our table."""
-    rows = json.loads(OURS.read_text())["rows"] if OURS.exists() else []
+    made = json.loads(OURS.read_text()) if OURS.exists() else {"rows": []}
+    if made["rows"] and "image_folder" not in made["command"]:
+        raise SystemExit(f"{OURS} is of other images; make it of those in folders")
     found = {}
-    for row in rows:
+    for row in made["rows"]:
         cells = {cell["column"]: cell["values"] for cell in row["cells"]}
         values = {name: cells[column] for name, column in JUDGED.items()}
         values["seconds"] = [60 * minutes for minutes in cells["minutes"]]
@@ -284,8 +296,14 @@ the 10,000 test images in per cent, mean ± standard deviation over n seeds, our
 lightly's. Ours: the runs of `benchmarks/cifar10_small.md`. `kNN`: k = 20; `linear`: SGD
 on frozen features, its rate chosen on a tenth of them; both on the train images. A
 difference of means has its 95 % interval (Welch): `equal` where that includes 0 and is
-at most ± {NARROW:g} wide. Seconds of one CPU core: ours with online probe and all
-evaluation, lightly's of the training alone.
+at most ± {NARROW:g} wide; of so many comparisons one in twenty may differ by chance.
+Seconds with one thread, two trials at once: ours from launch to end, with reading,
+online probe and all evaluation; lightly's CPU seconds of the training alone.
+
+Conventions that stay as each has them: lightly's SimCLR and DCL end their projector in
+a batch norm, its prototypes have a bias; views pass the network one by one there, and
+together here for SimCLR, DCL, DINO, SwAV, MMCR, W-MSE and VISReg, so that batch norm
+sees all of them; teachers move before a step there, after it here.
 """
 
 
@@ -303,8 +321,9 @@ def main():
         return
     if args.root:
         make(args.methods, args.seeds, args.jobs, args.root)
-    trials = json.loads(RESULTS.read_text()).values() if RESULTS.exists() else []
-    TABLE.write_text(f"{HEAD}\n{table(ours(), list(trials))}\n")
+    kept = json.loads(RESULTS.read_text()).values() if RESULTS.exists() else []
+    trials = [t for t in kept if t["with"] == made_with(t["method"])]
+    TABLE.write_text(f"{HEAD}\n{table(ours(), trials)}\n")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ HALF = 0.5
 class Method(nn.Module):
     """Two views through backbone and projector, and a loss of both projections."""
 
-    def __init__(self, backbone, steps):
+    def __init__(self, backbone, epochs, steps):
         super().__init__()
-        self.backbone, self.steps = backbone, steps
+        self.backbone, self.epochs, self.steps = backbone, epochs, steps
         self.build(backbone.dim)
 
     def embed(self, x):
@@ -82,14 +82,17 @@ class MoCoV2(Momentum):
 
     def build(self, dim):
         self.projector = heads.MoCoProjectionHead(dim, 256, 64)
-        self.criterion = losses.NTXentLoss(0.2, memory_bank_size=(4096, 64))
+        self.criteria = nn.ModuleList(  # each with a queue: keys of a view are not
+            losses.NTXentLoss(0.2, memory_bank_size=(4096, 64))  # negatives of its own
+            for _ in range(2)
+        )
         self.follow()
 
     def loss(self, x0, x1, step):
         self.move(step)
         k0, k1 = self.taught(x0), self.taught(x1)
-        first = self.criterion(self.embed(x0), k1)
-        return HALF * (first + self.criterion(self.embed(x1), k0))
+        first, second = self.criteria
+        return HALF * (first(self.embed(x0), k1) + second(self.embed(x1), k0))
 
 
 class NNCLR(Method):
@@ -163,14 +166,14 @@ class DINO(Momentum):
         return self.criterion(taught, [self.embed(x0), self.embed(x1)], epoch=0)
 
     def after_backward(self, step):
-        self.projector.cancel_last_layer_gradients(step * 15 // self.steps)
+        self.projector.cancel_last_layer_gradients(step * self.epochs // self.steps)
 
 
 class SwAV(Method):
     def build(self, dim):
         self.projector = heads.SwaVProjectionHead(dim, 256, 64)
         self.prototypes = modules.SwaVPrototypes(
-            64, 512, n_steps_frozen_prototypes=self.steps // 15
+            64, 512, n_steps_frozen_prototypes=self.steps // self.epochs
         )
         self.criterion = losses.SwaVLoss()
 
@@ -272,7 +275,7 @@ def train(method, backbone, images, policy, budget):
     )
     steps = budget["epochs"] * len(loader)
     warmup = budget["warmup_epochs"] * len(loader)
-    model = method(backbone, steps).train()
+    model = method(backbone, budget["epochs"], steps).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     rates = {"lr": budget["lr"], "weight_decay": budget["weight_decay"]}
     optimizer = torch.optim.AdamW(trained, **rates)

@@ -42,11 +42,15 @@ from stable_ssl.schema import ConfigError
 from stable_ssl.tools import paper_file
 from stable_ssl.tools.paper_file import Paper, Row
 from stable_ssl.tools.paper_table import PaperTable, Planned
-from stable_ssl.tools.run_keys import NAMES, SEED
+from stable_ssl.tools.run_keys import MOST, NAMES, SEED
 from stable_ssl.tools.runs import flat, read_run
 from stable_ssl.tools.seed_statistics import INTERVALS
 
-PLACES = ("data.root", "data.download", "data.num_workers", "hardware")  # not what
+PLACES = (  # where a run runs, not what it does
+    "data.root data.download data.num_workers hardware.processes hardware.gpus"
+    " hardware.num_nodes hardware.threads hardware.accelerator hardware.timeout"
+    " hardware.sharding"
+).split()
 START = "from stable_ssl.commands import main; main()"
 SAID = 15  # last lines of a failed run
 ENDED = ("finished", "diverged")  # of runs that another start would not change
@@ -77,7 +81,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     option("file", metavar="TABLE.yaml", type=Path)
     text = "of every run: where its data lies, how it is launched"
     option("overrides", nargs="*", metavar="KEY=VALUE", help=text)
-    option("--rows", nargs="+", metavar="TITLE", help="of these rows alone")
+    option("--rows", nargs="+", metavar="TITLE", help="make runs of these alone")
     option("--jobs", type=int, default=1, metavar="N", help="runs at once; default: 1")
     option("--folder", default="logs", help="of the runs; default: %(default)s")
     text = "start of the files' names; default: <folder>/paper/<name of the table>"
@@ -91,12 +95,13 @@ def run(args: Namespace) -> int:
     if args.jobs < 1:
         raise ConfigError(f"found --jobs {args.jobs}; give 1 or more")
     use_own_modules()
-    paper = paper_file.read(args.file, args.rows)
+    paper = paper_file.read(args.file)
     runs = plan(paper, args.file.stem, args.folder, args.overrides)
-    found = {one.folder: status(one) for one in runs}
-    waiting = [one for one in runs if found[one.folder] not in (*ENDED, "running")]
-    elsewhere = [one for one in runs if found[one.folder] == "running"]
-    print(f"{args.file}: {len(runs)} runs, {len(waiting)} to be made", flush=True)
+    rows = paper.titles(args.rows) if args.rows else [row.title for row in paper.rows]
+    asked = {one: status(one) for one in runs if one.row in rows}
+    waiting = [one for one, how in asked.items() if how not in (*ENDED, "running")]
+    elsewhere = [one for one, how in asked.items() if how == "running"]
+    print(f"{args.file}: {len(asked)} runs, {len(waiting)} to be made", flush=True)
     for one in elsewhere:
         print(f"{one.folder.name} is running already", flush=True)
     if args.dry_run:
@@ -104,18 +109,20 @@ def run(args: Namespace) -> int:
             print(printable(shlex.join(["stable-ssl", *one.line])))
         return 0
     missing = [*_run_all(waiting, args.jobs), *elsewhere]
-    command = shlex.join(["stable-ssl", "paper", str(args.file), *args.overrides])
-    table = PaperTable(paper, runs, command, args.interval)
+    line = ["stable-ssl", "paper", str(args.file), *args.overrides]
+    line += ["--interval", args.interval] * (args.interval != "std")
+    table = PaperTable(paper, runs, shlex.join(line), args.interval)
     print(f"\n{table.text()}\n")
     for path in table.write(args.out or Path(args.folder, "paper", args.file.stem)):
         print(f"wrote {path}")
-    if len(table.code()) > 1:
+    if older := table.of_other_code():
         print(
-            "These runs are of several versions of the library, see `code`; remove the"
-            " folders of those to be made again."
+            f"{len(older)} of {len(runs)} runs were made by another version of the"
+            " library than this one, or of your modules; to make them again, remove"
+            f" their folders: {', '.join(older[:MOST])}{', ...' * (len(older) > MOST)}"
         )
     if missing:
-        count = f"{len(missing)} of {len(runs)} runs"
+        count = f"{len(missing)} of {len(asked)} runs"
         print(f"{count} have not come to their end; start it again for them")
     return 1 if missing else 0
 
@@ -132,17 +139,22 @@ def plan(
         paper: its statement.
         name: of the experiment that the runs belong to.
         folder: `log.folder` of the runs.
-        overrides: of this machine.
+        overrides: of the command line, for all runs; those of `PLACES` do not count as
+            a change.
 
     Raises:
         ConfigError: a run that could not start; names its row.
     """
     planned = []
     here = not any(o.lstrip("+").startswith("hydra/launcher=") for o in overrides)
-    for row, data, own, config in _composed(paper, overrides):
+    elsewhere = [o for o in overrides if o.lstrip("+").partition("=")[0] in PLACES]
+    what = [o for o in overrides if o not in elsewhere]
+    kinds = zip(_composed(paper, overrides), _composed(paper, what), strict=True)
+    for (row, data, own, config), (*_, anywhere) in kinds:
         titles = [*filter(None, [row.title, data])]
         with named(titles):
-            stands_for = _hash(config, here)
+            check(_full(config), here)
+            stands_for = _hash(anywhere)
         words = [re.sub(r"[^\w.]+", "_", word) for word in (*titles, stands_for)]
         for seed in paper.seeds:
             run = f"{'-'.join(words)}-s{seed}"
@@ -150,7 +162,8 @@ def plan(
             line = [f"--config-name={row.recipe}", *own, f"{SEED}={seed}"]
             line += [f"log.{key}={quoted(text)}" for key, text in names.items()]
             path = run_path(OmegaConf.create(names))
-            planned.append(Planned(row.title, data, seed, stands_for, line, path))
+            run_of = row.title, data, seed, stands_for, tuple(line)
+            planned.append(Planned(*run_of, path))
     if len({one.folder for one in planned}) < len(planned):
         raise ConfigError(
             "two rows or data sets have titles that differ in signs alone"
@@ -176,23 +189,26 @@ def _composed(
             yield row, data, own, config
 
 
-def _hash(config: DictConfig, here: bool) -> str:
-    """Check a configuration; return what stands for it, wherever and with what seed.
+def _full(config: DictConfig) -> DictConfig:
+    """Return a composed configuration with all defaults."""
+    return complete(config, trainer_class(None, config).model_config)
+
+
+def _hash(config: DictConfig) -> str:
+    """Return what stands for a composed configuration, whatever its names and seed.
 
     Keys at their defaults do not count, so that a newer version with further keys has
-    the same hash.
+    the same hash; what it does otherwise is told by the hash of its code.
     """
-    full = complete(config, trainer_class(None, config).model_config)
-    check(full, here)
-    usual = flat(OmegaConf.to_container(complete({})))
+    model = trainer_class(None, config).model_config
+    full, usual = (
+        flat(OmegaConf.to_container(c)) for c in (_full(config), complete({}, model))
+    )
     kept = {
         key: value
-        for key, value in sorted(flat(OmegaConf.to_container(full)).items())
-        if key not in NAMES
-        and not f"{key}.".startswith(tuple(f"{place}." for place in PLACES))
-        and (key not in usual or usual[key] != value)
+        for key, value in sorted(full.items())
+        if key not in NAMES | {SEED} and (key not in usual or usual[key] != value)
     }
-    kept["hardware.precision"] = full.hardware.precision
     return digest(json.dumps(kept, default=str).encode())[:8]
 
 

@@ -74,9 +74,10 @@ def build_dataset(node: Mapping, root: str = "", download: bool = False) -> Data
     Args:
         node: its `root` is relative to the argument `root` unless absolute, and null is
             that argument. `labels_per_class` keeps that many images of each class, [a,
-            b] those after the first a up to b: a split that has none of the first a.
-            `labels_seed` (0) chooses them. A _target_ without the arguments name and
-            subset is not given them: a recipe may set them for another dataset.
+            b] those after the first a up to b: a split that has none of the first a,
+            with the same `labels_seed` (0), which chooses them. A _target_ without the
+            arguments name and subset is not given them: a recipe may set them for
+            another dataset.
         root: parent of the datasets, `data.root`.
         download: whether torchvision may fetch a missing one.
 

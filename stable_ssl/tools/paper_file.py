@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from stable_ssl.config import translated_errors
+from stable_ssl.loggers.names import is_accuracy
 from stable_ssl.schema import ConfigError, nearest
 
 
@@ -50,13 +51,24 @@ class Paper:
         group = row.published if "" in self.data else row.published.get(data, {})
         return group.get(column.title)
 
+    def titles(self, named: Sequence[str]) -> list[str]:
+        """Return the titles of rows that are named by title or recipe.
 
-def read(file: Path, only: Sequence[str] | None = None) -> Paper:
+        Raises:
+            ConfigError: there is no such row.
+        """
+        known = {text for row in self.rows for text in (row.title, row.recipe)}
+        for text in named:
+            if text not in known:
+                raise ConfigError(f"no row is called {text}{nearest(text, known)}")
+        return [row.title for row in self.rows if {row.title, row.recipe} & {*named}]
+
+
+def read(file: Path) -> Paper:
     """Return a table's statement, checked.
 
     Args:
         file: YAML; a row may be the name of a recipe alone.
-        only: titles of the rows to keep, or their recipes; None: all.
 
     Raises:
         ConfigError: no such file, an unknown or missing key, two rows or columns of one
@@ -81,12 +93,6 @@ def read(file: Path, only: Sequence[str] | None = None) -> Paper:
     for column in paper.columns:
         column.title = column.title or column.value
     _check(paper, file)
-    if only is not None:
-        known = {text for row in paper.rows for text in (row.title, row.recipe)}
-        for text in only:
-            if text not in known:
-                raise ConfigError(f"{file} has no row {text}{nearest(text, known)}")
-        paper.rows = [row for row in paper.rows if {row.title, row.recipe} & set(only)]
     return paper
 
 
@@ -101,6 +107,8 @@ def _check(paper: Paper, file: Path) -> None:
     if not paper.seeds or len(set(paper.seeds)) < len(paper.seeds):
         found = f"found seeds: {paper.seeds}"
         raise ConfigError(f"{file}: {found}; give different ones, [0, 1, 2]")
+    if "" in paper.data and len(paper.data) > 1:
+        raise ConfigError(f"{file}: a data set has no name; give each one")
     for column in paper.columns:
         if column.at not in ("untrained", "last", "best") and not column.at.isdecimal():
             raise ConfigError(
@@ -119,10 +127,12 @@ def _check_published(figures: Any, data: str, paper: Paper, at: str) -> None:
         raise ConfigError(f"{at}: there is no data {data}{nearest(data, paper.data)}")
     if not isinstance(figures, Mapping):
         raise ConfigError(f"{at}: found {figures}; give numbers by data and column")
-    columns = [column.title for column in paper.columns]
+    values = {column.title: column.value for column in paper.columns}
     for title, figure in figures.items():
-        if title not in columns:
-            near = nearest(str(title), columns)
+        if title not in values:
+            near = nearest(str(title), values)
             raise ConfigError(f"{at}: there is no column {title}{near}")
         if isinstance(figure, bool) or not isinstance(figure, int | float):
             raise ConfigError(f"{at}, {title}: found {figure}; give a number")
+        if is_accuracy(values[title]) and 0 < figure <= 1:
+            raise ConfigError(f"{at}, {title}: found {figure}; give it in per cent")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stable_ssl.files import write_atomically
+from stable_ssl.loggers import own_code
 from stable_ssl.loggers.names import NONE, better, is_accuracy
 from stable_ssl.loggers.table import Table, render
 from stable_ssl.recorded import is_run_folder
@@ -45,7 +47,7 @@ class Planned:
     data: str  # title of the data set; empty where the table names none
     seed: int
     config: str  # hash of what it does
-    line: list[str]  # its command line
+    line: tuple[str, ...]  # its command line
     folder: Path
 
 
@@ -82,7 +84,10 @@ class PaperTable:
     ):
         self.paper, self.planned, self.command = paper, planned, command
         there = [one for one in planned if is_run_folder(one.folder)]
-        self.runs = {one.folder: read_run(one.folder) for one in there}
+        self.there = {one.folder: read_run(one.folder) for one in there}
+        self.runs = {
+            f: run for f, run in self.there.items() if run.status == "finished"
+        }
         self.columns = [(data, c) for data in paper.data for c in paper.columns]
         self.rows = [[self._cell(row, *c) for c in self.columns] for row in paper.rows]
         for (_, column), cells in zip(self.columns, self._by_column(), strict=True):
@@ -150,7 +155,12 @@ class PaperTable:
         n = "n" if len(counts) > 1 else max(counts, default=0)
         spread = f"Mean ± {INTERVALS[self.means.interval]} over {n} seeds"
         about = "One run a cell" if counts == {1} else spread
-        return f"{about}; accuracies in per cent.{table_formats.bold_note(self.means)}"
+        left_out = len(self.planned) - len(self.runs)
+        unfinished = f" {left_out} of {len(self.planned)} runs are missing or diverged."
+        return (
+            f"{about}; accuracies in per cent.{unfinished * bool(left_out)}"
+            f"{table_formats.bold_note(self.means)}"
+        )
 
     def _heads(self) -> list[str]:
         """Return a text a column."""
@@ -169,7 +179,7 @@ class PaperTable:
         levels, lines = self._levels(), self._lines()
         return table_formats.latex_lines(["method"], levels, lines, caption)
 
-    def markdown(self, figure: str) -> str:
+    def markdown(self, figure: str | None) -> str:
         """Return the table, its figure, sources of what was published, the runs."""
         say = table_formats.in_markdown
         lines = table_formats.markdown_lines(1, self._heads(), self._lines())
@@ -184,7 +194,7 @@ class PaperTable:
             f"```console\n{self.command}\n```\n",
             lines,
             f"{say(self.caption)}\n",
-            *([f"![{say(self.caption)}]({figure})\n"] if self.runs else []),
+            *([f"![{say(self.caption)}]({figure})\n"] if figure else []),
             *(["Published:\n", "".join(sources)] if sources else []),
             "The runs; a hash stands for each configuration, for the library's code and"
             " for the last checkpoint.\n",
@@ -232,8 +242,8 @@ class PaperTable:
 
     def _provenance(self, one: Planned) -> dict[str, Any]:
         """Return what a run was: its name, status and hashes; None of what is not."""
-        run = self.runs.get(one.folder)
-        launched = launches(one.folder)[-1:] if run else []
+        run = self.there.get(one.folder)
+        versions = {str(launch.get("library")) for launch in launches(one.folder)}
         return {
             "method": one.row,
             "data": one.data,
@@ -241,40 +251,55 @@ class PaperTable:
             "run": one.folder.name,
             "status": run.status if run else "not begun",
             "config": one.config,
-            "code": next((launch.get("library") for launch in launched), None),
+            "code": "+".join(sorted(versions)) or None,
             "own": run.code if run else None,  # of modules of the user's
             "checkpoint": _hash_of(one.folder / "ckpts" / "last.ckpt"),
         }
 
-    def code(self) -> set[str]:
-        """Return what stands for the library's code, of all runs."""
-        return {one["code"] for one in self.provenance} - {None}
+    def of_other_code(self) -> list[str]:
+        """Return the names of runs by other code than that of now."""
+        folders = {one.folder.name: one.folder for one in self.planned}
+        return [
+            one["run"]
+            for one in self.provenance
+            if one["code"] not in (None, own_code.library())
+            or own_code.changes(folders[one["run"]])
+        ]
 
     # --- as a figure and a page -------------------------------------------------------
 
-    def figure(self) -> Figure:
-        """Draw the first metric: means, seeds, and what was published as diamonds."""
-        metrics = [c for c in self.paper.columns if c.value != MINUTES]
-        column = next((c for c in metrics if c.at != "untrained"), metrics[0])
+    def _drawn(self) -> Column | None:
+        """Return the column that the figure shows: the first metric of training."""
+        for (_, column), cells in zip(self.columns, self._by_column(), strict=True):
+            trained = column.at != "untrained" and column.value != MINUTES
+            if trained and any(cell.sample for cell in cells):
+                return column
+        return None
+
+    def figure(self, column: Column) -> Figure:
+        """Draw a metric: means, seeds, and what was published as diamonds.
+
+        These are of a table of one data set, where a row is one mean.
+        """
         at = int(column.at) if column.at.isdecimal() else column.at
-        runs, _ = load(*self.runs, at="last" if at == "untrained" else at)
+        runs, _ = load(*self.runs, at=at)
         named = {str(one.folder): one for one in self.planned}
         of = [named[folder] for folder in runs["folder"]]
         runs = runs.assign(method=[o.row for o in of], data=[o.data for o in of])
         by = ["method", *["data"] * (len(self.paper.data) > 1)]
         published: dict[str, list[float]] = {}
-        for row in self.paper.rows:
-            for data in self.paper.data:
-                said = self.paper.published(row, data, column)
-                if said is not None and row.title in set(runs["method"]):
-                    published.setdefault(row.title, []).append(said)
+        for row in self.paper.rows if len(by) == 1 else ():
+            said = self.paper.published(row, *self.paper.data, column)
+            if said is not None and row.title in set(runs["method"]):
+                published[row.title] = [said]
         spread = self.means.interval
         return figures.compare(runs, column.value, by, spread, published=published)
 
     def write(self, out: str | Path) -> Iterator[Path]:
         """Write all forms of the table to `out`, each with its suffix; yield them."""
+        drawn = self._drawn()
         texts = {
-            "md": self.markdown(f"{Path(out).name}.png"),
+            "md": self.markdown(f"{Path(out).name}.png" if drawn else None),
             "tex": self.latex(),
             "json": json.dumps(self.as_json(), indent=1) + "\n",
         }
@@ -282,11 +307,11 @@ class PaperTable:
         for suffix, text in texts.items():
             write_atomically(Path(f"{out}.{suffix}"), text)
             yield Path(f"{out}.{suffix}")
-        if self.runs:
+        if drawn:
             with warnings.catch_warnings():  # the table has said it
                 warnings.simplefilter("ignore")
-                yield from save(self.figure(), out)
-                yield page(*self.runs, out=f"{out}.html")
+                yield from save(self.figure(drawn), out)
+                yield page(*self.there, out=f"{out}.html")
 
 
 def value_of(run: Run, column: Column) -> Any:
@@ -300,20 +325,19 @@ def value_of(run: Run, column: Column) -> Any:
 
 
 def minutes(run: Run) -> float | None:
-    """Return how long a run took from its first row to its last.
+    """Return how long a run took: from each launch to its last row before the next.
 
-    What lies between the last row before it was cut off and the next launch does not
-    count.
+    Launches are written to the second.
     """
-    times = [row["time"] for row in run.rows if isinstance(row.get("time"), float)]
-    if len(times) < 2:
-        return None
-    seconds = times[-1] - times[0]
-    for launch in launches(run.folder)[1:]:
-        began = datetime.strptime(launch["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
-        before = [time for time in times if time <= began]
-        seconds -= began - before[-1] if 0 < len(before) < len(times) else 0.0
-    return seconds / 60
+    rows = [row["time"] for row in run.rows if isinstance(row.get("time"), float)]
+    began = [
+        datetime.strptime(launch["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
+        for launch in launches(run.folder)
+    ]
+    seconds = 0.0
+    for start, end in zip(began, [*began[1:], math.inf], strict=True):
+        seconds += max((row - start for row in rows if start < row <= end), default=0)
+    return seconds / 60 if seconds else None
 
 
 def _facts(data: str, column: Column, cell: Figures) -> dict[str, Any]:

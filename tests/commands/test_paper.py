@@ -15,6 +15,8 @@ from stable_ssl.commands import main
 from stable_ssl.commands.paper import plan
 from stable_ssl.schema import ConfigError
 from stable_ssl.tools.paper_file import read
+from stable_ssl.tools.paper_table import minutes
+from stable_ssl.tools.runs import Run
 
 PAPERS = Path(__file__).resolve().parents[2] / "papers"
 SHORT = ["optim.epochs=1", "optim.scheduler.warmup_epochs=0", "log.eval.few_labels=[]"]
@@ -75,7 +77,9 @@ def run(*words):
             "no column knn.*k",
         ),
         ({"rows": [{"recipe": "simclr", "published": {"kNN": "9"}}]}, "give a number"),
+        ({"rows": [{"recipe": "byol", "published": {"kNN": 0.98}}]}, "in per cent"),
         ({"rows": [{"title": "SimCLR"}]}, "recipe"),
+        ({"data": {"": [], "b": []}}, "a data set has no name"),
         (
             {"data": {"a": []}, "rows": [{"recipe": "byol", "published": {"b": {}}}]},
             "there is no data b",
@@ -92,7 +96,7 @@ def test_what_no_run_takes_is_refused_before_the_first(stated, tmp_path, capsys)
     assert run(stated(rows=rows), "--folder", tmp_path) == 2
     assert "byol: model.temperature" in capsys.readouterr().err
     assert run(stated(), "--rows", "SimCRL", "--folder", tmp_path) == 2
-    assert "no row SimCRL" in capsys.readouterr().err
+    assert "no row is called SimCRL" in capsys.readouterr().err
     assert run(stated(), "--jobs", "0", "--folder", tmp_path) == 2
     assert not (tmp_path / "runs").exists()
 
@@ -107,6 +111,9 @@ def test_a_hash_stands_for_what_a_run_does(stated):
         assert hashes(place) == first
     for change in ("optim.lr=0.2", "hardware.precision=bfloat16", "data.batch_size=64"):
         assert set(hashes(change)).isdisjoint(first)
+        assert hashes(overrides=[*SHORT, change]) == hashes(change)
+    stated_root = hashes(overrides=[*SHORT, "data.root=/images"])
+    assert set(stated_root).isdisjoint(first)  # what the file says is what a run does
     assert hashes(rows=[{"recipe": "simclr", "title": "ours"}]) == first
 
 
@@ -160,6 +167,18 @@ def test_what_is_missing_is_run_and_the_rest_is_kept(stated, tmp_path, capsys):
     assert kept == {suffix: paths[suffix].read_bytes() for suffix in kept}
 
 
+def test_the_minutes_of_a_run_are_those_in_which_it_ran(tmp_path):
+    def launch(second):
+        return {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(second))}
+
+    begin = 1_700_000_000
+    launches = [launch(begin), launch(begin + 600), launch(begin + 900)]
+    (tmp_path / "environment.json").write_text(json.dumps(launches))
+    rows = [{"time": float(begin + s), "step": s} for s in (60, 120, 960, 1020)]
+    run = Run(tmp_path, {}, [], "finished", "", rows, {}, None)
+    assert minutes(run) == pytest.approx(4)  # the second launch came to no row
+
+
 def test_runs_that_fail_or_diverge_leave_the_others(stated, tmp_path, capfd):
     rows = [
         {"recipe": "simclr", "title": "wild", "overrides": ["optim.lr=1e30"]},
@@ -210,10 +229,11 @@ def test_the_table_of_the_digits_comes_out_within_its_spread(tmp_path):
     kept = json.loads((PAPERS.parent / "benchmarks" / "digits.json").read_text())
     words = ["--rows", "simclr", "vicreg", "nnclr", "--folder", tmp_path, "--jobs", 2]
     assert run(PAPERS / "digits.yaml", *words) == 0
-    made = json.loads((tmp_path / "paper" / "digits.json").read_text())
+    found = json.loads((tmp_path / "paper" / "digits.json").read_text())["rows"]
     before = {row["title"]: row["cells"] for row in kept["rows"]}
-    assert len(made["rows"]) == 3
-    for row in made["rows"]:
+    made = [row for row in found if row["cells"][1]["n"]]
+    assert len(made) == 3 and len(found) == len(before)  # the table stays whole
+    for row in made:
         for now, then in zip(row["cells"], before[row["title"]], strict=True):
             if now["value"].startswith("test/") and "acc" in now["value"]:
                 apart = abs(now["mean"] - then["mean"])

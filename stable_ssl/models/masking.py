@@ -6,6 +6,7 @@ Keys are those of `seeding.sample_keys`; patches are numbered row by row.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -65,7 +66,8 @@ def block_masks(
     number for a block's scale and its aspect; places for each image. A context is its
     block without the patches of the targets, and all contexts are cut, from their end,
     to the shortest of the batch. One that keeps too few patches is drawn again, 20
-    times; then it may overlap the last target, after 20 more the last two, and so on.
+    times; then it may overlap the last target, after 20 more the last two, and so on,
+    of which it is warned.
     A block is smaller than the image on both sides, and never reaches the last row and
     column, which the upper ends of the authors' draws leave out.
 
@@ -108,6 +110,13 @@ def block_masks(
         rows = rows[~enough]
         if not len(rows):
             break
+        if attempt == TRIES - 1:
+            warnings.warn(
+                f"{targets} targets leave some contexts no more than model.min_keep="
+                f"{min_keep} patches, so that these show patches to be predicted; use a"
+                " smaller min_keep, fewer targets or smaller patches",
+                stacklevel=2,
+            )
     shortest = int(seen.sum(1).min())
     first = seen.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
     return first[:, :shortest], blocks

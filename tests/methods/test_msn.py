@@ -59,7 +59,8 @@ def test_anchors_predict_the_teachers_view(make):
         for x in (trainer.visible(large, 0), trainer.backbone(small))
     ]
     z = torch.nn.functional.normalize(trainer.teacher.module(target), dim=1)
-    expected = losses.msn(anchors, trainer.prototypes(z))
+    sharpening = trainer.config.model.sharpening
+    expected = losses.msn(anchors, trainer.prototypes(z), sharpening=sharpening)
     torch.testing.assert_close(found, expected)
     found.backward()
     assert all(p.grad is None for p in trainer.teacher.parameters())

@@ -124,7 +124,8 @@ def overlaps(**options):
     """Return which targets (M,) some context overlaps, on a grid of 8 x 8."""
     found = False
     for step in range(5):
-        context, targets = block_masks(keys(16), sizes(step), 8, **options)
+        with pytest.warns(UserWarning, match="these show patches to be predicted"):
+            context, targets = block_masks(keys(16), sizes(step), 8, **options)
         assert context.shape[1] > options["min_keep"]
         same = context[:, None, :, None] == targets[:, :, None]  # (N, M, k, a)
         found = found | same.flatten(2).any(2).any(0)

@@ -1,9 +1,12 @@
-"""Files of MAE's and I-JEPA's authors, by the names that their parts have here.
+"""Files of the authors of MAE, I-JEPA and DINOv2, by the names that parts have here.
 
 He et al. 2022, https://arxiv.org/abs/2111.06377, saves one model: an encoder without a
 name of its own and a decoder whose names begin with `decoder_`. Assran et al. 2023,
 https://arxiv.org/abs/2301.08243, saves `encoder`, `target_encoder` and `predictor`.
-Tables of positions are fixed, here and there, and equal.
+Tables of positions are fixed, here and there, and equal. Oquab et al. 2023,
+https://arxiv.org/abs/2304.07193, number blocks within the chunks that one process
+holds, and with registers (Darcet et al. 2023, https://arxiv.org/abs/2309.16588) give
+the class token a position, which timm adds to it.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ IJEPA = [
     (r"predictor\.predictor_proj\.(.*)", r"widen.\1"),
     (r"predictor\.mask_token", r"mask_token"),
 ]
+CHUNKED = re.compile(r"(.*\bblocks)\.\d+\.(\d+)\.((?:norm|attn|ls|mlp)\w*\..*)")
+GATED = {"w12": "fc1", "w3": "fc2"}  # layers of a SwiGLU
 FILES = {"decoder_pred.weight": MAE, "predictor.predictor_proj.weight": IJEPA}
 
 
@@ -45,6 +50,7 @@ def renamed(saved: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> dict:
         saved: of the file, by dotted names without those of wrappers.
         model: of the network that is to hold them, likewise.
     """
+    saved = _of_dinov2(saved)
     found = dict(saved)
     for name in saved:
         for mark, rules in FILES.items():
@@ -58,6 +64,28 @@ def renamed(saved: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> dict:
             fits = tuple(table.shape) not in shapes and tuple(shorter.shape) in shapes
             if fits and not table[:, 0].any():
                 found[name] = shorter
+    return found
+
+
+def _of_dinov2(saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a file's tensors as timm's networks have them, where it is DINOv2's."""
+    found = {}
+    for name, tensor in saved.items():
+        if match := CHUNKED.fullmatch(name):  # a block keeps its number in all of them
+            name = ".".join(match.groups())
+        name = re.sub(
+            r"(?<=\bmlp\.)(w12|w3)(?=\.)", lambda layer: GATED[layer[0]], name
+        )
+        found[name] = tensor
+    if len(found) < len(saved):  # blocks of stages, each from 0 on
+        found = dict(saved)
+    for name in [name for name in found if name.endswith("register_tokens")]:
+        prefix = name.removesuffix("register_tokens")
+        token, places = f"{prefix}cls_token", f"{prefix}pos_embed"
+        if token in found and places in found:
+            found[f"{prefix}reg_token"] = found.pop(name)
+            found[token] = found[token] + found[places][:, :1]
+            found[places] = found[places][:, 1:]
     return found
 
 

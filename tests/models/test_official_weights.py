@@ -5,10 +5,13 @@ main_moco.py, main.py of Barlow Twins, main_vicreg.py and DINOv2's hub; the netw
 within are torchvision's and timm's, small ones.
 """
 
+import re
+
 import pytest
 import torch
 
 from stable_ssl.models import backbone
+from stable_ssl.models.official import renamed
 from stable_ssl.models.weights import reports
 
 RESNET = {"name": "resnet18"}
@@ -87,6 +90,54 @@ def test_the_backbone_of_an_official_file_is_loaded(spec, file, tmp_path):
     for name, tensor in model.state_dict().items():
         assert tensor.equal(own[name]), name
     assert f"{len(own)} tensors" in " ".join(reports(model))
+
+
+VIT_REG = {**VIT_V2, "name": "vit_small_patch14_reg4_dinov2", "depth": 3}
+
+
+def official_v2(own, chunked):
+    """Return a network of timm as DINOv2's code saves it, with registers."""
+    position = torch.randn(1, 1, 24)
+    file = dict(own)
+    if chunked:  # two blocks a chunk
+        number = re.compile(r"blocks\.(\d+)")
+        file = {
+            number.sub(lambda m: f"blocks.{int(m[1]) // 2}.{m[1]}", name): tensor
+            for name, tensor in own.items()
+        }
+    file["register_tokens"] = file.pop("reg_token")
+    file["cls_token"] = file["cls_token"] - position
+    file["pos_embed"] = torch.cat([position, file["pos_embed"]], 1)
+    file["mask_token"] = torch.zeros(1, 24)
+    return file
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["hub", "in training"])
+@pytest.mark.parametrize("prefix", ["", "teacher.backbone."])
+def test_dinov2_with_registers_is_loaded(chunked, prefix, tmp_path):
+    own = state(VIT_REG, 1)
+    torch.save(under(prefix, official_v2(own, chunked)), tmp_path / "official.pth")
+    model = backbone({**VIT_REG, "weights": str(tmp_path / "official.pth")})
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, own[name])
+
+
+def test_blocks_of_stages_are_no_chunks(tmp_path):
+    spec = {"name": "mobilenetv3_small_050", "provider": "timm"}
+    own = state(spec, 1)
+    torch.save(own, tmp_path / "own.pth")
+    model = backbone({**spec, "weights": str(tmp_path / "own.pth")})
+    assert all(t.equal(own[n]) for n, t in model.state_dict().items())
+
+
+def test_the_gated_layers_of_dinov2_have_timms_names():
+    names = "blocks.0.mlp.w12.weight", "blocks.0.mlp.w3.bias", "head.w3.weight"
+    found = renamed(dict.fromkeys(names, torch.ones(2)), {})
+    assert list(found) == [
+        "blocks.0.mlp.fc1.weight",
+        "blocks.0.mlp.fc2.bias",
+        "head.w3.weight",
+    ]
 
 
 def test_of_a_student_and_its_teacher_the_teacher_is_taken_and_said(tmp_path):

@@ -37,7 +37,7 @@ ELSEWHERE = {  # where a command that this file does not run is run
     "seed=0,1,2": "likewise",
     "sweeper=optuna": "in fewer epochs, by tests/test_search.py",
 }
-SLOW = "torchrun", "processes=", "paper table.yaml"
+SLOW = "torchrun", "processes=", "paper table.yaml", "my_idea.py -m"
 RUN_HERE = [
     pytest.param(c, marks=[pytest.mark.slow] * any(words in c for words in SLOW))
     for c in commands()

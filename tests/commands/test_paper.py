@@ -126,6 +126,7 @@ def test_rows_and_data_sets_make_the_runs(stated):
     assert runs[0].folder.parent == Path("logs/runs/t")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", sorted(PAPERS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_tables_of_the_project_can_be_made(file):
     assert plan(read(file), file.stem, "logs")

@@ -36,6 +36,7 @@ class IBOT(TokenReference):
         "model.warmup_epochs=3",
         "model.freeze_epochs=1",
         "model.momentum=0.9",
+        "model.center_momentum=0.9",
     ]
 
     def build(self, backbone):

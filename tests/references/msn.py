@@ -36,6 +36,7 @@ class MSN(TokenReference):
         "model.prototypes=5",
         "model.mask_ratio=0.3",
         "model.momentum=0.9",
+        "model.sharpening=0.25",
     ]
     kept = {NO_BIAS: "the norm cancels it; only its running mean tells"}
 

@@ -305,18 +305,20 @@ def compare(gradients, several, tolerance, method):
 
 LOOSE = {  # what rounding does to a gradient, where it may be more
     "deepcluster_v2": 1e-2,  # an image moves between two clusters
-    "dino": 1e-4,  # the teacher's outputs are divided by 0.02
     "mmcr": 1e-3,  # directions of small singular values turn
 }
 
 
 @pytest.mark.slow
 def test_in_float32_the_first_gradient_is_that_of_one_process(ranks, tmp_path):
-    one = train(tmp_path / "one", recording)
+    one, apart = train(tmp_path / "one", recording), {}
     for rank in ranks(2, train, str(tmp_path / "several"), recording):
         for method, (_, gradients, _) in one.items():
-            tolerance = LOOSE.get(method, 1e-5)
-            compare(gradients, rank[method][1], tolerance, method)
+            try:
+                compare(gradients, rank[method][1], LOOSE.get(method, 1e-5), method)
+            except AssertionError as error:
+                apart[method] = str(error).partition("assert ")[2].splitlines()[0]
+    assert not apart
 
 
 @pytest.mark.parametrize(

@@ -151,12 +151,13 @@ def plan(
     here = not any(o.lstrip("+").startswith("hydra/launcher=") for o in overrides)
     elsewhere = [o for o in overrides if o.lstrip("+").partition("=")[0] in PLACES]
     what = [o for o in overrides if o not in elsewhere]
-    kinds = zip(_composed(paper, overrides), _composed(paper, what), strict=True)
-    for (row, data, own, config), (*_, anywhere) in kinds:
+    anywhere = _composed(paper, what) if elsewhere else None
+    for row, data, own, config in _composed(paper, overrides):
         titles = [*filter(None, [row.title, data])]
         with named(titles):
-            check(_full(config), here)
-            stands_for = _hash(anywhere)
+            full = _full(config)
+            check(full, here)
+            stands_for = _hash(_full(next(anywhere)[-1]) if anywhere else full)
         words = [re.sub(r"[^\w.]+", "_", word) for word in (*titles, stands_for)]
         for seed in paper.seeds:
             run = f"{'-'.join(words)}-s{seed}"
@@ -196,19 +197,17 @@ def _full(config: DictConfig) -> DictConfig:
     return complete(config, trainer_class(None, config).model_config)
 
 
-def _hash(config: DictConfig) -> str:
-    """Return what stands for a composed configuration, whatever its names and seed.
+def _hash(full: DictConfig) -> str:
+    """Return what stands for a configuration, whatever its names and seed.
 
     Keys at their defaults do not count, so that a newer version with further keys has
     the same hash; what it does otherwise is told by the hash of its code.
     """
-    model = trainer_class(None, config).model_config
-    full, usual = (
-        flat(OmegaConf.to_container(c)) for c in (_full(config), complete({}, model))
-    )
+    model = trainer_class(None, full).model_config
+    usual = flat(OmegaConf.to_container(complete({}, model)))
     kept = {
         key: value
-        for key, value in sorted(full.items())
+        for key, value in sorted(flat(OmegaConf.to_container(full)).items())
         if key not in NAMES | {SEED} and (key not in usual or usual[key] != value)
     }
     return digest(json.dumps(kept, default=str).encode())[:8]

@@ -297,8 +297,9 @@ lightly's. Ours: the runs of `benchmarks/cifar10_small.md`. `kNN`: k = 20; `line
 on frozen features, its rate chosen on a tenth of them; both on the train images. A
 difference of means has its 95 % interval (Welch): `equal` where that includes 0 and is
 at most ± {NARROW:g} wide; of so many comparisons one in twenty may differ by chance.
-Seconds with one thread, two trials at once: ours from launch to end, with reading,
-online probe and all evaluation; lightly's CPU seconds of the training alone.
+Seconds with one thread: ours from launch to end, with reading, online probe and all
+evaluation, another run beside it; lightly's CPU seconds of the training alone. Its one
+trial of SimCLR ran beside more work than ours: the ratio is to be measured again.
 
 Conventions that stay as each has them: lightly's SimCLR and DCL end their projector in
 a batch norm, its prototypes have a bias; views pass the network one by one there, and

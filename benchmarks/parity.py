@@ -9,23 +9,29 @@ on the same test split.
     pip install -e . "lightly==1.6.*"
     stable-ssl paper papers/cifar10_small.yaml --out benchmarks/cifar10_small ...
     python benchmarks/parity.py --root CIFAR --jobs 2  # train/<class>/*.jpg, and test
+    python benchmarks/parity.py --root CIFAR --seconds  # with nothing beside it
     python benchmarks/parity.py                        # writes the table anew
 
 A trial is a process of its own, and is kept in benchmarks/results/parity.json with a
-hash of what it was made with: what is there is not made again. The table is
-benchmarks/parity.md.
+hash of what it was made with: what is there is not made again, and can be made on
+several machines. Seconds are of one machine: epochs of both sides, one after another.
+The table is benchmarks/parity.md.
 """
 
 import argparse
 import ast
 import hashlib
+import importlib.metadata
 import inspect
 import json
 import math
 import os
+import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
+import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -37,6 +43,7 @@ RESULTS, TABLE = HERE / "results" / "parity.json", HERE / "parity.md"
 OURS, PAPER = HERE / "cifar10_small.json", HERE.parent / "papers" / "cifar10_small.yaml"
 LIGHTLY = HERE / "parity_lightly.py"
 NARROW = 2.0  # points; half the width of an interval that says `equal`
+SHORT, ROUNDS = 512, 3  # images a class, and epochs, where seconds are measured
 METHODS = {  # recipe: class of parity_lightly.py; its LeJEPA needs small views
     "simclr": "SimCLR",
     "dcl": "DCL",
@@ -60,7 +67,7 @@ JUDGED = {"knn": "kNN", "linear": "linear"}  # columns of our table
 # --- one trial of lightly -------------------------------------------------------------
 
 
-def configured(method, root):
+def configured(method, root, *overrides):
     """Return the configuration of our run of a method, of images in folders."""
     from stable_ssl import load_config
     from stable_ssl.tools.paper_file import read
@@ -69,7 +76,7 @@ def configured(method, root):
     (row,) = [row for row in paper.rows if row.recipe == method]
     folders = [f"data.{s}.dataset.name=image_folder" for s in ("train", "val", "test")]
     own = [*paper.overrides, *row.overrides, *folders, f"data.root={root}"]
-    return load_config(method, own)
+    return load_config(method, [*own, *overrides])
 
 
 def plain(config, split):
@@ -85,8 +92,8 @@ def plain(config, split):
     return images, torch.tensor([label for _, label in samples])
 
 
-def train(config, seed, images):
-    """Train by lightly; return the backbone, and CPU seconds of the loop."""
+def training(config, seed, images):
+    """Return a backbone, and its training by lightly: seconds by epoch."""
     import parity_lightly
     import torch
     from torchvision.transforms.functional import to_pil_image
@@ -97,6 +104,8 @@ def train(config, seed, images):
     torch.manual_seed(seed)
     backbone = models.backbone(config.model.backbone)
     optim = config.optim
+    used = optim.optimizer, optim.scheduler.name, optim.groups, optim.grad_max_norm
+    assert used == ("adamw", "cosine", [], None), f"the plain loop has no {used}"
     budget = {
         "batch_size": config.data.batch_size,
         "epochs": optim.epochs,
@@ -141,16 +150,23 @@ def trial(method, seed, root):
     torch.set_num_threads(1)
     config = configured(method, root)
     images = plain(config, "train")
-    backbone, seconds = train(config, seed, images[0])
+    backbone, epochs = training(config, seed, images[0])
+    list(epochs)
     found = judged(backbone, config, images, plain(config, "test"), seed)
-    facts = {"seconds": seconds, "date": time.strftime("%Y-%m-%d")}
-    return {**found, **facts, "torch": torch.__version__}
+    facts = {"method": method, "seed": seed, "with": made_with(method)}
+    return {**facts, **found, **versions()}
+
+
+def versions():
+    """Return when and by which versions something was measured."""
+    known = {name: importlib.metadata.version(name) for name in ("torch", "lightly")}
+    return {"date": time.strftime("%Y-%m-%d"), **known}
 
 
 def made_with(method):
     """Return a hash of what a trial depends on, besides the libraries.
 
-    Of parity_lightly.py it is all that stands there, other methods left out.
+    Of parity_lightly.py it is all that stands there, other methods and words left out.
     """
     config = configured(method, "")
     text = LIGHTLY.read_text()
@@ -159,54 +175,96 @@ def made_with(method):
     for name in needed:
         bases = getattr(classes[name], "bases", [])
         needed += [base.id for base in bases if getattr(base, "id", "") in classes]
-    parts = [ast.get_source_segment(text, classes[name]) for name in needed]
-    parts += map(inspect.getsource, (plain, train, judged))
+    parts = [wordless(classes[name]) for name in needed]
+    for function in (plain, training, judged):
+        parts.append(wordless(ast.parse(textwrap.dedent(inspect.getsource(function)))))
     data = config.data.transforms, config.data.train, config.data.test
     other = config.optim, config.model.backbone, config.log.eval, config.data.batch_size
     parts += map(str, (*data, *other))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+def wordless(tree):
+    """Return code without its comments and docstrings."""
+    for node in ast.walk(tree):
+        if getattr(node, "body", None) and isinstance(node, ast.stmt | ast.Module):
+            if isinstance(node.body[0], ast.Expr):
+                node.body[0] = ast.Pass()
+    return ast.unparse(tree)
+
+
+# --- seconds --------------------------------------------------------------------------
+
+
+def seconds(method, root):
+    """Return the seconds of a short epoch of a method, ours and lightly's, in turn.
+
+    Ours with reading, views, online probe and row; the better of two after a first one.
+    """
+    import torch
+
+    from stable_ssl.methods import method_class
+
+    torch.set_num_threads(1)
+    fewer = [f"data.train.dataset.labels_per_class={SHORT}", "log.pictures=null"]
+    with tempfile.TemporaryDirectory() as folder:
+        config = configured(method, root, *fewer, f"log.folder={folder}")
+        trainer = method_class(method)(config)
+        trainer.setup()
+        _, epochs = training(config, 0, plain(config, "train")[0])
+        taken = {"ours": [], "lightly": []}
+        for _ in range(ROUNDS):
+            begin = time.perf_counter()
+            trainer.train_epoch()
+            taken["ours"].append(time.perf_counter() - begin)
+            taken["lightly"].append(next(epochs))
+        trainer.cleanup()
+    return {who: min(each[1:]) for who, each in taken.items()} | versions()
+
+
 # --- all of them ----------------------------------------------------------------------
 
 
-def run(method, seed, root):
-    """Make one trial in a process of its own."""
-    line = [sys.executable, "-W", "ignore", __file__, "--root", root]
-    line += ["--trial", method, str(seed)]
+def run(what, root):
+    """Make one trial, or measure seconds, in a process of its own."""
+    line = [sys.executable, "-W", "ignore", __file__, "--root", root, "--one", *what]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(line, env=env, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{method}, seed {seed}: {done.stderr[-3000:]}")
+        raise RuntimeError(f"{' '.join(what)}: {done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def make(methods, seeds, jobs, root):
-    """Make the trials that are not there; keep each as it ends."""
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    hashes, wanted = {method: made_with(method) for method in methods}, {}
-    for seed in range(seeds):
-        for method in methods:
-            kept = found.get(f"{method} {seed}", {})
-            if kept.get("with") != hashes[method]:
-                wanted[f"{method} {seed}"] = (method, seed)
+def kept():
+    """Return what was measured: {"byol 0": a trial, "byol seconds": of both sides}."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def make(wanted, jobs, root):
+    """Measure each of `wanted`, [method, seed or `seconds`]; keep it as it ends."""
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(run, *of, root): name for name, of in wanted.items()}
+        futures = {pool.submit(run, what, root): " ".join(what) for what in wanted}
         for future in as_completed(futures):
             name = futures[future]
-            method, seed = wanted[name]
-            facts = {"method": method, "seed": seed, "with": hashes[method]}
             try:
-                found[name] = facts | future.result()
+                found = kept() | {name: future.result()}
             except RuntimeError as error:
                 print(error, file=sys.stderr, flush=True)
                 continue
             text = json.dumps(found, indent=1, sort_keys=True) + "\n"
             write_atomically(RESULTS, text)
-            figures = (
-                f"{k} {found[name][k]:.2f}" for k in ("knn", "linear", "seconds")
-            )
-            print(name, *figures, flush=True)
+            print(name, found[name], flush=True)
+
+
+def missing(methods, seeds):
+    """Return the trials that are not there, or are of other code."""
+    found, hashes = kept(), {method: made_with(method) for method in methods}
+    return [
+        [method, str(seed)]
+        for seed in range(seeds)
+        for method in methods
+        if found.get(f"{method} {seed}", {}).get("with") != hashes[method]
+    ]
 
 
 # --- the table ------------------------------------------------------------------------
@@ -238,29 +296,40 @@ def shown(values, digits=2):
 
 
 def ours():
-    """Return {recipe: {knn, linear, seconds: values}} of our table."""
-    made = json.loads(OURS.read_text()) if OURS.exists() else {"rows": []}
-    if made["rows"] and "image_folder" not in made["command"]:
-        raise SystemExit(f"{OURS} is of other images; make it of those in folders")
+    """Return {recipe: {knn, linear: values}} of our table.
+
+    Raises:
+        SystemExit: it is of other images, or of other configurations than those of now.
+    """
+    from stable_ssl.commands.paper import plan
+    from stable_ssl.tools.paper_file import read
+
+    if not OURS.exists():
+        return {}
+    made = json.loads(OURS.read_text())
+    overrides = [word for word in shlex.split(made["command"])[3:] if "=" in word]
+    now = {one.folder.name for one in plan(read(PAPER), PAPER.stem, "logs", overrides)}
+    old = now ^ {one["run"] for one in made["runs"]}
+    if old or "image_folder" not in made["command"]:
+        raise SystemExit(f"{OURS} is of other images or settings; make it again")
     found = {}
     for row in made["rows"]:
         cells = {cell["column"]: cell["values"] for cell in row["cells"]}
-        values = {name: cells[column] for name, column in JUDGED.items()}
-        values["seconds"] = [60 * minutes for minutes in cells["minutes"]]
-        found[row["recipe"]] = values
+        found[row["recipe"]] = {name: cells[column] for name, column in JUDGED.items()}
     return found
 
 
-def table(ours, trials):
+def table(ours, trials, seconds):
     """Return the table of all methods that both sides have runs of.
 
     Args:
         ours: as of `ours`.
-        trials: of lightly, each {method, knn, linear, seconds}.
+        trials: of lightly, each {method, knn, linear}.
+        seconds: {method: {ours, lightly}}.
     """
     head = ["method", "n", "kNN, ours", "kNN, lightly", "difference, 95 %", ""]
     head += ["linear, ours", "linear, lightly", "difference, 95 %", ""]
-    head += ["seconds, ours", "seconds, lightly", "ratio"]
+    head += ["epoch, ours", "epoch, lightly", "ratio"]
     lines = [f"| {' | '.join(head)} |", "| :-- " + "| --: " * (len(head) - 1) + "|"]
     for method in METHODS:
         theirs = [t for t in trials if t["method"] == method]
@@ -276,9 +345,10 @@ def table(ours, trials):
                 cells += [f"{difference:+.2f} ± {half:.2f}", verdict(difference, half)]
             else:
                 cells += [f"{statistics.mean(a) - statistics.mean(b):+.2f}", ""]
-        a, b = ours[method]["seconds"], [t["seconds"] for t in theirs]
-        cells += [shown(a, 0), shown(b, 0)]
-        cells.append(f"{statistics.mean(a) / statistics.mean(b):.2f}")
+        cells += ["", "", ""]
+        if method in seconds:
+            a, b = (seconds[method][who] for who in ("ours", "lightly"))
+            cells[-3:] = [f"{a:.1f} s", f"{b:.1f} s", f"{a / b:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -297,14 +367,17 @@ lightly's. Ours: the runs of `benchmarks/cifar10_small.md`. `kNN`: k = 20; `line
 on frozen features, its rate chosen on a tenth of them; both on the train images. A
 difference of means has its 95 % interval (Welch): `equal` where that includes 0 and is
 at most ± {NARROW:g} wide; of so many comparisons one in twenty may differ by chance.
-Seconds with one thread: ours from launch to end, with reading, online probe and all
-evaluation, another run beside it; lightly's CPU seconds of the training alone. Its one
-trial of SimCLR ran beside more work than ours: the ratio is to be measured again.
+With three seeds on each side, differences below about a point are not resolved.
+`epoch`: seconds of {10 * SHORT:,} images on one core, of both in turn in one process,
+by `python benchmarks/parity.py --root CIFAR --seconds` with nothing beside it; ours
+with its online probe. Both are channels last.
 
 Conventions that stay as each has them: lightly's SimCLR and DCL end their projector in
-a batch norm, its prototypes have a bias; views pass the network one by one there, and
-together here for SimCLR, DCL, DINO, SwAV, MMCR, W-MSE and VISReg, so that batch norm
-sees all of them; teachers move before a step there, after it here.
+a batch norm, its BYOL heads end in biases, SwAV's prototypes have one, and its NNCLR
+contrasts by NT-Xent, so also within a view. Views pass the network one by one there,
+and together here for SimCLR, DINO, SwAV, MMCR and VISReg (in the projector for W-MSE),
+so that batch norm sees all of them. Lightly's MMCR is without its momentum network and
+second term, as ours is.
 """
 
 
@@ -315,16 +388,26 @@ def main():
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="trials at once")
-    parser.add_argument("--trial", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", action="store_true", help="measure these alone")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.trial:
-        print(json.dumps(trial(args.trial[0], int(args.trial[1]), args.root)))
+    if args.one:
+        method, seed = args.one
+        timed = seed == "seconds"
+        found = (
+            seconds(method, args.root) if timed else trial(method, int(seed), args.root)
+        )
+        print(json.dumps(found))
         return
-    if args.root:
-        make(args.methods, args.seeds, args.jobs, args.root)
-    kept = json.loads(RESULTS.read_text()).values() if RESULTS.exists() else []
-    trials = [t for t in kept if t["with"] == made_with(t["method"])]
-    TABLE.write_text(f"{HEAD}\n{table(ours(), trials)}\n")
+    if args.root and args.seconds:
+        make([[method, "seconds"] for method in args.methods], 1, args.root)
+    elif args.root:
+        make(missing(args.methods, args.seeds), args.jobs, args.root)
+    found = kept()
+    trials = [one for one in found.values() if "with" in one]
+    trials = [one for one in trials if one["with"] == made_with(one["method"])]
+    timed = {m: found[f"{m} seconds"] for m in METHODS if f"{m} seconds" in found}
+    TABLE.write_text(f"{HEAD}\n{table(ours(), trials, timed)}\n")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ def test_a_method_of_lightly_learns(method):
     budget = {"epochs": 2, "batch_size": 128, "lr": 1e-3, "weight_decay": 1e-4}
     budget["warmup_epochs"] = 0.5
     cls = getattr(parity_lightly, parity.METHODS[method])
-    assert parity_lightly.train(cls, backbone, images, policy, budget) > 0
+    epochs = list(parity_lightly.train(cls, backbone, images, policy, budget))
+    assert len(epochs) == 2 and min(epochs) > 0
     after = list(backbone.parameters())
     assert all(p.isfinite().all() for p in after)
     assert any(not a.equal(b) for a, b in zip(before, after, strict=True))
@@ -45,6 +46,9 @@ def test_a_trial_depends_on_its_own_method_alone(tmp_path, monkeypatch):
     parity.LIGHTLY.write_text(text)
     assert parity.made_with("byol") != before["byol"]
     assert parity.made_with("vicreg") == before["vicreg"]
+    text = text.replace("Return projections", "Give projections")
+    parity.LIGHTLY.write_text(text.replace("class BYOL", "# a remark\nclass BYOL"))
+    assert parity.made_with("vicreg") == before["vicreg"]
 
 
 def test_an_interval_is_that_of_welch():
@@ -60,12 +64,15 @@ def test_an_interval_is_that_of_welch():
 
 
 def test_a_table_is_of_what_both_sides_have():
-    figures = {"knn": [50.0, 51.0, 52.0], "linear": [52.0], "seconds": [50.0]}
+    figures = {"knn": [50.0, 51.0, 52.0], "linear": [52.0]}
     trials = [
-        {"method": "byol", "knn": 50.0 + seed, "linear": 52.0, "seconds": 100.0}
+        {"method": method, "knn": 50.0 + seed, "linear": 52.0}
+        for method in ("byol", "dcl")
         for seed in range(3)
     ]
-    text = parity.table({"byol": figures, "simclr": figures}, trials)
+    seconds = {"byol": {"ours": 5.0, "lightly": 10.0}}
+    own = {"byol": figures, "simclr": figures}
+    text = parity.table(own, trials, seconds)
     (line,) = [line for line in text.splitlines() if line.startswith("| `")]
     assert "`byol` | 3/3 | 51.00 ± 1.00 | 51.00 ± 1.00 | +0.00 ± 2.27 | more" in line
-    assert line.endswith("| 50 | 100 ± 0 | 0.50 |")
+    assert line.endswith("| 5.0 s | 10.0 s | 0.50 |")

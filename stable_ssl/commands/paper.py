@@ -41,7 +41,14 @@ from stable_ssl.recorded import is_run_folder
 from stable_ssl.schema import ConfigError
 from stable_ssl.tools import paper_file
 from stable_ssl.tools.paper_file import Paper, Row
-from stable_ssl.tools.paper_table import PaperTable, Planned
+from stable_ssl.tools.paper_results import (
+    ENDED,
+    Planned,
+    Result,
+    read_folder,
+    read_table,
+)
+from stable_ssl.tools.paper_table import PaperTable
 from stable_ssl.tools.run_keys import MOST, NAMES, SEED
 from stable_ssl.tools.runs import flat, read_run
 from stable_ssl.tools.seed_statistics import INTERVALS
@@ -53,7 +60,6 @@ PLACES = (  # where a run runs, not what it does
 ).split()
 START = "from stable_ssl.commands import main; main()"
 SAID = 15  # last lines of a failed run
-ENDED = ("finished", "diverged")  # of runs that another start would not change
 
 
 def status(one: Planned) -> str:
@@ -74,7 +80,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "  stable-ssl paper papers/digits.yaml\n"
         "  stable-ssl paper papers/digits.yaml --rows simclr byol --jobs 2\n"
         "  stable-ssl paper my_table.yaml --jobs 30 hydra/launcher=submitit_slurm\n"
-        "  stable-ssl paper my_table.yaml --dry-run\n\n"
+        "  stable-ssl paper my_table.yaml --dry-run\n"
+        "  stable-ssl paper papers/digits.yaml --out benchmarks/digits --recorded\n\n"
         "Started again, it goes on with what is missing or was cut off."
     )
     option = parser.add_argument
@@ -89,6 +96,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     option("--interval", choices=INTERVALS, default="std", help="beside each mean")
     option("--dry-run", action="store_true", help="only list the runs to be made")
     option("--no-runs", action="store_true", help="only write what is there")
+    text = "count runs as <PATH>.json has them where their folders are gone"
+    option("--recorded", action="store_true", help=text)
 
 
 def run(args: Namespace) -> int:
@@ -99,7 +108,10 @@ def run(args: Namespace) -> int:
     paper = paper_file.read(args.file)
     runs = plan(paper, args.file.stem, args.folder, args.overrides)
     rows = paper.titles(args.rows) if args.rows else [row.title for row in paper.rows]
+    out = args.out or Path(args.folder, "paper", args.file.stem)
+    recorded = _recorded(Path(f"{out}.json"), runs, paper) if args.recorded else {}
     asked = {one: status(one) for one in runs if one.row in rows}
+    asked |= {one: recorded[one].status for one in asked if one in recorded}
     waiting = [one for one, how in asked.items() if how not in (*ENDED, "running")]
     elsewhere = [one for one, how in asked.items() if how == "running"]
     print(f"{args.file}: {len(asked)} runs, {len(waiting)} to be made", flush=True)
@@ -113,20 +125,31 @@ def run(args: Namespace) -> int:
     missing = [*left, *elsewhere]
     line = ["stable-ssl", "paper", str(args.file), *args.overrides]
     line += ["--interval", args.interval] * (args.interval != "std")
-    table = PaperTable(paper, runs, shlex.join(line), args.interval)
+    read = {one: read_folder(one.folder, paper.columns) for one in runs}
+    table = PaperTable(paper, read | recorded, shlex.join(line), args.interval)
     print(f"\n{table.text()}\n")
-    for path in table.write(args.out or Path(args.folder, "paper", args.file.stem)):
+    for path in table.write(out):
         print(f"wrote {path}")
     if older := table.of_other_code():
         print(
             f"{len(older)} of {len(runs)} runs were made by another version of the"
             " library than this one, or of your modules; to make them again, remove"
-            f" their folders: {', '.join(older[:MOST])}{', ...' * (len(older) > MOST)}"
+            f" their folders{', or leave out --recorded' * args.recorded}:"
+            f" {', '.join(older[:MOST])}{', ...' * (len(older) > MOST)}"
         )
     if missing:
         count = f"{len(missing)} of {len(asked)} runs"
         print(f"{count} have not come to their end; start it again for them")
     return 1 if missing and not args.no_runs else 0
+
+
+def _recorded(
+    table: Path, runs: Sequence[Planned], paper: Paper
+) -> dict[Planned, Result]:
+    """Return what an earlier table has of runs whose folders are gone."""
+    known = read_table(table, paper.columns)
+    gone = [one for one in runs if not is_run_folder(one.folder)]
+    return {one: known[one.folder.name] for one in gone if one.folder.name in known}
 
 
 # --- what is to be run ----------------------------------------------------------------

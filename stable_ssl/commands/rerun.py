@@ -21,7 +21,7 @@ from stable_ssl.config import complete, compose
 from stable_ssl.distributed import choose_device
 from stable_ssl.distributed.placement import to_spawn
 from stable_ssl.loggers.environment import git_state, machine
-from stable_ssl.loggers.own_code import changes
+from stable_ssl.loggers.own_code import changes, recorded
 from stable_ssl.loggers.table import Table, printable
 from stable_ssl.methods import METHODS
 from stable_ssl.recorded import runs_folder
@@ -177,7 +177,8 @@ def differences(
         if diffs[0] != diffs[1]:
             lines = (f"{len(diff.splitlines())} lines" for diff in diffs)
             rows.append(("not committed", *lines))
-    rows += [(f"code {name}", "kept", how) for name, how in changes(folder).items()]
+    kept = recorded(folder)
+    rows += [(f"code {name}", "kept", how) for name, how in changes(kept).items()]
     rows = [row for row in rows if row[1] != row[2]]
     others = {n for n in old.keys() | new.keys() if old.get(n) != new.get(n)}
     others -= set(PACKAGES)

@@ -125,10 +125,10 @@ def code_of(folder: Path) -> str | None:
     return digest(json.dumps(known, sort_keys=True).encode())[:8] if known else None
 
 
-def changes(folder: Path) -> dict[str, str]:
-    """Return which of a run's own modules are `changed` or `gone` where they were."""
+def changes(files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return which modules of `recorded` are `changed` or `gone` where they were."""
     found = {}
-    for name, file in recorded(folder).items():
+    for name, file in files.items():
         path = Path(file["path"])
         try:  # of a file alone: a device or a pipe, which a stranger names, has no end
             content = path.read_bytes() if path.is_file() else None

@@ -98,7 +98,7 @@ class RunFolder:
         Where one cannot be written, a warning says so: the run is worth more.
         """
         files = own_code.own_modules(modules)
-        if other := own_code.changes(self.path):
+        if other := own_code.changes(own_code.recorded(self.path)):
             listed = ", ".join(f"{name} ({how})" for name, how in other.items())
             warnings.warn(f"code of this run has changed: {listed}", stacklevel=2)
         try:

@@ -1,31 +1,25 @@
 """What a paper's table comes to: its runs, beside what others published.
 
-Each figure can be traced: to the hash of its configuration, of the code and of the last
-checkpoint of each of its runs.
+What its runs are is in paper_results.py.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stable_ssl.files import write_atomically
-from stable_ssl.loggers import own_code
 from stable_ssl.loggers.names import NONE, better, is_accuracy
 from stable_ssl.loggers.table import Table, render
 from stable_ssl.recorded import is_run_folder
-from stable_ssl.tools import figures, table_formats
+from stable_ssl.tools import figures, run_keys, table_formats
 from stable_ssl.tools.page import page
 from stable_ssl.tools.paper_file import Column, Paper, Row
-from stable_ssl.tools.runs import Run, last_values, launches, load, read_run
+from stable_ssl.tools.paper_results import MINUTES, Planned, Result, as_json, name_of
 from stable_ssl.tools.seed_statistics import INTERVALS, Sample, sample
 from stable_ssl.tools.style import save
 from stable_ssl.tools.table import Cell, MeanTable, mark
@@ -33,22 +27,8 @@ from stable_ssl.tools.table import Cell, MeanTable, mark
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MINUTES = "minutes"  # a column that is no metric
 IN_SHORT = ("method", "data", "seed", "status", "config", "code", "own", "checkpoint")
 KINDS = ("measured", "published", "difference")
-BLOCK = 2**24  # bytes of a checkpoint that are read at once
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One run of a table, whether it is there or not."""
-
-    row: str  # its title
-    data: str  # title of the data set; empty where the table names none
-    seed: int
-    config: str  # hash of what it does
-    line: tuple[str, ...]  # its command line
-    folder: Path
 
 
 @dataclass
@@ -70,7 +50,7 @@ class PaperTable:
 
     Args:
         paper: its statement.
-        planned: all of its runs.
+        results: what each of its runs came to.
         command: that made them.
         interval: std or ci95, beside each mean.
     """
@@ -78,15 +58,15 @@ class PaperTable:
     def __init__(
         self,
         paper: Paper,
-        planned: Sequence[Planned],
+        results: Mapping[Planned, Result],
         command: str,
         interval: str = "std",
     ):
-        self.paper, self.planned, self.command = paper, planned, command
-        there = [one for one in planned if is_run_folder(one.folder)]
-        self.there = {one.folder: read_run(one.folder) for one in there}
-        self.runs = {
-            f: run for f, run in self.there.items() if run.status == "finished"
+        self.paper, self.results, self.command = paper, results, command
+        self.finished = {
+            one: result
+            for one, result in results.items()
+            if result.status == "finished"
         }
         self.columns = [(data, c) for data in paper.data for c in paper.columns]
         self.rows = [[self._cell(row, *c) for c in self.columns] for row in paper.rows]
@@ -102,13 +82,13 @@ class PaperTable:
 
     def _cell(self, row: Row, data: str, column: Column) -> Figures:
         """Return a cell: the values of its runs, accuracies in per cent."""
-        values = [
-            value_of(self.runs[one.folder], column)
-            for one in self.planned
-            if (one.row, one.data) == (row.title, data) and one.folder in self.runs
-        ]
-        scale = 100 if is_accuracy(column.value) else 1
-        found = sample([scale * v for v in values if isinstance(v, int | float)])
+        found = sample(
+            [
+                result.values.get(name_of(column))
+                for one, result in self.finished.items()
+                if (one.row, one.data) == (row.title, data)
+            ]
+        )
         published = self.paper.published(row, data, column)
         return Figures(column.value, found, published=published)
 
@@ -155,8 +135,8 @@ class PaperTable:
         n = "n" if len(counts) > 1 else max(counts, default=0)
         spread = f"Mean ± {INTERVALS[self.means.interval]} over {n} seeds"
         about = "One run a cell" if counts == {1} else spread
-        left_out = len(self.planned) - len(self.runs)
-        unfinished = f" {left_out} of {len(self.planned)} runs are missing or diverged."
+        left_out = len(self.results) - len(self.finished)
+        unfinished = f" {left_out} of {len(self.results)} runs are missing or diverged."
         return (
             f"{about}; accuracies in per cent.{unfinished * bool(left_out)}"
             f"{table_formats.bold_note(self.means)}"
@@ -204,7 +184,7 @@ class PaperTable:
 
     def _in_short(self) -> Iterator[list[str]]:
         """Yield a line of texts for each run, its hashes shortened."""
-        for one in self.provenance:
+        for one in self.runs():
             texts = {k: NONE if v is None else str(v) for k, v in one.items()}
             texts["checkpoint"] = texts["checkpoint"][:8]
             yield [texts[name] for name in IN_SHORT]
@@ -232,39 +212,17 @@ class PaperTable:
             "overrides": self.paper.overrides,
             "data": self.paper.data,
             "rows": rows,
-            "runs": self.provenance,
+            "runs": self.runs(),
         }
 
-    @cached_property
-    def provenance(self) -> list[dict[str, Any]]:
-        """What each run was; a checkpoint is read once."""
-        return [self._provenance(one) for one in self.planned]
-
-    def _provenance(self, one: Planned) -> dict[str, Any]:
-        """Return what a run was: its name, status and hashes; None of what is not."""
-        run = self.there.get(one.folder)
-        versions = {str(launch.get("library")) for launch in launches(one.folder)}
-        return {
-            "method": one.row,
-            "data": one.data,
-            "seed": one.seed,
-            "run": one.folder.name,
-            "status": run.status if run else "not begun",
-            "config": one.config,
-            "code": "+".join(sorted(versions)) or None,
-            "own": run.code if run else None,  # of modules of the user's
-            "checkpoint": _hash_of(one.folder / "ckpts" / "last.ckpt"),
-        }
+    def runs(self) -> list[dict[str, Any]]:
+        """Return all runs as plain types."""
+        return [as_json(*each) for each in self.results.items()]
 
     def of_other_code(self) -> list[str]:
         """Return the names of runs by other code than that of now."""
-        folders = {one.folder.name: one.folder for one in self.planned}
-        return [
-            one["run"]
-            for one in self.provenance
-            if one["code"] not in (None, own_code.library())
-            or own_code.changes(folders[one["run"]])
-        ]
+        found = self.results.items()
+        return [one.folder.name for one, result in found if result.of_other_code]
 
     # --- as a figure and a page -------------------------------------------------------
 
@@ -281,11 +239,21 @@ class PaperTable:
 
         These are of a table of one data set, where a row is one mean.
         """
-        at = int(column.at) if column.at.isdecimal() else column.at
-        runs, _ = load(*self.runs, at=at)
-        named = {str(one.folder): one for one in self.planned}
-        of = [named[folder] for folder in runs["folder"]]
-        runs = runs.assign(method=[o.row for o in of], data=[o.data for o in of])
+        import pandas as pd
+
+        scale = 100 if is_accuracy(column.value) else 1
+        runs = pd.DataFrame(
+            {
+                "run": one.folder.name,
+                "status": result.status,
+                "method": one.row,
+                "data": one.data,
+                run_keys.SEED: one.seed,
+                column.value: result.values[name_of(column)] / scale,
+            }
+            for one, result in self.finished.items()
+            if result.values[name_of(column)] is not None
+        )
         by = ["method", *["data"] * (len(self.paper.data) > 1)]
         published: dict[str, list[float]] = {}
         for row in self.paper.rows if len(by) == 1 else ():
@@ -311,33 +279,9 @@ class PaperTable:
             with warnings.catch_warnings():  # the table has said it
                 warnings.simplefilter("ignore")
                 yield from save(self.figure(drawn), out)
-                yield page(*self.there, out=f"{out}.html")
-
-
-def value_of(run: Run, column: Column) -> Any:
-    """Return a run's value of a column; None where it has none."""
-    if column.value == MINUTES:
-        return minutes(run)
-    if column.at == "untrained":
-        return last_values(run.untrained).get(column.value)
-    at = int(column.at) if column.at.isdecimal() else column.at
-    return run.values(at).get(column.value)
-
-
-def minutes(run: Run) -> float | None:
-    """Return how long a run took: from each launch to its last row before the next.
-
-    Launches are written to the second.
-    """
-    rows = [row["time"] for row in run.rows if isinstance(row.get("time"), float)]
-    began = [
-        datetime.strptime(launch["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
-        for launch in launches(run.folder)
-    ]
-    seconds = 0.0
-    for start, end in zip(began, [*began[1:], math.inf], strict=True):
-        seconds += max((row - start for row in rows if start < row <= end), default=0)
-    return seconds / 60 if seconds else None
+                folders = [one.folder for one in self.results]
+                if there := [folder for folder in folders if is_run_folder(folder)]:
+                    yield page(*there, out=f"{out}.html")
 
 
 def _facts(data: str, column: Column, cell: Figures) -> dict[str, Any]:
@@ -357,14 +301,3 @@ def _facts(data: str, column: Column, cell: Figures) -> dict[str, Any]:
         "published": cell.published,
         "difference": cell.difference,
     }
-
-
-def _hash_of(file: Path) -> str | None:
-    """Return the SHA-256 of a file's content; None where there is no file."""
-    if not file.is_file():
-        return None
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while block := content.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

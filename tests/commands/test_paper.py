@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import yaml
 
 from stable_ssl.commands import main
 from stable_ssl.commands.paper import plan
+from stable_ssl.loggers import own_code
+from stable_ssl.loggers.own_code import digest
 from stable_ssl.schema import ConfigError
 from stable_ssl.tools.paper_file import read
-from stable_ssl.tools.paper_table import minutes
+from stable_ssl.tools.paper_results import Result, minutes
 from stable_ssl.tools.runs import Run
 
 PAPERS = Path(__file__).resolve().parents[2] / "papers"
@@ -166,6 +169,39 @@ def test_what_is_missing_is_run_and_the_rest_is_kept(stated, tmp_path, capsys):
     assert run(*words, "--no-runs") == 0
     assert "0 to be made" in capsys.readouterr().out
     assert kept == {suffix: paths[suffix].read_bytes() for suffix in kept}
+    shutil.rmtree(tmp_path / "runs")  # as in a clone, which has the tables alone
+    assert run(*words, "--dry-run") == 0
+    assert "2 runs, 2 to be made" in capsys.readouterr().out
+    assert run(*words, "--recorded") == 0
+    assert "2 runs, 0 to be made" in capsys.readouterr().out
+    assert kept == {suffix: paths[suffix].read_bytes() for suffix in kept}
+    for keys in (
+        {"seeds": [1, 2]},
+        {"seeds": [0], "columns": [*STATED["columns"], {"value": "test/acc1"}]},
+        {"seeds": [0], "overrides": [*SHORT, "optim.lr=0.1"]},
+    ):
+        assert run(stated(**keys), *words[1:], "--recorded", "--dry-run") == 0
+        assert " 1 to be made" in capsys.readouterr().out, keys
+
+
+def test_recorded_runs_need_a_table(stated, tmp_path, capsys):
+    words = [stated(), "--folder", tmp_path, "--out", tmp_path / "t", "--recorded"]
+    assert run(*words) == 2
+    assert "no" in (said := capsys.readouterr().err) and "t.json" in said
+    for text in ("[", "{}", '{"runs": [{"run": "a"}]}', '{"runs": 3}'):
+        (tmp_path / "t.json").write_text(text)
+        assert run(*words) == 2
+        assert "holds no table" in capsys.readouterr().err
+
+
+def test_recorded_runs_of_other_code_are_named(tmp_path):
+    (tmp_path / "mine.py").write_text("a = 1\n")
+    known = {"path": str(tmp_path / "mine.py"), "sha256": digest(b"a = 1\n")}
+    own = Result("finished", own_code.library(), modules={"mine.py": known})
+    assert not own.of_other_code
+    (tmp_path / "mine.py").write_text("a = 2\n")
+    assert own.of_other_code
+    assert Result("finished", "0" * 8).of_other_code
 
 
 def test_the_minutes_of_a_run_are_those_in_which_it_ran(tmp_path):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from stable_ssl import report
-from stable_ssl.loggers.own_code import changes, code_of, own_modules
+from stable_ssl.loggers.own_code import changes, code_of, own_modules, recorded
 from stable_ssl.tools.runs import read_run
 
 SCRIPT = """
@@ -51,15 +51,18 @@ def test_what_a_run_used_is_in_its_folder_and_a_change_is_named(folder, idea, sh
     known = json.loads((folder / "code/files.json").read_text())
     assert known["helper_of_mine.py"]["path"] == str(idea / "helper_of_mine.py")
     before = code_of(folder)
-    assert changes(folder) == {} and before == read_run(folder).flat["code"]
+    assert changes(recorded(folder)) == {} and before == read_run(folder).flat["code"]
     (idea / "helper_of_mine.py").unlink()
     (idea / "my_idea.py").write_text(SCRIPT + "\n")
-    assert changes(folder) == {"helper_of_mine.py": "gone", "my_idea.py": "changed"}
+    assert changes(recorded(folder)) == {
+        "helper_of_mine.py": "gone",
+        "my_idea.py": "changed",
+    }
     command = "from stable_ssl.commands import main; main()"
     done = shell("-c", command, "rerun", "logs/runs/simclr/a", "--dry-run")
     assert "code helper_of_mine.py  kept  gone" in finished(done).stdout
     (folder / "code/files.json").write_text("[1]")  # nobody's: nothing to compare
-    assert changes(folder) == {} and code_of(folder) is None
+    assert changes(recorded(folder)) == {} and code_of(folder) is None
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "a\0b", 3, None, "/no/such/file"])
@@ -67,7 +70,7 @@ def test_what_a_stranger_names_is_never_waited_for(path, tmp_path):
     (tmp_path / "code").mkdir()
     record = {"mine.py": {"path": path, "sha256": "0" * 16}}
     (tmp_path / "code" / "files.json").write_text(json.dumps(record))
-    assert changes(tmp_path) == {"mine.py": "gone"}
+    assert changes(recorded(tmp_path)) == {"mine.py": "gone"}
 
 
 @pytest.mark.slow

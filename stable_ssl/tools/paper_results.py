@@ -1,0 +1,173 @@
+"""What each run of a paper's table came to: read from its folder, or from a table.
+
+Each can be traced: to the hash of its configuration, of the code and of its last
+checkpoint. The table's JSON holds all of it, so that a run counts where its folder is
+gone, as in a clone of the repository that the table lies in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from stable_ssl.loggers import own_code
+from stable_ssl.loggers.names import is_accuracy
+from stable_ssl.recorded import is_run_folder
+from stable_ssl.schema import ConfigError
+from stable_ssl.tools.paper_file import Column
+from stable_ssl.tools.runs import Run, last_values, launches, read_run
+
+ENDED = ("finished", "diverged")  # of runs that another start would not change
+MINUTES = "minutes"  # a column that is no metric
+BLOCK = 2**24  # bytes of a checkpoint that are read at once
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a table, whether it is there or not."""
+
+    row: str  # its title
+    data: str  # title of the data set; empty where the table names none
+    seed: int
+    config: str  # hash of what it does
+    line: tuple[str, ...]  # its command line
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to; None of what is not there."""
+
+    status: str = "not begun"
+    code: str | None = None  # hash of the library
+    own: str | None = None  # hash of modules of the user's
+    checkpoint: str | None = None  # hash of the last one
+    modules: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the user's
+    values: dict[str, float | None] = field(default_factory=dict)  # see `name_of`
+
+    @property
+    def of_other_code(self) -> bool:
+        """Whether the library or a module of the user's is another one now."""
+        library = self.code not in (None, own_code.library())
+        return library or bool(own_code.changes(self.modules))
+
+
+def name_of(column: Column) -> str:
+    """Return what names a column's values, whatever its title."""
+    return f"{column.value}, {column.at}"
+
+
+def read_folder(folder: Path, columns: Sequence[Column]) -> Result:
+    """Return what the folder of a run holds; accuracies in per cent.
+
+    A checkpoint is read whole.
+    """
+    if not is_run_folder(folder):
+        return Result()
+    run = read_run(folder)
+    versions = {str(launch.get("library")) for launch in launches(folder)}
+    return Result(
+        run.status,
+        "+".join(sorted(versions)) or None,
+        run.code,
+        _hash_of(folder / "ckpts" / "last.ckpt"),
+        own_code.recorded(folder),
+        {name_of(column): value_of(run, column) for column in columns},
+    )
+
+
+def read_table(file: Path, columns: Sequence[Column]) -> dict[str, Result]:
+    """Return what a table's JSON says of runs that ended, by name.
+
+    A run is left out where it lacks a column that the table has now.
+
+    Raises:
+        ConfigError: there is no such file, or no table in it.
+    """
+    try:
+        runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
+        found = {
+            str(run["run"]): Result(
+                str(run["status"]),
+                run["code"],
+                run["own"],
+                run["checkpoint"],
+                dict(run["modules"]),
+                dict(run["values"]),
+            )
+            for run in runs
+        }
+    except FileNotFoundError as error:
+        raise ConfigError(f"no {file}; --recorded takes runs from there") from error
+    except (ValueError, TypeError, KeyError) as error:
+        text = f"{file} holds no table of this version of stable-ssl paper"
+        raise ConfigError(text) from error
+    asked = {name_of(column) for column in columns}
+    return {
+        name: result
+        for name, result in found.items()
+        if result.status in ENDED and asked <= set(result.values)
+    }
+
+
+def as_json(one: Planned, result: Result) -> dict[str, Any]:
+    """Return a run as plain types, as `read_table` reads it."""
+    return {
+        "method": one.row,
+        "data": one.data,
+        "seed": one.seed,
+        "run": one.folder.name,
+        "status": result.status,
+        "config": one.config,
+        "code": result.code,
+        "own": result.own,
+        "checkpoint": result.checkpoint,
+        "modules": result.modules,
+        "values": result.values,
+    }
+
+
+def value_of(run: Run, column: Column) -> float | None:
+    """Return a run's value of a column; None where it has none."""
+    if column.value == MINUTES:
+        return minutes(run)
+    if column.at == "untrained":
+        value = last_values(run.untrained).get(column.value)
+    else:
+        at = int(column.at) if column.at.isdecimal() else column.at
+        value = run.values(at).get(column.value)
+    number = isinstance(value, int | float) and math.isfinite(value)
+    return value * (100 if is_accuracy(column.value) else 1) if number else None
+
+
+def minutes(run: Run) -> float | None:
+    """Return how long a run took: from each launch to its last row before the next.
+
+    Launches are written to the second.
+    """
+    rows = [row["time"] for row in run.rows if isinstance(row.get("time"), float)]
+    began = [
+        datetime.strptime(launch["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
+        for launch in launches(run.folder)
+    ]
+    seconds = 0.0
+    for start, end in zip(began, [*began[1:], math.inf], strict=True):
+        seconds += max((row - start for row in rows if start < row <= end), default=0)
+    return seconds / 60 if seconds else None
+
+
+def _hash_of(file: Path) -> str | None:
+    """Return the SHA-256 of a file's content; None where there is no file."""
+    if not file.is_file():
+        return None
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

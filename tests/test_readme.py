@@ -35,6 +35,7 @@ ELSEWHERE = {  # where a command that this file does not run is run
     "simclr_cifar10_sgd": "it downloads CIFAR-10; tests/test_config.py composes it",
     "logs/runs": "with the runs it reads, by the test of figures and tables",
     "seed=0,1,2": "likewise",
+    "--recorded": "with the table it reads, by tests/commands/test_paper.py",
     "sweeper=optuna": "in fewer epochs, by tests/test_search.py",
 }
 SLOW = "torchrun", "processes=", "paper table.yaml", "my_idea.py -m"

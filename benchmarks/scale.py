@@ -58,7 +58,7 @@ def theirs(root):
 
 def ours(root):
     """Return our data set and its paths."""
-    from stable_ssl.data.folder import ImageFolder
+    from stable_ssl.data.sources.folder import ImageFolder
 
     return ImageFolder, lambda data: data.files()
 
@@ -138,7 +138,7 @@ def write_shards(root, samples):
 
 def indexed(root, samples, order):
     """Return our microseconds a sample to index shards, and to read by number."""
-    from stable_ssl.data.tar import Tar
+    from stable_ssl.data.sources.tar import Tar
 
     start = time.perf_counter()
     data = Tar(str(root), f"{{0..{SHARDS - 1}}}.tar")

@@ -14,7 +14,7 @@ from stable_ssl import seeding
 from stable_ssl.batch import known_length
 from stable_ssl.checkpoint import equal
 from stable_ssl.data.combined import named_parts
-from stable_ssl.data.loader import Loader
+from stable_ssl.data.loading.loader import Loader
 from stable_ssl.data.nodes import split_name
 from stable_ssl.lifecycle import small_batches
 from stable_ssl.models.randomness import drawing_modules

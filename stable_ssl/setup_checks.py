@@ -10,7 +10,7 @@ from torch.utils.data import DistributedSampler
 
 from stable_ssl.data.check import check_sizes
 from stable_ssl.data.combined import Combined, named_parts
-from stable_ssl.data.loader import Loader
+from stable_ssl.data.loading.loader import Loader
 from stable_ssl.evaluation.labels import require_labels
 from stable_ssl.evaluation.monitor import check_monitor
 from stable_ssl.models.norm import batch_norms

@@ -152,9 +152,9 @@ def test_a_method_is_one_page():
 
 PRIVATE = {  # names of other libraries that have no public twin, and why
     "subclass_state.py": {"_version"},  # of a tensor: torch's notes on autograd name it
-    "data/processes.py": {"_exit"}  # of os, and public
+    "data/loading/processes.py": {"_exit"}  # of os, and public
     | {"_shutdown_workers", "_workers"},  # of torch's workers, to end and to look at
-    "data/worker.py": {"_replace"},  # of named tuples, and public
+    "data/loading/worker.py": {"_replace"},  # of named tuples, and public
     "loggers/means.py": {"_base"},  # of a view of a tensor
     "models/ema.py": {"_foreach_lerp_"},  # one kernel for all tensors
     "models/masked_vit.py": {"_pos_embed"},  # of timm's ViTs
@@ -164,7 +164,7 @@ PRIVATE = {  # names of other libraries that have no public twin, and why
     "distributed/sharded_state.py": {"_load_state_dict"},  # public only lately
     "evaluation/suite.py": {"_version"},
     "optim/step.py": {"_version", "_foreach_div_"},
-    "data/loader.py": {"_replace"},
+    "data/loading/loader.py": {"_replace"},
     "distributed/spawning.py": {"_exit"},
 }
 

@@ -278,7 +278,7 @@ def test_a_path_that_only_begins_as_the_librarys_is_none_of_its_blocks(path):
         *("stable_ssl.data.train_transforms", "stable_ssl.losses.nt_xent"),
         *(
             "stable_ssl.evaluation.knn.Knn",
-            "stable_ssl.data.folder.ImageFolder",
+            "stable_ssl.data.sources.folder.ImageFolder",
         ),
         *("stable_ssl.augment.Solarize", "torch.nn.CrossEntropyLoss"),
         *("torch.optim.AdamW", "torch.optim.lr_scheduler.StepLR"),

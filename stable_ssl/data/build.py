@@ -21,9 +21,9 @@ from stable_ssl.data.check import (
 )
 from stable_ssl.data.combined import Combined, named_parts
 from stable_ssl.data.datasets import Source, build_dataset, held_in_memory
-from stable_ssl.data.decode import Decode
 from stable_ssl.data.fields import build_fields
-from stable_ssl.data.loader import Loader
+from stable_ssl.data.images.decode import Decode
+from stable_ssl.data.loading.loader import Loader
 from stable_ssl.data.nodes import (
     READING,
     TRAINING,
@@ -34,7 +34,7 @@ from stable_ssl.data.nodes import (
 )
 from stable_ssl.data.objects import Objects, found_object, is_dataset
 from stable_ssl.data.rank_aware import refuse_rank_aware
-from stable_ssl.data.source import known_classes
+from stable_ssl.data.sources.source import known_classes
 from stable_ssl.instantiate import accepted_by, build_object, find_object
 from stable_ssl.schema import ConfigError, nearest
 

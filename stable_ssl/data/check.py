@@ -12,8 +12,8 @@ from torch import Tensor
 
 from stable_ssl.data.combined import named_parts, split_datasets
 from stable_ssl.data.datasets import Source
-from stable_ssl.data.loader import Loader
-from stable_ssl.data.sampler import BatchSampler
+from stable_ssl.data.loading.loader import Loader
+from stable_ssl.data.loading.sampler import BatchSampler
 from stable_ssl.schema import ConfigError
 
 STARTS = 4  # samples that are read twice and compared

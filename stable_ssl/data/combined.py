@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from stable_ssl.batch import known_length
-from stable_ssl.data.loader import Loader
+from stable_ssl.data.loading.loader import Loader
 from stable_ssl.data.nodes import split_name
 
 

@@ -14,22 +14,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stable_ssl.data import torchvision
-from stable_ssl.data.array import Arrays
-from stable_ssl.data.digits import digits
 from stable_ssl.data.few_labels import check_few, choose_few
-from stable_ssl.data.folder import ImageFolder
-from stable_ssl.data.held import Images, held_in_memory
-from stable_ssl.data.huggingface import HuggingFace
 from stable_ssl.data.rank_aware import refuse_rank_aware
-from stable_ssl.data.source import (
+from stable_ssl.data.sources import torchvision
+from stable_ssl.data.sources.array import Arrays
+from stable_ssl.data.sources.digits import digits
+from stable_ssl.data.sources.folder import ImageFolder
+from stable_ssl.data.sources.held import Images, held_in_memory
+from stable_ssl.data.sources.huggingface import HuggingFace
+from stable_ssl.data.sources.source import (
     Source,
     class_names,
     files_below_root,
     recorded,
     sample_name,
 )
-from stable_ssl.data.tar import Tar
+from stable_ssl.data.sources.tar import Tar
 from stable_ssl.instantiate import (
     accepted_by,
     build_object,

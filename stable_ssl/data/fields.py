@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 from torch import Tensor
 
-from stable_ssl.data import pil
+from stable_ssl.data.images import pil
 from stable_ssl.schema import ConfigError, nearest
 
 UNLABELLED = -1

@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from stable_ssl import seeding
-from stable_ssl.data import pil
-from stable_ssl.data.decode import Decode, as_given
 from stable_ssl.data.fields import Fields, as_class
-from stable_ssl.data.source import Source, class_names, sample_name
-from stable_ssl.data.tar import CLASSES
+from stable_ssl.data.images import pil
+from stable_ssl.data.images.decode import Decode, as_given
+from stable_ssl.data.sources.source import Source, class_names, sample_name
+from stable_ssl.data.sources.tar import CLASSES
 from stable_ssl.files import replacing, write_atomically
 from stable_ssl.schema import ConfigError
 

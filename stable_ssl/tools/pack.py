@@ -12,13 +12,13 @@ from torch import Tensor
 
 from stable_ssl.config import load_config, recipes
 from stable_ssl.data.datasets import build_dataset
-from stable_ssl.data.decode import Decode
 from stable_ssl.data.fields import build_fields
-from stable_ssl.data.folder import SUBSETS, ImageFolder
+from stable_ssl.data.images.decode import Decode
 from stable_ssl.data.nodes import READING, named_nodes, split_name
 from stable_ssl.data.pack import Packing, write_shards
-from stable_ssl.data.source import Source
-from stable_ssl.data.tar import Tar
+from stable_ssl.data.sources.folder import SUBSETS, ImageFolder
+from stable_ssl.data.sources.source import Source
+from stable_ssl.data.sources.tar import Tar
 from stable_ssl.schema import ConfigError, nearest
 
 

@@ -24,7 +24,7 @@ from stable_ssl import distributed, seeding
 from stable_ssl.batch import BatchSource, batches_from, count, first_view
 from stable_ssl.data import build_loaders
 from stable_ssl.data.combined import named_parts
-from stable_ssl.data.loader import Loader
+from stable_ssl.data.loading.loader import Loader
 from stable_ssl.evaluation.suite import undisturbed
 from stable_ssl.loggers.records import Clock, peak_memory
 from stable_ssl.loggers.table import Table

@@ -13,7 +13,7 @@ from stable_ssl.data.build import build_loaders
 from stable_ssl.data.check import check_sizes
 from stable_ssl.data.combined import take_skipped
 from stable_ssl.data.datasets import BUILDERS, Images, build_dataset
-from stable_ssl.data.loader import Loader
+from stable_ssl.data.loading.loader import Loader
 from stable_ssl.setup_checks import warn_of_ranks
 
 FOLDER = "{name: image_folder, root: %s, subset: null, image_transform: %s}"

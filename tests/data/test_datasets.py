@@ -47,7 +47,7 @@ def test_the_digits_are_scikit_learns(monkeypatch):
         whole = build(".", name="digits")
         assert torch.equal(whole.images.flatten(1), expected), file
         assert torch.equal(whole.labels, torch.from_numpy(raw.target)[order])
-        module = sys.modules["stable_ssl.data.digits"]
+        module = sys.modules["stable_ssl.data.sources.digits"]
         monkeypatch.setattr(module, "find_spec", elsewhere)
 
 

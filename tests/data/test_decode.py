@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from stable_ssl.augment import build_ops
 from stable_ssl.config import ConfigError
 from stable_ssl.data import Loader
-from stable_ssl.data.decode import Decode, to_tensor
+from stable_ssl.data.images.decode import Decode, to_tensor
 
 CODES = "?bBhHiIlLqQefdgFDG"  # of numpy's numeric types
 NUMPY = sorted({numpy.dtype(c).newbyteorder(o) for c in CODES for o in "<>"}, key=str)

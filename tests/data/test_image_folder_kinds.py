@@ -16,8 +16,8 @@ from stable_ssl.augment import build_ops
 from stable_ssl.config import ConfigError
 from stable_ssl.data import Loader, Unreadable
 from stable_ssl.data.datasets import files_below_root, held_in_memory, recorded
-from stable_ssl.data.decode import Decode
-from stable_ssl.data.folder import ImageFolder
+from stable_ssl.data.images.decode import Decode
+from stable_ssl.data.sources.folder import ImageFolder
 from stable_ssl.splits import record
 
 CHANCE = numpy.random.default_rng(0)

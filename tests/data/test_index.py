@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from stable_ssl.augment import build_ops
-from stable_ssl.data import Loader, cache
+from stable_ssl.data import Loader
 from stable_ssl.data.datasets import files_below_root
-from stable_ssl.data.folder import ImageFolder
-from stable_ssl.data.listing import Scan, is_hidden, is_image
+from stable_ssl.data.index import cache
+from stable_ssl.data.index.listing import Scan, is_hidden, is_image
+from stable_ssl.data.sources.folder import ImageFolder
 
 
 @pytest.fixture

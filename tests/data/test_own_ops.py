@@ -14,7 +14,7 @@ from stable_ssl.config import ConfigError
 from stable_ssl.data import Loader, register_op
 from stable_ssl.data.build import build_views
 from stable_ssl.data.datasets import Images
-from stable_ssl.data.decode import Decode, to_tensor
+from stable_ssl.data.images.decode import Decode, to_tensor
 
 
 def first_tensor(x):

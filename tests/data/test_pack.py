@@ -18,10 +18,10 @@ from stable_ssl.checkpoint import equal
 from stable_ssl.commands import main
 from stable_ssl.config import ConfigError
 from stable_ssl.data import build_dataset
-from stable_ssl.data.decode import Decode
 from stable_ssl.data.fields import Fields
+from stable_ssl.data.images.decode import Decode
 from stable_ssl.data.pack import Packing, write_shards
-from stable_ssl.data.tar import Tar
+from stable_ssl.data.sources.tar import Tar
 from stable_ssl.methods import SimCLR
 from tests.test_resume import Killed, final, killed_at
 

@@ -20,7 +20,7 @@ from stable_ssl.data import Loader, Unreadable, build_dataset
 from stable_ssl.data.build import build_loaders
 from stable_ssl.data.combined import take_skipped
 from stable_ssl.data.datasets import Images, held_in_memory
-from stable_ssl.data.decode import Decode
+from stable_ssl.data.images.decode import Decode
 from stable_ssl.methods import SimCLR
 
 CROP = {"name": "random_resized_crop", "size": 64, "scale": [0.2, 1.0]}

@@ -13,7 +13,7 @@ from stable_ssl.config import ConfigError, load_config
 from stable_ssl.data import Loader, Unreadable, build_dataset
 from stable_ssl.data.build import build_loaders
 from stable_ssl.data.datasets import Images, held_in_memory
-from stable_ssl.data.decode import Decode
+from stable_ssl.data.images.decode import Decode
 
 CHANCE = numpy.random.default_rng(0)
 IMAGES = CHANCE.integers(0, 256, (12, 8, 8, 3), "uint8")

@@ -14,7 +14,7 @@ from PIL import Image
 from stable_ssl.augment import build_ops
 from stable_ssl.config import ConfigError
 from stable_ssl.data import BlockShuffle, Loader, build_dataset
-from stable_ssl.data.shards import expanded
+from stable_ssl.data.sources.shards import expanded
 
 CROP = {"name": "random_resized_crop", "size": 32, "scale": [0.2, 1.0]}
 

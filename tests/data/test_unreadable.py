@@ -16,8 +16,8 @@ from torch.utils.data import Dataset, IterableDataset
 from stable_ssl.augment import build_ops
 from stable_ssl.config import ConfigError
 from stable_ssl.data import Loader, Unreadable
-from stable_ssl.data.folder import ImageFolder
-from stable_ssl.data.unreadable import READ_ERRORS
+from stable_ssl.data.images.unreadable import READ_ERRORS
+from stable_ssl.data.sources.folder import ImageFolder
 
 ROWS = numpy.random.default_rng(0).integers(0, 256, (16, 12, 3), "uint8")
 OTHERS = (NotImplementedError, PermissionError, UnicodeDecodeError, tarfile.ReadError)

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from stable_ssl import ConfigError, SimCLR
 from stable_ssl.augment import build_ops
-from stable_ssl.data.loader import Loader
+from stable_ssl.data.loading.loader import Loader
 from stable_ssl.tools.profile import bottleneck, measure_data
 
 CPU = torch.device("cpu")

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stable_ssl.data.array import Arrays
-from stable_ssl.data.decode import Decode
 from stable_ssl.data.fields import as_classes
-from stable_ssl.data.folder import ImageFolder
-from stable_ssl.data.source import Source, sample_name
-from stable_ssl.data.tar import Tar
-from stable_ssl.data.unreadable import Unreadable
+from stable_ssl.data.images.decode import Decode
+from stable_ssl.data.images.unreadable import Unreadable
+from stable_ssl.data.sources.array import Arrays
+from stable_ssl.data.sources.folder import ImageFolder
+from stable_ssl.data.sources.source import Source, sample_name
+from stable_ssl.data.sources.tar import Tar
 from stable_ssl.schema import ConfigError
 
 FILES = (ImageFolder, Arrays, Tar)  # datasets whose images are held where they fit

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy
 
-from stable_ssl.data.cache import UNKNOWN, Content, cached, settled, stamp
 from stable_ssl.data.fields import UNLABELLED
-from stable_ssl.data.mapped import Mapped
-from stable_ssl.data.tar_file import members
-from stable_ssl.data.texts import Texts
+from stable_ssl.data.index.cache import UNKNOWN, Content, cached, settled, stamp
+from stable_ssl.data.index.mapped import Mapped
+from stable_ssl.data.index.texts import Texts
+from stable_ssl.data.sources.tar_file import members
 from stable_ssl.schema import ConfigError, described
 
 NAME = re.compile(r"((?:.*/|)[^/.][^/.]*)\.([^/]+)", re.DOTALL)  # key and entry

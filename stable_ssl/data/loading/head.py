@@ -14,9 +14,9 @@ import torch
 
 from stable_ssl import seeding
 from stable_ssl.augment import External, Op, View
-from stable_ssl.data import pil
-from stable_ssl.data.decode import Decode, as_given
-from stable_ssl.data.unreadable import Unreadable
+from stable_ssl.data.images import pil
+from stable_ssl.data.images.decode import Decode, as_given
+from stable_ssl.data.images.unreadable import Unreadable
 from stable_ssl.schema import ConfigError
 
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy
 
-from stable_ssl.data import mapped
-from stable_ssl.data.mapped import Mapped
+from stable_ssl.data.index import mapped
+from stable_ssl.data.index.mapped import Mapped
 from stable_ssl.files import replacing
 from stable_ssl.schema import described
 

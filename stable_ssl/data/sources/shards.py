@@ -13,7 +13,7 @@ from glob import glob
 from itertools import product
 from pathlib import Path
 
-from stable_ssl.data.cache import cache_folder, one_process
+from stable_ssl.data.index.cache import cache_folder, one_process
 from stable_ssl.files import replacing
 from stable_ssl.schema import ConfigError, described
 

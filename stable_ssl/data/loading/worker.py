@@ -15,11 +15,11 @@ from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from stable_ssl import seeding
 from stable_ssl.data.datasets import Source, sample_name
-from stable_ssl.data.decode import of_numbers
 from stable_ssl.data.fields import Fields, as_class, as_classes
-from stable_ssl.data.head import Head
-from stable_ssl.data.sampler import BatchSampler
-from stable_ssl.data.unreadable import Unreadable, is_of_reading
+from stable_ssl.data.images.decode import of_numbers
+from stable_ssl.data.images.unreadable import Unreadable, is_of_reading
+from stable_ssl.data.loading.head import Head
+from stable_ssl.data.loading.sampler import BatchSampler
 from stable_ssl.schema import ConfigError, described
 
 READ_VIEW = -1  # number of no view: its key seeds what a dataset itself draws

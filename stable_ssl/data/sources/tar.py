@@ -13,15 +13,15 @@ import numpy
 import torch
 from torch import Tensor
 
-from stable_ssl.data import image_file, pil
-from stable_ssl.data.mapped import Mapped
-from stable_ssl.data.paths import Paths
-from stable_ssl.data.shards import find_shards, local_copies
-from stable_ssl.data.source import Source
-from stable_ssl.data.tar_file import BLOCK
-from stable_ssl.data.tar_index import NONE, tar_index
-from stable_ssl.data.texts import Texts
-from stable_ssl.data.unreadable import Unreadable, reading
+from stable_ssl.data.images import image_file, pil
+from stable_ssl.data.images.unreadable import Unreadable, reading
+from stable_ssl.data.index.mapped import Mapped
+from stable_ssl.data.index.paths import Paths
+from stable_ssl.data.index.texts import Texts
+from stable_ssl.data.sources.shards import find_shards, local_copies
+from stable_ssl.data.sources.source import Source
+from stable_ssl.data.sources.tar_file import BLOCK
+from stable_ssl.data.sources.tar_index import NONE, tar_index
 from stable_ssl.schema import ConfigError, nearest
 
 OPEN = 128  # shards that a process keeps open

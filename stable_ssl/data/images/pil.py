@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy
 
-from stable_ssl.data.unreadable import Unreadable, reading
+from stable_ssl.data.images.unreadable import Unreadable, reading
 from stable_ssl.schema import ConfigError
 
 CHANNELS = ("rgb", "grey", "all")

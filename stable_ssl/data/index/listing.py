@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy
 
-from stable_ssl.data import image_file
-from stable_ssl.data.cache import UNKNOWN, Content, Stamp, cached, settled, stamp
-from stable_ssl.data.mapped import Mapped
-from stable_ssl.data.paths import Paths
-from stable_ssl.data.texts import Texts, encoded, ends_of
+from stable_ssl.data.images import image_file
+from stable_ssl.data.index.cache import UNKNOWN, Content, Stamp, cached, settled, stamp
+from stable_ssl.data.index.mapped import Mapped
+from stable_ssl.data.index.paths import Paths
+from stable_ssl.data.index.texts import Texts, encoded, ends_of
 from stable_ssl.schema import ConfigError
 
 LENGTH = numpy.dtype(numpy.uint16)  # of the bytes of a name

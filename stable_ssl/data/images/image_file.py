@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy
 
-from stable_ssl.data import pil
-from stable_ssl.data.decode import as_given
-from stable_ssl.data.unreadable import Unreadable, reading
+from stable_ssl.data.images import pil
+from stable_ssl.data.images.decode import as_given
+from stable_ssl.data.images.unreadable import Unreadable, reading
 
 TIFF = {".tif", ".tiff"}
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".webp", ".npy", *TIFF}

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_ssl.data.fields import UNLABELLED, count_classes
-from stable_ssl.data.paths import Paths
-from stable_ssl.data.texts import Texts
+from stable_ssl.data.index.paths import Paths
+from stable_ssl.data.index.texts import Texts
 from stable_ssl.schema import ConfigError, nearest
 from stable_ssl.splits import Row
 

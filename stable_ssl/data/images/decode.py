@@ -28,7 +28,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from stable_ssl.data import pil
+from stable_ssl.data.images import pil
 from stable_ssl.schema import ConfigError, described
 
 SHALLOW = ("uint8", "uint16", "bool")  # types of pixels, hardly of other data

@@ -10,10 +10,10 @@ from typing import Any
 import numpy
 import torch
 
-from stable_ssl.data import pil
 from stable_ssl.data.fields import IMAGE_NAMES, LABEL_NAMES, as_class
-from stable_ssl.data.source import Source
-from stable_ssl.data.unreadable import reading
+from stable_ssl.data.images import pil
+from stable_ssl.data.images.unreadable import reading
+from stable_ssl.data.sources.source import Source
 from stable_ssl.schema import ConfigError, described, nearest
 
 KINDS = {".jsonl": "json", ".json": "json", ".csv": "csv"}  # of files, and readers

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy
 
-from stable_ssl.data.decode import as_given
 from stable_ssl.data.fields import as_classes
-from stable_ssl.data.source import Source
+from stable_ssl.data.images.decode import as_given
+from stable_ssl.data.sources.source import Source
 from stable_ssl.schema import ConfigError, described
 
 

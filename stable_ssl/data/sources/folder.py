@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from stable_ssl import seeding, splits
-from stable_ssl.data import image_file, pil
 from stable_ssl.data.fields import UNLABELLED
-from stable_ssl.data.list_file import listed
-from stable_ssl.data.listing import Listing, is_hidden
-from stable_ssl.data.source import Source
-from stable_ssl.data.texts import Texts
+from stable_ssl.data.images import image_file, pil
+from stable_ssl.data.index.listing import Listing, is_hidden
+from stable_ssl.data.index.texts import Texts
+from stable_ssl.data.sources.list_file import listed
+from stable_ssl.data.sources.source import Source
 from stable_ssl.schema import ConfigError, nearest
 
 SUBSETS = ("train", "val", "test")

@@ -10,8 +10,8 @@ import numpy
 import torch
 
 from stable_ssl import seeding
-from stable_ssl.data.held import Images
-from stable_ssl.data.source import subsets
+from stable_ssl.data.sources.held import Images
+from stable_ssl.data.sources.source import subsets
 
 SPLIT = {"train": (0, 1197), "val": (1197, 1397), "test": (1397, 1797)}
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from stable_ssl.data.held import Images
-from stable_ssl.data.source import subsets
+from stable_ssl.data.sources.held import Images
+from stable_ssl.data.sources.source import subsets
 from stable_ssl.instantiate import accepted_by, taken_by
 from stable_ssl.schema import ConfigError
 

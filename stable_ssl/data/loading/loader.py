@@ -22,13 +22,13 @@ from stable_ssl import seeding
 from stable_ssl.augment import External, Op, Replay, View
 from stable_ssl.batch import known_length, prefetched, to_device
 from stable_ssl.data.datasets import Images, sample_name
-from stable_ssl.data.decode import Decode
 from stable_ssl.data.fields import Fields
-from stable_ssl.data.head import Head
-from stable_ssl.data.processes import Workers
-from stable_ssl.data.sampler import BatchSampler
-from stable_ssl.data.unreadable import Unreadable
-from stable_ssl.data.worker import Batch, Sample, Samples, Stream, collate
+from stable_ssl.data.images.decode import Decode
+from stable_ssl.data.images.unreadable import Unreadable
+from stable_ssl.data.loading.head import Head
+from stable_ssl.data.loading.processes import Workers
+from stable_ssl.data.loading.sampler import BatchSampler
+from stable_ssl.data.loading.worker import Batch, Sample, Samples, Stream, collate
 from stable_ssl.schema import ConfigError
 
 PLAIN, USUAL = Decode(), Fields()

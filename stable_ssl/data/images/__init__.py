@@ -1,0 +1,1 @@
+"""From the bytes of an image, or what a dataset returns for one, to a tensor."""

@@ -1,0 +1,1 @@
+"""Many files listed once, in an index that all processes map."""

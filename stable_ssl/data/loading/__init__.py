@@ -1,0 +1,1 @@
+"""Batches: which samples, read by workers, as a function of (seed, epoch, position)."""

@@ -1,0 +1,1 @@
+"""Where samples come from: folders, tar shards, arrays, other libraries."""

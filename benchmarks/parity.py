@@ -160,7 +160,7 @@ def trial(method, seed, root):
 def versions():
     """Return when and by which versions something was measured."""
     known = {name: importlib.metadata.version(name) for name in ("torch", "lightly")}
-    return {"date": time.strftime("%Y-%m-%d"), **known}
+    return {"date": time.strftime("%Y-%m-%d"), "versions": known}
 
 
 def made_with(method):

@@ -290,7 +290,9 @@ def verdict(difference, half):
 
 
 def shown(values, digits=2):
-    """Return "55.40 ± 0.31"."""
+    """Return "55.40 ± 0.31"; "-" of nothing."""
+    if not values:
+        return "-"
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{spread}"
 
@@ -320,7 +322,7 @@ def ours():
 
 
 def table(ours, trials, seconds):
-    """Return the table of all methods that both sides have runs of.
+    """Return the table; cells without a run are empty.
 
     Args:
         ours: as of `ours`.
@@ -333,18 +335,17 @@ def table(ours, trials, seconds):
     lines = [f"| {' | '.join(head)} |", "| :-- " + "| --: " * (len(head) - 1) + "|"]
     for method in METHODS:
         theirs = [t for t in trials if t["method"] == method]
-        own = ours.get(method, {}).get("knn")
-        if not (theirs and own):
-            continue
-        cells = [f"`{method}`", f"{len(own)}/{len(theirs)}"]
+        own = ours.get(method, {})
+        cells = [f"`{method}`", f"{len(own.get('knn', []))}/{len(theirs)}"]
         for metric in JUDGED:
-            a, b = ours[method][metric], [t[metric] for t in theirs]
-            cells += [shown(a), shown(b)]
+            a, b = own.get(metric, []), [t[metric] for t in theirs]
+            cells += [shown(a), shown(b), "", ""]
             if min(len(a), len(b)) > 1:
                 difference, half = interval(a, b)
-                cells += [f"{difference:+.2f} ± {half:.2f}", verdict(difference, half)]
-            else:
-                cells += [f"{statistics.mean(a) - statistics.mean(b):+.2f}", ""]
+                cells[-2:] = (
+                    f"{difference:+.2f} ± {half:.2f}",
+                    verdict(difference, half),
+                )
         cells += ["", "", ""]
         if method in seconds:
             a, b = (seconds[method][who] for who in ("ours", "lightly"))

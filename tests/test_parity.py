@@ -63,7 +63,7 @@ def test_an_interval_is_that_of_welch():
     assert parity.verdict(-1.5, 1.0) == "ours lower"
 
 
-def test_a_table_is_of_what_both_sides_have():
+def test_a_table_compares_what_both_sides_have():
     figures = {"knn": [50.0, 51.0, 52.0], "linear": [52.0]}
     trials = [
         {"method": method, "knn": 50.0 + seed, "linear": 52.0}
@@ -73,6 +73,10 @@ def test_a_table_is_of_what_both_sides_have():
     seconds = {"byol": {"ours": 5.0, "lightly": 10.0}}
     own = {"byol": figures, "simclr": figures}
     text = parity.table(own, trials, seconds)
-    (line,) = [line for line in text.splitlines() if line.startswith("| `")]
+    lines = {line.split("`")[1]: line for line in text.splitlines() if "`" in line}
+    assert set(lines) == set(parity.METHODS)
+    assert "| 3/0 | 51.00 ± 1.00 | - |  |  | 52.00 | - |" in lines["simclr"]
+    assert "| 0/3 | - | 51.00 ± 1.00 |" in lines["dcl"]
+    line = lines["byol"]
     assert "`byol` | 3/3 | 51.00 ± 1.00 | 51.00 ± 1.00 | +0.00 ± 2.27 | more" in line
     assert line.endswith("| 5.0 s | 10.0 s | 0.50 |")

@@ -1,5 +1,6 @@
 """The code of README and chapters runs, as it is printed, and their markup is valid."""
 
+import json
 import os
 import re
 import shlex
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,23 @@ def test_the_yaml_blocks_compose(tmp_path):
         (tmp_path / f"block{number}.yaml").write_text(block + "\n")
         config = load_config(f"block{number}", folders=[tmp_path])
         assert config.model.name in ("simclr", "dino")
+
+
+@pytest.mark.parametrize(("place", "table"), [(2, "digits"), (3, "cifar10_small")])
+def test_the_figures_of_the_recipes_are_those_of_their_table(place, table):
+    text = (REPOSITORY / "docs" / "recipes.rst").read_text()
+    ruler = re.search("^=+  .*", text, re.MULTILINE)[0]
+    starts = [m.start() for m in re.finditer("=+", ruler)]
+    shown = {}
+    for line in re.findall(r"^``\w+``  +\w.*", text, re.MULTILINE):
+        parts = [line[a:b].strip() for a, b in pairwise([*starts, None])]
+        shown[parts[0].strip("`")] = parts[place]
+    made = json.loads((REPOSITORY / "benchmarks" / f"{table}.json").read_text())
+    for row in made["rows"]:
+        (knn,) = [cell for cell in row["cells"] if cell["column"] == "kNN"]
+        figure = f"{knn['mean']:.1f} ± {knn['std']:.1f}" if knn["n"] == 3 else ""
+        assert shown.pop(row["recipe"]) == figure, row["recipe"]
+    assert not any(shown.values())
 
 
 def test_files_and_recipes_that_are_named_exist():

@@ -34,7 +34,8 @@ def batches_from(
     """Return the batches `start` to `end` of an epoch, on the device.
 
     Args:
-        loader: of one that is no `BatchSource`, batches before `start` are dropped.
+        loader: of one that is no `BatchSource`, the batches before `start` are read and
+            dropped in this call; its samplers are told the epoch, if they ask for it.
         epoch: counted from 0, as the batches are.
         start: the first batch.
         end: one past the last.
@@ -43,7 +44,29 @@ def batches_from(
     if isinstance(loader, BatchSource):
         loader.set_epoch(epoch, start)
         return islice(loader, end - start)
-    return (to_device(batch, device) for batch in islice(loader, start, end))
+    for sampler in _samplers(loader):
+        if callable(tell := getattr(sampler, "set_epoch", None)):
+            tell(epoch)
+    batches = iter(loader)
+    for _ in islice(batches, start):
+        pass
+    return (to_device(batch, device) for batch in islice(batches, end - start))
+
+
+def generators(loader: Any) -> list[torch.Generator]:
+    """Return the generators from which a user's loader of torch draws its order."""
+    parts = [loader, *_samplers(loader)] if not isinstance(loader, BatchSource) else []
+    found = [getattr(part, "generator", None) for part in parts]
+    found = [g for g in found if isinstance(g, torch.Generator)]
+    return list({id(g): g for g in found}.values())
+
+
+def _samplers(loader: Any) -> Iterator[Any]:
+    """Yield the samplers of a loader, those within its batch sampler, too."""
+    for name in ("sampler", "batch_sampler"):
+        if (sampler := getattr(loader, name, None)) is not None:
+            yield sampler
+            yield from _samplers(sampler)
 
 
 def known_length(data: Iterable[Any]) -> int | None:

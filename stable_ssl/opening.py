@@ -56,7 +56,8 @@ def drawn(run: Run) -> str | None:
     None where nothing did, or modules that `opening` names.
     """
     start = run.rng_at_epoch
-    if start is None or equal(start, seeding.get_rng_state()):
+    now = seeding.get_rng_state()
+    if start is None or equal({name: start[name] for name in now}, now):
         return None
     if any(drawing_modules(run)):
         return None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stable_ssl import checkpoint, distributed, seeding, subclass_state
-from stable_ssl.batch import known_length, to_device
+from stable_ssl.batch import generators, known_length, to_device
 from stable_ssl.checkpoint import State
 from stable_ssl.data.nodes import TRAINING
 from stable_ssl.distributed.sharded_state import mapped_by_path
@@ -44,7 +44,7 @@ def capture(run: Run) -> State:
         run: a trainer after `setup`.
     """
     rank_state = {
-        "rng": seeding.get_rng_state(),
+        "rng": generator_states(run),
         "rng_at_epoch": run.rng_at_epoch,
         "logged": run.records.training.state(),
     }
@@ -73,6 +73,21 @@ def capture(run: Run) -> State:
         "patience": run.early_stopping and run.early_stopping.state_dict(),
         **run.records.folder.positions,
     }
+
+
+def generator_states(run: Run) -> State:
+    """Return what further draws depend on: global generators, a user's loader's own."""
+    own = [generator.get_state() for generator in generators(run.train_loader)]
+    return {**seeding.get_rng_state(), "loader": own}
+
+
+def set_generator_states(run: Run, state: State) -> None:
+    """Restore what `generator_states` returned, or an earlier version's part of it."""
+    seeding.set_rng_state(state)
+    for generator, own in zip(
+        generators(run.train_loader), state.get("loader", []), strict=False
+    ):
+        generator.set_state(own.cpu())
 
 
 def begin(run: Run, defaults: State) -> State | None:
@@ -238,11 +253,11 @@ def restore(run: Run, state: State) -> None:
         run.records.training.load_state(logged)
     if run.rank < len(state["ranks"]):
         run.rng_at_epoch = rank_state["rng_at_epoch"]
-        seeding.set_rng_state(rank_state["rng"])
+        set_generator_states(run, rank_state["rng"])
     else:  # a rank more than there were draws what no other one draws
         key = seeding.fold_in(run.config.hardware.seed, run.step)
         seeding.seed_everything(int(seeding.fold_in(key, run.rank)) % 2**63)
-        run.rng_at_epoch = seeding.get_rng_state()
+        run.rng_at_epoch = generator_states(run)
 
 
 def _placed(parameter: Tensor, _path: str, value: Tensor) -> Tensor:

@@ -99,7 +99,13 @@ from stable_ssl.setup_checks import (
     refuse_monitor,
     refuse_sharded_export,
 )
-from stable_ssl.state import begin, capture, restore
+from stable_ssl.state import (
+    begin,
+    capture,
+    generator_states,
+    restore,
+    set_generator_states,
+)
 from stable_ssl.subclass_state import Attributes
 from stable_ssl.tool_registry import (
     IMAGE_CALLBACK,
@@ -659,15 +665,12 @@ class BaseTrainer(nn.Module):
         """Train one epoch, or what a resumed run has left of it."""
         self.train()
         self.evaluation.free_bank()
+        resumed, self.resumed_state = self.resumed_state, None
         if self.step == self.epoch * self.steps_per_epoch:
-            self.rng_at_epoch = seeding.get_rng_state()
-            self.before_train_epoch()
-        else:  # resumed in its middle: the hook draws again what it drew before
-            seeding.set_rng_state(self.rng_at_epoch)
-            self.before_train_epoch()
-            if self.resumed_state is not None:
-                restore(self, self.resumed_state)  # what the hook began anew
-        self.resumed_state = None
+            self.rng_at_epoch, resumed = generator_states(self), None
+        else:  # in its middle: hook and loader draw again what they drew before
+            set_generator_states(self, self.rng_at_epoch)
+        self.before_train_epoch()
         accumulate = self.config.optim.accumulate
         first = self.epoch * self.steps_per_epoch
         steps = min(self.steps_per_epoch, self.total_steps - first)
@@ -678,11 +681,12 @@ class BaseTrainer(nn.Module):
         take_skipped(self.train_loader)  # of what was read between epochs
         begin = min(start, end - 1)  # hooks and pictures see an epoch's last batch
         batches = batches_from(self.train_loader, self.epoch, begin, end, self.device)
-        index = begin - 1
-        for index, batch in enumerate(self.records.waiting(batches), begin):
-            if index < start:  # it was trained on, and saved, before
-                self.data = batch
-                continue
+        for batch in islice(batches, start - begin):
+            self.data = batch  # it was trained on, and saved, before
+        if resumed is not None:
+            restore(self, resumed)  # what hook and loader began anew
+        index = start - 1
+        for index, batch in enumerate(self.records.waiting(batches), start):
             if accumulate > 1:
                 self.micro_batch = index % accumulate
                 left = end - index + self.micro_batch

@@ -1,11 +1,21 @@
 """Trainers in a script or notebook: with datasets and loaders that it made itself."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from stable_ssl import ConfigError, SimCLR, load_config
 from stable_ssl.config import Model, key
@@ -75,34 +85,86 @@ def test_what_has_no_object_is_off(small):
     trainer.cleanup()
 
 
-def loader(workers=0):
+class Noisy(Dataset):
+    """96 samples of two views that differ each time they are drawn, as views do."""
+
+    def __init__(self):
+        self.images = torch.rand(96, 3, 8, 8, generator=seeded(0))
+
+    def __len__(self):
+        return 96
+
+    def __getitem__(self, i):
+        return self.images[i] + torch.rand(2, 1, 1, 1) / 2, i % 2
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def two_views(samples):
+    images, labels = zip(*samples, strict=True)
+    return list(torch.stack(images, 1)), torch.tensor(labels)
+
+
+def loader(**options):
     """Return a loader of batches of two views, in an order of torch's generator."""
-    x = torch.rand(96, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    views = [(torch.stack([image, 1 - image]), i % 2) for i, image in enumerate(x)]
-
-    def collate(samples):
-        images, labels = zip(*samples, strict=True)
-        return list(torch.stack(images, 1)), torch.tensor(labels)
-
-    return DataLoader(views, 32, shuffle=True, collate_fn=collate, num_workers=workers)
+    options = {"batch_size": 16, "shuffle": True} | options
+    return DataLoader(Noisy(), collate_fn=two_views, **options)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_is_trained_on_and_resumes_exactly(small, rows, workers):
+def batch_sampler():
+    return BatchSampler(RandomSampler(range(96), generator=seeded(3)), 16, True)
+
+
+LOADERS = {
+    "shuffled": loader,
+    "by workers": partial(loader, num_workers=2),
+    "own generator": lambda: loader(generator=seeded(1)),
+    "sampler": lambda: loader(
+        sampler=RandomSampler(range(96), True, 96, seeded(2)), shuffle=False
+    ),
+    "weighted": lambda: loader(
+        sampler=WeightedRandomSampler(torch.arange(96.0), 96), shuffle=False
+    ),
+    "batch sampler": lambda: DataLoader(
+        Noisy(), collate_fn=two_views, batch_sampler=batch_sampler()
+    ),
+    "part of several": lambda: loader(
+        sampler=DistributedSampler(range(96), 2, 0), shuffle=False, batch_size=8
+    ),
+}
+
+
+@pytest.mark.parametrize("step", [7, 8, 12])
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_loader_is_trained_on_and_resumes_exactly(small, rows, kind, step):
+    """Killed after any step of an epoch of six: its first, its second, its last."""
     changes = ["data.num_classes=2", "log.checkpoint.every_n_steps=1"]
-    whole = SimCLR(small("simclr", *changes), train=loader(workers))
+    changes += ["optim.epochs=3", "log.every_n_steps=1"]
+
+    class Dropping(SimCLR):
+        def forward(self, x):
+            return torch.nn.functional.dropout(super().forward(x), 0.1, self.training)
+
+        def before_train_step(self):
+            self.order = [*getattr(self, "order", []), self.data[1].tolist()]
+
+    whole = Dropping(small("simclr", *changes), train=LOADERS[kind]())
     whole.run()
+    assert whole.order[:6] != whole.order[6:12]  # another order each epoch
     expected = rows(whole.run_dir)
 
-    class Killed(SimCLR):
-        def after_train_step(self):
-            if self.step == 4:
+    class Killed(Dropping):
+        def before_train_step(self):
+            super().before_train_step()
+            if self.step == step:
                 raise KeyboardInterrupt
 
     named = [*changes, "log.run=killed"]
     with pytest.raises(KeyboardInterrupt):
-        Killed(small("simclr", *named), train=loader(workers)).run()
-    again = SimCLR(small("simclr", *named, "log.resume=auto"), train=loader(workers))
+        Killed(small("simclr", *named), train=LOADERS[kind]()).run()
+    again = Dropping(small("simclr", *named, "log.resume=auto"), train=LOADERS[kind]())
     again.run()
     assert rows(again.run_dir) == expected
     torch.testing.assert_close(again.state_dict(), whole.state_dict(), rtol=0, atol=0)
@@ -122,7 +184,7 @@ def test_batches_of_a_loader_may_be_mappings(small):
 
 def test_a_loader_of_val_and_a_bank_are_evaluated(small, rows):
     views = loader()
-    plain = DataLoader([(x[0], y) for x, y in views.dataset], 32)
+    plain = DataLoader([(x[0], y) for x, y in map(Noisy().__getitem__, range(96))], 32)
     config = small("simclr", "data.num_classes=2", "log.eval.knn.k=1")
     trainer = SimCLR(config, train=views, val=plain, bank=plain)
     trainer.run()

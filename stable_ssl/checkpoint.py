@@ -276,15 +276,24 @@ def refuse_other_settings(saved: State, now: State, defaults: State) -> None:
 
 def _refuse_other(path: str, old: Any, new: Any) -> None:
     """Refuse another value of a key, or of one below it; name the first."""
+    for key, before, now in differences(path, old, new):
+        raise ConfigError(
+            f"this state was trained with {key}={before}, not {now}; choose the old"
+            " value, or another log.run, with log.load_from for the weights alone"
+        )
+
+
+def differences(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the keys at or below a path that differ, with both values.
+
+    Where data lies and how it is read may differ.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         for name in {**old, **new}:
             if name not in MOVABLE:
-                _refuse_other(f"{path}.{name}", old.get(name), new.get(name))
+                yield from differences(f"{path}.{name}", old.get(name), new.get(name))
     elif old != new:
-        raise ConfigError(
-            f"this state was trained with {path}={old}, not {new}; choose the old"
-            " value, or another log.run, with log.load_from for the weights alone"
-        )
+        yield path, old, new
 
 
 def length_changed(

@@ -363,8 +363,24 @@ def restore_weights(run: Run, state: Any, strict: bool) -> None:
     run.say(f"weights of {path}: {report}")
     if strict:
         _restore_position(run, own)
+        if text := _seen_otherwise(own["config"], masked(run.config)):
+            run.say(text)
     else:
         _restart_teachers(run, saved)
+
+
+def _seen_otherwise(saved: State, now: State) -> str | None:
+    """Say which keys of the splits and of their views are not those of the training."""
+    differing = [
+        path
+        for split in ("train", "val", "test", "bank")
+        for path, *_ in checkpoint.differences(
+            f"data.{split}", saved["data"].get(split), now["data"].get(split)
+        )
+    ]
+    if not differing:
+        return None
+    return f"evaluated otherwise than the run was: {', '.join(differing)}"
 
 
 def _restart_teachers(run: Run, saved: Iterable[str]) -> None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from stable_ssl.trainer import BaseTrainer
 
 SLURM = ("sbatch", "srun")  # its programs that submitit calls
+GPUS = {"gpus", "gpus_per_node", "gpus_per_task", "gres"}  # how Slurm is asked for some
 REQUEUES = 1000  # of a job that runs into its time limit, again and again
 HYDRA = [  # Hydra writes no files: the run folder holds what would be in them
     "hydra.output_subdir=null",
@@ -307,8 +308,9 @@ class Command:
     def _submitit(self, job: DictConfig) -> list[str]:
         """Return the overrides of submitit that the command line does not set.
 
-        A job that has timed out is requeued, which is not submitit's default; and a job
-        that asks for several GPUs or processes a machine gets a task for each.
+        A job that has timed out is requeued, which is not submitit's default; a job of
+        several GPUs or processes a machine gets a task for each; and the GPUs that
+        `hardware.gpus` names are asked for, unless the launcher asks for some.
 
         Raises:
             ConfigError: a time limit of which Slurm would warn the job as it starts.
@@ -328,6 +330,11 @@ class Command:
             "tasks_per_node": (1, tasks),
             "nodes": (1, hardware.num_nodes),
         }
+        asked = {k for k in GPUS if launcher.get(k) is not None}
+        if ids and not asked | (
+            GPUS & set(launcher.get("additional_parameters") or ())
+        ):
+            wanted["gpus_per_node"] = (None, max(ids) + 1)
         return [
             f"hydra.launcher.{key}={value}"
             for key, (default, value) in wanted.items()

@@ -216,9 +216,32 @@ def test_gpus_and_machines_become_tasks_and_nodes_of_slurm(tmp_path, gpus):
     command = Command(line, None, None, None, tmp_path)
     (job,) = command._jobs()
     added = command._submitit(job)
-    assert {"hydra.launcher.tasks_per_node=4", "hydra.launcher.nodes=2"} < set(added)
+    wanted = {"tasks_per_node": 4, "nodes": 2, "gpus_per_node": 4}
+    assert {f"hydra.launcher.{k}={v}" for k, v in wanted.items()} < set(added)
     (requeues,) = [o for o in added if "max_num_timeout" in o]
     assert int(requeues.partition("=")[2]) >= 100  # Hydra's own default is none
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["hydra.launcher.gpus_per_task=1", "hardware.gpus=4"],
+        ["hydra.launcher.gpus_per_node=8", "hardware.gpus=4"],
+        ["hydra.launcher.gres=gpu:a100:4", "hardware.gpus=4"],
+        ["+hydra.launcher.additional_parameters={gpus: 8}", "hardware.gpus=4"],
+        ["hardware.gpus=0"],
+        ["hardware.gpus=-1"],
+        [],
+    ],
+)
+def test_slurm_is_asked_for_gpus_as_its_launcher_says(tmp_path, asked):
+    from stable_ssl.commands.launcher import Command
+
+    command = Command(
+        ["hydra/launcher=submitit_slurm", *asked], None, None, None, tmp_path
+    )
+    (job,) = command._jobs()
+    assert not any("gpus_per_node" in added for added in command._submitit(job))
 
 
 def test_help_shows_the_groups_and_the_whole_configuration(shell, main):

@@ -49,7 +49,17 @@ def test_one_command_measures_a_checkpoint_with_all_protocols(folder):
     assert found["test/linear_acc1"] > 0.8 and found["test/logistic_acc1"] > 0.8
     console = (run_dir / "console.log").read_text()
     assert "test split, epoch 1, step 2, seed 0" in console
+    assert "otherwise" not in console
     assert re.search(r"linear_acc1 +\d\d.* on the bank of 200 plain images", console)
+
+
+def test_what_is_evaluated_otherwise_than_the_run_was_is_said(folder):
+    other = ["data.test.dataset.subset=val", "data.num_workers=0", "data.val=null"]
+    other += ["data.eval_batch_size=50", "log.monitor=null"]
+    light = ["log.eval.offline=null", "log.eval.few_labels=[]", "log.run=other"]
+    _, run_dir = measured(folder, *other, *light)
+    said = "evaluated otherwise than the run was: data.val, data.test.dataset.subset"
+    assert f"{said}\n" in (run_dir / "console.log").read_text()
 
 
 def test_a_training_fits_no_offline_classifier_unless_asked(folder):

@@ -191,6 +191,19 @@ def test_a_loader_of_val_and_a_bank_are_evaluated(small, rows):
     assert rows(trainer.run_dir)[-1]["val/knn_acc1"] == 1  # its own neighbours
 
 
+def test_without_a_bank_it_is_said_that_nothing_is_compared(small):
+    plain = DataLoader([(torch.rand(3, 8, 8), i % 2) for i in range(32)], 16)
+    given = {"train": loader(), "val": plain}
+    keys = ["data.num_classes=2", "log.monitor=null"]
+    trainer = SimCLR(small("simclr", *keys), **given)
+    trainer.run()
+    said = (trainer.run_dir / "console.log").read_text()
+    assert "there is no bank of plain images" in said and ": without knn\n" in said
+    monitored = [keys[0], "log.monitor=val/knn_acc1"]
+    with pytest.raises(ConfigError, match="there is no bank of plain images"):
+        SimCLR(small("simclr", *monitored), **given).run()
+
+
 def pairs():
     """Return a dataset of tensors."""
     images = torch.stack([torch.from_numpy(Squares()[i][0]) for i in range(96)])

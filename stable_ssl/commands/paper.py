@@ -32,7 +32,13 @@ from stable_ssl.commands.jobs import (
     trainer_class,
     use_own_modules,
 )
-from stable_ssl.config import complete, composed, hydra_session, located
+from stable_ssl.config import (
+    complete,
+    composed,
+    hydra_session,
+    load_config,
+    located,
+)
 from stable_ssl.lock import is_held
 from stable_ssl.loggers.own_code import digest
 from stable_ssl.loggers.run_names import run_path
@@ -90,7 +96,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     option("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     option("--rows", nargs="+", metavar="TITLE", help="make runs of these alone")
     option("--jobs", type=int, default=1, metavar="N", help="runs at once; default: 1")
-    option("--folder", default="logs", help="of the runs; default: %(default)s")
+    option(
+        "--folder", help="of the runs; default: log.folder's, $OUTPUT_ROOT or ./logs"
+    )
     text = "start of the files' names; default: <folder>/paper/<name of the table>"
     option("--out", type=Path, metavar="PATH", help=text)
     option("--interval", choices=INTERVALS, default="std", help="beside each mean")
@@ -106,9 +114,10 @@ def run(args: Namespace) -> int:
         raise ConfigError(f"found --jobs {args.jobs}; give 1 or more")
     use_own_modules()
     paper = paper_file.read(args.file)
-    runs = plan(paper, args.file.stem, args.folder, args.overrides)
+    folder = args.folder or load_config("base").log.folder
+    runs = plan(paper, args.file.stem, folder, args.overrides)
     rows = paper.titles(args.rows) if args.rows else [row.title for row in paper.rows]
-    out = args.out or Path(args.folder, "paper", args.file.stem)
+    out = args.out or Path(folder, "paper", args.file.stem)
     recorded = _recorded(Path(f"{out}.json"), runs, paper) if args.recorded else {}
     asked = {one: status(one) for one in runs if one.row in rows}
     asked |= {one: recorded[one].status for one in asked if one in recorded}
@@ -171,6 +180,11 @@ def plan(
         ConfigError: a run that could not start; names its row.
     """
     planned = []
+    for key in ("log.folder", "log.experiment", "log.run", SEED):
+        if any(key == o.lstrip("+").partition("=")[0] for o in overrides):
+            own = {"log.folder": "--folder", SEED: "seeds of the file"}.get(key)
+            instead = f"; use {own}" if own else ""
+            raise ConfigError(f"{key} is the table's own, one for each run{instead}")
     here = not any(o.lstrip("+").startswith("hydra/launcher=") for o in overrides)
     elsewhere = [o for o in overrides if o.lstrip("+").partition("=")[0] in PLACES]
     what = [o for o in overrides if o not in elsewhere]

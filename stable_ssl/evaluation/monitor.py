@@ -10,7 +10,7 @@ from typing import Any
 
 from stable_ssl.evaluation.evaluator import Evaluator
 from stable_ssl.evaluation.predictions import Predictions
-from stable_ssl.evaluation.suite import BUILT_IN, RESERVED
+from stable_ssl.evaluation.suite import BUILT_IN, NO_BANK, RESERVED
 from stable_ssl.schema import ConfigError, nearest
 
 
@@ -169,6 +169,8 @@ def _why_off(
             return f"log.eval.{kind.key}={value} turns it off; change that"
         if kind.needs_labels and not num_classes:
             return "the data states no classes; set data.num_classes"
+        if kind.needs_bank and kind.__name__.lower() not in evaluators:
+            return f"{NO_BANK}; give one"
         if kind is Predictions and "predictions" not in evaluators:
             return "nothing predicts; set log.eval.linear for a probe"
         few = metric.endswith("acc5") and num_classes <= 5

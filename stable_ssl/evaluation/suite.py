@@ -66,6 +66,9 @@ BUILT_IN: tuple[type[Evaluator], ...] = (
     Spectrum,
 )
 
+NO_BANK = (
+    "there is no bank of plain images, which a loader as train does not give (bank=...)"
+)
 RESERVED = {*(cls.__name__.lower() for cls in BUILT_IN), "predictions", "pictures"}
 CADENCE = ("every_n_epochs", "splits", "in_fit")  # keys of every evaluator's node
 
@@ -198,7 +201,7 @@ class Suite:
         loaders: by split; evaluators that compare need `bank`, online ones any.
         num_classes: of the labels; None turns off all that needs labels.
         seed: of the probe's weights and of the classifiers of a test split.
-        say: is told, once, that features have collapsed.
+        say: is told, once each, that features have collapsed, and what has no bank.
         limit: batches of the bank to see; None sees all.
 
     Raises:
@@ -237,13 +240,16 @@ class Suite:
             if (loaders or not isinstance(evaluator, OnlineEvaluator))  # to be built
             and (num_classes or not evaluator.needs_labels)
             and (evaluator.in_fit or not fits)
-            and (self.bank_loader is not None or not evaluator.needs_bank)
         }
-        check_labels(loaders, num_classes, asked)
         kinds = {name.partition("_")[0] for name in loaders}
-        self.comparing = [
-            e for e in asked.values() if e.needs_bank and kinds & {*e.splits}
-        ]
+        compares = [n for n, e in asked.items() if e.needs_bank and kinds & {*e.splits}]
+        if self.bank_loader is None:
+            if compares:
+                say(f"{NO_BANK}: without {', '.join(compares)}")
+            asked = {n: e for n, e in asked.items() if not e.needs_bank}
+            compares = []
+        check_labels(loaders, num_classes, asked)
+        self.comparing = [asked[name] for name in compares]
         check_bank(self.bank_loader, self.comparing)
         self.online = {n: e for n, e in asked.items() if isinstance(e, OnlineEvaluator)}
         of_layers = [e for e in asked.values() if e.taps is not None]

@@ -101,7 +101,15 @@ def test_what_no_run_takes_is_refused_before_the_first(stated, tmp_path, capsys)
     assert run(stated(), "--rows", "SimCRL", "--folder", tmp_path) == 2
     assert "no row is called SimCRL" in capsys.readouterr().err
     assert run(stated(), "--jobs", "0", "--folder", tmp_path) == 2
+    assert run(stated(), f"log.folder={tmp_path}") == 2
+    assert "log.folder is the table's own" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_runs_are_where_other_runs_are(stated, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OUTPUT_ROOT", str(tmp_path / "outputs"))
+    assert run(stated(), "--dry-run") == 0
+    assert f'log.folder="{tmp_path / "outputs"}"' in capsys.readouterr().out
 
 
 def test_a_hash_stands_for_what_a_run_does(stated):

@@ -16,7 +16,7 @@ class Hardware:
 
     seed: int = key(0, low=0, high=2**63 - 1)  # of weights, views and order
     accelerator: str = key("auto", choices=("auto", "cpu", "gpu", "mps"))  # its kind
-    gpus: Any = None  # count, ids (list, "0,1"), -1: all, 0: CPU; null: what there is
+    gpus: Any = None  # count, ids (list, "0,1"), -1: all, 0: CPU; null: one if any
     processes: int | None = key(None, low=1)  # on the CPU of this machine; null: 1
     num_nodes: int = key(1, low=1)  # machines, which Slurm or torchrun must start
     # seconds that a rank may keep the others waiting in training, 3 times as long for

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from stable_ssl import SimCLR, load_config
+from stable_ssl.tools.runs import read_run
 
 CHAPTER = Path(__file__).resolve().parents[2] / "docs" / "trainer.rst"
 QUICK = ("optim.epochs=null", "optim.steps=4", "data.batch_size=64", "log.monitor=null")
@@ -54,6 +55,10 @@ def test_mixup_in_train_step(example, trained):
     plain, mixed = trained(SimCLR, "plain"), trained(example("Mixup"), "mixed")
     assert mixed.metrics["train/loss"] != plain.metrics["train/loss"]
     assert mixed.step == plain.step == 4
+    trained(example("Mixup"), "two", "hardware.processes=2")
+    folders = [mixed.run_dir, mixed.run_dir.with_name("two")]
+    one, again = (read_run(folder).values()["train/loss"] for folder in folders)
+    assert again == pytest.approx(one, rel=1e-4)
 
 
 def test_a_second_optimizer(example, trained):

@@ -70,7 +70,7 @@ def test_a_table_compares_what_both_sides_have():
         for method in ("byol", "dcl")
         for seed in range(3)
     ]
-    seconds = {"byol": {"ours": 5.0, "lightly": 10.0}}
+    seconds = {"byol": {"ours": 5.0, "lightly": 10.0, "steps": 4.0}}
     own = {"byol": figures, "simclr": figures}
     text = parity.table(own, trials, seconds)
     lines = {line.split("`")[1]: line for line in text.splitlines() if "`" in line}
@@ -79,4 +79,4 @@ def test_a_table_compares_what_both_sides_have():
     assert "| 0/3 | - | 51.00 ± 1.00 |" in lines["dcl"]
     line = lines["byol"]
     assert "`byol` | 3/3 | 51.00 ± 1.00 | 51.00 ± 1.00 | +0.00 ± 2.27 | more" in line
-    assert line.endswith("| 5.0 s | 10.0 s | 0.50 |")
+    assert line.endswith("| 5.0 s | 10.0 s | 4.0 s | 0.50 |")

@@ -388,9 +388,10 @@ def explained(seconds):
         return ""
     low, high, least, most = min(parts), max(parts), min(shares), max(shares)
     return (
-        f"\nSteps are {least:.0%} to {most:.0%} of lightly's epochs, so that no loader"
-        " could do with half of those where they are more. A whole epoch here, with\n"
-        f"views, probe and rows, is {low:.2f} to {high:.2f} times lightly's steps alone.\n"
+        f"\nSteps alone are {100 * least:.0f} to {100 * most:.0f} % of lightly's"
+        " epochs. A whole epoch here, with views, probe and rows,\n"
+        f"is {low:.2f} to {high:.2f} times as long as those: what is above half of"
+        " lightly's seconds is the\nnetwork's.\n"
     )
 
 

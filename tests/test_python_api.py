@@ -136,7 +136,9 @@ LOADERS = {
 }
 
 
-@pytest.mark.parametrize("step", [7, 8, 12])
+@pytest.mark.parametrize(
+    "step", [8, *(pytest.param(s, marks=pytest.mark.slow) for s in (7, 12))]
+)
 @pytest.mark.parametrize("kind", LOADERS)
 def test_a_loader_is_trained_on_and_resumes_exactly(small, rows, kind, step):
     """Killed after any step of an epoch of six: its first, its second, its last."""

@@ -330,10 +330,9 @@ class Command:
             "tasks_per_node": (1, tasks),
             "nodes": (1, hardware.num_nodes),
         }
-        asked = {k for k in GPUS if launcher.get(k) is not None}
-        if ids and not asked | (
-            GPUS & set(launcher.get("additional_parameters") or ())
-        ):
+        more = launcher.get("additional_parameters") or {}
+        asked = any(launcher.get(k) is not None or k in more for k in GPUS)
+        if ids and not asked:
             wanted["gpus_per_node"] = (None, max(ids) + 1)
         return [
             f"hydra.launcher.{key}={value}"

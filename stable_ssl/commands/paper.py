@@ -64,6 +64,12 @@ PLACES = (  # where a run runs, not what it does
     " hardware.num_nodes hardware.threads hardware.accelerator hardware.timeout"
     " hardware.sharding"
 ).split()
+OWN = {  # what a table sets for each run, and what says so instead
+    "log.folder": "; use --folder",
+    "log.experiment": "",
+    "log.run": "",
+    SEED: "; use seeds of the file",
+}
 START = "from stable_ssl.commands import main; main()"
 SAID = 15  # last lines of a failed run
 
@@ -179,14 +185,13 @@ def plan(
     Raises:
         ConfigError: a run that could not start; names its row.
     """
-    planned = []
-    for key in ("log.folder", "log.experiment", "log.run", SEED):
-        if any(key == o.lstrip("+").partition("=")[0] for o in overrides):
-            own = {"log.folder": "--folder", SEED: "seeds of the file"}.get(key)
-            instead = f"; use {own}" if own else ""
+    keys = {o: o.lstrip("+").partition("=")[0] for o in overrides}
+    for key, instead in OWN.items():
+        if key in keys.values():
             raise ConfigError(f"{key} is the table's own, one for each run{instead}")
-    here = not any(o.lstrip("+").startswith("hydra/launcher=") for o in overrides)
-    elsewhere = [o for o in overrides if o.lstrip("+").partition("=")[0] in PLACES]
+    planned = []
+    here = "hydra/launcher" not in keys.values()
+    elsewhere = [o for o in overrides if keys[o] in PLACES]
     what = [o for o in overrides if o not in elsewhere]
     anywhere = _composed(paper, what) if elsewhere else None
     for row, data, own, config in _composed(paper, overrides):

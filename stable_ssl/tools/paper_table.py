@@ -84,7 +84,7 @@ class PaperTable:
         """Return a cell: the values of its runs, accuracies in per cent."""
         found = sample(
             [
-                result.values.get(name_of(column))
+                result.values[name_of(column)]
                 for one, result in self.finished.items()
                 if (one.row, one.data) == (row.title, data)
             ]

@@ -14,8 +14,9 @@ on the same test split.
 
 A trial is a process of its own, and is kept in benchmarks/results/parity.json with a
 hash of what it was made with: what is there is not made again, and can be made on
-several machines. Seconds are of one machine: epochs of both sides, one after another.
-The table is benchmarks/parity.md.
+several machines. Views of a seed are drawn once, into --views (2 GB each). Seconds are
+of one machine: epochs of both sides, one after another. The table is
+benchmarks/parity.md.
 """
 
 import argparse
@@ -92,11 +93,22 @@ def plain(config, split):
     return images, torch.tensor([label for _, label in samples])
 
 
-def training(config, seed, images):
+def pictures(images):
+    """Return images of PIL of (N, 3, H, W)."""
+    from torchvision.transforms.functional import to_pil_image
+
+    return [to_pil_image(image) for image in images]
+
+
+def policy(config):
+    """Return the arguments of the policy's operations by their names."""
+    return {name: dict(config.data.transforms[name]) for name in OPS}
+
+
+def training(config, seed, loader):
     """Return a backbone, and its training by lightly: seconds by epoch."""
     import parity_lightly
     import torch
-    from torchvision.transforms.functional import to_pil_image
 
     from stable_ssl import models
 
@@ -107,15 +119,12 @@ def training(config, seed, images):
     used = optim.optimizer, optim.scheduler.name, optim.groups, optim.grad_max_norm
     assert used == ("adamw", "cosine", [], None), f"the plain loop has no {used}"
     budget = {
-        "batch_size": config.data.batch_size,
         "epochs": optim.epochs,
         "lr": optim.lr,
         "weight_decay": optim.weight_decay,
         "warmup_epochs": optim.scheduler.warmup_epochs,
     }
-    pictures = [to_pil_image(image) for image in images]
-    policy = {name: dict(config.data.transforms[name]) for name in OPS}
-    return backbone, parity_lightly.train(method, backbone, pictures, policy, budget)
+    return backbone, parity_lightly.train(method, backbone, loader, budget)
 
 
 def judged(backbone, config, bank, queries, seed):
@@ -143,16 +152,36 @@ def judged(backbone, config, bank, queries, seed):
     return {"knn": 100 * knn["acc1"], "linear": 100 * linear["acc1"]}
 
 
-def trial(method, seed, root):
+def drawn(method, seed, root, folder):
+    """Return the file of a seed's views; draw them where it is not there."""
+    import parity_lightly
+    import torch
+
+    config = configured(method, root)
+    made = drawn_with(config, Path(root).resolve())
+    file = Path(folder) / f"{made}-{seed}.npy"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(seed)
+        images, part = pictures(plain(config, "train")[0]), file.with_suffix(".part")
+        parity_lightly.draw(images, policy(config), config.optim.epochs, part)
+        part.replace(file)
+    return file
+
+
+def trial(method, seed, root, folder):
     """Return what one trial found."""
+    import parity_lightly
     import torch
 
     torch.set_num_threads(1)
     config = configured(method, root)
-    images = plain(config, "train")
-    backbone, epochs = training(config, seed, images[0])
+    views = drawn(method, seed, root, folder)
+    loader = parity_lightly.Drawn(views, policy(config), config.data.batch_size)
+    backbone, epochs = training(config, seed, loader)
     list(epochs)
-    found = judged(backbone, config, images, plain(config, "test"), seed)
+    images, queries = (plain(config, split) for split in ("train", "test"))
+    found = judged(backbone, config, images, queries, seed)
     facts = {"method": method, "seed": seed, "with": made_with(method)}
     return {**facts, **found, **versions()}
 
@@ -164,23 +193,38 @@ def versions():
 
 
 def made_with(method):
-    """Return a hash of what a trial depends on, besides the libraries.
-
-    Of parity_lightly.py it is all that stands there, other methods and words left out.
-    """
+    """Return a hash of what a trial depends on, besides the libraries."""
     config = configured(method, "")
-    text = LIGHTLY.read_text()
-    classes = {p.name: p for p in ast.parse(text).body if hasattr(p, "name")}
-    needed = ["train", "TwoViews", METHODS[method]]
+    code = ["train", "Drawn", "normalize", METHODS[method]], [plain, training, judged]
+    data = config.data.test, config.data.batch_size
+    other = config.optim, config.model.backbone, config.log.eval
+    return hashed(*code, drawn_with(config), *data, *other)
+
+
+def drawn_with(config, *place):
+    """Return a hash of what the views of a seed depend on."""
+    data = config.data.transforms, config.data.train, config.optim.epochs
+    return hashed(["draw", "TwoViews"], [plain, drawn], *data, *place)
+
+
+def hashed(names, functions, *facts):
+    """Return a hash of code, words left out, and of facts.
+
+    Args:
+        names: of what is needed of parity_lightly.py; bases of a class are added.
+        functions: of this file.
+        facts: anything with a text.
+    """
+    body = ast.parse(LIGHTLY.read_text()).body
+    known = {part.name: part for part in body if hasattr(part, "name")}
+    needed = list(names)
     for name in needed:
-        bases = getattr(classes[name], "bases", [])
-        needed += [base.id for base in bases if getattr(base, "id", "") in classes]
-    parts = [wordless(classes[name]) for name in needed]
-    for function in (plain, training, judged):
+        bases = getattr(known[name], "bases", [])
+        needed += [base.id for base in bases if getattr(base, "id", "") in known]
+    parts = [wordless(known[name]) for name in needed]
+    for function in functions:
         parts.append(wordless(ast.parse(textwrap.dedent(inspect.getsource(function)))))
-    data = config.data.transforms, config.data.train, config.data.test
-    other = config.optim, config.model.backbone, config.log.eval, config.data.batch_size
-    parts += map(str, (*data, *other))
+    parts += map(str, facts)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -202,6 +246,7 @@ def seconds(method, root):
     Ours with reading, views, online probe and row; the better of two after a first one.
     `steps`: of these, what lightly's model takes to be trained on views that are there.
     """
+    import parity_lightly
     import torch
 
     from stable_ssl.methods import method_class
@@ -212,7 +257,9 @@ def seconds(method, root):
         config = configured(method, root, *fewer, f"log.folder={folder}")
         trainer = method_class(method)(config)
         trainer.setup()
-        _, epochs = training(config, 0, plain(config, "train")[0])
+        images = pictures(plain(config, "train")[0])
+        views = images, policy(config), config.data.batch_size
+        _, epochs = training(config, 0, parity_lightly.loader(*views))
         taken = {"ours": [], "lightly": []}
         for _ in range(ROUNDS):
             begin = time.perf_counter()
@@ -252,9 +299,19 @@ def steps(method, config):
 # --- all of them ----------------------------------------------------------------------
 
 
-def run(what, root):
-    """Make one trial, or measure seconds, in a process of its own."""
-    line = [sys.executable, "-W", "ignore", __file__, "--root", root, "--one", *what]
+def one(method, thing, args):
+    """Return what is found of a method: `seconds`, `views SEED`, or a seed's trial."""
+    if thing == "seconds":
+        return seconds(method, args.root)
+    if thing.startswith("views"):
+        return str(drawn(method, int(thing.split()[1]), args.root, args.views))
+    return trial(method, int(thing), args.root, args.views)
+
+
+def run(what, args):
+    """Do `one` of a method and a thing, in a process of its own."""
+    line = [sys.executable, "-W", "ignore", __file__, "--root", args.root]
+    line += ["--views", args.views, "--one", *what]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(line, env=env, capture_output=True, text=True)
     if done.returncode:
@@ -267,10 +324,18 @@ def kept():
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
-def make(wanted, jobs, root):
+def draw(wanted, args):
+    """Draw the views of the seeds of all trials first, so that no trial waits."""
+    first = {seed: method for method, seed in reversed(wanted)}
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for seed, method in first.items():
+            pool.submit(run, [method, f"views {seed}"], args)
+
+
+def make(wanted, args):
     """Measure each of `wanted`, [method, seed or `seconds`]; keep it as it ends."""
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(run, what, root): " ".join(what) for what in wanted}
+    with ThreadPoolExecutor(args.jobs) as pool:
+        futures = {pool.submit(run, what, args): " ".join(what) for what in wanted}
         for future in as_completed(futures):
             name = futures[future]
             try:
@@ -410,6 +475,7 @@ on frozen features, its rate chosen on a tenth of them; both on the train images
 difference of means has its 95 % interval (Welch): `equal` where that includes 0 and is
 at most ± {NARROW:g} wide; of so many comparisons one in twenty may differ by chance.
 With three seeds on each side, differences below about a point are not resolved.
+Lightly's methods all read the same views of a seed, drawn before by torchvision.
 `epoch`: seconds of {10 * SHORT:,} images on one core, of both in turn in one process,
 by `python benchmarks/parity.py --root CIFAR --seconds` with nothing beside it; ours
 with its online probe. `its steps`: what of lightly's epoch are forward, backward and
@@ -431,21 +497,21 @@ def main():
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="trials at once")
+    folder = Path(tempfile.gettempdir()) / "parity_views"
+    parser.add_argument("--views", default=str(folder), help="folder of drawn views")
     parser.add_argument("--seconds", action="store_true", help="measure these alone")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        method, seed = args.one
-        timed = seed == "seconds"
-        found = (
-            seconds(method, args.root) if timed else trial(method, int(seed), args.root)
-        )
-        print(json.dumps(found))
+        print(json.dumps(one(*args.one, args)))
         return
     if args.root and args.seconds:
-        make([[method, "seconds"] for method in args.methods], 1, args.root)
+        args.jobs = 1
+        make([[method, "seconds"] for method in args.methods], args)
     elif args.root:
-        make(missing(args.methods, args.seeds), args.jobs, args.root)
+        wanted = missing(args.methods, args.seeds)
+        draw(wanted, args)
+        make(wanted, args)
     found = kept()
     trials = [one for one in found.values() if "with" in one]
     trials = [one for one in trials if one["with"] == made_with(one["method"])]

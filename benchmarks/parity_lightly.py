@@ -5,12 +5,16 @@ torchvision's transforms are what its examples use. A method is a class with a l
 two views; a teacher moves before each step, as in the examples. Where ours has neither
 small crops nor a second term, as in the benchmark DINO, SwAV and MMCR, there is none
 here; and tensors are channels last, as ours are.
+
+Views cost as much as the training. So a trial reads views that were drawn before, once
+for all methods of a seed; seconds are measured with a loader that draws them.
 """
 
 import copy
 import math
 import time
 
+import numpy as np
 import torch
 from lightly import loss as losses
 from lightly.models import modules, utils
@@ -228,6 +232,11 @@ class VISReg(Method):
         return self.criterion(local_proj=z[:0], global_proj=z)
 
 
+def normalize(policy):
+    """Return the transform that follows on what is drawn."""
+    return transforms.Normalize(policy["normalize"]["mean"], policy["normalize"]["std"])
+
+
 class TwoViews(torch.utils.data.Dataset):
     """Images of PIL in two views of torchvision's transforms."""
 
@@ -237,17 +246,16 @@ class TwoViews(torch.utils.data.Dataset):
         crop = transforms.RandomResizedCrop(size, scale=tuple(policy["crop"]["scale"]))
         jitter = [transforms.ColorJitter(*colour)]
         self.images = images
-        self.transform = transforms.Compose(
+        self.drawn = transforms.Compose(  # PIL to PIL
             [
                 crop,
                 transforms.RandomApply(jitter, p=policy["jitter"]["p"]),
                 transforms.RandomGrayscale(p=policy["gray"]["p"]),
                 transforms.RandomHorizontalFlip(p=policy["flip"]["p"]),
-                transforms.ToTensor(),
-                transforms.Normalize(
-                    policy["normalize"]["mean"], policy["normalize"]["std"]
-                ),
             ]
+        )
+        self.transform = transforms.Compose(
+            [self.drawn, transforms.ToTensor(), normalize(policy)]
         )
 
     def __len__(self):
@@ -258,22 +266,52 @@ class TwoViews(torch.utils.data.Dataset):
         return self.transform(image), self.transform(image)
 
 
-def train(method, backbone, images, policy, budget):
+def loader(images, policy, batch_size):
+    """Return a loader that draws two views of images of PIL."""
+    data = TwoViews(images, policy, images[0].size[0])
+    return torch.utils.data.DataLoader(data, batch_size, shuffle=True, drop_last=True)
+
+
+def draw(images, policy, epochs, file):
+    """Write two views of each image in each epoch: (epochs, N, 2, 3, H, W), uint8."""
+    size = images[0].size[0]
+    data = TwoViews(images, policy, size)
+    shape = epochs, len(images), 2, 3, size, size
+    views = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
+    for epoch in range(epochs):
+        for i, image in enumerate(images):
+            for k in range(2):
+                views[epoch, i, k] = np.moveaxis(np.array(data.drawn(image)), 2, 0)
+    views.flush()
+
+
+class Drawn:
+    """Batches of the views in a file, as `loader` has them; of one epoch each time."""
+
+    def __init__(self, file, policy, batch_size):
+        self.views, self.batch_size = np.load(file, mmap_mode="r"), batch_size
+        self.normalize, self.epoch = normalize(policy), 0
+
+    def __len__(self):
+        return self.views.shape[1] // self.batch_size
+
+    def __iter__(self):
+        views = self.views[self.epoch]
+        self.epoch += 1
+        for rows in torch.randperm(len(views)).split(self.batch_size)[: len(self)]:
+            pixels = torch.from_numpy(views[rows.numpy()])
+            yield self.normalize(pixels / 255).unbind(1)
+
+
+def train(method, backbone, loader, budget):
     """Train a backbone; yield the seconds of each epoch, without the start before it.
 
     Args:
         method: a class of this file.
         backbone: a module with the attribute `dim`.
-        images: of PIL.
-        policy: arguments of crop, jitter, gray, flip and normalize by their names.
-        budget: epochs, batch_size, lr, weight_decay, warmup_epochs.
+        loader: of batches, each two views (N, 3, H, W).
+        budget: epochs, lr, weight_decay, warmup_epochs.
     """
-    loader = torch.utils.data.DataLoader(
-        TwoViews(images, policy, images[0].size[0]),
-        budget["batch_size"],
-        shuffle=True,
-        drop_last=True,
-    )
     steps = budget["epochs"] * len(loader)
     warmup = budget["warmup_epochs"] * len(loader)
     model = method(backbone, budget["epochs"], steps).train()

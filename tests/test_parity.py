@@ -16,19 +16,17 @@ parity = pytest.importorskip("parity")
 @pytest.mark.parametrize("method", parity.METHODS)
 def test_a_method_of_lightly_learns(method):
     import parity_lightly
-    from torchvision.transforms.functional import to_pil_image
 
     torch.manual_seed(0)
-    images = [to_pil_image(torch.rand(3, 16, 16)) for _ in range(256)]
+    images = parity.pictures(torch.rand(256, 3, 16, 16))
     config = parity.configured(method, "/images")
     assert config.data.train.dataset.name == "image_folder"
-    policy = {name: dict(config.data.transforms[name]) for name in parity.OPS}
     backbone = models.backbone("convnet", width=4)
     before = [p.clone() for p in backbone.parameters()]
-    budget = {"epochs": 2, "batch_size": 128, "lr": 1e-3, "weight_decay": 1e-4}
-    budget["warmup_epochs"] = 0.5
+    budget = {"epochs": 2, "lr": 1e-3, "weight_decay": 1e-4, "warmup_epochs": 0.5}
+    loader = parity_lightly.loader(images, parity.policy(config), 128)
     cls = getattr(parity_lightly, parity.METHODS[method])
-    epochs = list(parity_lightly.train(cls, backbone, images, policy, budget))
+    epochs = list(parity_lightly.train(cls, backbone, loader, budget))
     assert len(epochs) == 2 and min(epochs) > 0
     after = list(backbone.parameters())
     assert all(p.isfinite().all() for p in after)
@@ -37,6 +35,27 @@ def test_a_method_of_lightly_learns(method):
     split = images, torch.arange(200) % 10
     found = parity.judged(backbone, config, split, split, 0)
     assert 10 < found["knn"] <= 100 and 10 < found["linear"] <= 100
+
+
+@pytest.mark.references
+def test_drawn_views_are_those_of_the_loader(tmp_path):
+    import parity_lightly
+
+    images = parity.pictures(torch.rand(12, 3, 16, 16))
+    policy = parity.policy(parity.configured("byol", "/images"))
+    torch.manual_seed(0)
+    parity_lightly.draw(images, policy, 2, tmp_path / "views.npy")
+    torch.manual_seed(0)
+    data = parity_lightly.TwoViews(images, policy, 16)
+    epochs = [[torch.stack(data[i]) for i in range(12)] for _ in range(2)]
+    drawn = parity_lightly.Drawn(tmp_path / "views.npy", policy, 5)
+    for views in epochs:
+        torch.manual_seed(1)
+        order = torch.randperm(12)[:10]  # the last ones of an epoch are left out
+        torch.manual_seed(1)
+        batches = [torch.stack(batch, 1) for batch in drawn]
+        assert len(batches) == len(drawn) == 2
+        assert torch.cat(batches).equal(torch.stack(views)[order])
 
 
 def test_a_trial_depends_on_its_own_method_alone(tmp_path, monkeypatch):

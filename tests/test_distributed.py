@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -303,6 +304,7 @@ def loss_of(z, offset):
 
 def exchange():
     """Return this rank's largest errors of value and gradient, and other answers."""
+    warnings.simplefilter("error", FutureWarning)
     rank, world = distributed.rank(), distributed.world_size()
     errors = {}
     for dtype in (torch.float32, torch.float64):

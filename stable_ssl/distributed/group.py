@@ -31,6 +31,9 @@ COLLECTIVE = timedelta(days=7)  # a rank may evaluate for hours: the watch finds
 
 STORE_TIMEOUT = timedelta(seconds=30)  # for an answer to the watch
 
+# torch 2.14 calls it by another name, and warns of the old one
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 T = TypeVar("T")
 
 _store: dist.Store | None = None  # kept for later starts, as its server's port is
@@ -361,7 +364,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         gathered = x.new_empty(world_size() * len(x), *x.shape[1:])
         with waiting():
-            dist.all_gather_into_tensor(gathered, x.contiguous())
+            _all_gather(gathered, x.contiguous())
         return gathered
 
     @staticmethod

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -428,3 +429,17 @@ def test_torchrun(whole, tmp_path):
     assert done.returncode == 0, done.stderr
     same(finished(tmp_path), whole)
     assert done.stdout.count("top-1 accuracy on frozen features") == 1
+
+
+@pytest.mark.slow
+def test_torchrun_on_several_machines(whole, tmp_path):
+    """Here they are one, with an agent of torchrun for each."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2"]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        place = f"--rdzv-endpoint=localhost:{free.getsockname()[1]}"
+    torchrun += ["--nproc-per-node=1", "--rdzv-backend=c10d", place]
+    line = [*torchrun, *command(tmp_path, "hardware.num_nodes=2")[1:]]
+    agents = [subprocess.Popen(line, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [agent.wait() for agent in agents] == [0, 0]
+    same(finished(tmp_path), whole)

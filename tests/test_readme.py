@@ -33,6 +33,7 @@ def commands():
 
 ELSEWHERE = {  # where a command that this file does not run is run
     "-m venv": "by .ci/run, in a fresh virtual environment",
+    "--nnodes=2": "on one machine, by tests/test_ranks.py",
     "submitit_slurm": "by tests that need a Slurm",
     "simclr_cifar10_sgd": "it downloads CIFAR-10; tests/test_config.py composes it",
     "logs/runs": "with the runs it reads, by the test of figures and tables",

@@ -84,7 +84,9 @@ class MAE(BaseTrainer):
         """Return the squared error of the hidden patches."""
         model, view = self.config.model, first_view(self.data[0])
         keys, patches = self.row_keys(len(view)), self.patches(view)
-        keep, mask = models.random_masks(keys, patches.shape[1], model.mask_ratio)
+        count = patches.shape[1]
+        visible = int(count * (1 - model.mask_ratio))  # as the authors round
+        keep, mask = models.random_masks(keys, count, count - visible)
         if model.norm_pix:
             patches = normalize_patches(patches)
         return masked_mse(self.reconstruct(view, keep), patches, mask)

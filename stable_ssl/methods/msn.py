@@ -79,7 +79,7 @@ class MSN(BaseTrainer):
         """Return features (N, D) of a view of which some patches are left out."""
         high, wide = self.backbone.patch_embed.patch_size
         patches = (view.shape[2] // high) * (view.shape[3] // wide)
-        left_out = math.ceil(self.config.model.mask_ratio * patches) / patches
+        left_out = math.ceil(self.config.model.mask_ratio * patches)
         keys = seeding.fold_in(self.row_keys(len(view)), number)
         keep, _ = models.random_masks(keys, patches, left_out)
         return models.patch_tokens(self.backbone, view, keep)[:, 0]

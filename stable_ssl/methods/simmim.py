@@ -67,7 +67,7 @@ class SimMIM(BaseTrainer):
         """Draw what is hidden of each image, (N, L) bool."""
         model, grid = self.config.model, self.backbone.patch_embed.grid_size
         high, wide = (side // model.mask_side for side in grid)
-        hidden = math.ceil(model.mask_ratio * high * wide) / (high * wide)
+        hidden = math.ceil(model.mask_ratio * high * wide)
         _, squares = models.random_masks(self.row_keys(rows), high * wide, hidden)
         squares = squares.view(rows, high, wide)
         rows_of_patches = squares.repeat_interleave(model.mask_side, 1)

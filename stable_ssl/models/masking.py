@@ -20,16 +20,15 @@ Range = tuple[float, float]
 TRIES = 20  # places of a context block before it may overlap one target more
 
 
-def random_masks(keys: Tensor, patches: int, ratio: float) -> tuple[Tensor, Tensor]:
-    """Hide a share of the patches, any subset of that size with equal probability.
+def random_masks(keys: Tensor, patches: int, hidden: int) -> tuple[Tensor, Tensor]:
+    """Hide so many of the patches, any subset of that size with equal probability.
 
     He et al. 2022 (MAE), https://arxiv.org/abs/2111.06377, section 3.
 
     Args:
         keys: one an image, (N,) int64.
         patches: L, without the class token.
-        ratio: share of the patches that is hidden; int(L (1 - ratio)) are visible, as
-            the authors count.
+        hidden: how many of them. A share is the caller's to round, as its authors do.
 
     Returns:
         The visible patches in ascending order, (N, k) int64, and the mask, (N, L)
@@ -38,11 +37,10 @@ def random_masks(keys: Tensor, patches: int, ratio: float) -> tuple[Tensor, Tens
     Raises:
         ConfigError: nothing would be hidden, or all.
     """
-    hidden = patches - int(patches * (1 - ratio))
     if not 0 < hidden < patches:
         raise ConfigError(
-            f"a mask ratio of {ratio} hides {hidden} of {patches} patches; hide some"
-            " and leave some"
+            f"a mask would hide {hidden} of {patches} patches; set a mask ratio that"
+            " hides some and leaves some"
         )
     order = seeding.bits(keys, (patches,)).argsort(1)
     keep = order[:, hidden:].sort(1).values

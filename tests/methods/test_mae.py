@@ -31,7 +31,7 @@ def make(config):
 
 
 def masks(trainer):
-    return random_masks(trainer.row_keys(6), 16, 0.75)
+    return random_masks(trainer.row_keys(6), 16, 12)
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
@@ -66,6 +66,13 @@ def test_the_class_token_is_none_of_the_hidden_patches(make):  # fault 31
     trainer.backbone.blocks.register_forward_hook(lambda _, x, y: seen.append(y.shape))
     assert trainer.reconstruct(trainer.data[0], keep).shape == (6, 16, 4)
     assert seen == [(6, 1 + 4, 16)]
+
+
+def test_a_share_of_the_patches_is_rounded_as_the_authors_do(make):
+    trainer, seen = make("model.mask_ratio=0.33"), []
+    trainer.backbone.blocks.register_forward_hook(lambda _, x, y: seen.append(y.shape))
+    trainer.compute_loss()
+    assert seen == [(6, 1 + 10, 16)]  # int(16 (1 - 0.33)) are seen
 
 
 def test_hidden_pixels_do_not_reach_the_encoder(make):

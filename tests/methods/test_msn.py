@@ -40,7 +40,7 @@ def test_a_masked_view_is_not_seen_where_patches_are_left_out(make):
     trainer = make("model.mask_ratio=0.3")
     view = trainer.data[0][1]
     keys = seeding.fold_in(trainer.row_keys(6), 0)
-    _, mask = random_masks(keys, 16, 5 / 16)  # 0.3 of 16, rounded up
+    _, mask = random_masks(keys, 16, 5)  # 0.3 of 16, rounded up
     patches = unfold(view, 2, stride=2).mT
     other = torch.where(mask[..., None], torch.randn_like(patches), patches)
     other = fold(other.mT, view.shape[2:], 2, stride=2)

@@ -53,6 +53,12 @@ def test_squares_are_hidden_and_as_many_of_each_image(make):
     assert (mask[:, :, 0, :, 0].sum((1, 2)) == 3).all()  # 0.6 of four, rounded up
 
 
+def test_the_count_of_hidden_squares_is_not_rounded_twice(make):
+    trainer = make("model.mask_side=1")
+    trainer.backbone.patch_embed.grid_size = 6, 6
+    assert (trainer.masks(6).sum(1) == 22).all()  # 0.6 of 36, rounded up
+
+
 def test_squares_that_do_not_fit_are_refused(make):
     with pytest.raises(ConfigError, match="mask_side=3: the image has a grid of"):
         make("model.mask_side=3")

@@ -62,7 +62,7 @@ class MSN(TokenReference):
         target, large, small = views
         # of 16 patches the floor of 0.7 times 16 is kept
         keys = seeding.fold_in(row_keys(self.step), 0)
-        keep, _ = random_masks(keys, 16, 5 / 16)
+        keep, _ = random_masks(keys, 16, 5)
         anchors = [
             self.projector(tokens(self.backbone, large, keep=keep)[:, 0]),
             self.projector(tokens(self.backbone, small)[:, 0]),

@@ -24,7 +24,7 @@ class SimMIM(TokenReference):
     def loss(self, views, labels):
         (image,) = views
         # squares of 2 x 2 patches: ceil(0.6 * 4) of the four are hidden
-        _, squares = random_masks(row_keys(self.step), 4, 3 / 4)
+        _, squares = random_masks(row_keys(self.step), 4, 3)
         mask = squares.view(-1, 2, 2).repeat_interleave(2, 1).repeat_interleave(2, 2)
         z = tokens(self.backbone, image, mask, self.mask_token)[:, 1:]
         maps = self.pixels(z).mT.reshape(len(z), 4, 4, 4)

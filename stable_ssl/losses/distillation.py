@@ -134,6 +134,11 @@ def ibot(
             f"ibot found a student of shape {tuple(student.shape)} and a teacher of"
             f" {tuple(teacher.shape)}; use (N, k, K) twice"
         )
+    if mask.shape != student.shape[:2]:
+        raise ValueError(
+            f"ibot found a mask of shape {tuple(mask.shape)} for patches of"
+            f" {tuple(student.shape)}; use (N, k)"
+        )
     check_positive(
         "ibot",
         student_temperature=student_temperature,
@@ -177,7 +182,8 @@ def gram(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes do not fit.
     """
-    if student.ndim != 3 or student.shape[:2] != teacher.shape[:2]:
+    shapes = student.shape, teacher.shape
+    if {len(shape) for shape in shapes} != {3} or shapes[0][:2] != shapes[1][:2]:
         raise ValueError(
             f"gram found a student of shape {tuple(student.shape)} and a teacher of"
             f" {tuple(teacher.shape)}; use (N, L, D) and (N, L, E)"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stable_ssl.losses.checks import in_float32
+from stable_ssl.losses.checks import check_rows, in_float32
 
 
 @in_float32
@@ -23,6 +23,16 @@ def invariance(views: Sequence[Tensor], global_views: int) -> Tensor:
     Returns:
         Scalar, the mean over views, N and D. Does not synchronise ranks; its mean over
         them is the loss of the whole batch.
+
+    Raises:
+        ValueError: views of several shapes or not (N, D), or global views that are
+            none of them.
     """
+    check_rows("invariance", *views)
+    if not 0 < global_views <= len(views):
+        raise ValueError(
+            f"invariance found global_views={global_views} of {len(views)} views; use"
+            f" 1 to {len(views)}"
+        )
     stacked = torch.stack(list(views))
     return (stacked - stacked[:global_views].mean(0)).square().mean()

@@ -104,6 +104,22 @@ def test_every_loss_is_here():
     assert {name.split()[0] for name in CASES} == set(losses.__all__) - NOT_SCALAR
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_what_would_be_broadcast_is_refused(name):
+    """One argument has fewer rows than the others, another width, or a dimension more.
+
+    `koleo` and `gram` take any width.
+    """
+    function, rows = CASES[name]
+    for i, x in enumerate(rows):
+        wrong = [x[..., None]]
+        wrong += [x[:1], x[:-1]] if len(rows) > 1 else []
+        wrong += [x[..., :1]] if x.ndim > 1 and name not in ("koleo", "gram") else []
+        for other in wrong:
+            with pytest.raises(ValueError, match="found|expected"):
+                function(*rows[:i], other, *rows[i + 1 :])
+
+
 def learn(name, dtype, part=0, parts=1, autocast=False):
     """Return the loss and the gradient of a part of the rows."""
     function, rows = CASES[name]

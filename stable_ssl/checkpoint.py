@@ -50,6 +50,7 @@ SETTINGS = {  # what a resumed run must share with its start; None: every key
     "data": (
         *("train", "labelled", "num_classes", "in_memory"),
         *("batch_size", "batch_size_per_gpu"),
+        *("fields", "range", "layout", "decode"),
     ),
     "model": None,
     "optim": None,
@@ -256,14 +257,14 @@ def refuse_other_settings(saved: State, now: State, defaults: State) -> None:
             default.
         now: that of today; the length of the training, where data lies and what is
             evaluated or written may differ.
-        defaults: of all keys.
+        defaults: `known_to(now, saved)`, completed with the defaults of newer keys.
 
     Raises:
         ConfigError: another key of `SETTINGS` differs.
     """
+    saved = _filled(saved, defaults)
     for group, names in SETTINGS.items():
-        old = {**defaults[group], **(saved.get(group) or {})}
-        new = now.get(group) or {}
+        old, new = saved.get(group) or {}, now.get(group) or {}
         for name in names or sorted({*old, *new}):
             path = f"{group}.{name}"
             if path not in FREE:
@@ -272,6 +273,26 @@ def refuse_other_settings(saved: State, now: State, defaults: State) -> None:
     probes = [probe.get("linear") for probe in probes]
     if None not in probes:
         _refuse_other("log.eval.linear", *probes)
+
+
+def known_to(now: State, saved: State) -> State:
+    """Return the part of a config whose keys, at any depth, another has, too."""
+    return {
+        name: known_to(value, saved[name])
+        if isinstance(value, dict) and isinstance(saved[name], dict)
+        else value
+        for name, value in now.items()
+        if name in saved
+    }
+
+
+def _filled(config: State, defaults: State) -> State:
+    """Return a config with what it lacks, at any depth."""
+    found = {**defaults, **config}
+    for name, value in found.items():
+        if isinstance(value, dict) and isinstance(defaults.get(name), dict):
+            found[name] = _filled(value, defaults[name])
+    return found
 
 
 def _refuse_other(path: str, old: Any, new: Any) -> None:

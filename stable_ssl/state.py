@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 from stable_ssl import checkpoint, distributed, seeding, subclass_state
 from stable_ssl.batch import generators, known_length, to_device
 from stable_ssl.checkpoint import State
-from stable_ssl.data.nodes import TRAINING
+from stable_ssl.data.nodes import READING, SPLITS, TRAINING
 from stable_ssl.distributed.sharded_state import mapped_by_path
 from stable_ssl.distributed.sharding import mesh_of, shared_out_like
 from stable_ssl.loggers.means import shared_out
@@ -90,7 +90,7 @@ def set_generator_states(run: Run, state: State) -> None:
         generator.set_state(own.cpu())
 
 
-def begin(run: Run, defaults: State) -> State | None:
+def begin(run: Run, complete: Callable[[State], State]) -> State | None:
     """Resume the state that a run's config asks for, or load weights alone, or neither.
 
     Synchronises the ranks.
@@ -98,7 +98,8 @@ def begin(run: Run, defaults: State) -> State | None:
     Args:
         run: a trainer of which all is built; with `mode=fit`, its `resumed_state` is
             the state that it goes on from.
-        defaults: of a config's keys; a state may be older than a key.
+        complete: returns a config with the defaults of the keys that it lacks, as a
+            state that is older than a key does.
 
     Returns:
         The lengths of the run's files to go on from; None keeps all that is in them.
@@ -115,7 +116,7 @@ def begin(run: Run, defaults: State) -> State | None:
         state, is_own = None, False  # those weights are to be evaluated, not the run's
     if state is not None:
         with _read_from(run.checkpoints.folder if is_own else log.resume):
-            _resume(run, state, is_own, defaults)
+            _resume(run, state, is_own, complete)
     elif log.load_from is not None:
         with _read_from(log.load_from):
             path = Path(log.load_from)
@@ -149,12 +150,18 @@ def _read_from(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def _resume(run: Run, state: State, is_own: bool, defaults: State) -> None:
+def _resume(
+    run: Run, state: State, is_own: bool, complete: Callable[[State], State]
+) -> None:
     """Restore a state, the run's own or that of another run, and say so."""
     fit, saved = run.config.mode == "fit", len(state["ranks"])
     if fit:
         _refuse_other_batch(run, saved)
-        checkpoint.refuse_other_settings(state["config"], masked(run.config), defaults)
+        then, now = state["config"], masked(run.config)
+        defaults: State = {}
+        with suppress(ConfigError):  # other keys differ then, and are named below
+            defaults = complete(checkpoint.known_to(now, then))
+        checkpoint.refuse_other_settings(then, now, defaults)
         lengths = known_length(run.train_loader), run.images_per_step
         optim, total_steps = run.config.optim, run.total_steps
         if change := checkpoint.length_changed(state, optim, total_steps, lengths):
@@ -373,9 +380,9 @@ def _seen_otherwise(saved: State, now: State) -> str | None:
     """Say which keys of the splits and of their views are not those of the training."""
     differing = [
         path
-        for split in ("train", "val", "test", "bank")
+        for name in (*SPLITS, *READING)
         for path, *_ in checkpoint.differences(
-            f"data.{split}", saved["data"].get(split), now["data"].get(split)
+            f"data.{name}", saved["data"].get(name), now["data"].get(name)
         )
     ]
     if not differing:

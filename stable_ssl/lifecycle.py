@@ -181,7 +181,7 @@ def recorded_end(run: Run) -> Iterator[None]:
     except Diverged as error:
         end("diverged", str(error))
         raise
-    except Exception as error:
+    except BaseException as error:  # of sys.exit, too
         end("failed", f"{type(error).__name__}: {error}")
         raise
     finally:

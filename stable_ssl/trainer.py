@@ -27,7 +27,6 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -47,7 +46,7 @@ from stable_ssl.batch import (
     known_length,
     to_device,
 )
-from stable_ssl.config import TRAINING, Config, Eval, complete, load_config
+from stable_ssl.config import TRAINING, Eval, complete, load_config
 from stable_ssl.data import Loader, build_loaders
 from stable_ssl.data.combined import named_parts, split_datasets, take_skipped
 from stable_ssl.data.datasets import recorded
@@ -647,7 +646,7 @@ class BaseTrainer(nn.Module):
 
     def load_checkpoint(self) -> None:
         """Resume the full state, or load weights alone, or start afresh."""
-        kept = begin(self, asdict(Config()))
+        kept = begin(self, lambda part: masked(complete(part, self.model_config)))
         if self.config.mode == "fit":
             self.records.folder.own()
         self.records.open_rows(kept, self.config, self.step)
@@ -685,16 +684,17 @@ class BaseTrainer(nn.Module):
             self.data = batch  # it was trained on, and saved, before
         if resumed is not None:
             restore(self, resumed)  # what hook and loader began anew
-        index = start - 1
+        index, skipped = start - 1, 0
         for index, batch in enumerate(self.records.waiting(batches), start):
             if accumulate > 1:
                 self.micro_batch = index % accumulate
                 left = end - index + self.micro_batch
                 self.micro_batches = min(accumulate, left)
             if may_skip:
-                # as a mean over the ranks, what all of them skipped
-                skipped = take_skipped(self.train_loader) * self.world_size
-                self.log({"train/skipped": skipped})
+                skipped += take_skipped(self.train_loader)
+                if self.last_micro_batch:  # all ranks', and `log` takes their mean
+                    self.log({"train/skipped": skipped * self.world_size})
+                    skipped = 0
             self.train_micro_batch(batch)
             if self.last_micro_batch:
                 self._after_step()
@@ -981,7 +981,8 @@ class BaseTrainer(nn.Module):
             return {}
         training_data, self.split = self.data, split
         self._share_buffers()
-        due = self.evaluation.due(split, self.epoch, self.ended)
+        last = self.ended or self.config.mode != "fit"
+        due = self.evaluation.due(split, self.epoch, last)
         with (
             distributed.patient(),
             sharding.whole(self),

@@ -395,16 +395,17 @@ def test_an_unfinished_row_does_not_hide_divergence_from_a_checkpoint(tiny, conf
     )
 
 
-def test_a_failing_run_says_why(tiny, config):
+@pytest.mark.parametrize("error", [KeyError("my mistake"), SystemExit("my mistake")])
+def test_a_failing_run_says_why(tiny, config, error):
     class Broken(tiny):
         def after_train_epoch(self):
-            raise KeyError("my mistake")
+            raise error
 
     trainer = Broken(config())
-    with pytest.raises(KeyError):
+    with pytest.raises(type(error)):
         trainer.run()
     assert status(trainer)["status"] == "failed"
-    assert status(trainer)["reason"] == "KeyError: 'my mistake'"
+    assert status(trainer)["reason"] == f"{type(error).__name__}: {error}"
 
 
 def test_fast_dev_run_keeps_nothing(tiny, config, tmp_path):

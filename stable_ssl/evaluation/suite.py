@@ -431,7 +431,7 @@ class Suite:
         Args:
             split: val, test, val_<name> or test_<name>.
             epoch: epochs taken.
-            last: whether the training has ended; all of them are due then.
+            last: whether no training follows; all of them are due then.
         """
         kind = split.partition("_")[0]
         return [

@@ -230,6 +230,21 @@ def test_skips_are_counted_in_the_rows(damaged, tmp_path, rows):
 
 
 @pytest.mark.filterwarnings("ignore:skipped")
+def test_skips_of_a_step_are_those_of_all_its_batches(damaged, tmp_path, rows):
+    found = []
+    for name, batch_size, accumulate in (("whole", 6, 1), ("parts", 2, 3)):
+        (tmp_path / name).mkdir()
+        config = photo_config(
+            damaged, tmp_path / name, on_error="skip", batch_size=batch_size
+        )
+        config["optim"]["accumulate"] = accumulate
+        trainer = SimCLR(config)
+        trainer.run()
+        found.append(sum(row.get("train/skipped", 0) for row in rows(trainer.run_dir)))
+    assert found[0] == found[1] > 0
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
 def test_damaged_images_cost_no_step(damaged, tmp_path):
     """Batches of one, of which two cannot be read."""
     (tmp_path / "logs").mkdir()

@@ -210,6 +210,16 @@ def test_a_metric_that_is_rarely_measured_ends_and_ranks_by_its_own_values(confi
     }
 
 
+@pytest.mark.parametrize("mode", ["validate", "test"])
+def test_one_that_is_rarely_measured_is_in_an_evaluation_alone(config, mode):
+    node = f"++log.eval.n={{_target_: {HERE}.Norms, power: 1, every_n_epochs: 5}}"
+    last = trained(config, *OFF, node).checkpoints.folder / "last.ckpt"
+    own = [*OFF, node, f"mode={mode}", f"log.load_from={last}", "log.monitor=null"]
+    run = SimCLR(config("simclr", *own))
+    run.run()
+    assert run.metrics[f"{'val' if mode == 'validate' else 'test'}/norm"] > 0
+
+
 def probed_on_a_rank(folder):
     where = [f"log.folder={folder}", f"log.run=ranks{distributed.rank()}"]
     double = [*QUICK, *OFF, *where, *nodes(c="Nonlinear"), "log.monitor=null"]

@@ -32,18 +32,22 @@ def held_labels(loader: Any) -> torch.Tensor | None:
 
 
 def with_labels(batch: Any) -> tuple[Any, torch.Tensor]:
-    """Return views and labels of a batch; refuse what only a loader of others makes.
+    """Return views and labels (N,) of a batch; refuse what only a user's loader makes.
 
     Raises:
-        ConfigError: it is no pair of images and a tensor, but a dict, or has a dict of
-            several kinds of labels.
+        ConfigError: it is no pair of images and a tensor of a number each, but a dict,
+            or has a dict of several kinds of labels, or some in another shape.
     """
     found = f"is a {type(batch).__name__}"
     if isinstance(batch, (tuple, list)) and len(batch) > 1:
         x, labels, *_ = batch
+        labels = as_classes(labels)
         if isinstance(labels, torch.Tensor):
-            return x, labels
-        found = f"has labels of the type {type(labels).__name__}"
+            if labels.ndim == 1:
+                return x, labels
+            found = f"has labels of shape {tuple(labels.shape)}"
+        else:
+            found = f"has labels of the type {type(labels).__name__}"
     raise ConfigError(
         f"a batch {found}, and the evaluators need one number an image; set"
         " log.eval.linear=null and log.eval.knn=null, or let the loader yield (images,"

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from stable_ssl import distributed
+from stable_ssl.data.fields import as_classes
 from stable_ssl.distributed import gather_batches
 from stable_ssl.evaluation.evaluator import Evaluator, Split, labelled_rows
 from stable_ssl.loggers.names import Metric
+from stable_ssl.schema import ConfigError
 
 Score = Callable[[Tensor, Tensor], Any]  # of predictions and labels of a split
 
@@ -121,29 +123,48 @@ class WholeSplit:
 
     Args:
         metrics: by name.
+        zero_one: whether labels are 0 or 1, and not numbers of classes.
     """
 
-    def __init__(self, metrics: Mapping[str, Score]):
-        self.metrics = metrics
+    def __init__(self, metrics: Mapping[str, Score], zero_one: bool = False):
+        self.metrics, self.zero_one = metrics, zero_one
         self.predictions: list[Tensor] = []
         self.labels: list[Tensor] = []
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
         """Add a batch: predictions (N, ...) and labels (N, ...), as the task has it."""
         self.predictions.append(predictions.detach().float())
-        self.labels.append(labels.long())
+        self.labels.append(labels)
 
     def compute(self) -> dict[str, float]:
         """Return the values over all ranks' samples, in the order of the split.
 
         Synchronises the host and the ranks.
+
+        Raises:
+            ConfigError: labels that are no whole numbers, or neither 0 nor 1 where only
+                these have a meaning.
         """
         if not self.labels:
             return {}
-        whole = gather_batches(self.predictions), gather_batches(self.labels)
-        if (known := labelled_rows(whole[1])) is not None:
-            whole = tuple(x[known] for x in whole)
-        return {name: float(metric(*whole)) for name, metric in self.metrics.items()}
+        predictions, given = map(gather_batches, (self.predictions, self.labels))
+        labels = given.long()
+        wrong = given != labels
+        if (known := labelled_rows(labels)) is not None:
+            predictions, labels, wrong = predictions[known], labels[known], wrong[known]
+        if self.zero_one:
+            wrong |= (labels < 0) | (labels > 1)
+        if wrong.any():
+            raise ConfigError(
+                f"the labels are from {given.min():g} to {given.max():g}, and"
+                f" {', '.join(self.metrics)} need {'0 or 1' * self.zero_one}"
+                f"{'whole numbers' * (not self.zero_one)}; let the loader yield these,"
+                " or write an eval_step"
+            )
+        return {
+            name: float(metric(predictions, labels))
+            for name, metric in self.metrics.items()
+        }
 
 
 class Scores:
@@ -153,24 +174,62 @@ class Scores:
         task: multiclass: predictions (N, C) logits, labels (N,);
             binary: predictions (N,) logits, labels (N,), 0 or 1;
             multilabel: predictions (N, C) logits, labels (N, C), 0 or 1.
+            (N, 1) is as good as (N,); more dimensions may follow in both, as of pixels.
         custom: `custom_metrics`.
     """
 
     def __init__(self, task: str = "multiclass", custom: Mapping[str, Score] = {}):
-        self.parts: list[Accuracy | WholeSplit] = []
+        self.task, self.parts = task, []
         if task == "multiclass":
             self.parts.append(Accuracy())
         if whole := {**TASKS[task], **custom}:
-            self.parts.append(WholeSplit(whole))
+            self.parts.append(WholeSplit(whole, task != "multiclass"))
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
-        """Add a batch."""
+        """Add a batch.
+
+        Raises:
+            ConfigError: shapes that are not the task's, or labels that are no tensor.
+        """
+        predictions, labels = _shaped(self.task, predictions, labels)
         for part in self.parts:
             part.update(predictions, labels)
 
     def compute(self) -> dict[str, float]:
         """Return the values by name; synchronises the host and the ranks."""
         return {k: v for part in self.parts for k, v in part.compute().items()}
+
+
+SHAPES = {  # of predictions and labels
+    "multiclass": ("(N, C)", "(N,)"),
+    "binary": ("(N,)", "(N,)"),
+    "multilabel": ("(N, C)", "(N, C)"),
+}
+
+
+def _shaped(task: str, predictions: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
+    """Return a batch's predictions and labels in the shapes of `SHAPES`."""
+    labels = as_classes(labels)
+    found = getattr(labels, "shape", None)
+    if task == "binary":
+        predictions, labels = (
+            x[:, 0] if isinstance(x, Tensor) and x.shape[1:] == (1,) else x
+            for x in (predictions, labels)
+        )
+    elif task == "multilabel" and (*(found or ()), 1) == predictions.shape:
+        labels = labels[:, None]  # of one label
+    expected = predictions.shape
+    if task == "multiclass":
+        expected = (*expected[:1], *expected[2:]) if len(expected) > 1 else None
+    if not isinstance(labels, Tensor) or labels.shape != expected:
+        told = type(labels).__name__ if found is None else f"labels of {tuple(found)}"
+        wanted = " and labels ".join(SHAPES[task])
+        raise ConfigError(
+            f"predict returned {tuple(predictions.shape)} for {told}; the task is"
+            f" {task}: predictions {wanted}; let the loader and predict return these,"
+            " or state another `task`"
+        )
+    return predictions, labels
 
 
 # --- of a ranking ---------------------------------------------------------------------

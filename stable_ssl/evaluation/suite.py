@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from stable_ssl import distributed, seeding
 from stable_ssl.batch import first_view
+from stable_ssl.data.fields import as_classes
 from stable_ssl.distributed import gather_batches
 from stable_ssl.evaluation.bank import Bank, encode_bank
 from stable_ssl.evaluation.collapse import collapse_warning
@@ -465,6 +466,7 @@ class Suite:
         if not any(evaluator.needs_features for evaluator in self.asked):
             return
         x, labels, *_ = batch
+        labels = as_classes(labels)  # of a loader of one's own
         features = self._beside(self._encoded(first_view(x)))
         self.features.append(features.detach().float())
         self.labels.append(labels)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stable_ssl import distributed
+from stable_ssl import ConfigError, distributed
 from stable_ssl.evaluation.predictions import (
     Accuracy,
     Scores,
@@ -72,6 +72,71 @@ def test_multilabel_is_the_mean_over_the_classes_that_occur():
     expected = [precision_by_hand(LOGITS[:, c], labels[:, c]) for c in classes]
     found = scored(Scores("multilabel"), LOGITS, labels.float())
     assert found == {"map": pytest.approx(sum(expected) / 9)}
+
+
+ONE = LOGITS[:, 0]
+SOFT = torch.linspace(0, 1, 103)
+
+
+@pytest.mark.parametrize(
+    ("task", "predictions", "labels", "same"),
+    [
+        ("binary", ONE[:, None], LABELS % 2, (ONE, LABELS % 2)),
+        ("binary", ONE[:, None], (LABELS % 2)[:, None], (ONE, LABELS % 2)),
+        ("binary", ONE, (LABELS % 2).float()[:, None], (ONE, LABELS % 2)),
+        ("multiclass", LOGITS, LABELS[:, None], (LOGITS, LABELS)),
+        ("multiclass", LOGITS, LABELS.int(), (LOGITS, LABELS)),
+        ("multilabel", ONE[:, None], LABELS % 2, (ONE[:, None], LABELS[:, None] % 2)),
+    ],
+)
+def test_a_column_is_as_good_as_a_row(task, predictions, labels, same):
+    assert scored(Scores(task), predictions, labels) == scored(Scores(task), *same)
+
+
+def test_pixels_are_counted_as_samples_are():
+    maps = LOGITS[:100].view(4, 5, 5, 10).movedim(3, 1)
+    found = scored(Scores(), maps, LABELS[:100].view(4, 5, 5))
+    assert found == scored(Scores(), LOGITS[:100], LABELS[:100])
+
+
+@pytest.mark.parametrize(
+    ("task", "predictions", "labels", "words"),
+    [
+        (
+            "multiclass",
+            LOGITS,
+            torch.eye(10)[LABELS],
+            r"labels of \(20, 10\); the task",
+        ),
+        ("multiclass", LOGITS, [3] * 20, "for list; the task is multiclass"),
+        ("multiclass", ONE, LABELS, r"returned \(20,\)"),
+        ("binary", LOGITS, LABELS % 2, r"predictions \(N,\) and labels \(N,\)"),
+        ("multilabel", LOGITS, LABELS, r"labels of \(20,\)"),
+    ],
+)
+def test_shapes_that_are_not_those_of_the_task_are_refused(
+    task, predictions, labels, words
+):
+    with pytest.raises(ConfigError, match=words):
+        Scores(task).update(predictions[:20], labels[:20])
+
+
+@pytest.mark.parametrize(
+    ("task", "predictions", "labels", "words"),
+    [
+        ("binary", ONE, SOFT, "from 0 to 1, and acc1, ap, auroc need 0 or 1"),
+        ("binary", ONE, LABELS, "from 0 to 9"),
+        ("multilabel", ONE[:, None], SOFT[:, None], "map need 0 or 1"),
+        ("multilabel", LOGITS, LOGITS.sign(), "from -1 to 1"),
+        ("multiclass", LOGITS, SOFT, "mine need whole numbers"),
+    ],
+)
+def test_labels_that_are_not_those_of_the_task_are_refused(
+    task, predictions, labels, words
+):
+    scores = Scores(task, {"mine": len} if task == "multiclass" else {})
+    with pytest.raises(ConfigError, match=words):
+        scored(scores, predictions, labels)
 
 
 def test_a_ranking_of_one_kind_is_no_number():

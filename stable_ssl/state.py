@@ -25,13 +25,13 @@ from stable_ssl.loggers.means import shared_out
 from stable_ssl.models import EMA
 from stable_ssl.models.norm import batch_norms
 from stable_ssl.models.weights import load_networks, refuse_untrained
-from stable_ssl.optim.collect import MAIN
+from stable_ssl.optim.collect import group_names
 from stable_ssl.run import Run
 from stable_ssl.schema import ConfigError, described
 from stable_ssl.secrets import masked
 from stable_ssl.tensor_files import is_sealed, read, verify
 
-FORMAT = 3  # 1 had one optimizer and no attributes, 2 one evaluator with a state
+FORMAT, OLDEST = 4, 3  # 3 had no `groups`
 COPIED_LATER = {"modules", "optimizers", "evaluators"}  # of a state: as they are loaded
 
 
@@ -61,6 +61,8 @@ def capture(run: Run) -> State:
         "modules": run.state_dict(),
         "unsaved": _unsaved(run),
         "attributes": subclass_state.merged(attribute_states),
+        "trained": [n for n, p in run.named_parameters() if p.requires_grad],
+        "groups": {n: group_names(o, run) for n, o in run.optimizers.items()},
         "optimizers": {n: o.state_dict() for n, o in run.optimizers.items()},
         "schedulers": {n: s.state_dict() for n, s in run.schedulers.items()},
         "scaler": run.scaler.state_dict(),
@@ -82,10 +84,10 @@ def generator_states(run: Run) -> State:
 
 
 def set_generator_states(run: Run, state: State) -> None:
-    """Restore what `generator_states` returned, or an earlier version's part of it."""
+    """Restore what `generator_states` returned."""
     seeding.set_rng_state(state)
     for generator, own in zip(
-        generators(run.train_loader), state.get("loader", []), strict=False
+        generators(run.train_loader), state["loader"], strict=False
     ):
         generator.set_state(own.cpu())
 
@@ -170,7 +172,7 @@ def _resume(
         run.resumed_state = state
     restore(run, state)
     if fit and saved != run.world_size:
-        for text in _changes(run, upgraded(state)["attributes"], saved):
+        for text in _changes(run, state["attributes"], saved):
             run.say(text)
     if is_own and fit and run.rank == 0:
         run.checkpoints.resume(state)
@@ -222,7 +224,8 @@ def restore(run: Run, state: State) -> None:
     Raises:
         ConfigError: the state is of another model.
     """
-    state = mapped_by_path(upgraded(state), lambda _, x: x)  # objects may change it
+    _check_format(state)
+    state = mapped_by_path(state, lambda _, x: x)  # objects may change it
     state |= {k: copy.deepcopy(v) for k, v in state.items() if k not in COPIED_LATER}
     checkpoint.load_modules(run, state["modules"])
     _load_unsaved(run, state["unsaved"])
@@ -242,6 +245,7 @@ def restore(run: Run, state: State) -> None:
                 f"the checkpoint has the optimizers {', '.join(state['optimizers'])},"
                 f" the trainer {', '.join(run.optimizers)}; choose another log.run"
             )
+        _grow(run, state)
         for name, optimizer in run.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
             for parameter, values in optimizer.state.items():
@@ -283,37 +287,36 @@ def own_state(content: Any) -> State | None:
         ConfigError: it is of a later format.
     """
     ours = isinstance(content, dict) and "modules" in content
-    return upgraded(content) if ours else None
+    if ours:
+        _check_format(content)
+    return content if ours else None
 
 
-def upgraded(state: State) -> State:
-    """Return a state of an earlier format in today's.
+def _check_format(state: State) -> None:
+    """Refuse a state of another format.
 
     Raises:
-        ConfigError: it is of a later one.
+        ConfigError: names it.
     """
-    number = state.get("format", 1)
-    if number > FORMAT:
+    number = state.get("format")
+    if number not in range(OLDEST, FORMAT + 1):
         raise ConfigError(
-            f"the checkpoint has format {number}, and this version reads up to"
-            f" {FORMAT}; install a newer stable-SSL"
+            f"the checkpoint has format {number}, and this version reads {OLDEST} to"
+            f" {FORMAT}; use the stable-SSL that wrote it"
         )
-    if number < 3:
-        probe = state["probe"]
-        state = {**state, "evaluators": {} if probe is None else {"probe": probe}}
-        state["measured"] = state["metrics"]
-    if number > 1:
-        return state
-    scheduler = state["scheduler"]
-    return {
-        **state,
-        "optimizers": {MAIN: state["optimizer"]},
-        "schedulers": {} if scheduler is None else {MAIN: scheduler},
-        "unsaved": {},
-        "stopped": None,
-        "patience": None,
-        "attributes": {"alike": {"objects": {}, "values": {}}},
-    }
+
+
+def _grow(run: Run, state: State) -> None:
+    """Add the groups that optimizers got during the training, as of layers unfrozen."""
+    parameters = dict(run.named_parameters())
+    for name, groups in state.get("groups", {}).items():
+        for names in groups[len(run.optimizers[name].param_groups) :]:
+            added = [parameters[n] for n in names]
+            run.optimizers[name].add_param_group({"params": added})
+    if "trained" in state:
+        trained = set(state["trained"])
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in trained)
 
 
 def _unsaved(run: Run) -> dict[str, State]:

@@ -188,7 +188,7 @@ class BaseTrainer(nn.Module):
         self.num_classes: int | None = None
         self.device, self.rank, self.world_size = torch.device("cpu"), 0, 1
         self.optimizers: dict[str, Optimizer] = {}  # by name, that of the config first
-        self.schedulers: dict[str, Any] = {}  # by an optimizer's name, see `Stepper`
+        self.schedulers: dict[str, Any] = {}  # by name, see `optim.step.moved_by`
         self.stepper: Stepper | None = None  # of the optimizers
         self.exact_batch: ExactBatch | None = None  # of `optim.exact_batch`
         self.scaler: Any = None  # of the loss, for float16
@@ -585,7 +585,10 @@ class BaseTrainer(nn.Module):
             self.optimizers = collect_optimizers(self.optimizers, vars(self), built)
 
     def initialize_scheduler(self) -> None:
-        """Build `self.schedulers`: each has torch's protocol and moves every step."""
+        """Build `self.schedulers`: each has torch's protocol, and follows an optimizer.
+
+        One of your own is `self.scheduler`, or an entry by any name.
+        """
         self.schedulers |= build_schedulers(
             self.config.optim, self.optimizers, self.steps_per_epoch, self.total_steps
         )
@@ -614,7 +617,12 @@ class BaseTrainer(nn.Module):
 
     @scheduler.setter
     def scheduler(self, scheduler: Any) -> None:
-        self.schedulers[MAIN] = scheduler
+        held = getattr(scheduler, "optimizer", None)
+        names = (name for name, known in self.optimizers.items() if known is held)
+        if scheduler is None:
+            self.schedulers.clear()
+        else:
+            self.schedulers[next(names, MAIN)] = scheduler
 
     def initialize_evaluation(self) -> None:
         """Build the evaluators of `log.eval`, and what ends or draws by them."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from stable_ssl import BaseTrainer
 from stable_ssl.checkpoint import equal, load
 from stable_ssl.methods import SimCLR
 from stable_ssl.secrets import masked
@@ -511,37 +512,52 @@ def test_data_may_move(tiny, config):
         refuse_other_settings(saved, now, {})
 
 
-def test_a_checkpoint_of_the_first_format_goes_on(tiny, config):
-    """It had one optimizer, and no attributes."""
-    from stable_ssl.checkpoint import save
+@pytest.mark.parametrize("schedule", ["cosine", "null"])
+@pytest.mark.parametrize("step", [9, 13, 20])
+def test_layers_unfrozen_during_the_training(config, rows, step, schedule):
+    class Unfrozen(BaseTrainer):
+        predicts = True
 
-    whole = tiny(config("base", "log.run=whole"))
+        def initialize_modules(self):
+            self.body, self.head = torch.nn.Linear(64, 64), torch.nn.Linear(64, 10)
+            self.body.requires_grad_(False)
+
+        def forward(self, x):
+            return self.head(self.body(x.flatten(1)).relu())
+
+        def compute_loss(self):
+            (view, _), labels = self.data
+            return torch.nn.functional.cross_entropy(self(view), labels)
+
+        def before_train_epoch(self):
+            if self.epoch == 1 and not self.body.weight.requires_grad:
+                self.body.requires_grad_(True)
+                group = {"params": list(self.body.parameters()), "lr": 0.01}
+                self.optimizer.add_param_group(group)
+
+    options = [*OPTIONS, f"optim.scheduler={{name: {schedule}}}"]
+    if schedule == "null":
+        options[-1] = "optim.scheduler=null"
+    whole = Unfrozen(config("base", "log.run=whole", *options))
     whole.run()
-    half = tiny(config())
-    half.run()
-    folder = half.run_dir / "ckpts"
-    state = load(folder / "e001_s000009.ckpt")
-    for name in ("format", "unsaved", "attributes", "stopped", "patience"):
-        state.pop(name, None)
-    state["probe"] = state.pop("evaluators")["probe"]
-    state["optimizer"] = state.pop("optimizers")["main"]
-    state["scheduler"] = state.pop("schedulers")["main"]
-    for path in folder.iterdir():
-        path.unlink()
-    save(folder / "e001_s000009.ckpt", state)
-    resumed = tiny(config())
+    with pytest.raises(Killed):
+        killed_at(Unfrozen, step)(config("base", *options)).run()
+    resumed = Unfrozen(config("base", *options))
     resumed.run()
-    assert "resumed at epoch 1" in (resumed.run_dir / "console.log").read_text()
+    sizes = [len(group["params"]) for group in resumed.optimizer.param_groups]
+    assert sizes == [1, 1, 2]  # the head's matrix and bias, the body
     assert equal(final(whole.run_dir), final(resumed.run_dir))
+    assert rows(whole.run_dir) == rows(resumed.run_dir)
 
 
-def test_a_checkpoint_of_a_later_format_is_refused(tiny, config):
+@pytest.mark.parametrize("number", [2, 99])
+def test_a_checkpoint_of_another_format_is_refused(tiny, config, number):
     from stable_ssl import ConfigError
     from stable_ssl.checkpoint import save
 
     first = tiny(config())
     first.run()
     path = first.run_dir / "ckpts" / "e002_s000018.ckpt"
-    save(path, {**load(path), "format": 99})
-    with pytest.raises(ConfigError, match="has format 99, and this version reads up"):
+    save(path, {**load(path), "format": number})
+    with pytest.raises(ConfigError, match=f"has format {number}, and this version"):
         tiny(config()).run()

@@ -67,6 +67,15 @@ def _among(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Optimizer]]:
                     yield f"{name}_{i}", item
 
 
+def group_names(optimizer: Optimizer, model: nn.Module) -> list[list[str]]:
+    """Return the names of the parameters of each group, those of the model's."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [
+        [names[id(p)] for p in group["params"] if id(p) in names]
+        for group in optimizer.param_groups
+    ]
+
+
 def members(optimizer: Optimizer) -> list[nn.Parameter]:
     """Return the parameters of all groups of an optimizer."""
     return [p for group in optimizer.param_groups for p in group["params"]]

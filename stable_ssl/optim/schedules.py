@@ -263,9 +263,6 @@ class Scheduler:
     def __init__(self, optimizer: Optimizer, factor: Factor, key: str = "lr"):
         self.optimizer, self.factor, self.key = optimizer, factor, key
         self.steps = 0
-        for group in optimizer.param_groups:
-            if key in group:
-                group.setdefault(f"base_{key}", group[key])
         self._set()
 
     def step(self) -> None:
@@ -277,7 +274,7 @@ class Scheduler:
         factor, key = self.factor(self.steps), self.key
         for group in self.optimizer.param_groups:
             if key in group:
-                base = group[f"base_{key}"]
+                base = group.setdefault(f"base_{key}", group[key])  # of a new group
                 group[key] = base * factor if group.get("schedule", True) else base
 
     def get_last_lr(self) -> list[float]:

@@ -64,6 +64,7 @@ class Stepper:
         self.left_out = [p for p in trained if id(p) not in optimized]
         self.others: weakref.WeakSet = weakref.WeakSet()  # optimizers of other models
         self.inside = False  # whether `step` is running, and not a step by hand
+        self.moved_by = moved_by(optimizers, schedulers)
         self.scheduled = dict(_scheduled(optimizers, schedulers))
         self.begin(measures=False)
         self.hooks = [
@@ -127,7 +128,7 @@ class Stepper:
         if self.unscaled:  # the scale is judged by gradients
             self.scaler.update()
         for name, scheduler in self.schedulers.items():
-            if name.partition("/")[0] in self.stepped:
+            if self.moved_by[name] in self.stepped:
                 scheduler.step()
         clear(self.left_out if self.cleared else self.parameters)
 
@@ -309,6 +310,33 @@ def clear(parameters: Sequence[nn.Parameter]) -> None:
     """Drop gradients."""
     for parameter in parameters:
         parameter.grad = None
+
+
+def moved_by(
+    optimizers: Mapping[str, Optimizer], schedulers: Schedulers
+) -> dict[str, str]:
+    """Return the name of the optimizer that each scheduler follows.
+
+    It is the one that the scheduler holds, as torch's do. One that holds none has the
+    optimizer's name, with or without a part after a slash.
+
+    Raises:
+        ConfigError: a scheduler of no optimizer of the trainer.
+    """
+    found = {}
+    for name, scheduler in schedulers.items():
+        held = getattr(scheduler, "optimizer", None)
+        owner = next((n for n, o in optimizers.items() if o is held), None)
+        if held is None and name.partition("/")[0] in optimizers:
+            owner = name.partition("/")[0]
+        if owner is None:
+            raise ConfigError(
+                f"self.schedulers[{name!r}], a {type(scheduler).__name__}, is of no"
+                f" optimizer of the trainer ({', '.join(optimizers) or 'none'}); build"
+                " it with one of these, or name it as one"
+            )
+        found[name] = owner
+    return found
 
 
 def _scheduled(

@@ -40,8 +40,10 @@ def opening(run: Run) -> Iterator[str]:
     yield f"model     {type(run).__name__}, {size / 1e6:.3g} million parameters{part}"
     if fit:
         epochs = _several(run.total_steps / run.steps_per_epoch, "epoch")
-        steps = f"{_several(run.steps_per_epoch, 'step')}, {run.images_per_step:,}"
-        yield f"training  {epochs} of {steps} samples each"
+        steps = _several(run.steps_per_epoch, "step")
+        images = run.images_per_step
+        each = f", {images:,} samples each" if images else ""
+        yield f"training  {epochs} of {steps}{each}"
         if drawing := list(drawing_modules(run)):
             (name, module), *_ = drawing
             modules = f"{_several(len(drawing), 'module')}, as {name or 'the model'}"

@@ -35,7 +35,7 @@ class Run(Stateful, Protocol):
     step: int
     total_steps: int
     steps_per_epoch: int
-    images_per_step: int
+    images_per_step: int | None
     batch_limit: int | None
     device: torch.device
     rank: int

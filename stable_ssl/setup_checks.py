@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch.utils.data import DistributedSampler
+from torch.utils.data import default_collate
 
+from stable_ssl.data.batch_sizes import is_shared_out, sizes_of
 from stable_ssl.data.check import check_sizes
 from stable_ssl.data.combined import Combined, named_parts
 from stable_ssl.data.loading.loader import Loader
@@ -123,14 +124,16 @@ def refuse_batches(run: Run) -> None:
     """Refuse batches of a size that the training cannot have; see `check_sizes`.
 
     Args:
-        run: a loader of another library passes.
+        run: of a loader of another library, what is no DataLoader passes.
     """
     for part in named_parts(run.train_loader).values():
-        if isinstance(part, Loader):
+        sizes = part.sampler if isinstance(part, Loader) else sizes_of(part)
+        if sizes is not None:
             # several share the minimum, and a collate_fn may make more images of one
-            whole = part is run.train_loader and part.collate_fn is None
+            plain = getattr(part, "collate_fn", None) in (None, default_collate)
+            whole = part is run.train_loader and plain
             check_sizes(
-                part.sampler,
+                sizes,
                 train=True,
                 accumulate=run.config.optim.accumulate,
                 minimum=run.min_batch if whole else 1,
@@ -141,8 +144,7 @@ def refuse_batches(run: Run) -> None:
 def warn_of_ranks(loader: Iterable | None, ranks: int) -> None:
     """Warn of a train loader of another library that gives all processes the same."""
     for part in named_parts(loader).values():
-        shares = isinstance(getattr(part, "sampler", None), DistributedSampler)
-        if ranks > 1 and not shares and not isinstance(part, Loader):
+        if ranks > 1 and not is_shared_out(part) and not isinstance(part, Loader):
             warnings.warn(
                 f"the train loader, a {type(part).__name__}, has no DistributedSampler:"
                 f" {ranks} processes see the same samples",

@@ -48,6 +48,7 @@ from stable_ssl.batch import (
 )
 from stable_ssl.config import TRAINING, Eval, complete, load_config
 from stable_ssl.data import Loader, build_loaders
+from stable_ssl.data.batch_sizes import batch_size_of
 from stable_ssl.data.combined import named_parts, split_datasets, take_skipped
 from stable_ssl.data.datasets import recorded
 from stable_ssl.data.nodes import labelled_name
@@ -180,7 +181,8 @@ class BaseTrainer(nn.Module):
         self.data_objects = put_into(self.config, given)
         self.overrides: list[str] = []  # as given on the command line
         self.epoch, self.step, self.total_steps = 0, 0, 0
-        self.steps_per_epoch = self.images_per_step = 0
+        self.steps_per_epoch = 0
+        self.images_per_step: int | None = None  # None: the loader does not say it
         self.micro_batches, self.micro_batch = 1, 0  # of a step, and which it is
         self.data: Any = None
         self.train_loader: Any = None
@@ -506,8 +508,8 @@ class BaseTrainer(nn.Module):
         """Set `images_per_step`, and `steps_per_epoch` and `total_steps` in steps."""
         if self.config.mode in TRAINING:
             optim = self.config.optim
-            batch_size = getattr(self.train_loader, "batch_size", None) or 1
-            self.images_per_step = batch_size * optim.accumulate
+            if batch_size := batch_size_of(self.train_loader):
+                self.images_per_step = batch_size * optim.accumulate
             batches = known_length(self.train_loader)
             self.steps_per_epoch, self.total_steps = count_steps(optim, batches)
             self.batches_per_epoch = batches or self.steps_per_epoch * optim.accumulate

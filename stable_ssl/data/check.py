@@ -10,6 +10,7 @@ from itertools import compress
 import torch
 from torch import Tensor
 
+from stable_ssl.data.batch_sizes import Sizes
 from stable_ssl.data.combined import named_parts, split_datasets
 from stable_ssl.data.datasets import Source
 from stable_ssl.data.loading.loader import Loader
@@ -123,7 +124,7 @@ def _warn_of_leakage(loaders: Mapping[str, Iterable]) -> None:
 
 
 def check_sizes(
-    sampler: BatchSampler,
+    sampler: BatchSampler | Sizes,
     *,
     train: bool,
     accumulate: int = 1,
@@ -136,7 +137,7 @@ def check_sizes(
     their sizes, for a loss is a mean.
 
     Args:
-        sampler: of a loader.
+        sampler: of a loader, or what `sizes_of` says of one that is brought.
         train: whether it is trained on.
         accumulate: micro-batches a step.
         minimum: samples of a batch, over all processes, that are needed by ...

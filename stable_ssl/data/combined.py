@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from stable_ssl.batch import known_length
+from stable_ssl.data.batch_sizes import batch_size_of
 from stable_ssl.data.loading.loader import Loader
 from stable_ssl.data.nodes import split_name
 
@@ -28,9 +29,10 @@ class Combined:
         self.epoch = self.start = 0
 
     @property
-    def batch_size(self) -> int:
-        """Samples of a step, over all loaders and processes."""
-        return sum(loader.batch_size for loader in self.loaders.values())
+    def batch_size(self) -> int | None:
+        """Samples of a step, over all loaders and processes; None if one is silent."""
+        sizes = [batch_size_of(loader) for loader in self.loaders.values()]
+        return None if None in sizes else sum(sizes)
 
     def __len__(self) -> int:
         lengths = [known_length(loader) for loader in self.loaders.values()]

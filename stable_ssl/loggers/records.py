@@ -105,17 +105,21 @@ class Records:
                 return
             yield batch
 
-    def performance(self, step: int, images_per_step: int) -> dict[str, float]:
+    def performance(self, step: int, images_per_step: int | None) -> dict[str, float]:
         """Return what the steps since the last call cost, evaluations left out.
 
-        Images a second, the share of the time that was spent waiting for batches, and
-        the peak of memory so far: of the GPU, or of this process.
+        Images a second if their number is known, the share of the time that was spent
+        waiting for batches, and the peak of memory so far: of the GPU, or of this
+        process.
         """
         now, (then, before) = time.perf_counter(), self.before
         seconds, waited = now - then, self.waited
         self.before, self.waited = (now, step), 0.0
+        speed = {}
+        if images_per_step:
+            speed["perf/images_per_s"] = (step - before) * images_per_step / seconds
         return {
-            "perf/images_per_s": (step - before) * images_per_step / seconds,
+            **speed,
             "perf/data_wait": waited / seconds,
             "perf/memory_gib": peak_memory() / 2**30,
         }

@@ -128,8 +128,8 @@ def base_lr(
         return lr
     if batch_size is None:
         raise ConfigError(
-            f"optim.scale_lr_by={scale_lr_by} needs a batch size and found none; "
-            "set data.batch_size, or scale_lr_by to null"
+            f"optim.scale_lr_by={scale_lr_by} needs a batch size, and the train loader"
+            " states none; give it the attribute batch_size, or set scale_lr_by to null"
         )
     return lr * batch_size / scale_lr_by
 

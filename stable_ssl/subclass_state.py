@@ -2,14 +2,18 @@
 
 Two kinds go into a checkpoint: objects that have a state (a `state_dict`, or a random
 generator, a deque, a set), and plain values (numbers, texts, tensors, lists and dicts
-of them) that changed since setup. What changed and is neither is named once.
+of them, objects that hold nothing else) that changed since setup. What changed and is
+neither is named once.
 """
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import fields as dataclass_fields
+from dataclasses import is_dataclass
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -32,6 +36,10 @@ ACCESSORS: dict[type, Accessors] = {  # functions that read and restore a state
     numpy.random.Generator: (
         lambda g: g.bit_generator.state,
         lambda g, state: setattr(g.bit_generator, "state", state),
+    ),
+    numpy.random.RandomState: (
+        lambda g: g.get_state(legacy=False),
+        lambda g, state: g.set_state(state),
     ),
     random.Random: (
         lambda g: g.getstate(),
@@ -91,8 +99,10 @@ class Attributes:
                 if changed:  # a number, say, beside an object in a dict
                     self._warn_once(name, value)
             elif changed or value is not first:
+                plain = fields(value) if type(value) is type(first) else None
+                plain = value if plain is None else plain
                 try:
-                    values[name] = _detached(checkpoint.readable(value, f"self.{name}"))
+                    values[name] = _detached(checkpoint.readable(plain, f"self.{name}"))
                 except ConfigError:
                     self._warn_once(name, value)
         return {"objects": objects, "values": values}
@@ -114,7 +124,16 @@ class Attributes:
             write(obj, saved)
         for name, value in state["values"].items():
             if name not in self.left_out:  # which no state of these holds
-                setattr(self.owner, name, to_device(value, device))
+                value = to_device(value, device)
+                now = getattr(self.owner, name, None)
+                if fields(now) is None:
+                    now = _like(now, value)
+                else:
+                    frozen = is_dataclass(now) and now.__dataclass_params__.frozen
+                    now = copy.copy(now) if frozen else now
+                    for field, part in value.items():
+                        object.__setattr__(now, field, part)
+                setattr(self.owner, name, now)
 
     def _objects(self) -> Iterator[tuple[str, Any, Accessors]]:
         """Yield (path, object, how to read and restore its state), each object once."""
@@ -193,11 +212,33 @@ def _accessors(value: Any) -> Accessors | None:
     return (lambda obj: obj.state_dict()), (lambda obj, s: obj.load_state_dict(s))
 
 
+def fields(value: Any) -> dict[str, Any] | None:
+    """Return what an object holds by name, a dataclass, say; None of nothing."""
+    if isinstance(value, (*CONSTANT, Tensor, numpy.generic, numpy.ndarray, Mapping)):
+        return None
+    if is_dataclass(value):
+        return {f.name: getattr(value, f.name) for f in dataclass_fields(value)}
+    return getattr(value, "__dict__", None) or None
+
+
+def _like(template: Any, value: Any) -> Any:
+    """Return a dict as one of the template's class, such as defaultdict; any depth."""
+    if not isinstance(template, dict) or not isinstance(value, dict):
+        return value
+    factory = getattr(template, "default_factory", None) or (lambda: None)
+    new = copy.copy(template)
+    new.clear()
+    for name, part in value.items():
+        new[name] = _like(template[name] if name in template else factory(), part)
+    return new
+
+
 def _snapshot(value: Any) -> Any:
     """Return a copy to compare with later; None of what is no plain value.
 
-    Of a tensor its identity and version are enough; an object with a state, whose
-    changes are saved, counts as a constant.
+    Of a tensor its identity and version are enough, and of an object the numbers, texts
+    and tensors that it holds itself; one with a state, whose changes are saved, counts
+    as a constant.
     """
     if _accessors(value) is not None:
         return ()
@@ -208,6 +249,9 @@ def _snapshot(value: Any) -> Any:
     if isinstance(value, Mapping):
         parts = {name: _snapshot(item) for name, item in value.items()}
         return None if None in parts.values() else parts
+    if (own := fields(value)) is not None:
+        simple = (*checkpoint.PLAIN, Tensor)
+        return {n: _snapshot(v) for n, v in own.items() if isinstance(v, simple)}
     try:
         return (checkpoint.readable(value),)
     except ConfigError:

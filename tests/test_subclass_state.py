@@ -1,7 +1,9 @@
 """What a subclass keeps in attributes of its own goes on in a resumed run."""
 
+import collections
 import random
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
+from dataclasses import dataclass, field
 
 import numpy
 import pytest
@@ -32,6 +34,21 @@ class Counter:
         self.count = state["count"]
 
 
+@dataclass
+class Sum:
+    """What is changed in place, and has no state but its fields."""
+
+    total: float = 0.0
+    parts: list = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is replaced, and has no `__dict__`."""
+
+    step: int
+
+
 class Keeping(Tiny):
     """Let the loss depend on everything that may be kept."""
 
@@ -48,8 +65,11 @@ class Keeping(Tiny):
         self.extra = [torch.nn.Linear(10, 1)]  # in a list: no module of the trainer
         self.critic = torch.optim.Adam(self.extra[0].parameters(), lr=0.1)
         self.last, self.order = deque(maxlen=3), {3}
+        self.count, self.first = defaultdict(collections.Counter), OrderedDict(a=1)
+        self.sum, self.place = Sum(), Place(0)
         self.generator = torch.Generator().manual_seed(3)
         self.numpy, self.python = numpy.random.default_rng(3), random.Random(3)
+        self.legacy = numpy.random.RandomState(3)
         self.weight, self.history, self.center = 1.0, [], torch.zeros(10)
 
     def before_train_epoch(self):
@@ -65,6 +85,8 @@ class Keeping(Tiny):
         noise += self.numpy.random() + self.python.random() + self.hidden
         scale = self.weight + self.counters["a"][0].count + sum(self.last) + noise
         scale += len(self.history) + len(self.order) + self.seen.compute().nan_to_num()
+        scale += self.count["a"][1] + len(self.first) + self.legacy.rand()
+        scale += self.sum.total + len(self.sum.parts) + self.place.step
         loss = torch.nn.functional.cross_entropy(logits, self.data[1])
         judged = self.extra[0](logits).square().mean()
         apart = (logits.mean(0) - self.center).square().sum()
@@ -77,6 +99,12 @@ class Keeping(Tiny):
         self.last.append(self.step)
         self.order.add(self.step)
         self.history.append(self.step)
+        self.count["a" if self.step % 2 else "b"][self.step % 3] += 1
+        self.first[self.step] = self.step
+        self.first.move_to_end(self.step, last=False)
+        self.sum.total += 0.1
+        self.sum.parts.append(self.step)
+        self.place = Place(self.step)
         self.center = 0.9 * self.center + self.layer.bias.detach()
         self.weight *= 0.9
 
@@ -100,10 +128,16 @@ def test_all_that_has_a_state_resumes_exactly(config, rows):
     assert equal(final(whole), final(resumed))
     assert rows(whole.run_dir) == rows(resumed.run_dir)
     assert resumed.last == deque([10, 11, 12], maxlen=3)
+    assert resumed.count == whole.count and resumed.count["c"][3] == 0
+    assert [*resumed.first] == [*whole.first] == [*range(12, 0, -1), "a"]
+    assert (resumed.sum, resumed.place) == (whole.sum, Place(12))
 
 
 class Opaque:
-    """An object without a state."""
+    """An object without a state, which holds what no checkpoint can."""
+
+    def __init__(self):
+        self.file, self.read = object(), 0
 
 
 class Forgetful(Tiny):
@@ -112,18 +146,21 @@ class Forgetful(Tiny):
     def initialize_modules(self):
         super().initialize_modules()
         self.mine, self.still, self.function = Opaque(), Opaque(), len
+        self.file, self.empty = Opaque(), object()
         self.mixed = {"counter": Counter(), "pointer": 0}  # an object beside a number
         self.steady = {"counter": Counter(), "size": 3}
 
     def after_train_step(self):
         self.mine = Opaque()
+        self.file.read += 1  # in place
+        self.empty = object()
         self.function = max
         self.mixed["pointer"] += 1
         self.steady["counter"].count += 1
 
 
 class Resigned(Forgetful):
-    not_saved = ("mine", "mixed")
+    not_saved = ("mine", "mixed", "file", "empty")
 
 
 def test_what_changed_and_cannot_be_saved_is_named_once(config):
@@ -131,6 +168,8 @@ def test_what_changed_and_cannot_be_saved_is_named_once(config):
     trainer.run()
     text = (trainer.run_dir / "console.log").read_text()
     assert text.count("self.mine, a Opaque, changed and is in no checkpoint") == 1
+    assert text.count("self.file, a Opaque, changed and is in no checkpoint") == 1
+    assert text.count("self.empty, a object, changed and is in no checkpoint") == 1
     assert text.count("self.mixed, a dict, changed and is in no checkpoint") == 1
     assert not any(f"self.{n}," in text for n in ("still", "function", "steady"))
     silent = Resigned(config("base", *SHORT, "log.run=silent"))

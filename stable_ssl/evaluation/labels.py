@@ -7,8 +7,12 @@ from typing import Any
 
 import torch
 
+from stable_ssl import seeding
+from stable_ssl.batch import known_length
 from stable_ssl.data import Loader
-from stable_ssl.data.fields import as_classes
+from stable_ssl.data.datasets import Source
+from stable_ssl.data.fields import as_class, as_classes
+from stable_ssl.data.sources.source import labelled_files
 from stable_ssl.evaluation.evaluator import (
     Evaluator,
     OnlineEvaluator,
@@ -20,15 +24,41 @@ def held_labels(loader: Any) -> torch.Tensor | None:
     """Return a loader's labels; None where images must be read for them."""
     dataset = getattr(loader, "dataset", None)
     labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
-    if labels is None:  # a folder's samples are (path, label)
-        labels = [label for _, label in getattr(dataset, "samples", ())]
     if getattr(dataset, "target_transform", None) is not None:
         return None
     try:
+        if labels is None:
+            labels = [label for _, label in labelled_files(dataset)]
         labels = as_classes(torch.as_tensor(labels))
     except (TypeError, ValueError, RuntimeError):
         return None
-    return labels if labels.ndim and len(labels) else None
+    if not (labels.ndim and len(labels)):
+        return None
+    return labels if known_length(dataset) in (None, len(labels)) else None
+
+
+def _has_them(loader: Any, labels: torch.Tensor) -> bool:
+    """Return whether a dataset's samples have the extremes of the labels (N,) it holds.
+
+    A user's own may change them as it reads a sample.
+    """
+    if not _may_change(loader):
+        return True
+    rows = {int(labels.argmin()), int(labels.argmax())}
+    return all(_label_of(loader, row) == int(labels[row]) for row in rows)
+
+
+def _may_change(loader: Any) -> bool:
+    dataset = loader.dataset
+    return not isinstance(dataset, Source) and hasattr(dataset, "__getitem__")
+
+
+def _label_of(loader: Any, row: int) -> Any:
+    """Return the label of a sample that is read, as a number if it is whole."""
+    with seeding.preserve_rng():
+        if isinstance(loader, Loader):
+            return as_class(loader.sample(row).label)
+        return as_class(loader.dataset[row][1])
 
 
 def with_labels(batch: Any) -> tuple[Any, torch.Tensor]:
@@ -77,8 +107,9 @@ def check_bank(loader: Any, evaluators: Iterable[Evaluator]) -> None:
         return
     if getattr(sampler, "sampler", None) is not None:
         labels = None  # it chooses among them
+    if labels is not None and labels.ndim == 1 and int(labels.min()) < 0:
+        labels = labels[labels >= 0] if _has_them(loader, labels) else None
     if labels is not None and labels.ndim == 1:
-        labels = labels[labels >= 0]
         size = len(labels)
     for evaluator in evaluators:
         evaluator.check_bank(size, labels)
@@ -95,8 +126,9 @@ def require_labels(loader: Any, num_classes: int | None, method: str) -> None:
     Raises:
         ConfigError: no classes, or images without labels.
     """
-    least, _ = label_range(loader) or (0, 0)
-    if num_classes is None or least < 0:
+    labels = held_classes(loader)
+    unlabelled = labels is not None and int(labels.min()) < 0
+    if num_classes is None or (unlabelled and _has_them(loader, labels)):
         raise ConfigError(
             f"{method} found no labels in the train data; choose labelled data, and set"
             " data.num_classes if it does not state it"
@@ -115,6 +147,9 @@ def _no_numbers(loader: Any) -> str:
         labels = loader.example.labels
     else:
         labels = held_labels(loader)
+        held = labels is not None and _may_change(loader)
+        if held and type(_label_of(loader, 0)) is int:
+            return ""
     if labels is None:
         return ""
     if not isinstance(labels, torch.Tensor):
@@ -163,6 +198,9 @@ def check_labels(
             continue
         most = int(labels.max())
         least = int(labels[labels >= 0].min()) if most >= 0 else most
+        wrong = most >= num_classes or (most < 0 and reads)
+        if wrong and not _has_them(loader, labels):
+            continue
         if least > 0 and most == num_classes:
             raise ConfigError(
                 f"{split} has labels from {least} to {most}, and classes are numbered"

@@ -169,8 +169,11 @@ class Loader:
         """Return the first samples of the dataset, read in this process."""
         if self.streams:
             return list(islice(self.source, count))
-        source = replace(self.source, replaces=self.on_error != "raise")
-        return [source[0, row] for row in range(min(count, len(self.dataset)))]
+        return [self.sample(row) for row in range(min(count, len(self.dataset)))]
+
+    def sample(self, row: int) -> Sample:
+        """Return a sample of the first epoch, read in this process."""
+        return replace(self.source, replaces=self.on_error != "raise")[0, row]
 
     @property
     def channels(self) -> int | None:

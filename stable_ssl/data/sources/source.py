@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def sample_name(dataset: Dataset, index: int) -> str:
     """Return how messages call a sample: its file, if that is known, or its number."""
     if isinstance(dataset, Source) and dataset.paths:
         return dataset.paths[int(dataset.rows[index])]
-    if samples := None if isinstance(dataset, Source) else _samples(dataset):
+    if samples := () if isinstance(dataset, Source) else labelled_files(dataset):
         return str(samples[index][0])
     return f"{type(dataset).__name__}[{index}]"
 
@@ -164,29 +165,51 @@ def _below_root(dataset: Any) -> Iterable[tuple[str, int]]:
         return zip(dataset.files_below_root(), dataset.labels.tolist(), strict=True)
     return (
         ((p.relative_to(root) if p.is_relative_to(root) else p).as_posix(), label)
-        for p, label in ((Path(path), label) for path, label in _samples(dataset) or ())
+        for p, label in ((Path(path), label) for path, label in labelled_files(dataset))
     )
 
 
-def _samples(dataset: Any) -> Any:
-    """Return what torchvision's folders call so: (path, label) each."""
+def labelled_files(dataset: Any) -> Sequence[tuple[Any, Any]]:
+    """Return the `samples` of torchvision's folders, (path, label) each, or ()."""
     samples = getattr(dataset, "samples", None)
-    pairs = isinstance(samples, Sequence) and samples and isinstance(samples[0], tuple)
-    return samples if pairs else None
+    if not isinstance(samples, (list, tuple)) or not samples:
+        return ()
+    first = samples[0]
+    pair = isinstance(first, (list, tuple)) and len(first) == 2
+    return samples if pair and isinstance(first[0], (str, PathLike)) else ()
 
 
 def known_classes(dataset: Any) -> int | None:
-    """Return the number of classes that any dataset states; None without one."""
-    if hasattr(dataset, "num_classes"):
-        return dataset.num_classes
-    return len(getattr(dataset, "classes", None) or ()) or None
+    """Return the number of classes that any dataset states; None without one.
+
+    Raises:
+        ConfigError: it states no whole number.
+    """
+    stated = getattr(dataset, "num_classes", None)
+    if stated is None:
+        classes = getattr(dataset, "classes", None)
+        return None if classes is None else len(classes) or None
+    stated = stated() if callable(stated) else stated
+    try:
+        whole = int(stated)
+    except (TypeError, ValueError):
+        whole = None
+    if whole is None or whole != stated:
+        raise ConfigError(
+            f"{type(dataset).__name__}.num_classes is {stated!r}; let it be a whole"
+            " number, or None"
+        )
+    return whole
 
 
 def class_names(dataset: Dataset) -> dict[int, str]:
     """Return any dataset's names of its classes, by number; none where it has none."""
     if class_to_idx := getattr(dataset, "class_to_idx", None):
         return {number: str(name) for name, number in class_to_idx.items()}
-    return dict(enumerate(map(str, getattr(dataset, "classes", None) or ())))
+    classes = getattr(dataset, "classes", None)
+    if isinstance(classes, Mapping):
+        return {number: str(name) for number, name in classes.items()}
+    return {} if classes is None else dict(enumerate(map(str, classes)))
 
 
 def subsets(subset: str | Sequence[str] | None, known: Sequence[str]) -> list[str]:

@@ -8,9 +8,11 @@ dict of such batches by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -82,35 +84,55 @@ def first_view(x: Tensor | list[Tensor]) -> Tensor:
     return x[0] if isinstance(x, list) else x
 
 
-def count(batch: Any) -> int:
-    """Return how many samples a batch holds: the rows of its first tensor, or 0."""
-    if isinstance(batch, Tensor):
+def count(batch: Any) -> int | None:
+    """Return how many samples a batch holds, the rows of its first array.
+
+    It is 0 if all its arrays are empty, and None where it has none that is known.
+    """
+    if isinstance(batch, (Tensor, numpy.ndarray)):
         return len(batch) if batch.ndim else 1
+    if is_dataclass(batch):
+        batch = getattr(batch, "__dict__", {})
     if isinstance(batch, Mapping):
         batch = list(batch.values())
-    if isinstance(batch, (list, tuple)):
-        return next(filter(None, map(count, batch)), 0)
-    return 0
+    if not isinstance(batch, (list, tuple)):
+        return None
+    found = [rows for rows in map(count, batch) if rows is not None]
+    return next(filter(None, found), 0) if found else None
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Return a batch with its tensors, however nested, on a device; does not wait."""
+    """Return a batch with its tensors, however nested, on a device; does not wait.
+
+    Objects of a user's own that have a method `to` are moved by that.
+    """
     if device.type == "cpu":
         return batch  # already there; to look through it would cost 5 us
-    return mapped(batch, lambda x: x.to(device, non_blocking=True))
+
+    def moved(x: Any) -> Any:
+        return x.to(device, **{"non_blocking": True} if isinstance(x, Tensor) else {})
+
+    return mapped(batch, moved, movable=True)
 
 
-def mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return a batch with each of its tensors changed; named tuples stay such."""
+def mapped(batch: Any, change: Callable[[Any], Any], movable: bool = False) -> Any:
+    """Return a batch with each of its tensors changed; named tuples stay such.
+
+    Args:
+        batch: nested lists, tuples and mappings; what else it holds stays as it is.
+        change: called with each tensor.
+        movable: whether also with objects that have a method `to`, as tensors do.
+    """
     if isinstance(batch, Tensor):
         return change(batch)
     if isinstance(batch, Mapping):
-        return {name: mapped(value, change) for name, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(mapped(value, change) for value in batch))
+        return {n: mapped(value, change, movable) for n, value in batch.items()}
     if isinstance(batch, (list, tuple)):
-        return type(batch)(mapped(value, change) for value in batch)
-    return batch
+        values = (mapped(value, change, movable) for value in batch)
+        return (
+            type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
+        )
+    return change(batch) if movable and hasattr(batch, "to") else batch
 
 
 def tensors(batch: Any) -> Iterator[Tensor]:

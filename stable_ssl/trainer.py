@@ -1001,17 +1001,22 @@ class BaseTrainer(nn.Module):
             self.before_eval_epoch()
             loader = self.loaders[split]
             take_skipped(loader)  # of what was read before
+            seen = False
             for batch in islice(loader, limit):
                 batch = to_device(batch, self.device)  # of a loader of one's own
-                self.data, self._weight = batch, count(batch)
-                if not self._weight:  # other ranks have the rest of the last one
+                self.data, rows = batch, count(batch)
+                seen = True
+                if rows == 0:  # other ranks have the rest of the last one
                     continue
+                self._weight = 1 if rows is None else rows
                 self.evaluation.forget()
                 self.before_eval_step()
                 self.eval_step(batch)
                 self.after_eval_step()
                 self.evaluation.see(batch, loader)
             self._weight = 1
+            if not seen:
+                warnings.warn(f"{split} yielded no batch to evaluate", stacklevel=2)
             self.after_eval_epoch()
             values = self.evaluation.measure(split, self.step)
             if unread := sum(distributed.all_gather_object(take_skipped(loader))):

@@ -77,6 +77,11 @@ def _refuse_others(argument: str, value: Any) -> None:
         raise ConfigError(
             f"{found}; give a torch dataset, or a loader of batches (images, labels)"
         )
+    if not argument.startswith("train") and hasattr(value, "__next__"):
+        raise ConfigError(
+            f"{found}, an iterator, which yields its batches once, and a split is read"
+            " again at each evaluation; give a loader, or a list of the batches"
+        )
     if "." in argument and not is_dataset(value):
         raise ConfigError(f"{found}; of several by name give the datasets")
 

@@ -134,7 +134,7 @@ def _pass(loader: Any, epoch: int, clock: Clock, limit: int | None) -> float:
         loader.set_epoch(epoch)
     start, images = clock.now(), 0
     for batch in islice(loader, limit or BATCHES):
-        images += count(batch)
+        images += count(batch) or 0
         if clock.now() - start > PASS_SECONDS:
             break
     return images * distributed.world_size() / (clock.now() - start)

@@ -128,10 +128,8 @@ def mapped(batch: Any, change: Callable[[Any], Any], movable: bool = False) -> A
     if isinstance(batch, Mapping):
         return {n: mapped(value, change, movable) for n, value in batch.items()}
     if isinstance(batch, (list, tuple)):
-        values = (mapped(value, change, movable) for value in batch)
-        return (
-            type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
-        )
+        kind, values = type(batch), [mapped(v, change, movable) for v in batch]
+        return kind(*values) if hasattr(batch, "_fields") else kind(values)
     return change(batch) if movable and hasattr(batch, "to") else batch
 
 

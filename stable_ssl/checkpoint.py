@@ -249,30 +249,23 @@ def choose(
     return load(resume, verified=True, mesh=mesh), False
 
 
-def refuse_other_settings(saved: State, now: State, defaults: State) -> None:
+def refuse_other_settings(saved: State, now: State) -> None:
     """Refuse to go on with a run under settings that it was not trained with.
 
     Args:
-        saved: resolved config of the checkpoint; a key that is newer than it had its
-            default.
+        saved: resolved config of the checkpoint, `filled` with what is newer.
         now: that of today; the length of the training, where data lies and what is
             evaluated or written may differ.
-        defaults: `known_to(now, saved)`, completed with the defaults of newer keys.
 
     Raises:
         ConfigError: another key of `SETTINGS` differs.
     """
-    saved = _filled(saved, defaults)
     for group, names in SETTINGS.items():
         old, new = saved.get(group) or {}, now.get(group) or {}
         for name in names or sorted({*old, *new}):
             path = f"{group}.{name}"
             if path not in FREE:
-                _refuse_other(path, old.get(name), new.get(name))
-    probes = [(c.get("log") or {}).get("eval") or {} for c in (saved, now)]
-    probes = [probe.get("linear") for probe in probes]
-    if None not in probes:
-        _refuse_other("log.eval.linear", *probes)
+                refuse_other(path, old.get(name), new.get(name))
 
 
 def known_to(now: State, saved: State) -> State:
@@ -286,16 +279,21 @@ def known_to(now: State, saved: State) -> State:
     }
 
 
-def _filled(config: State, defaults: State) -> State:
-    """Return a config with what it lacks, at any depth."""
+def filled(config: State, defaults: State) -> State:
+    """Return a config with what it lacks, at any depth.
+
+    Args:
+        config: of a checkpoint; a key that is newer than it had its default.
+        defaults: `known_to` of today's and this, completed.
+    """
     found = {**defaults, **config}
     for name, value in found.items():
         if isinstance(value, dict) and isinstance(defaults.get(name), dict):
-            found[name] = _filled(value, defaults[name])
+            found[name] = filled(value, defaults[name])
     return found
 
 
-def _refuse_other(path: str, old: Any, new: Any) -> None:
+def refuse_other(path: str, old: Any, new: Any) -> None:
     """Refuse another value of a key, or of one below it; name the first."""
     for key, before, now in differences(path, old, new):
         raise ConfigError(

@@ -21,6 +21,7 @@ from stable_ssl.checkpoint import State
 from stable_ssl.data.nodes import READING, SPLITS, TRAINING
 from stable_ssl.distributed.sharded_state import mapped_by_path
 from stable_ssl.distributed.sharding import mesh_of, shared_out_like
+from stable_ssl.evaluation.suite import CADENCE
 from stable_ssl.loggers.means import shared_out
 from stable_ssl.models import EMA
 from stable_ssl.models.norm import batch_norms
@@ -163,7 +164,9 @@ def _resume(
         defaults: State = {}
         with suppress(ConfigError):  # other keys differ then, and are named below
             defaults = complete(checkpoint.known_to(now, then))
-        checkpoint.refuse_other_settings(then, now, defaults)
+        then = checkpoint.filled(then, defaults)
+        checkpoint.refuse_other_settings(then, now)
+        _refuse_other_probes(state["evaluators"], then, now)
         lengths = known_length(run.train_loader), run.images_per_step
         optim, total_steps = run.config.optim, run.total_steps
         if change := checkpoint.length_changed(state, optim, total_steps, lengths):
@@ -178,6 +181,16 @@ def _resume(
         run.checkpoints.resume(state)
     source = "its own state" if is_own else run.config.log.resume
     run.say(f"resumed at epoch {run.epoch}, step {run.step} from {source}")
+
+
+def _refuse_other_probes(trained: Iterable[str], then: State, now: State) -> None:
+    """Refuse another setting of an evaluator that goes on with what it has learned."""
+    for name in trained:
+        node = "linear" if name == "probe" else name
+        asked = [config["log"]["eval"].get(node) for config in (then, now)]
+        if None not in asked:  # it may be added, or left out
+            old, new = ({k: v for k, v in n.items() if k not in CADENCE} for n in asked)
+            checkpoint.refuse_other(f"log.eval.{node}", old, new)
 
 
 def _refuse_other_batch(run: Run, saved: int) -> None:

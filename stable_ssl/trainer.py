@@ -1052,7 +1052,8 @@ class BaseTrainer(nn.Module):
 
         Args:
             values: {"train/loss": loss}: what training logs goes to the next row of
-                every `log.every_n_steps`, what an evaluation's hooks log to its row.
+                every `log.every_n_steps`, what an evaluation's hooks log to its row. A
+                name without a slash is put below `train`, or the split.
             reduce: mean (over samples in an evaluation), sum, last, over the ranks too;
                 in an evaluation also a function of the values (N, ...) of the whole
                 split, such as torch.median.
@@ -1060,6 +1061,11 @@ class BaseTrainer(nn.Module):
         Raises:
             ConfigError: no such reduction, or a function in training.
         """
+        if not all("/" in name for name in values):
+            values = {
+                name if "/" in name else f"{self.split or 'train'}/{name}": value
+                for name, value in values.items()
+            }
         if self.split is None:
             if callable(reduce):
                 raise ConfigError(

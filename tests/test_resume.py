@@ -506,10 +506,10 @@ def test_data_may_move(tiny, config):
     saved, now = masked(config()), masked(config())
     now["data"]["train"]["dataset"]["root"] = "/scratch/7"
     now["data"]["train"]["num_workers"] = 3
-    refuse_other_settings(saved, now, {})
+    refuse_other_settings(saved, now)
     now["data"]["train"]["dataset"]["subset"] = "val"
     with pytest.raises(ConfigError, match="data.train.dataset.subset=train, not val"):
-        refuse_other_settings(saved, now, {})
+        refuse_other_settings(saved, now)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "null"])

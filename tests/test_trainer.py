@@ -513,6 +513,25 @@ def test_a_monitor_that_is_never_reported_is_refused(tiny, config):
         trainer.run()
 
 
+def test_a_name_without_a_slash_is_below_its_split(tiny, config, rows):
+    class Logging(tiny):
+        def compute_loss(self):
+            self.log({"mine": 2.0, "train/full": 3.0, "step": 7.0})
+            return super().compute_loss()
+
+        def after_eval_epoch(self):
+            self.log({"mine": 4.0, "epoch": 99.0})
+
+    trainer = Logging(config("base", "log.every_n_steps=1"))
+    trainer.run()
+    first, *_ = rows(trainer.run_dir)
+    assert (first["step"], first["train/step"]) == (1, 7.0)
+    assert (first["train/mine"], first["train/full"]) == (2.0, 3.0)
+    assert trainer.metrics["val/mine"] == trainer.metrics["test/mine"] == 4.0
+    seen = [row["epoch"] for row in rows(trainer.run_dir) if "val/mine" in row]
+    assert seen == [1, 2] and trainer.metrics["val/epoch"] == 99.0
+
+
 def test_features_are_not_scored_as_logits(config):
     """Their width may happen to be the number of classes."""
     options = ["data.num_classes=128", "log.eval.linear=null"]

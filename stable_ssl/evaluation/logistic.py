@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import nan
 from typing import Any
 
 from torch import Tensor
@@ -60,7 +61,8 @@ def logistic_accuracy(bank: Labelled | None, queries: Labelled) -> float:
 
     Args:
         bank: standardised features (M, D) and labels (M,), of rank 0.
-        queries: this rank's features (N, D), standardised as the bank's, and labels.
+        queries: this rank's features (N, D), standardised as the bank's, and labels;
+            without any the accuracy is nan.
     """
     model = distributed.from_main(lambda: _fitted(*bank))
     correct = 0
@@ -70,7 +72,7 @@ def logistic_accuracy(bank: Labelled | None, queries: Labelled) -> float:
             correct += int((found == y.cpu().numpy()).sum())
     everyone = distributed.all_gather_object((correct, len(queries[1])))
     correct, size = map(sum, zip(*everyone, strict=True))
-    return correct / size
+    return correct / size if size else nan
 
 
 def _fitted(x: Tensor, y: Tensor) -> Any:

@@ -117,6 +117,20 @@ def test_wrong_layers_are_refused_before_training(config, node, words):
         SimCLR(config("simclr", *VIT, *SHORT, node)).setup()
 
 
+def test_a_probe_goes_on_as_it_was_trained(config):
+    def run(lr, *more):
+        node = asked("a", "LayerProbe", layers="backbone", lr=lr, **dict(more))
+        trainer = SimCLR(config("simclr", *VIT, *SHORT, node))
+        trainer.setup()
+        trainer.save_checkpoint()
+        trainer.cleanup()
+
+    run(0.01)
+    run(0.01, ("every_n_epochs", 3))  # when it is asked may change
+    with pytest.raises(ConfigError, match="trained with log.eval.a.lr=0.01, not 0.05"):
+        run(0.05)
+
+
 NODES = [
     asked("first", "LayerKnn", layers="backbone.blocks.0", k=5),
     asked("all", "LayerLinear", layers="backbone", in_fit="true", epochs=2),

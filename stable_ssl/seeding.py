@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 KEYS, DRAWS = 0x9E3779B97F4A7C15, 0xD1342543DE82EF95  # steps of the two counters
 FINALISER = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))  # shift, factor
@@ -125,6 +126,11 @@ def normal(keys: Tensor, shape: Shape = ()) -> Tensor:
     angle = drawn.bitwise_and_(2**24 - 1).float().mul_(2**-23 * math.pi)
     z = torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)), -1)
     return z[..., :n].reshape(*keys.shape, *shape)
+
+
+def directions(key: Tensor, dim: int, count: int) -> Tensor:
+    """Draw columns (dim, count) of norm 1, in every direction alike, from a key ()."""
+    return normalize(normal(key, (dim, count)), dim=0)
 
 
 def randint(keys: Tensor, high: int | Tensor, shape: Shape = ()) -> Tensor:

@@ -37,6 +37,7 @@ OWN = {  # without batch norm
     "tico": ["++model.projector=[32]"],
     "w_mse": ["++model.projector=[8]", "++model.part=32"],
     "visreg": ["++model.projector=[32]"],
+    "lejepa": ["++model.projector=[32]"],
     "vicreg": ["++model.projector=[32]"],
     "dcl": ["++model.projector_norm=false", "++model.weighted=true"],
     "dino": ["++model.head_norm=false", "++model.freeze_epochs=0"],

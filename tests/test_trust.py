@@ -345,6 +345,8 @@ def test_every_place_that_finds_an_object_by_a_path_is_known():
         ({"model.backbone": "hf-hub:evil/model"}, "weights: hf-hub:evil/model"),
         ({"model.backbone.name": "local-dir:/x"}, "weights: local-dir:/x"),
         ({"model.backbone.checkpoint_path": "x.pth"}, "weights: x.pth"),
+        ({"model.teacher": "hf-hub:evil/model"}, "weights: hf-hub:evil/model"),
+        ({"model.teacher.checkpoint_path": "x.pth"}, "weights: x.pth"),
         ({"optim.scheduler.name": "sys.exitLR"}, "torch.optim.lr_scheduler.sys.exitLR"),
         (
             {"data.root": "logs/runs", "data.train.dataset.name": "MNIST"},

@@ -105,11 +105,12 @@ def _named(config: Any, run: Path) -> Iterator[tuple[str, str]]:
     scheduler = _get(config, "optim", "scheduler")
     if is_foreign(scheduler) and "_target_" not in scheduler:
         yield "optim.scheduler.name", f"torch.optim.lr_scheduler.{scheduler['name']}"
-    backbone = _get(config, "model", "backbone")
-    backbone = backbone if isinstance(backbone, Mapping) else {"name": backbone}
-    for key in ("name", *WEIGHTS):
-        if backbone.get(key) and (key in WEIGHTS or ":" in str(backbone[key])):
-            yield f"model.backbone.{key}", f"weights: {backbone[key]}"
+    for network in ("backbone", "teacher"):
+        node = _get(config, "model", network)
+        node = node if isinstance(node, Mapping) else {"name": node}
+        for key in ("name", *WEIGHTS):
+            if node.get(key) and (key in WEIGHTS or ":" in str(node[key])):
+                yield f"model.{network}.{key}", f"weights: {node[key]}"
     for key, dataset in _datasets(_get(config, "data")):
         roots = _get(config, "data", "root"), dataset.get("root")
         root = Path(*(str(root) for root in roots if root))

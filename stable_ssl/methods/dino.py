@@ -93,11 +93,11 @@ class DINO(BaseTrainer):
         ends = model.warmup_temperature, model.teacher_temperature
         return climb(self.epoch, model.warmup_epochs, *ends)
 
-    def optimizer_step(self) -> None:
+    def optimizer_step(self, name: str | None = None) -> None:
         """Take the step, in the first epochs without the student's last layer."""
         if self.epoch < self.config.model.freeze_epochs:
             self.head.last.weight.grad = None
-        super().optimizer_step()
+        super().optimizer_step(name)
 
     def after_train_step(self) -> None:
         """Move the teacher, and the centre by the mean of the step on all ranks."""

@@ -152,11 +152,11 @@ class DINOv2(BaseTrainer):
         ends = model.warmup_temperature, model.teacher_temperature
         return climb(self.epoch, model.warmup_epochs, *ends)
 
-    def optimizer_step(self) -> None:
+    def optimizer_step(self, name: str | None = None) -> None:
         """Take the step, in the first epochs without the student's last layers."""
         if self.epoch < self.config.model.freeze_epochs:
             self.head.last.weight.grad = self.patch_head.last.weight.grad = None
-        super().optimizer_step()
+        super().optimizer_step(name)
 
     def after_train_step(self) -> None:
         """Move the teacher towards the student."""

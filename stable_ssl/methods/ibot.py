@@ -149,13 +149,13 @@ class IBOT(BaseTrainer):
         ends = model.teacher_temperature, model.patch_temperature
         return climb(*start, ends[0]), climb(*start, ends[1])
 
-    def optimizer_step(self) -> None:
+    def optimizer_step(self, name: str | None = None) -> None:
         """Take the step, in the first epochs without the student's last layers."""
         if self.epoch < self.config.model.freeze_epochs:
             for layer in self.modules():
                 if isinstance(layer, models.Directions):
                     layer.weight.grad = None
-        super().optimizer_step()
+        super().optimizer_step(name)
 
     def after_train_step(self) -> None:
         """Move the teacher, and the centres by the means of the step on all ranks."""

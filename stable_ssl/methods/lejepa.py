@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from stable_ssl import seeding
 from stable_ssl.config import Model, key
@@ -51,20 +50,18 @@ class LeJEPA(BaseTrainer):
         """Map a view (N, C, H, W) to features (N, D)."""
         return self.backbone(x)
 
-    def directions(self, dim: int) -> Tensor:
-        """Draw this step's directions (dim, M) of norm 1, the same on every rank."""
-        step_key = self.step_key().to(self.device, non_blocking=True)
-        shape = (dim, self.config.model.directions)
-        return normalize(seeding.normal(step_key, shape), dim=0)
-
-    def compute_loss(self) -> dict[str, Any]:
-        """Return (1 - lambda) invariance + lambda SIGReg, both, and features."""
-        model, (views, *_) = self.config.model, self.data
+    def embed(self, views: list[Tensor]) -> dict[str, list[Tensor]]:
+        """Return features of the views, and their projections."""
         features = encode_views(self, views)
-        z = encode_views(self.projector, features)
+        return {"features": features, "z": encode_views(self.projector, features)}
+
+    def loss_of(self, embeddings: dict[str, list[Tensor]]) -> dict[str, Any]:
+        """Return (1 - lambda) invariance + lambda SIGReg, both, and features."""
+        model, z = self.config.model, embeddings["z"]
         distance = invariance(z, model.global_views)
-        directions = self.directions(z[0].shape[1])
+        key = self.step_key().to(self.device, non_blocking=True)  # of all ranks
+        directions = seeding.directions(key, z[0].shape[1], model.directions)
         regulariser = torch.stack([sigreg(view, directions) for view in z]).mean()
         loss = (1 - model.weight) * distance + model.weight * regulariser
         parts = {"invariance": distance, "sigreg": regulariser}
-        return {"loss": loss, **parts, "features": features}
+        return {"loss": loss, **parts, "features": embeddings["features"]}

@@ -89,11 +89,11 @@ class SwAV(BaseTrainer):
         rank_rows = [queue.rows.tensor_split(ranks)[rank] for queue in self.queues]
         return [self.prototypes(rows).detach() for rows in rank_rows]
 
-    def optimizer_step(self) -> None:
+    def optimizer_step(self, name: str | None = None) -> None:
         """Take the step, in the first epochs without the prototypes."""
         if self.epoch < self.config.model.freeze_epochs:
             self.prototypes.weight.grad = None
-        super().optimizer_step()
+        super().optimizer_step(name)
 
     def before_train_step(self) -> None:
         """Bring the prototypes back to norm 1."""

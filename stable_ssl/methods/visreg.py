@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from stable_ssl import seeding
 from stable_ssl.config import Model, key
@@ -52,12 +51,6 @@ class VISReg(BaseTrainer):
         """Map a view (N, C, H, W) to features (N, D)."""
         return self.backbone(x)
 
-    def directions(self, dim: int) -> Tensor:
-        """Draw this step's directions (dim, M) of norm 1, the same on every rank."""
-        step_key = self.step_key().to(self.device, non_blocking=True)
-        shape = (dim, self.config.model.directions)
-        return normalize(seeding.normal(step_key, shape), dim=0)
-
     def embed(self, views: list[Tensor]) -> dict[str, list[Tensor]]:
         """Return features of the views, and their projections."""
         features = encode_views(self, views)
@@ -67,7 +60,8 @@ class VISReg(BaseTrainer):
         """Return (1 - lambda) invariance + lambda VISReg, both, and features."""
         model, z = self.config.model, embeddings["z"]
         distance = invariance(z, model.global_views)
-        directions = self.directions(z[0].shape[1])
+        key = self.step_key().to(self.device, non_blocking=True)  # of all ranks
+        directions = seeding.directions(key, z[0].shape[1], model.directions)
         regulariser = torch.stack([visreg(view, directions) for view in z]).mean()
         loss = (1 - model.weight) * distance + model.weight * regulariser
         parts = {"invariance": distance, "visreg": regulariser}

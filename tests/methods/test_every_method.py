@@ -1,5 +1,6 @@
 """What every method promises: it trains, resumes exactly, and N ranks are one."""
 
+import inspect
 import math
 from functools import partial
 
@@ -364,3 +365,16 @@ def test_ranks_are_one_process(ranks, tmp_path, n, methods):
             for name, tensor in state.items():
                 apart = (modules[name] - tensor).double().norm()
                 assert apart <= 1e-9 * max(tensor.double().norm(), 1), (method, name)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_overridden_method_takes_what_the_base_takes(name):
+    kind = method_class(name)
+    for attribute, own in vars(kind).items():
+        base = getattr(BaseTrainer, attribute, None)
+        if inspect.isfunction(own) and inspect.isfunction(base):
+            expected = [*inspect.signature(base).parameters.values()]
+            found = [*inspect.signature(own).parameters.values()]
+            assert len(found) == len(expected), attribute
+            for a, b in zip(found, expected, strict=True):
+                assert (a.kind, a.default) == (b.kind, b.default), (attribute, a)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stable_ssl import ConfigError, LeJEPA
+from stable_ssl import ConfigError, LeJEPA, seeding
 
 SMALL = "[{name: random_resized_crop, size: 4, scale: [0.1, 0.4]}]"
 VIEW = "${data.transforms.view}"
@@ -44,7 +44,7 @@ def test_the_loss_is_that_of_the_paper_put_together_by_hand(trainer):
     z = trainer.projector(torch.cat([large, small])).chunk(3)
     target = (z[0] + z[1]) / 2
     alike = sum((x - target).square().mean() for x in z) / 3
-    directions = trainer.directions(5).double()
+    directions = seeding.directions(trainer.step_key(), 5, 7).double()
     shape = [epps_pulley(x @ d) for x in z for d in directions.T]
     expected = 0.7 * alike + 0.3 * torch.stack(shape).mean()
     found = trainer.compute_loss()
@@ -78,12 +78,14 @@ def test_the_target_takes_a_gradient(trainer):  # there is no stopped one
 
 
 def test_directions_are_unit_and_drawn_anew_each_step(trainer):
-    first = trainer.directions(5)
+    first = seeding.directions(trainer.step_key(), 5, 7)
     assert first.shape == (5, 7)
     torch.testing.assert_close(first.norm(dim=0), torch.ones(7))
-    assert trainer.directions(5).equal(first)
+    loss = trainer.compute_loss()["loss"]
+    assert trainer.compute_loss()["loss"].equal(loss)
     trainer.step = 1
-    assert not trainer.directions(5).isclose(first).any()
+    assert not seeding.directions(trainer.step_key(), 5, 7).isclose(first).any()
+    assert trainer.compute_loss()["loss"] != loss
 
 
 def test_a_single_view_is_refused(config):

@@ -118,11 +118,6 @@ from stable_ssl.torch_errors import translated_torch_errors
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-EARLIER_NAMES = {  # of a subclass's attributes, accepted for one release
-    "least_views": "is called min_views now",
-    "not_compiled": "is not needed any more: all methods can be compiled",
-}
-
 
 class BaseTrainer(nn.Module):
     """Train and evaluate a model; a subclass says what is trained, seen and minimised.
@@ -154,15 +149,6 @@ class BaseTrainer(nn.Module):
     predicts = False  # `forward` returns logits, which are scored where no probe is on
     task = "multiclass"  # of those logits: or binary, multilabel; see `Scores`
     not_saved: tuple[str, ...] = ()  # attributes that no checkpoint needs
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for name, message in EARLIER_NAMES.items():
-            if name in vars(cls):
-                text = f"{cls.__name__}.{name} {message}"
-                warnings.warn(text, DeprecationWarning, stacklevel=2)
-        if "min_views" not in vars(cls):
-            cls.min_views = getattr(cls, "least_views", cls.min_views)
 
     def __init__(
         self,

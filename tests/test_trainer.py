@@ -729,16 +729,6 @@ def test_ranks_wait_for_a_row_and_for_nobody_at_the_end(tiny, config, monkeypatc
     assert "row" in seen and seen.index("off") < seen.index("end")
 
 
-def test_the_earlier_name_of_min_views_is_accepted_with_a_message(tiny, config):
-    with pytest.warns(DeprecationWarning, match="Pairs.least_views is called min_view"):
-
-        class Pairs(tiny):
-            least_views = 3
-
-    with pytest.raises(ConfigError, match="Pairs needs 3 or more"):
-        Pairs(config("base", "optim.epochs=1")).run()
-
-
 @pytest.mark.parametrize(
     ("side", "asked", "threads", "said"),
     [

@@ -120,34 +120,6 @@ def knn_accuracy(
     return accuracy.compute()
 
 
-def knn_scores(
-    bank: Tensor,
-    bank_labels: Tensor,
-    queries: Tensor,
-    num_classes: int,
-    k: int = 20,
-    temperature: float = 0.07,
-) -> Tensor:
-    """Score the classes of each query by its k nearest neighbours (section 3.4).
-
-    A neighbour votes for its class with weight exp(cosine similarity / temperature),
-    divided here by that of the nearest, so that it is 1 at any temperature.
-
-    Args:
-        bank: features of the labelled samples, (M, D).
-        bank_labels: (M,) int64 below num_classes.
-        queries: features to classify, (N, D).
-        num_classes: C; classes absent from the bank get no votes.
-        k: neighbours, at most M of them.
-        temperature: tau in the paper.
-
-    Returns:
-        Votes (N, C) float32.
-    """
-    found = _nearest(bank, queries, k)
-    return _votes(*found, bank_labels, num_classes, temperature)
-
-
 def _votes(
     nearest: Tensor,
     index: Tensor,
@@ -155,7 +127,21 @@ def _votes(
     num_classes: int,
     temperature: float,
 ) -> Tensor:
-    """Return `knn_scores` of the similarities and rows (N, k) of neighbours."""
+    """Score the classes of each query by its k nearest neighbours (section 3.4).
+
+    A neighbour votes for its class with weight exp(cosine similarity / temperature),
+    divided here by that of the nearest, so that it is 1 at any temperature.
+
+    Args:
+        nearest: similarities of the neighbours, (N, k).
+        index: their rows of the bank, (N, k) int64.
+        bank_labels: (M,) int64 below num_classes.
+        num_classes: C; classes absent from the bank get no votes.
+        temperature: tau in the paper.
+
+    Returns:
+        Votes (N, C) float32.
+    """
     order = index.argsort(1)  # added in one order, whoever found them first
     nearest, index = nearest.gather(1, order), index.gather(1, order)
     order = nearest.argsort(dim=1, descending=True, stable=True)

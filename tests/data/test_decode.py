@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from stable_ssl.augment import build_ops
 from stable_ssl.config import ConfigError
 from stable_ssl.data import Loader
-from stable_ssl.data.images.decode import Decode, to_tensor
+from stable_ssl.data.images.decode import Decode
 
 CODES = "?bBhHiIlLqQefdgFDG"  # of numpy's numeric types
 NUMPY = sorted({numpy.dtype(c).newbyteorder(o) for c in CODES for o in "<>"}, key=str)
@@ -180,7 +180,7 @@ def test_each_mode_of_pil(image, right, layout):
 @pytest.mark.parametrize("mode", ["HSV", "YCbCr", "LAB"])
 def test_colours_of_another_space_become_red_green_and_blue(mode):
     image = Image.new("RGB", (7, 9), (200, 60, 90)).convert(mode)
-    x = to_tensor(image)
+    x = Decode()(image, "an image")
     assert (x.flatten(1).double() - torch.tensor([[200], [60], [90]])).abs().max() <= 4
 
 
@@ -215,14 +215,14 @@ BYTES = numpy.zeros((9, 9, 200), "uint8")
 )
 def test_what_is_no_image_or_may_be_two_is_refused(image, words):
     with pytest.raises(ConfigError, match=f"^row 7 .*{words}"):
-        to_tensor(image, "row 7")
+        Decode()(image, "row 7")
 
 
 def test_torch_has_channels_first_where_the_sizes_do_not_say_otherwise():
-    assert to_tensor(torch.zeros(200, 9, 9)).shape == (200, 9, 9)
-    assert to_tensor(torch.zeros(28, 28, 28)).shape == (28, 28, 28)
-    assert to_tensor(torch.zeros(32, 32, 3)).shape == (3, 32, 32)
-    assert to_tensor(numpy.ma.masked_array(numpy.eye(5))).shape == (1, 5, 5)
+    assert Decode()(torch.zeros(200, 9, 9), "an image").shape == (200, 9, 9)
+    assert Decode()(torch.zeros(28, 28, 28), "an image").shape == (28, 28, 28)
+    assert Decode()(torch.zeros(32, 32, 3), "an image").shape == (3, 32, 32)
+    assert Decode()(numpy.ma.masked_array(numpy.eye(5)), "an image").shape == (1, 5, 5)
 
 
 @pytest.mark.parametrize("pair", [[1], [1, 0], [0, 0], [0, float("inf")]])
@@ -293,7 +293,7 @@ def test_a_loader_takes_the_same_images(drawn):
 def test_workers_take_the_same_images(image):
     one, two = (read([image] * 4, Decode(), workers) for workers in (0, 2))
     assert one.dtype == two.dtype == torch.float32 and torch.equal(one, two)
-    right = to_tensor(image)
+    right = Decode()(image, "an image")
     right = right / 255 if right.dtype == torch.uint8 else right
     assert torch.equal(one[3], right)
 

@@ -14,7 +14,7 @@ from stable_ssl.config import ConfigError
 from stable_ssl.data import Loader, register_op
 from stable_ssl.data.build import build_views
 from stable_ssl.data.datasets import Images
-from stable_ssl.data.images.decode import Decode, to_tensor
+from stable_ssl.data.images.decode import Decode
 
 
 def first_tensor(x):
@@ -301,7 +301,7 @@ def test_ops_of_torchvision_see_pictures_whatever_the_dataset_returns(held):
     for entry in kinds:
         dataset = Fixed(entry)
         if held:
-            images = torch.stack([to_tensor(entry)] * 4)
+            images = torch.stack([Decode()(entry, "an image")] * 4)
             dataset = Images(images, torch.zeros(4, dtype=torch.int64), 1)
         ((x, _),) = Loader(dataset, views, batch_size=4)
         assert (x[0] - right).abs().max() < 1e-6

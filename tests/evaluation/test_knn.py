@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from stable_ssl.evaluation import knn
 from stable_ssl.evaluation.config import Eval, KnnConfig, OfflineConfig
 from stable_ssl.evaluation.evaluator import Split
-from stable_ssl.evaluation.knn import Knn, knn_accuracy, knn_scores
+from stable_ssl.evaluation.knn import Knn, _nearest, _votes, knn_accuracy
 from stable_ssl.evaluation.suite import asked_for
 from stable_ssl.schema import ConfigError
 
@@ -23,6 +23,10 @@ def reference(bank, bank_labels, query, classes, k, temperature):
     for i in nearest:
         votes[int(bank_labels[i])] += math.exp(similarity[i] / temperature)
     return torch.tensor(votes) / math.exp(similarity[nearest[0]] / temperature)
+
+
+def knn_scores(bank, labels, queries, classes, k, temperature=0.07):
+    return _votes(*_nearest(bank, queries, k), labels, classes, temperature)
 
 
 @pytest.fixture

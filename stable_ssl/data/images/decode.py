@@ -147,11 +147,6 @@ class Decode:
         return values.to(torch.float32)
 
 
-def to_tensor(image: Any, name: str = "an image") -> Tensor:
-    """Return an image as `Decode` does by itself: (C, H, W), uint8 or float32."""
-    return Decode()(image, name)
-
-
 def as_given(entry: Any) -> Any:
     """Return data that are no image, numbers as a tensor of its own memory."""
     entry = numpy.asarray(entry) if of_numbers(entry) else entry

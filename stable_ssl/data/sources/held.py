@@ -78,11 +78,7 @@ def held_in_memory(
         Unreadable: an image cannot be read, and `skip` is off.
         ConfigError: images of one size differ in channels or depth.
     """
-    if (
-        not isinstance(dataset, (ImageFolder, Arrays, Tar))
-        or not limit
-        or not len(dataset)
-    ):
+    if not isinstance(dataset, FILES) or not limit or not len(dataset):
         return dataset
     failures: dict[int, Unreadable] = {}  # by row
     other = Event()  # a row is no image, or of another size

@@ -46,6 +46,7 @@ from stable_ssl.batch import (
     known_length,
     to_device,
 )
+from stable_ssl.cadence import is_due
 from stable_ssl.config import TRAINING, Eval, complete, load_config
 from stable_ssl.data import Loader, build_loaders
 from stable_ssl.data.batch_sizes import batch_size_of
@@ -715,13 +716,11 @@ class BaseTrainer(nn.Module):
         if draws:
             val = self.splits("val")
             self.image_callback.open(self.loaders[val[0]] if val else None)
-        if last or (
-            evaluation.every_n_epochs and self.epoch % evaluation.every_n_epochs == 0
-        ):
+        if is_due(evaluation.every_n_epochs, self.epoch, last):
             self.validate()
         if draws:
             self._draw(seen=self.validated != before)
-        if last or (save.every_n_epochs and self.epoch % save.every_n_epochs == 0):
+        if is_due(save.every_n_epochs, self.epoch, last):
             self.save_checkpoint()
 
     def _draw(self, seen: bool) -> None:
@@ -908,11 +907,10 @@ class BaseTrainer(nn.Module):
             self.stopped = next(filter(None, reasons))
         if self._row_is_due(step) or self.stopped:
             self._write_row()
-        if evaluation.every_n_steps and step % evaluation.every_n_steps == 0:
+        if is_due(evaluation.every_n_steps, step):
             self.validate()
         self.checkpoints.background.check()
-        due = save.every_n_steps and step % save.every_n_steps == 0
-        if late or due or signal:
+        if late or signal or is_due(save.every_n_steps, step):
             self.save_checkpoint()
         if signal:
             self.preemption.number = signal  # another rank may have received it
@@ -1076,7 +1074,7 @@ class BaseTrainer(nn.Module):
         return steps / self.steps_per_epoch if self.steps_per_epoch else self.epoch
 
     def _row_is_due(self, step: int) -> bool:
-        return step % self.settings.every_n_steps == 0 or step == self.total_steps
+        return is_due(self.settings.every_n_steps, step, step == self.total_steps)
 
     def _check_ranks(self) -> None:
         """Refuse to go on where ranks do not train one model any more."""

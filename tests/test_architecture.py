@@ -14,8 +14,8 @@ from stable_ssl import BaseTrainer
 
 PACKAGE = Path(__file__).resolve().parents[1] / "stable_ssl"
 ROWS = [  # a file imports only from rooms above its own
-    {"batch", "files", "lazy", "memory", "schema", "secrets", "seeding", "dotenv"}
-    | {"background", "preemption", "schedule_curves", "vectors"},
+    {"batch", "cadence", "dotenv", "files", "lazy", "memory", "schema", "secrets"}
+    | {"background", "preemption", "schedule_curves", "seeding", "vectors"},
     {"instantiate", "composing", "distributed", "experiments", "lock", "recorded"}
     | {"resolver", "splits", "torch_errors", "value_types"},
     {"augment", "tensor_files"},

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from stable_ssl import distributed, seeding
 from stable_ssl.batch import first_view
+from stable_ssl.cadence import is_due
 from stable_ssl.data.fields import as_classes
 from stable_ssl.distributed import gather_batches
 from stable_ssl.evaluation.bank import Bank, encode_bank
@@ -439,7 +440,7 @@ class Suite:
             evaluator
             for evaluator in self.evaluators.values()
             if kind in evaluator.splits
-            and (last or epoch % (evaluator.every_n_epochs or 1) == 0)
+            and is_due(evaluator.every_n_epochs or 1, epoch, last)
         ]
 
     @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stable_ssl.batch import first_view
+from stable_ssl.cadence import is_due
 from stable_ssl.config import Pictures
 from stable_ssl.evaluation.evaluator import Encode, Evaluator
 from stable_ssl.files import replacing
@@ -44,8 +45,7 @@ class ImageCallback(Evaluator):
 
     def draws(self, epoch: int, last: bool) -> bool:
         """Return whether pictures are drawn after so many epochs; at the last, too."""
-        every = self.config.every_n_epochs
-        return bool(last or (every and epoch % every == 0))
+        return is_due(self.config.every_n_epochs, epoch, last)
 
     def open(self, loader: Any) -> None:
         """Keep images of this loader when it is evaluated; None keeps nothing."""

@@ -10,6 +10,8 @@ Differs from the paper: one teacher; a perceptron has no layer norm.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +32,16 @@ class DistillationConfig(Model):
     teacher: Any = field(default_factory=dict)  # as `backbone`, with weights or so
     hidden: int = key(2048, low=1)  # width of the perceptrons' hidden layers
     patch_weight: float = key(1.0, low=0)  # of patches; 0: images alone, any networks
+
+
+@contextmanager
+def _of_the_teacher() -> Iterator[None]:
+    """Let what is said of a backbone name the teacher's key."""
+    try:
+        yield
+    except ConfigError as error:
+        said = str(error).replace("model.backbone", "model.teacher")
+        raise ConfigError(said) from error
 
 
 class Distillation(BaseTrainer):
@@ -55,12 +67,14 @@ class Distillation(BaseTrainer):
                 " weights: {name: vit_base_patch14_dinov2, pretrained: true}"
             )
         self.backbone = models.backbone(model.backbone)
-        self.teacher = models.freeze(models.backbone(model.teacher))
+        with _of_the_teacher():
+            self.teacher = models.freeze(models.backbone(model.teacher))
         sizes = self.backbone.dim, model.hidden, self.teacher.dim
         self.projector = models.mlp(*sizes, norm=False, activation=nn.GELU)
         if model.patch_weight:
-            for network in (self.backbone, self.teacher):
-                models.check_maskable(network)
+            models.check_maskable(self.backbone)
+            with _of_the_teacher():
+                models.check_maskable(self.teacher)
             self.patch_projector = models.mlp(*sizes, norm=False, activation=nn.GELU)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -74,9 +74,9 @@ class MultiTask(BaseTrainer):
         loss = self.config.model.loss or {"_target_": "torch.nn.CrossEntropyLoss"}
         self.losses[name] = build_object(node.pop("loss", loss), "loss")
         if schedule := node.pop("schedule", None):
-            lengths = self.steps_per_epoch, self.total_steps
-            factor = build_schedule(Schedule(**schedule), scale, *lengths)
-            self.schedules[name] = lambda step: scale * factor(step)
+            lengths = self.steps_per_epoch, self.total_steps, "schedule"
+            if factor := build_schedule(Schedule(**schedule), scale, *lengths):
+                self.schedules[name] = lambda step: scale * factor(step)
         arguments = {"_target_": "torch.nn.Linear", "_args_": [self.backbone.dim]}
         self.heads[name] = build_object({**arguments, **node}, "head")
 

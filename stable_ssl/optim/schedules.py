@@ -82,7 +82,11 @@ def count_steps(config: Optim, batches: int | None) -> tuple[int, int]:
 
 
 def build_schedule(
-    config: Schedule | None, base_lr: float, steps_per_epoch: int, total_steps: int
+    config: Schedule | None,
+    base_lr: float,
+    steps_per_epoch: int,
+    total_steps: int,
+    at: str = "optim.scheduler",
 ) -> Factor | None:
     """Turn `optim.scheduler` into a function step -> factor of base_lr.
 
@@ -93,6 +97,7 @@ def build_schedule(
             parameter groups with a rate of their own keep the same factor.
         steps_per_epoch: optimizer steps an epoch; fractions of epochs are rounded.
         total_steps: optimizer steps of the whole training.
+        at: key of the configuration, for messages.
 
     Returns:
         None where the config or its name is null: the rate stays as it is.
@@ -124,8 +129,8 @@ def build_schedule(
         return partial(constant, **warm)
     if end > 1:
         raise ConfigError(
-            f"optim.scheduler.min_lr={keys['min_lr']} is above the learning rate "
-            f"{base_lr:g} it decays from; use at most that"
+            f"{at}.min_lr={keys['min_lr']} is above the value {base_lr:g} it decays"
+            " from; use at most that"
         )
     decay = {"end": end, **warm}
     if name == "cosine":
@@ -137,12 +142,12 @@ def build_schedule(
         milestones = sorted(steps(epoch) for epoch in keys["milestones"])
         if not milestones:
             raise ConfigError(
-                "optim.scheduler.name=step has no milestones; set "
-                "optim.scheduler.milestones, in epochs, or choose another name"
+                f"{at}.name=step has no milestones; set {at}.milestones, in epochs, or"
+                " choose another name"
             )
         return partial(multistep, milestones=milestones, gamma=keys["gamma"], **decay)
     raise ConfigError(
-        f"optim.scheduler.name={name}, expected one of {', '.join(NAMES)} or null"
+        f"{at}.name={name}, expected one of {', '.join(NAMES)} or null"
         f"{nearest(str(name), NAMES)}"
     )
 

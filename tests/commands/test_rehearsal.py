@@ -57,7 +57,7 @@ def refused(tmp_path, monkeypatch, capfd):
         (
             "optim.lr=0.1,0.0001 optim.scheduler.min_lr=0.001",
             "optim.lr=0.0001",
-            "min_lr=0.001 is above the learning rate 0.0001",
+            "min_lr=0.001 is above the value 0.0001",
         ),
         (
             "optim.lr=0.1,0.2 hardware.seed=0,1 model.name=simclr,supervised",

@@ -78,6 +78,8 @@ def test_weights_of_a_run_are_the_teachers(config, make):
     [
         (["model.teacher.name=null"], "model.teacher is not set; give the network"),
         (["model.patch_weight=1"], "Sequential is no VisionTransformer of timm"),
+        (["model.teacher.name=resnt18"], "model.teacher.name=resnt18 is none of"),
+        (["++model.teacher.provider=hub"], "model.teacher.provider=hub, expected"),
     ],
 )
 def test_no_teacher_or_one_without_patches_is_refused(make, overrides, words):

@@ -113,6 +113,10 @@ def test_one_loader_without_a_name_serves_the_heads(make, config):
             "++model.heads.rotation.schedule={warmup: 1}",
             "heads.rotation: .*argument 'warmup'",
         ),
+        (
+            "++model.heads.rotation.schedule={name: cosine, min_lr: 2}",
+            "heads.rotation: .*schedule.min_lr=2 is above the value 1",
+        ),
     ],
 )
 def test_wrong_heads_are_refused_in_words(config, override, words):

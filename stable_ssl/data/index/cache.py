@@ -12,7 +12,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,17 @@ def stamp(path: str | Path) -> Stamp:
         return (0, 0, 0, 0)
     size = 0 if os.path.isdir(path) else found.st_size
     return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, size
+
+
+def what_changed(paths: Iterable[str], index: Mapped) -> str | None:
+    """Say which path has another stamp than the index; see `cached`."""
+    unknown = False
+    for path, old in zip(paths, index.arrays["stamps"].tolist(), strict=True):
+        if tuple(old) == UNKNOWN:
+            unknown = True
+        elif tuple(old) != stamp(path):
+            return f"{path} has changed since"
+    return "" if unknown else None
 
 
 def settled(stamps: numpy.ndarray, now: int) -> numpy.ndarray:

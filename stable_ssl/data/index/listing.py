@@ -19,7 +19,15 @@ from typing import Any
 import numpy
 
 from stable_ssl.data.images import image_file
-from stable_ssl.data.index.cache import UNKNOWN, Content, Stamp, cached, settled, stamp
+from stable_ssl.data.index.cache import (
+    UNKNOWN,
+    Content,
+    Stamp,
+    cached,
+    settled,
+    stamp,
+    what_changed,
+)
 from stable_ssl.data.index.mapped import Mapped
 from stable_ssl.data.index.paths import Paths
 from stable_ssl.data.index.texts import Texts, encoded, ends_of
@@ -129,15 +137,9 @@ class Listing(Paths):
 
     def _why_stale(self, index: Mapped) -> str | None:
         """Say which folders have changed since they were listed."""
-        arrays = index.arrays
-        folders = Texts(arrays["folders"], arrays["folder_ends"])
-        unknown = False
-        for folder, old in zip(folders, arrays["stamps"].tolist(), strict=True):
-            if tuple(old) == UNKNOWN:
-                unknown = True
-            elif tuple(old) != stamp(os.path.join(self.root, folder)):
-                return f"{os.path.join(self.root, folder)} has changed since"
-        return "" if unknown else None
+        folders = Texts(index.arrays["folders"], index.arrays["folder_ends"])
+        paths = (os.path.join(self.root, folder) for folder in folders)
+        return what_changed(paths, index)
 
 
 def _each(array: numpy.ndarray) -> Iterator[int]:

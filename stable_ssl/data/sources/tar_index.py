@@ -21,7 +21,7 @@ from typing import Any
 import numpy
 
 from stable_ssl.data.fields import UNLABELLED
-from stable_ssl.data.index.cache import UNKNOWN, Content, cached, settled, stamp
+from stable_ssl.data.index.cache import Content, cached, settled, stamp, what_changed
 from stable_ssl.data.index.mapped import Mapped
 from stable_ssl.data.index.texts import Texts
 from stable_ssl.data.sources.tar_file import members
@@ -59,18 +59,8 @@ def tar_index(paths: Sequence[str], names: Sequence[str], label: str | None) -> 
     key = {"tar": list(map(os.path.abspath, paths)), "label": label}
     what = f"{names[0]} and {len(names) - 1} other shards" if names[1:] else names[0]
     return cached(
-        what, key, partial(_why_stale, paths), partial(_scan, paths, names, label)
+        what, key, partial(what_changed, paths), partial(_scan, paths, names, label)
     )
-
-
-def _why_stale(paths: Sequence[str], index: Mapped) -> str | None:
-    unknown = False
-    for path, old in zip(paths, index.arrays["stamps"].tolist(), strict=True):
-        if tuple(old) == UNKNOWN:
-            unknown = True
-        elif tuple(old) != stamp(path):
-            return f"{path} has changed since"
-    return "" if unknown else None
 
 
 def _scan(paths: Sequence[str], names: Sequence[str], label: str | None) -> Content:

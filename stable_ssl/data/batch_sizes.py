@@ -21,7 +21,9 @@ class Sizes(NamedTuple):
 
 def is_shared_out(loader: Any) -> bool:
     """Return whether a loader that is brought gives each process a part of its own."""
-    return isinstance(getattr(loader, "sampler", None), DistributedSampler)
+    batches = getattr(loader, "batch_sampler", None)
+    samplers = getattr(loader, "sampler", None), getattr(batches, "sampler", None)
+    return any(isinstance(sampler, DistributedSampler) for sampler in samplers)
 
 
 def batch_size_of(loader: Any) -> int | None:

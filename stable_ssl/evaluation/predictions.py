@@ -155,10 +155,10 @@ class WholeSplit:
         if self.zero_one:
             wrong |= (labels < 0) | (labels > 1)
         if wrong.any():
+            wanted = "0 or 1" if self.zero_one else "whole numbers"
             raise ConfigError(
                 f"the labels are from {given.min():g} to {given.max():g}, and"
-                f" {', '.join(self.metrics)} need {'0 or 1' * self.zero_one}"
-                f"{'whole numbers' * (not self.zero_one)}; let the loader yield these,"
+                f" {', '.join(self.metrics)} need {wanted}; let the loader yield these,"
                 " or write an eval_step"
             )
         return {

@@ -60,8 +60,12 @@ def test_what_a_loader_says_of_its_batches(loader, batch_size, sizes):
 def test_a_loader_that_shares_has_the_batches_of_all_processes(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
     sampler = DistributedSampler(IMAGES, num_replicas=3, rank=0)
-    loader = DataLoader(IMAGES, 4, sampler=sampler)
-    assert batch_size_of(loader) == 12 and sizes_of(loader) == Sizes(12, 9, 33)
+    by_batches = BatchSampler(sampler, 4, drop_last=False)
+    for loader in (
+        DataLoader(IMAGES, 4, sampler=sampler),
+        DataLoader(IMAGES, batch_sampler=by_batches),
+    ):
+        assert batch_size_of(loader) == 12 and sizes_of(loader) == Sizes(12, 9, 33)
     assert batch_size_of(DataLoader(IMAGES, 4)) == 4
 
 

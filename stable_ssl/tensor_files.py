@@ -27,12 +27,12 @@ import torch
 from stable_ssl.distributed.sharded_state import damaged, filled
 from stable_ssl.schema import ConfigError, first_line
 
-ZIP = b"PK\x03\x04"  # what a ZIP archive begins with ...
-END = b"PK\x05\x06"  # ... and what its last record begins with, of ...
-END_SIZE = 22  # ... as many bytes, without a comment, and which then ends with ...
-NO_COMMENT = b"\x00\x00"  # ... the length of the comment
+ZIP = b"PK\x03\x04"  # what a ZIP archive begins with
+END = b"PK\x05\x06"  # what the last record of a ZIP archive begins with
+END_SIZE = 22  # bytes of that record, if the archive has no comment
+NO_COMMENT = b"\x00\x00"  # the last two of them: the length of the comment
 DIGEST = 64  # hexadecimal characters of SHA-256
-SEAL = DIGEST.to_bytes(2, "little")  # the length of that comment, which follows
+SEAL = DIGEST.to_bytes(2, "little")  # those two, if the comment is a digest
 LONGEST = 2**16  # bytes of a comment
 BLOCK = 2**20  # bytes that are written or hashed at a time, where tensors are small
 PICKLE = b"\x80"  # what torch.save began with before it wrote ZIP archives

@@ -188,15 +188,15 @@ class BaseTrainer(nn.Module):
         self.settings: Any = None  # group log, plain: read at every step
         self.checkpoints: Any = None
         self.evaluation: Suite | None = None  # evaluators, the online probe among them
-        self.image_callback: Any = None  # pictures
+        self.image_callback: Any = None  # draws what `log.pictures` asks for
         self.subclass_attributes: Attributes | None = None  # that the subclass set
         self.split: str | None = None  # the one under evaluation
-        self.early_stopping: Patience | None = None  # of early stopping
+        self.early_stopping: Patience | None = None  # of `log.early_stopping`
         self.stopped: str | None = None  # why the training ended before its last step
         self._stop_asked: str | None = None  # by this rank
-        self.validated = -1  # the step of the last validation ...
-        self.measured: dict[str, float] = {}  # ... and its values
-        self.probe_features: Any = None  # that the loss handed over ...
+        self.validated = -1  # the step of the last validation
+        self.measured: dict[str, float] = {}  # its values
+        self.probe_features: Any = None  # those that the loss handed over
         self.probe_batches: Any = None  # of a whole step, under `optim.exact_batch`
         self._ranks_checked = False  # whether they train one model
         self.rng_at_epoch: Any = None  # the global generators at its start
@@ -622,16 +622,16 @@ class BaseTrainer(nn.Module):
             self.say("no classes are known: no probe, no kNN; set data.num_classes")
         self.evaluation = Suite(
             self,
-            self.encode,
-            self.autocast,
-            log,
-            mode == "fit",
-            self.task if self.predicts else None,
-            self.loaders,
-            self.num_classes,
-            self.config.hardware.seed,
-            self.say,
-            self.batch_limit,
+            encode=self.encode,
+            autocast=self.autocast,
+            log=log,
+            fits=mode == "fit",
+            task=self.task if self.predicts else None,
+            loaders=self.loaders,
+            num_classes=self.num_classes,
+            seed=self.config.hardware.seed,
+            say=self.say,
+            limit=self.batch_limit,
         )
         if log.early_stopping.patience:
             self.early_stopping = Patience(log)

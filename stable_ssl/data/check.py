@@ -140,8 +140,8 @@ def check_sizes(
         sampler: of a loader, or what `sizes_of` says of one that is brought.
         train: whether it is trained on.
         accumulate: micro-batches a step.
-        minimum: samples of a batch, over all processes, that are needed by ...
-        method: ... the trainer's class of this name.
+        minimum: samples of a batch, over all processes, that the method needs.
+        method: name of the trainer's class, for the message.
 
     Raises:
         ConfigError: says which number is wrong, and what to set.

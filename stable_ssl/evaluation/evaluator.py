@@ -83,8 +83,7 @@ class Evaluator:
     shares_bank = False  # given each rank's rows of it, a `Bank`; else those of all
     needs_features = True  # of every image; False: `see` is all it wants
     all_views = False  # of a split whose loader makes several
-    needs_labels = False  # nothing is asked of data without classes, or sees images ...
-    # ... of a split or bank that have no label
+    needs_labels = False  # it sees no image without a label, nor data without classes
     each_rank = False  # called on each rank with its share; else on rank 0 with all
     in_fit = True  # False: not while a training evaluates
     note = ""  # said once in the log: what it left out of an evaluation, and why

@@ -214,6 +214,7 @@ class Suite:
     def __init__(
         self,
         model: nn.Module,
+        *,
         encode: Encode,
         autocast: Callable[[], AbstractContextManager],
         log: Any,

@@ -19,8 +19,8 @@ UNITS = {  # and their scale
     "perf/data_wait": (100, "{:.0f} % waiting for data"),
     "perf/memory_gib": (1, "{:.3g} GiB"),
 }
-LEAST = ("perf/memory_gib", "train/grad_norm", "acc5", "perf/data_wait")
 # left out first of a line that is too long; the run's files have all
+LEAST = ("perf/memory_gib", "train/grad_norm", "acc5", "perf/data_wait")
 APART = 10  # seconds at least between the train lines of two epochs
 
 

@@ -103,5 +103,5 @@ class MeanTeacher(BaseTrainer):
 
     def after_train_step(self) -> None:
         """Move the teacher towards the student, by the second alpha after the ramp."""
-        ramped = self.step > self.ramp_steps  # was it over in step number `step - 1`?
+        ramped = self.step > self.ramp_steps  # in the step that was just taken
         self.teacher.update(self.student, 1 + ramped, 1)

@@ -299,7 +299,7 @@ class Stepper:
 
 
 def _versions(parameters: Sequence[nn.Parameter]) -> Any:
-    """Return, of each parameter, what changes with its gradient: tensor, or version."""
+    """Return what a change of each parameter's gradient changes, too."""
     return {
         id(p): None if p.grad is None else (id(p.grad), p.grad._version)
         for p in parameters

@@ -20,8 +20,8 @@ WIDTHS = {  # inches of a column
     "cvpr": 3.25,  # of two, LaTeX Guidelines for Author Response and CVPR, section 2
 }
 HEIGHTS = {"neurips": 2.2, "icml": 2.0, "cvpr": 2.0}  # inches of a panel
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 # Okabe and Ito, https://jfly.uni-koeln.de/color: told apart with any colour vision
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 GREY = "#444444"
 SHEET = Path(__file__).with_name("assets") / "figures.mplstyle"
 SPARSE = 30  # points up to which a curve marks each of them

@@ -29,8 +29,8 @@ class BatchSampler:
     drop_last: bool  # leave an incomplete last batch out
     # chooses and orders the samples instead, under generators seeded by (seed, epoch)
     sampler: Sampler | None = None
-    rank: int = 0  # number of this process ...
-    world_size: int = 1  # ... among how many
+    rank: int = 0  # number of this process
+    world_size: int = 1  # number of processes
     epoch: int = 0
     start: int = 0  # batch that the next iteration starts with
 

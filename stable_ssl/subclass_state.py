@@ -2,8 +2,7 @@
 
 Two kinds go into a checkpoint: objects that have a state (a `state_dict`, or a random
 generator, a deque, a set), and plain values (numbers, texts, tensors, lists and dicts
-of them, objects that hold nothing else) that changed since setup. What changed and is
-neither is named once.
+of them) that changed since setup. What changed and is neither is named once.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import copy
 import random
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import fields as dataclass_fields
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
+from itertools import zip_longest
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -98,11 +97,9 @@ class Attributes:
             if name in holders:
                 if changed:  # a number, say, beside an object in a dict
                     self._warn_once(name, value)
-            elif changed or value is not first:
-                plain = fields(value) if type(value) is type(first) else None
-                plain = value if plain is None else plain
+            elif name not in self.warned and (changed or value is not first):
                 try:
-                    values[name] = _detached(checkpoint.readable(plain, f"self.{name}"))
+                    values[name] = _detached(checkpoint.readable(value, f"self.{name}"))
                 except ConfigError:
                     self._warn_once(name, value)
         return {"objects": objects, "values": values}
@@ -124,16 +121,8 @@ class Attributes:
             write(obj, saved)
         for name, value in state["values"].items():
             if name not in self.left_out:  # which no state of these holds
-                value = to_device(value, device)
                 now = getattr(self.owner, name, None)
-                if fields(now) is None:
-                    now = _like(now, value)
-                else:
-                    frozen = is_dataclass(now) and now.__dataclass_params__.frozen
-                    now = copy.copy(now) if frozen else now
-                    for field, part in value.items():
-                        object.__setattr__(now, field, part)
-                setattr(self.owner, name, now)
+                setattr(self.owner, name, _like(now, to_device(value, device)))
 
     def _objects(self) -> Iterator[tuple[str, Any, Accessors]]:
         """Yield (path, object, how to read and restore its state), each object once."""
@@ -212,17 +201,11 @@ def _accessors(value: Any) -> Accessors | None:
     return (lambda obj: obj.state_dict()), (lambda obj, s: obj.load_state_dict(s))
 
 
-def fields(value: Any) -> dict[str, Any] | None:
-    """Return what an object holds by name, a dataclass, say; None of nothing."""
-    if isinstance(value, (*CONSTANT, Tensor, numpy.generic, numpy.ndarray, Mapping)):
-        return None
-    if is_dataclass(value):
-        return {f.name: getattr(value, f.name) for f in dataclass_fields(value)}
-    return getattr(value, "__dict__", None) or None
-
-
 def _like(template: Any, value: Any) -> Any:
     """Return a dict as one of the template's class, such as defaultdict; any depth."""
+    if isinstance(template, (list, tuple)) and isinstance(value, (list, tuple)):
+        pairs = zip_longest(template[: len(value)], value)
+        return type(value)(_like(old, new) for old, new in pairs)
     if not isinstance(template, dict) or not isinstance(value, dict):
         return value
     factory = getattr(template, "default_factory", None) or (lambda: None)
@@ -233,12 +216,33 @@ def _like(template: Any, value: Any) -> Any:
     return new
 
 
-def _snapshot(value: Any) -> Any:
-    """Return a copy to compare with later; None of what is no plain value.
+def _held(value: Any) -> dict[str, Any]:
+    """Return what shows that an object without a state changed.
 
-    Of a tensor its identity and version are enough, and of an object the numbers, texts
-    and tensors that it holds itself; one with a state, whose changes are saved, counts
-    as a constant.
+    That is its numbers and texts, which tensors and arrays it holds, and how long its
+    lists and the like are. What a tensor holds is left out: it may be a weight.
+    """
+    if is_dataclass(value):
+        names = [field.name for field in fields(value) if hasattr(value, field.name)]
+        held = {name: getattr(value, name) for name in names}
+    else:
+        held = getattr(value, "__dict__", {})
+    found = {}
+    for name, part in held.items():
+        if type(part) in checkpoint.PLAIN:
+            found[name] = part
+        elif isinstance(part, (Tensor, numpy.ndarray)):
+            found[name] = id(part)
+        elif isinstance(part, (list, dict, set, deque)):
+            found[name] = len(part)
+    return found
+
+
+def _snapshot(value: Any) -> Any:
+    """Return what to compare with later; None of what never changes in place.
+
+    Of a tensor its identity and version are enough; an object with a state, whose
+    changes are saved, counts as a constant.
     """
     if _accessors(value) is not None:
         return ()
@@ -249,9 +253,10 @@ def _snapshot(value: Any) -> Any:
     if isinstance(value, Mapping):
         parts = {name: _snapshot(item) for name, item in value.items()}
         return None if None in parts.values() else parts
-    if (own := fields(value)) is not None:
-        simple = (*checkpoint.PLAIN, Tensor)
-        return {n: _snapshot(v) for n, v in own.items() if isinstance(v, simple)}
+    if isinstance(value, CONSTANT):
+        return None
+    if is_dataclass(value) or hasattr(value, "__dict__"):
+        return _held(value) or None
     try:
         return (checkpoint.readable(value),)
     except ConfigError:

@@ -34,21 +34,6 @@ class Counter:
         self.count = state["count"]
 
 
-@dataclass
-class Sum:
-    """What is changed in place, and has no state but its fields."""
-
-    total: float = 0.0
-    parts: list = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What is replaced, and has no `__dict__`."""
-
-    step: int
-
-
 class Keeping(Tiny):
     """Let the loss depend on everything that may be kept."""
 
@@ -66,7 +51,7 @@ class Keeping(Tiny):
         self.critic = torch.optim.Adam(self.extra[0].parameters(), lr=0.1)
         self.last, self.order = deque(maxlen=3), {3}
         self.count, self.first = defaultdict(collections.Counter), OrderedDict(a=1)
-        self.sum, self.place = Sum(), Place(0)
+        self.nested = [defaultdict(int)]
         self.generator = torch.Generator().manual_seed(3)
         self.numpy, self.python = numpy.random.default_rng(3), random.Random(3)
         self.legacy = numpy.random.RandomState(3)
@@ -86,7 +71,7 @@ class Keeping(Tiny):
         scale = self.weight + self.counters["a"][0].count + sum(self.last) + noise
         scale += len(self.history) + len(self.order) + self.seen.compute().nan_to_num()
         scale += self.count["a"][1] + len(self.first) + self.legacy.rand()
-        scale += self.sum.total + len(self.sum.parts) + self.place.step
+        scale += sum(self.nested[0].values())
         loss = torch.nn.functional.cross_entropy(logits, self.data[1])
         judged = self.extra[0](logits).square().mean()
         apart = (logits.mean(0) - self.center).square().sum()
@@ -102,9 +87,7 @@ class Keeping(Tiny):
         self.count["a" if self.step % 2 else "b"][self.step % 3] += 1
         self.first[self.step] = self.step
         self.first.move_to_end(self.step, last=False)
-        self.sum.total += 0.1
-        self.sum.parts.append(self.step)
-        self.place = Place(self.step)
+        self.nested[0][self.step] += 1
         self.center = 0.9 * self.center + self.layer.bias.detach()
         self.weight *= 0.9
 
@@ -130,14 +113,33 @@ def test_all_that_has_a_state_resumes_exactly(config, rows):
     assert resumed.last == deque([10, 11, 12], maxlen=3)
     assert resumed.count == whole.count and resumed.count["c"][3] == 0
     assert [*resumed.first] == [*whole.first] == [*range(12, 0, -1), "a"]
-    assert (resumed.sum, resumed.place) == (whole.sum, Place(12))
+    assert resumed.nested == whole.nested and resumed.nested[0]["new"] == 0
 
 
 class Opaque:
-    """An object without a state, which holds what no checkpoint can."""
+    """An object without a state."""
 
-    def __init__(self):
-        self.file, self.read = object(), 0
+
+@dataclass
+class Sum:
+    """What a checkpoint does not hold, for it may be anything."""
+
+    total: float = 0.0
+    parts: list = field(default_factory=list)
+    late: int = field(init=False)  # which is not there at first
+    where: str = "the folder of a run"
+
+
+@dataclass(slots=True)
+class Place:
+    step: int = 0
+
+
+class Helper:
+    """Refer to a weight, which changes, and is saved elsewhere."""
+
+    def __init__(self, weight):
+        self.weight, self.size = weight, len(weight)
 
 
 class Forgetful(Tiny):
@@ -146,32 +148,41 @@ class Forgetful(Tiny):
     def initialize_modules(self):
         super().initialize_modules()
         self.mine, self.still, self.function = Opaque(), Opaque(), len
-        self.file, self.empty = Opaque(), object()
         self.mixed = {"counter": Counter(), "pointer": 0}  # an object beside a number
         self.steady = {"counter": Counter(), "size": 3}
+        self.total, self.parts, self.place = Sum(), Sum(), Place()
+        self.constant, self.helper = Sum(), Helper(self.layer.weight)
+
+    def compute_loss(self):
+        assert self.helper.weight is self.layer.weight
+        return super().compute_loss()
 
     def after_train_step(self):
         self.mine = Opaque()
-        self.file.read += 1  # in place
-        self.empty = object()
         self.function = max
         self.mixed["pointer"] += 1
         self.steady["counter"].count += 1
+        self.total.total += 1
+        self.parts.parts.append(self.step)
+        self.place.step += 1
 
 
 class Resigned(Forgetful):
-    not_saved = ("mine", "mixed", "file", "empty")
+    not_saved = ("mine", "mixed", "total", "parts", "place")
 
 
 def test_what_changed_and_cannot_be_saved_is_named_once(config):
     trainer = Forgetful(config("base", *SHORT))
     trainer.run()
     text = (trainer.run_dir / "console.log").read_text()
-    assert text.count("self.mine, a Opaque, changed and is in no checkpoint") == 1
-    assert text.count("self.file, a Opaque, changed and is in no checkpoint") == 1
-    assert text.count("self.empty, a object, changed and is in no checkpoint") == 1
-    assert text.count("self.mixed, a dict, changed and is in no checkpoint") == 1
-    assert not any(f"self.{n}," in text for n in ("still", "function", "steady"))
+    for name in Resigned.not_saved:
+        kind = type(getattr(trainer, name)).__name__
+        words = f"self.{name}, a {kind}, changed and is in no checkpoint"
+        assert text.count(words) == 1, name
+    assert text.count("is in no checkpoint") == len(Resigned.not_saved)
+    longer = Forgetful(config("base", *SHORT, "optim.steps=14"))
+    longer.run()
+    assert longer.step == 14 and longer.total.where == "the folder of a run"
     silent = Resigned(config("base", *SHORT, "log.run=silent"))
     silent.run()
     assert "is in no" not in (silent.run_dir / "console.log").read_text()

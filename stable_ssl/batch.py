@@ -8,7 +8,8 @@ dict of such batches by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -92,7 +93,7 @@ def count(batch: Any) -> int | None:
     if isinstance(batch, (Tensor, numpy.ndarray)):
         return len(batch) if batch.ndim else 1
     if is_dataclass(batch):
-        batch = getattr(batch, "__dict__", {})
+        batch = {f.name: getattr(batch, f.name, None) for f in fields(batch)}
     if isinstance(batch, Mapping):
         batch = list(batch.values())
     if not isinstance(batch, (list, tuple)):
@@ -108,29 +109,33 @@ def to_device(batch: Any, device: torch.device) -> Any:
     """
     if device.type == "cpu":
         return batch  # already there; to look through it would cost 5 us
-
-    def moved(x: Any) -> Any:
-        return x.to(device, **{"non_blocking": True} if isinstance(x, Tensor) else {})
-
-    return mapped(batch, moved, movable=True)
+    return mapped(batch, partial(_moved, device), lambda x: x.to(device))
 
 
-def mapped(batch: Any, change: Callable[[Any], Any], movable: bool = False) -> Any:
+def _moved(device: torch.device, x: Tensor) -> Tensor:
+    return x.to(device, non_blocking=True)
+
+
+def mapped(
+    batch: Any,
+    change: Callable[[Tensor], Tensor],
+    move: Callable[[Any], Any] = lambda x: x,
+) -> Any:
     """Return a batch with each of its tensors changed; named tuples stay such.
 
     Args:
         batch: nested lists, tuples and mappings; what else it holds stays as it is.
         change: called with each tensor.
-        movable: whether also with objects that have a method `to`, as tensors do.
+        move: called with each other object that has a method `to`.
     """
     if isinstance(batch, Tensor):
         return change(batch)
     if isinstance(batch, Mapping):
-        return {n: mapped(value, change, movable) for n, value in batch.items()}
+        return {name: mapped(value, change, move) for name, value in batch.items()}
     if isinstance(batch, (list, tuple)):
-        kind, values = type(batch), [mapped(v, change, movable) for v in batch]
+        kind, values = type(batch), [mapped(value, change, move) for value in batch]
         return kind(*values) if hasattr(batch, "_fields") else kind(values)
-    return change(batch) if movable and hasattr(batch, "to") else batch
+    return move(batch) if callable(getattr(batch, "to", None)) else batch
 
 
 def tensors(batch: Any) -> Iterator[Tensor]:
@@ -165,17 +170,17 @@ def prefetched(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
     stream, pending = torch.cuda.Stream(device), None
     for batch in batches:
         with torch.cuda.stream(stream):
-            copied = to_device(batch, device)
+            copied = mapped(batch, partial(_moved, device))
             done = stream.record_event()
         if pending is not None:
-            yield _arrived(*pending)
+            yield to_device(_arrived(*pending), device)
         pending = copied, done
     if pending is not None:
-        yield _arrived(*pending)
+        yield to_device(_arrived(*pending), device)
 
 
 def _arrived(batch: Any, done: torch.cuda.Event) -> Any:
-    """Make the current stream wait for a batch that another one copied."""
+    """Make the current stream wait for tensors that another one copied."""
     current = torch.cuda.current_stream()
     current.wait_event(done)
 

@@ -319,7 +319,7 @@ def length_changed(
     state: State,
     optim: Mapping[str, Any],
     total_steps: int,
-    epoch: tuple[int | None, int],
+    epoch: tuple[int | None, int | None],
 ) -> str:
     """Return a message if a training goes on with another length, else an empty one.
 
@@ -327,16 +327,21 @@ def length_changed(
         state: that it goes on from.
         optim: group `optim` of now.
         total_steps: of now.
-        epoch: its batches, None where the data has no length, and the images of a
-            step, of now.
+        epoch: its batches and the images of a step, of now; None of what the loader
+            does not say.
 
     Raises:
         ConfigError: the state is beyond them, or its position in the data another.
     """
-    if (saved := state.get("lengths")) and tuple(saved) != epoch:
+    saved = state["lengths"]
+    compared = 1 if state["format"] == 3 else 2  # which took 1 image where none is said
+    if tuple(saved[:compared]) != epoch[:compared]:
+        then, today = (
+            f"{batches} batches, {images or 'an unknown number of'} images a step"
+            for batches, images in (saved, epoch)
+        )
         raise ConfigError(
-            f"an epoch was {saved[0]} batches, {saved[1]} images a step, and is"
-            f" {epoch[0]}, {epoch[1]} a step, now: the place in the data is lost;"
+            f"an epoch was {then}, and is {today} now: the place in the data is lost;"
             " choose the data, the batch size and the processes of then, or another"
             " log.run"
         )

@@ -157,6 +157,7 @@ def _resume(
     run: Run, state: State, is_own: bool, complete: Callable[[State], State]
 ) -> None:
     """Restore a state, the run's own or that of another run, and say so."""
+    _check_format(state)
     fit, saved = run.config.mode == "fit", len(state["ranks"])
     if fit:
         _refuse_other_batch(run, saved)
@@ -237,7 +238,6 @@ def restore(run: Run, state: State) -> None:
     Raises:
         ConfigError: the state is of another model.
     """
-    _check_format(state)
     state = mapped_by_path(state, lambda _, x: x)  # objects may change it
     state |= {k: copy.deepcopy(v) for k, v in state.items() if k not in COPIED_LATER}
     checkpoint.load_modules(run, state["modules"])
@@ -294,10 +294,10 @@ def _placed(parameter: Tensor, _path: str, value: Tensor) -> Tensor:
 
 
 def own_state(content: Any) -> State | None:
-    """Return what a file holds as a state of today's format; None of another library.
+    """Return what a file holds as a state of this library; None of another.
 
     Raises:
-        ConfigError: it is of a later format.
+        ConfigError: it is of a format that this version does not read.
     """
     ours = isinstance(content, dict) and "modules" in content
     if ours:
@@ -397,6 +397,7 @@ def _seen_otherwise(saved: State, now: State) -> str | None:
     differing = [
         path
         for name in (*SPLITS, *READING)
+        if name in saved["data"]  # a state may be older than a key
         for path, *_ in checkpoint.differences(
             f"data.{name}", saved["data"].get(name), now["data"].get(name)
         )

@@ -70,7 +70,7 @@ from stable_ssl.lifecycle import (
     share_threads,
 )
 from stable_ssl.loggers.environment import environment
-from stable_ssl.loggers.means import Reduce
+from stable_ssl.loggers.means import Reduce, below
 from stable_ssl.loggers.own_code import modules_of
 from stable_ssl.loggers.records import Records
 from stable_ssl.loggers.run_folder import open_folder
@@ -609,7 +609,7 @@ class BaseTrainer(nn.Module):
         held = getattr(scheduler, "optimizer", None)
         names = (name for name, known in self.optimizers.items() if known is held)
         if scheduler is None:
-            self.schedulers.clear()
+            self.schedulers.pop(next(iter(self.optimizers), MAIN), None)
         else:
             self.schedulers[next(names, MAIN)] = scheduler
 
@@ -1045,11 +1045,10 @@ class BaseTrainer(nn.Module):
         Raises:
             ConfigError: no such reduction, or a function in training.
         """
-        if not all("/" in name for name in values):
-            values = {
-                name if "/" in name else f"{self.split or 'train'}/{name}": value
-                for name, value in values.items()
-            }
+        for name in values:
+            if "/" not in name:
+                values = below(self.split or "train", values)
+                break
         if self.split is None:
             if callable(reduce):
                 raise ConfigError(

@@ -499,6 +499,20 @@ def test_a_stream_may_go_on_for_more_steps(tiny, config, monkeypatch):
     assert equal(final(longer.run_dir)["modules"], final(whole.run_dir)["modules"])
 
 
+def test_an_epoch_is_compared_by_what_is_known(config):
+    from stable_ssl import ConfigError
+    from stable_ssl.checkpoint import length_changed
+
+    optim = {"epochs": 2, "steps": None}
+    old = {"format": 3, "lengths": [4, 1], "config": {"optim": optim}, "step": 4}
+    assert length_changed(old, optim, 8, (4, None)) == ""
+    with pytest.raises(ConfigError, match="was 4 batches, .* and is 5 batches, 64 im"):
+        length_changed(old, optim, 8, (5, 64))
+    new = {**old, "format": 4, "lengths": [4, 16]}
+    with pytest.raises(ConfigError, match="16 images .* an unknown number of images"):
+        length_changed(new, optim, 8, (4, None))
+
+
 def test_data_may_move(tiny, config):
     from stable_ssl.checkpoint import refuse_other_settings
     from stable_ssl.config import ConfigError

@@ -77,7 +77,8 @@ def _refuse_others(argument: str, value: Any) -> None:
         raise ConfigError(
             f"{found}; give a torch dataset, or a loader of batches (images, labels)"
         )
-    if not argument.startswith("train") and hasattr(value, "__next__"):
+    spent = type(value).__module__ == "builtins" and hasattr(value, "__next__")
+    if spent and not argument.startswith("train"):
         raise ConfigError(
             f"{found}, an iterator, which yields its batches once, and a split is read"
             " again at each evaluation; give a loader, or a list of the batches"

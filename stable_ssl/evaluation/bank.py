@@ -105,13 +105,16 @@ def _places(rows: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode_bank(encode: Encode, loader: Any, limit: int | None = None) -> Bank:
+def encode_bank(
+    encode: Encode, loader: Any, limit: int | None = None, numbers: bool = True
+) -> Bank:
     """Encode every batch of a loader; the first view where it yields several.
 
     Args:
         encode: maps a view (N, C, H, W) to features (N, D).
         loader: yields (views, labels, ...); images without a label are left out.
         limit: batches to take; None takes all.
+        numbers: whether labels are to be numbers of classes, (N,).
 
     Returns:
         The features of this rank's part of each batch; float32, or as encoded in less.
@@ -122,7 +125,7 @@ def encode_bank(encode: Encode, loader: Any, limit: int | None = None) -> Bank:
     """
     features, labels = Collected(), []
     for batch in islice(loader, limit):
-        x, y = with_labels(batch)
+        x, y = with_labels(batch, numbers)
         rows = encode(first_view(x)).detach()
         if (known := labelled_rows(y)) is not None:
             y, rows = y[known], rows[known]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch.utils.data import IterableDataset
 
 from stable_ssl import seeding
 from stable_ssl.batch import known_length
@@ -42,6 +43,8 @@ def _has_them(loader: Any, labels: torch.Tensor) -> bool:
 
     A user's own may change them as it reads a sample.
     """
+    if isinstance(loader.dataset, IterableDataset):
+        return False  # it would have to be begun
     if not _may_change(loader):
         return True
     rows = {int(labels.argmin()), int(labels.argmax())}
@@ -49,20 +52,31 @@ def _has_them(loader: Any, labels: torch.Tensor) -> bool:
 
 
 def _may_change(loader: Any) -> bool:
+    """Return whether a dataset is a user's own, whose samples can be asked."""
     dataset = loader.dataset
-    return not isinstance(dataset, Source) and hasattr(dataset, "__getitem__")
+    streams = isinstance(dataset, (Source, IterableDataset))
+    return not streams and hasattr(dataset, "__getitem__")
 
 
 def _label_of(loader: Any, row: int) -> Any:
-    """Return the label of a sample that is read, as a number if it is whole."""
+    """Return the label of a sample that is read, as a number if it is whole.
+
+    None where the sample is no pair, so that only a collate_fn knows.
+    """
     with seeding.preserve_rng():
         if isinstance(loader, Loader):
             return as_class(loader.sample(row).label)
-        return as_class(loader.dataset[row][1])
+        sample = loader.dataset[row]
+    pair = isinstance(sample, (tuple, list)) and len(sample) > 1
+    return as_class(sample[1]) if pair else None
 
 
-def with_labels(batch: Any) -> tuple[Any, torch.Tensor]:
-    """Return views and labels (N,) of a batch; refuse what only a user's loader makes.
+def with_labels(batch: Any, numbers: bool = True) -> tuple[Any, torch.Tensor]:
+    """Return views and labels of a batch; refuse what only a user's loader makes.
+
+    Args:
+        batch: (views, labels, ...).
+        numbers: whether somebody reads the labels as numbers of classes, (N,).
 
     Raises:
         ConfigError: it is no pair of images and a tensor of a number each, but a dict,
@@ -71,9 +85,9 @@ def with_labels(batch: Any) -> tuple[Any, torch.Tensor]:
     found = f"is a {type(batch).__name__}"
     if isinstance(batch, (tuple, list)) and len(batch) > 1:
         x, labels, *_ = batch
-        labels = as_classes(labels)
+        labels = as_classes(labels) if numbers else labels
         if isinstance(labels, torch.Tensor):
-            if labels.ndim == 1:
+            if labels.ndim == 1 or not numbers:
                 return x, labels
             found = f"has labels of shape {tuple(labels.shape)}"
         else:
@@ -107,7 +121,7 @@ def check_bank(loader: Any, evaluators: Iterable[Evaluator]) -> None:
         return
     if getattr(sampler, "sampler", None) is not None:
         labels = None  # it chooses among them
-    if labels is not None and labels.ndim == 1 and int(labels.min()) < 0:
+    if labels is not None and labels.ndim == 1 and bool((labels < 0).any()):
         labels = labels[labels >= 0] if _has_them(loader, labels) else None
     if labels is not None and labels.ndim == 1:
         size = len(labels)

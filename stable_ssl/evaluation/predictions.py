@@ -174,7 +174,8 @@ class Scores:
         task: multiclass: predictions (N, C) logits, labels (N,);
             binary: predictions (N,) logits, labels (N,), 0 or 1;
             multilabel: predictions (N, C) logits, labels (N, C), 0 or 1.
-            (N, 1) is as good as (N,); more dimensions may follow in both, as of pixels.
+            (N, 1) is as good as (N,); more dimensions may follow in both, as of pixels,
+            each of which counts as a sample.
         custom: `custom_metrics`.
     """
 
@@ -229,6 +230,10 @@ def _shaped(task: str, predictions: Tensor, labels: Any) -> tuple[Tensor, Tensor
             f" {task}: predictions {wanted}; let the loader and predict return these,"
             " or state another `task`"
         )
+    if task == "binary":
+        return predictions.flatten(), labels.flatten()
+    if task == "multilabel" and labels.ndim > 2:
+        return tuple(x.movedim(1, -1).flatten(0, -2) for x in (predictions, labels))
     return predictions, labels
 
 

@@ -187,6 +187,10 @@ def _refuse_twins(evaluators: Mapping[str, Evaluator]) -> None:
                 )
 
 
+def _reads_labels(evaluators: Mapping[str, Evaluator]) -> bool:
+    return any(evaluator.needs_labels for evaluator in evaluators.values())
+
+
 class Suite:
     """What `log.eval` asks for, and what each evaluator needs, made once.
 
@@ -278,7 +282,7 @@ class Suite:
 
     def _build_online(self, loader: Any) -> None:
         """Build what trains beside the method, for the features' measured dimension."""
-        x, _ = with_labels(next(iter(loader)))
+        x, _ = with_labels(next(iter(loader)), _reads_labels(self.online))
         with undisturbed(self.model), self.autocast():
             encoded = self._encoded(first_view(x))
             features = encoded.features
@@ -391,7 +395,7 @@ class Suite:
         Raises:
             ConfigError: features that are not a whole number for each label.
         """
-        x, labels = with_labels(batch)
+        x, labels = with_labels(batch, _reads_labels(self.online))
         by_layers = [e for e in self.online.values() if e.taps is not None]
         if features is None or by_layers:
             with undisturbed(self.model), self.autocast():
@@ -406,7 +410,7 @@ class Suite:
             )
         features, views = features.detach(), len(features) // len(labels)
         if views > 1:  # a copy of a few labels costs 10 us
-            labels = labels.repeat(views)
+            labels = labels.repeat(views, *[1] * (labels.ndim - 1))
         losses, device = {}, features.device.type
         autocast = nullcontext()  # a disabled autocast costs 10 us
         if torch.is_autocast_enabled(device):
@@ -468,7 +472,8 @@ class Suite:
         if not any(evaluator.needs_features for evaluator in self.asked):
             return
         x, labels, *_ = batch
-        labels = as_classes(labels)  # of a loader of one's own
+        if isinstance(labels, Tensor) and labels.shape[1:] == (1,):
+            labels = as_classes(labels)  # of a loader of one's own
         features = self._beside(self._encoded(first_view(x)))
         self.features.append(features.detach().float())
         self.labels.append(labels)
@@ -523,7 +528,9 @@ class Suite:
     def _share(self, name: str, step: int) -> Split:
         """Return what this rank saw of a split, beside the bank of all ranks."""
         if any(e.needs_bank for e in self.asked) and self.bank[0] != step:
-            bank = encode_bank(self._for_the_bank, self.bank_loader, self.limit)
+            readers = {n: e for n, e in self.evaluators.items() if e.needs_bank}
+            given = self.bank_loader, self.limit, _reads_labels(readers)
+            bank = encode_bank(self._for_the_bank, *given)
             self.bank, self.bank_size = (step, bank), len(bank.labels)
             for evaluator in self.comparing if self.limit is None else ():
                 evaluator.check_bank(self.bank_size, bank.labels)

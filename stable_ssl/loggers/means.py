@@ -14,6 +14,11 @@ from stable_ssl.schema import ConfigError
 Reduce = str | Callable[[Tensor], Any]  # mean, sum, last, or of a whole split
 
 
+def below(split: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with names that have no slash put below a split's."""
+    return {n if "/" in n else f"{split}/{n}": value for n, value in values.items()}
+
+
 class Means:
     """Collect values by name; tensors stay on their device until `take`."""
 

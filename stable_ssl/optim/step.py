@@ -127,6 +127,8 @@ class Stepper:
             )
         if self.unscaled:  # the scale is judged by gradients
             self.scaler.update()
+        if self.moved_by.keys() != self.schedulers.keys():  # a hook built one
+            self.moved_by = moved_by(self.optimizers, self.schedulers)
         for name, scheduler in self.schedulers.items():
             if self.moved_by[name] in self.stepped:
                 scheduler.step()
@@ -314,28 +316,36 @@ def clear(parameters: Sequence[nn.Parameter]) -> None:
 
 def moved_by(
     optimizers: Mapping[str, Optimizer], schedulers: Schedulers
-) -> dict[str, str]:
+) -> dict[str, str | None]:
     """Return the name of the optimizer that each scheduler follows.
 
-    It is the one that the scheduler holds, as torch's do. One that holds none has the
-    optimizer's name, with or without a part after a slash.
+    It is the one that the scheduler holds, as torch's do, or that shares its groups, as
+    one that wraps it does. A scheduler that holds none has the optimizer's name, with
+    or without a part after a slash, or follows none: its owner moves it.
 
     Raises:
-        ConfigError: a scheduler of no optimizer of the trainer.
+        ConfigError: a scheduler of an optimizer that is not the trainer's.
     """
-    found = {}
+    found: dict[str, str | None] = {}
     for name, scheduler in schedulers.items():
         held = getattr(scheduler, "optimizer", None)
-        owner = next((n for n, o in optimizers.items() if o is held), None)
-        if held is None and name.partition("/")[0] in optimizers:
-            owner = name.partition("/")[0]
-        if owner is None:
-            raise ConfigError(
-                f"self.schedulers[{name!r}], a {type(scheduler).__name__}, is of no"
-                f" optimizer of the trainer ({', '.join(optimizers) or 'none'}); build"
-                " it with one of these, or name it as one"
-            )
-        found[name] = owner
+        named = name.partition("/")[0]
+        found[name] = named if named in optimizers else None
+        if isinstance(held, Optimizer):
+            groups = {id(group) for group in held.param_groups}
+            owners = [
+                own
+                for own, optimizer in optimizers.items()
+                if groups & {id(group) for group in optimizer.param_groups}
+            ]
+            if not owners:
+                raise ConfigError(
+                    f"self.schedulers[{name!r}], a {type(scheduler).__name__}, is of an"
+                    f" optimizer that is none of the trainer's"
+                    f" ({', '.join(optimizers) or 'there are none'}); build it with one"
+                    " of these"
+                )
+            found[name] = owners[0]
     return found
 
 

@@ -3,7 +3,7 @@
 import numpy
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from stable_ssl import ConfigError
 from stable_ssl.data.sources.source import class_names, known_classes, labelled_files
@@ -103,6 +103,43 @@ def test_what_a_dataset_holds_is_not_believed_against_its_samples(
     trainer.run()
     assert trainer.num_classes == HELD[number].num_classes
     assert trainer.metrics["val/acc1"] >= 0
+
+
+class Stream(IterableDataset):
+    num_classes, targets = 10, (LABELS + 100).tolist()
+
+    def __iter__(self):
+        return iter([(IMAGES[i], int(LABELS[i])) for i in range(40)])
+
+
+def dicts(batch):
+    images = torch.stack([sample["x"] for sample in batch])
+    return images, torch.tensor([int(sample["y"]) for sample in batch])
+
+
+class Dicts(Own):
+    num_classes = 10
+
+    def __getitem__(self, i):
+        return {"x": IMAGES[i], "y": LABELS[i]}
+
+
+NONE = numpy.where(LABELS > 5, numpy.nan, LABELS)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        Stream(),
+        DataLoader(Stream(), 20),
+        DataLoader(Dicts(targets=LABELS + 100), 20, collate_fn=dicts),
+        Own(num_classes=10, targets=NONE),
+    ],
+)
+def test_samples_that_cannot_be_asked_refuse_nothing(tiny, config, data):
+    quick = ["optim.steps=2", "optim.epochs=null", "data.batch_size=20"]
+    off = ["log.monitor=null", "log.eval.linear=null", "log.eval.knn=null"]
+    tiny(config("base", *quick, *off), train=data).run()
 
 
 def test_what_it_holds_is_refused_where_its_samples_say_so_too(tiny, config):

@@ -51,6 +51,40 @@ class Banked(stable_ssl.Evaluator):
         yield "banked", (features.sum(1) * weights * labels).mean()
 
 
+class Masked(stable_ssl.Evaluator):
+    """Select features by labels that are no numbers of classes."""
+
+    def __call__(self, split):
+        yield "chosen", float(len(split.features[split.labels[:, 0]]))
+
+
+class Autoencoder(stable_ssl.OnlineEvaluator):
+    """Learn of features, and of no labels."""
+
+    needs_labels = False
+
+    def build(self, dim, num_classes, device):
+        self.layer = torch.nn.Linear(dim, dim)
+        self.optimizer = torch.optim.SGD(self.layer.parameters(), lr=0.01)
+
+    def fit(self, features, labels):
+        loss = (self.layer(features) - features).square().mean()
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.detach()
+
+    def __call__(self, split):
+        features = split.features
+        yield "error", (self.layer(features) - features).square().mean().detach()
+
+    def state_dict(self):
+        return self.layer.state_dict()
+
+    def load_state_dict(self, state):
+        self.layer.load_state_dict(state)
+
+
 class Nonlinear(stable_ssl.OnlineEvaluator):
     """A probe with a hidden layer and dropout, and the accuracy of its own."""
 
@@ -103,6 +137,24 @@ def test_it_is_in_rows_tables_and_pages_with_the_label_it_states(config, rows):
     assert '"words":"norm"' in page
     stated = json.loads((trainer.run_dir / "metrics.json").read_text())
     assert stated["norm"]["protocol"] == "2-norm of features"
+
+
+def test_labels_of_another_kind_reach_evaluators_as_they_are(config):
+    images = torch.rand(40, 1, 8, 8)
+    labels = torch.arange(40)[:, None] % torch.tensor([4, 2, 3]) == 0  # (N, 3) bool
+    data = torch.utils.data.TensorDataset(images, labels)
+
+    def pairs(batch):
+        views, tags = map(torch.stack, zip(*batch, strict=True))
+        return [views, views], tags
+
+    train = torch.utils.data.DataLoader(data, 20, collate_fn=pairs)
+    val = torch.utils.data.DataLoader(data, 20)
+    keys = ["optim.epochs=1", *OFF, "log.monitor=null", "data.num_classes=3"]
+    own = config("simclr", *keys, *nodes(a="Masked", b="Autoencoder"))
+    run = SimCLR(own, train=train, val=val)
+    run.run()
+    assert run.metrics["val/chosen"] == 10 and run.metrics["val/error"] > 0
 
 
 def runs(trainer):

@@ -93,10 +93,20 @@ def test_a_column_is_as_good_as_a_row(task, predictions, labels, same):
     assert scored(Scores(task), predictions, labels) == scored(Scores(task), *same)
 
 
-def test_pixels_are_counted_as_samples_are():
-    maps = LOGITS[:100].view(4, 5, 5, 10).movedim(3, 1)
-    found = scored(Scores(), maps, LABELS[:100].view(4, 5, 5))
-    assert found == scored(Scores(), LOGITS[:100], LABELS[:100])
+@pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel"])
+def test_pixels_are_counted_as_samples_are(task):
+    predictions, labels = {
+        "multiclass": (LOGITS, LABELS),
+        "binary": (ONE, LABELS % 2),
+        "multilabel": (LOGITS, (LOGITS > 0.5).long()),
+    }[task]
+
+    def maps(x):
+        x = x[:100].view(4, 5, 5, *x.shape[1:])
+        return x.movedim(3, 1) if x.ndim > 3 else x
+
+    found = scored(Scores(task), maps(predictions), maps(labels))
+    assert found == scored(Scores(task), predictions[:100], labels[:100])
 
 
 @pytest.mark.parametrize(

@@ -173,14 +173,17 @@ def prefetched(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
             copied = mapped(batch, partial(_moved, device))
             done = stream.record_event()
         if pending is not None:
-            yield to_device(_arrived(*pending), device)
+            yield _arrived(*pending, device)
         pending = copied, done
     if pending is not None:
-        yield to_device(_arrived(*pending), device)
+        yield _arrived(*pending, device)
 
 
-def _arrived(batch: Any, done: torch.cuda.Event) -> Any:
-    """Make the current stream wait for tensors that another one copied."""
+def _arrived(batch: Any, done: torch.cuda.Event, device: torch.device) -> Any:
+    """Make the current stream wait for tensors that another one copied.
+
+    Objects that have a method `to` are moved now: nobody could hold their tensors.
+    """
     current = torch.cuda.current_stream()
     current.wait_event(done)
 
@@ -188,4 +191,4 @@ def _arrived(batch: Any, done: torch.cuda.Event) -> Any:
         tensor.record_stream(current)
         return tensor
 
-    return mapped(batch, hold)
+    return mapped(batch, hold, lambda x: x.to(device))

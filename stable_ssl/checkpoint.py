@@ -333,7 +333,7 @@ def length_changed(
     Raises:
         ConfigError: the state is beyond them, or its position in the data another.
     """
-    saved = state["lengths"]
+    saved = state.get("lengths", epoch)  # an earlier state may lack them
     compared = 1 if state["format"] == 3 else 2  # which took 1 image where none is said
     if tuple(saved[:compared]) != epoch[:compared]:
         then, today = (

@@ -85,10 +85,10 @@ def generator_states(run: Run) -> State:
 
 
 def set_generator_states(run: Run, state: State) -> None:
-    """Restore what `generator_states` returned."""
+    """Restore what `generator_states` returned, or an earlier state's part of it."""
     seeding.set_rng_state(state)
     for generator, own in zip(
-        generators(run.train_loader), state["loader"], strict=False
+        generators(run.train_loader), state.get("loader", []), strict=False
     ):
         generator.set_state(own.cpu())
 

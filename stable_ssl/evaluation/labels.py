@@ -54,8 +54,9 @@ def _has_them(loader: Any, labels: torch.Tensor) -> bool:
 def _may_change(loader: Any) -> bool:
     """Return whether a dataset is a user's own, whose samples can be asked."""
     dataset = loader.dataset
-    streams = isinstance(dataset, (Source, IterableDataset))
-    return not streams and hasattr(dataset, "__getitem__")
+    if isinstance(dataset, (Source, IterableDataset)):
+        return False
+    return hasattr(dataset, "__getitem__")
 
 
 def _label_of(loader: Any, row: int) -> Any:

@@ -345,6 +345,10 @@ def test_in_float32_the_first_gradient_is_that_of_one_process(ranks, tmp_path):
     assert not apart
 
 
+# a bias before a batch norm has no gradient but what rounding leaves
+ROUNDED = {("msn", "backbone.norm.bias"): 1e-8}
+
+
 @pytest.mark.parametrize(
     ("n", "methods"),
     [
@@ -363,9 +367,9 @@ def test_ranks_are_one_process(ranks, tmp_path, n, methods):
             assert several.keys() == gradients.keys(), method
             compare(gradients, several, 1e-10, method)
             for name, tensor in state.items():
-                # a bias before a batch norm, as MSN's, moves by what rounding leaves
                 apart = (modules[name] - tensor).double().norm()
-                assert apart <= 1e-8 * max(tensor.double().norm(), 1), (method, name)
+                bound = ROUNDED.get((method, name), 1e-9)
+                assert apart <= bound * max(tensor.double().norm(), 1), (method, name)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -275,11 +275,16 @@ class Scheduler:
         self.steps += 1
         self._set()
 
-    def _set(self) -> None:
+    def adopt(self) -> None:
+        """Set the values of groups that were added since, for this optimizer step."""
+        groups = self.optimizer.param_groups
+        self._set([group for group in groups if f"base_{self.key}" not in group])
+
+    def _set(self, groups: Iterable[dict[str, Any]] | None = None) -> None:
         factor, key = self.factor(self.steps), self.key
-        for group in self.optimizer.param_groups:
+        for group in self.optimizer.param_groups if groups is None else groups:
             if key in group:
-                base = group.setdefault(f"base_{key}", group[key])  # of a new group
+                base = group.setdefault(f"base_{key}", group[key])
                 group[key] = base * factor if group.get("schedule", True) else base
 
     def get_last_lr(self) -> list[float]:

@@ -24,7 +24,7 @@ from stable_ssl import distributed
 from stable_ssl.distributed.sharding import clip, is_sharded, local, total_norm
 from stable_ssl.optim.collect import MAIN, members
 from stable_ssl.optim.config import Optim
-from stable_ssl.optim.schedules import Schedulers
+from stable_ssl.optim.schedules import Scheduler, Schedulers
 from stable_ssl.schema import ConfigError
 
 
@@ -235,7 +235,10 @@ class Stepper:
         self.unscaled.add(name)
 
     def _prepare(self, optimizer: Optimizer, name: str, micro_batches: int = 1) -> None:
-        """Average, unscale and clip the gradient that an optimizer is about to use."""
+        """Make gradient and rates those that an optimizer is about to step with."""
+        for scheduler in self.schedulers.values():
+            if isinstance(scheduler, Scheduler) and scheduler.optimizer is optimizer:
+                scheduler.adopt()
         self.average(micro_batches, optimizer)
         if self.scales:
             self._unscale(name)

@@ -193,6 +193,32 @@ def test_a_scheduled_weight_decay_is_logged_and_resumed_exactly(tiny, config, ro
     assert decays == pytest.approx([1 - 0.9 * (1 + c) / 2 for c in cosines])
 
 
+def test_groups_added_in_a_hook_are_on_the_schedules_from_their_first_step(
+    tiny, config
+):
+    class Grown(tiny):
+        used = None
+
+        def before_train_step(self):
+            if self.step == 12 and self.used is None:
+                extra = torch.nn.Parameter(torch.ones(2))
+                extra.grad = torch.ones(2)
+                self.optimizer.add_param_group({"params": [extra], "lr": 1.0})
+                self.optimizer.register_step_pre_hook(self.keep)
+
+        def keep(self, optimizer, args, kwargs):
+            head, *_, added = optimizer.param_groups
+            pairs = [(added[key], head[key]) for key in ("lr", "weight_decay")]
+            self.used = self.used or pairs
+
+    keys = ["optim.weight_decay=0.1", "++optim.weight_decay_end=1"]
+    grown = Grown(config("base", *keys))
+    grown.run()
+    (lr, first), (decay, other) = grown.used
+    assert lr == pytest.approx(first / 0.1, rel=1e-12) and lr < 0.9
+    assert decay == pytest.approx(other, rel=1e-12) and decay > 0.2
+
+
 def falling(step, gamma=0.9, power=2.0):
     return gamma ** (step * power)
 

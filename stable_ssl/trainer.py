@@ -37,7 +37,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stable_ssl import checkpoint, distributed, resolver, seeding, splits
+from stable_ssl import checkpoint, distributed, seeding, splits
 from stable_ssl.batch import (
     batches_from,
     count,
@@ -47,7 +47,7 @@ from stable_ssl.batch import (
     to_device,
 )
 from stable_ssl.cadence import is_due
-from stable_ssl.config import TRAINING, Eval, complete, load_config
+from stable_ssl.config import TRAINING, Eval, complete, load_config, resolver
 from stable_ssl.data import Loader, build_loaders
 from stable_ssl.data.batch_sizes import batch_size_of
 from stable_ssl.data.combined import named_parts, split_datasets, take_skipped

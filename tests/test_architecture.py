@@ -14,10 +14,10 @@ from stable_ssl import BaseTrainer
 
 PACKAGE = Path(__file__).resolve().parents[1] / "stable_ssl"
 ROWS = [  # a file imports only from rooms above its own
-    {"batch", "cadence", "dotenv", "files", "lazy", "memory", "schema", "secrets"}
+    {"batch", "cadence", "files", "lazy", "memory", "schema", "secrets"}
     | {"background", "preemption", "schedule_curves", "seeding", "vectors"},
-    {"instantiate", "composing", "distributed", "experiments", "lock", "recorded"}
-    | {"resolver", "splits", "torch_errors", "value_types"},
+    {"instantiate", "distributed", "lock", "recorded", "splits"}
+    | {"torch_errors", "value_types"},
     {"augment", "tensor_files"},
     {"data", "models", "losses", "optim", "checkpoint", "loggers"},
     {"evaluation", "subclass_state", "run"},

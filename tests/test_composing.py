@@ -7,8 +7,8 @@ import pytest
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from stable_ssl.composing import Composer, copier
 from stable_ssl.config import alone, complete, compose, hydra_session, with_numbers
+from stable_ssl.config.composer import Composer, copier
 from stable_ssl.schema import ConfigError
 
 LINES = [

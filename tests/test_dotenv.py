@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from stable_ssl import ConfigError, load_config
-from stable_ssl.dotenv import read_env
+from stable_ssl.config.dotenv import read_env
 
 
 @pytest.fixture

@@ -248,7 +248,7 @@ def test_no_target_is_too_deep_to_be_seen(value):
         "stable_ssl.commands.main",
         "stable_ssl.checkpoint.torch.load",
         "stable_ssl.distributed.spawn",
-        "stable_ssl.dotenv.read_env",
+        "stable_ssl.config.dotenv.read_env",
         "stable_ssl.instantiate.build_object",
         "stable_ssl.trainer.Path",
         "stable_ssl.models.backbone",

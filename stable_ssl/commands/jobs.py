@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stable_ssl import distributed, resolver
+from stable_ssl import distributed
 from stable_ssl.commands.rehearsal import distinct, rehearse
-from stable_ssl.composing import copier
-from stable_ssl.config import alone, complete, with_numbers
+from stable_ssl.config import alone, complete, resolver, with_numbers
+from stable_ssl.config.composer import copier
 from stable_ssl.loggers.run_names import check_names, reserve, run_path
 from stable_ssl.schema import ConfigError, first_line
 

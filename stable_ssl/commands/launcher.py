@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from stable_ssl import distributed, experiments, recorded
+from stable_ssl import distributed, recorded
 from stable_ssl.commands import trust
 from stable_ssl.commands.jobs import (
     NUMBER,
@@ -32,7 +32,7 @@ from stable_ssl.commands.jobs import (
     trainer_class,
     use_own_modules,
 )
-from stable_ssl.config import composed, hydra_session, located
+from stable_ssl.config import composed, experiments, hydra_session, located
 from stable_ssl.loggers.run_names import run_path
 from stable_ssl.loggers.table import printable
 from stable_ssl.schema import ConfigError

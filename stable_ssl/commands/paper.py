@@ -24,7 +24,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from stable_ssl import experiments
 from stable_ssl.commands.jobs import (
     check,
     named,
@@ -35,6 +34,7 @@ from stable_ssl.commands.jobs import (
 from stable_ssl.config import (
     complete,
     composed,
+    experiments,
     hydra_session,
     load_config,
     located,

@@ -7,9 +7,10 @@ dict of such batches by name.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -102,10 +103,34 @@ def count(batch: Any) -> int | None:
     return next(filter(None, found), 0) if found else None
 
 
+def seen(
+    loader: Iterable[Any], device: torch.device, limit: int | None = None
+) -> Iterator[Any]:
+    """Yield the batches of any loader that an evaluation sees, on its device.
+
+    They are made in full precision, whatever the features are encoded in.
+
+    Args:
+        loader: the library's, or one that is brought.
+        device: where batches go.
+        limit: batches to take; None takes all.
+    """
+    batches, taken = iter(loader), 0
+    while taken != limit:
+        with torch.autocast(device.type, enabled=False):
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+        yield to_device(batch, device)
+        taken += 1
+
+
 def to_device(batch: Any, device: torch.device) -> Any:
     """Return a batch with its tensors, however nested, on a device; does not wait.
 
-    Objects of a user's own that have a method `to` are moved by that.
+    Objects of a user's own that have a method `to` are moved by that, dataclasses
+    without one field by field.
     """
     if device.type == "cpu":
         return batch  # already there; to look through it would cost 5 us
@@ -124,7 +149,8 @@ def mapped(
     """Return a batch with each of its tensors changed; named tuples stay such.
 
     Args:
-        batch: nested lists, tuples and mappings; what else it holds stays as it is.
+        batch: nested lists, tuples, mappings and dataclasses; what else it holds stays
+            as it is.
         change: called with each tensor.
         move: called with each other object that has a method `to`.
     """
@@ -135,7 +161,15 @@ def mapped(
     if isinstance(batch, (list, tuple)):
         kind, values = type(batch), [mapped(value, change, move) for value in batch]
         return kind(*values) if hasattr(batch, "_fields") else kind(values)
-    return move(batch) if callable(getattr(batch, "to", None)) else batch
+    if callable(getattr(batch, "to", None)):
+        return move(batch)
+    if not is_dataclass(batch) or isinstance(batch, type):
+        return batch
+    new = copy.copy(batch)
+    for name in (field.name for field in fields(batch)):
+        if hasattr(batch, name):  # a frozen one refuses setattr
+            object.__setattr__(new, name, mapped(getattr(batch, name), change, move))
+    return new
 
 
 def tensors(batch: Any) -> Iterator[Tensor]:
@@ -167,7 +201,7 @@ def prefetched(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
     if device.type != "cuda":
         yield from (to_device(batch, device) for batch in batches)
         return
-    stream, pending = torch.cuda.Stream(device), None
+    stream, pending = _copying(device), None
     for batch in batches:
         with torch.cuda.stream(stream):
             copied = mapped(batch, partial(_moved, device))
@@ -177,6 +211,12 @@ def prefetched(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
         pending = copied, done
     if pending is not None:
         yield _arrived(*pending, device)
+
+
+@lru_cache(None)
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream that copies to a device; one, whose memory is used again."""
+    return torch.cuda.Stream(device)
 
 
 def _arrived(batch: Any, done: torch.cuda.Event, device: torch.device) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import zip_longest
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from stable_ssl import checkpoint, distributed
-from stable_ssl.batch import to_device
 from stable_ssl.checkpoint import State
 from stable_ssl.schema import ConfigError
 
@@ -81,11 +80,18 @@ class Attributes:
                 yield name, value
 
     def state(self) -> State:
-        """Return {"objects": {path: state}, "values": {name: value}} of this rank.
+        """Return what this rank has, in tensors of the CPU: any rank can read it.
 
-        Synchronises the host where values are on a GPU.
+        Synchronises the host where some are on a GPU.
+
+        Returns:
+            {"objects": {path: state}, "values": {name: value}, "on_cpu": paths of
+            tensors of values that are not where the model is}.
         """
-        objects = {path: read(obj) for path, obj, (read, _) in self._objects()}
+        objects = {
+            path: _each(read(obj), lambda x, _: x.cpu())
+            for path, obj, (read, _) in self._objects()
+        }
         holders = {path.partition(".")[0] for path in objects}
         values: dict[str, Any] = {}
         for name, value in self._attributes():
@@ -99,13 +105,25 @@ class Attributes:
                     self._warn_once(name, value)
             elif name not in self.warned and (changed or value is not first):
                 try:
-                    values[name] = _detached(checkpoint.readable(value, f"self.{name}"))
+                    values[name] = checkpoint.readable(value, f"self.{name}")
                 except ConfigError:
                     self._warn_once(name, value)
-        return {"objects": objects, "values": values}
+        on_cpu: list[str] = []
+
+        def copied(x: Tensor, path: str) -> Tensor:
+            if x.device.type == "cpu" != self.owner.device.type:
+                on_cpu.append(path)
+            return x.detach().to("cpu", copy=True)
+
+        values = _each(values, copied)
+        return {"objects": objects, "values": values, "on_cpu": on_cpu}
 
     def load_state(self, state: State, device: torch.device) -> None:
-        """Restore what `state` returned, tensors on a device.
+        """Restore what `state` returned; values are where they were.
+
+        Args:
+            state: of a run on any device.
+            device: of this one.
 
         Raises:
             ConfigError: an object of the checkpoint is not there.
@@ -119,10 +137,15 @@ class Attributes:
                 )
             obj, write = objects[path]
             write(obj, saved)
-        for name, value in state["values"].items():
+        on_cpu = {*state.get("on_cpu", ())}
+
+        def moved(x: Tensor, path: str) -> Tensor:
+            return x if path in on_cpu else x.to(device)
+
+        for name, value in _each(state["values"], moved).items():
             if name not in self.left_out:  # which no state of these holds
                 now = getattr(self.owner, name, None)
-                setattr(self.owner, name, _like(now, to_device(value, device)))
+                setattr(self.owner, name, _like(now, value))
 
     def _objects(self) -> Iterator[tuple[str, Any, Accessors]]:
         """Yield (path, object, how to read and restore its state), each object once."""
@@ -263,12 +286,14 @@ def _snapshot(value: Any) -> Any:
         return None
 
 
-def _detached(value: Any) -> Any:
-    """Return a value whose tensors are copies outside of any graph."""
+def _each(value: Any, change: Callable[[Tensor, str], Tensor], path: str = "") -> Any:
+    """Return a value, each tensor changed, given its path; any dict is a plain one."""
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        return change(value, path)
     if isinstance(value, dict):
-        return {name: _detached(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_detached(item) for item in value)
+        kind = OrderedDict if type(value) is OrderedDict else dict
+        return kind((n, _each(v, change, f"{path}.{n}")) for n, v in value.items())
+    if type(value) in (list, tuple):
+        parts = [_each(v, change, f"{path}.{i}") for i, v in enumerate(value)]
+        return type(value)(parts)
     return value

@@ -44,7 +44,7 @@ from stable_ssl.batch import (
     first_view,
     joined,
     known_length,
-    to_device,
+    seen,
 )
 from stable_ssl.cadence import is_due
 from stable_ssl.config import TRAINING, Eval, complete, load_config, resolver
@@ -182,6 +182,7 @@ class BaseTrainer(nn.Module):
         self.exact_batch: ExactBatch | None = None  # of `optim.exact_batch`
         self.scaler: Any = None  # of the loss, for float16
         self.records = Records()
+        self.own_names: set[str] = set()  # of figures that `log` must not change
         self.metrics = self.records.last  # the last value of everything reported
         self.preemption = Preemption()
         self.run_dir: Path | None = None
@@ -585,7 +586,8 @@ class BaseTrainer(nn.Module):
     def _build_stepper(self) -> None:
         moved = self.optimizers, self.schedulers, list(self.parameters())
         optim = self.config.optim
-        self.stepper = Stepper(*moved, self.scaler, optim, self.log)
+        own = self.records.training.add
+        self.stepper = Stepper(*moved, self.scaler, optim, own)
         if self.config.mode in TRAINING and optim.exact_batch and optim.accumulate > 1:
             refuse_exact_batch(self, BaseTrainer)
             self.exact_batch = ExactBatch(self, self._embedded)
@@ -622,6 +624,7 @@ class BaseTrainer(nn.Module):
             self.say("no classes are known: no probe, no kNN; set data.num_classes")
         self.evaluation = Suite(
             self,
+            self.device,
             encode=self.encode,
             autocast=self.autocast,
             log=log,
@@ -633,6 +636,8 @@ class BaseTrainer(nn.Module):
             say=self.say,
             limit=self.batch_limit,
         )
+        beside = {f"train/{name}_loss" for name in self.evaluation.online}
+        self.own_names = {*beside, *self.stepper.rates, *self.stepper.norms}
         if log.early_stopping.patience:
             self.early_stopping = Patience(log)
         if log.pictures is not None and not self.config.fast_dev_run:
@@ -690,7 +695,8 @@ class BaseTrainer(nn.Module):
             if may_skip:
                 skipped += take_skipped(self.train_loader)
                 if self.last_micro_batch:  # all ranks', and `log` takes their mean
-                    self.log({"train/skipped": skipped * self.world_size})
+                    total = {"train/skipped": skipped * self.world_size}
+                    self.records.training.add(total)
                     skipped = 0
             self.train_micro_batch(batch)
             if self.last_micro_batch:
@@ -895,7 +901,8 @@ class BaseTrainer(nn.Module):
         if self.evaluation.online:
             batch = self._probe_batch()
             losses = self.evaluation.fit(batch, self.probe_features, step)
-            self.log({f"train/{name}": loss for name, loss in losses.items()})
+            losses = {f"train/{name}": loss for name, loss in losses.items()}
+            self.records.training.add(losses)
         minutes, signal = save.every_n_minutes, self.preemption.number
         late = minutes and time.monotonic() - self._saved_at > 60 * minutes
         asked = self._stop_asked is not None
@@ -985,11 +992,9 @@ class BaseTrainer(nn.Module):
             self.before_eval_epoch()
             loader = self.loaders[split]
             take_skipped(loader)  # of what was read before
-            seen = False
-            for batch in islice(loader, limit):
-                batch = to_device(batch, self.device)  # of a loader of one's own
+            rows = -1
+            for batch in seen(loader, self.device, limit):
                 self.data, rows = batch, count(batch)
-                seen = True
                 if rows == 0:  # other ranks have the rest of the last one
                     continue
                 self._weight = 1 if rows is None else rows
@@ -999,7 +1004,7 @@ class BaseTrainer(nn.Module):
                 self.after_eval_step()
                 self.evaluation.see(batch, loader)
             self._weight = 1
-            if not seen:
+            if rows == -1:
                 warnings.warn(f"{split} yielded no batch to evaluate", stacklevel=2)
             self.after_eval_epoch()
             values = self.evaluation.measure(split, self.step)
@@ -1007,7 +1012,9 @@ class BaseTrainer(nn.Module):
                 values["skipped"] = unread
         self.data, self.split = training_data, None
         values = {f"{split}/{name}": value for name, value in values.items()}
-        return values | self.records.evaluation.take()
+        logged = self.records.evaluation.take()
+        _refuse_twins(values, logged)
+        return values | logged
 
     def eval_step(self, batch: Any) -> None:
         """Compare `predict` with the labels, where a probe or the method predicts."""
@@ -1038,12 +1045,14 @@ class BaseTrainer(nn.Module):
             values: {"train/loss": loss}: what training logs goes to the next row of
                 every `log.every_n_steps`, what an evaluation's hooks log to its row. A
                 name without a slash is put below `train`, or the split.
+                A name of a figure of the library's own, but train/loss, is refused.
             reduce: mean (over samples in an evaluation), sum, last, over the ranks too;
                 in an evaluation also a function of the values (N, ...) of the whole
                 split, such as torch.median.
 
         Raises:
-            ConfigError: no such reduction, or a function in training.
+            ConfigError: no such reduction, a function in training, or a name that is
+                taken.
         """
         for name in values:
             if "/" not in name:
@@ -1055,6 +1064,8 @@ class BaseTrainer(nn.Module):
                     f"log({list(values)}, reduce={reduce}) in training; a function is"
                     " for a whole split, in the hooks of an evaluation"
                 )
+            if not self.own_names.isdisjoint(values):
+                _refuse_twins(dict.fromkeys(self.own_names), values)
             self.records.training.add(values, reduce=reduce)
         else:
             self.records.evaluation.add(values, self._weight, reduce)
@@ -1127,8 +1138,11 @@ class BaseTrainer(nn.Module):
         self._check_finite("the norm of the weights", norm)
         self.records.folder.confirm()
         self.records.folder.sync()  # the checkpoint refers to lengths of the files
+        monitor = self.settings.monitor
         fresh = self.measured if self.validated == self.step else {}
-        value = fresh.get(self.settings.monitor)
+        if str(monitor).startswith("train/"):
+            fresh = self.metrics  # of the last row
+        value = fresh.get(monitor)
         with self.records.off_the_clock():
             if self.config.hardware.sharding == "full":
                 state = self.checkpoints.save_shards(state, self.epoch, self.step)
@@ -1136,3 +1150,12 @@ class BaseTrainer(nn.Module):
                 with distributed.patient():
                     self.checkpoints.save(state, self.epoch, self.step, value)
         self._saved_at = time.monotonic()
+
+
+def _refuse_twins(values: Mapping[str, Any], logged: Mapping[str, Any]) -> None:
+    """Refuse what is logged by the name of a figure that the library measures."""
+    if twins := sorted(values.keys() & logged.keys()):
+        raise ConfigError(
+            f"log({', '.join(twins)}): the library reports a figure of its own by that"
+            " name; log yours by another one"
+        )

@@ -8,15 +8,15 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from stable_ssl import ConfigError
-from stable_ssl.batch import count, to_device
+from stable_ssl.batch import count, seen, to_device
 from tests.conftest import Tiny
 
 IMAGES, LABELS = torch.rand(30, 1, 8, 8), torch.arange(30) % 10
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, frozen=True)
 class Pair:
-    """What can be counted, and not moved."""
+    """What has no method to move it."""
 
     x: torch.Tensor
     to: str = "the right"
@@ -60,10 +60,26 @@ def test_what_can_be_moved_is_moved():
     batch = {"graph": Graph(IMAGES, LABELS), "names": ["a"], "pair": (LABELS, 3)}
     batch["fixed"] = Pair(IMAGES)
     moved = to_device(batch, torch.device("meta"))
-    assert moved["fixed"] is batch["fixed"]
+    assert moved["fixed"].x.is_meta and moved["fixed"].to == "the right"
+    assert not batch["fixed"].x.is_meta
     assert moved["graph"].x.is_meta and moved["graph"].y.is_meta
     assert moved["pair"][0].is_meta and moved["pair"][1] == 3
     assert moved["names"] == ["a"]
+
+
+def test_what_an_evaluation_sees_is_made_in_full_precision():
+    class Product:
+        """A loader whose images are a product of matrices, as crops are."""
+
+        def __iter__(self):
+            for _ in range(4):
+                yield IMAGES @ IMAGES.mT, LABELS
+
+    with torch.autocast("cpu", torch.bfloat16):
+        batches = list(seen(Product(), torch.device("cpu"), limit=3))
+        assert (IMAGES @ IMAGES.mT).dtype == torch.bfloat16
+    assert [x.dtype for x, _ in batches] == 3 * [torch.float32]
+    assert len(list(seen(Product(), torch.device("cpu")))) == 4
 
 
 class Own(Tiny):

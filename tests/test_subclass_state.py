@@ -11,6 +11,7 @@ import torch
 
 from stable_ssl import ConfigError, load_config
 from stable_ssl.checkpoint import equal, load
+from stable_ssl.subclass_state import Attributes
 from tests.conftest import Tiny
 
 SHORT = ["optim.epochs=null", "optim.steps=12", "log.checkpoint.every_n_steps=5"]
@@ -205,7 +206,21 @@ def test_an_object_that_setup_does_not_build_is_refused(config):
 def test_the_trainers_own_attributes_are_not_the_subclasss(config):
     trainer = Tiny(config("base", *SHORT))
     trainer.run()
-    assert final(trainer)["attributes"] == {"alike": {"objects": {}, "values": {}}}
+    nothing = {"objects": {}, "values": {}, "on_cpu": []}
+    assert final(trainer)["attributes"] == {"alike": nothing}
+
+
+def test_values_go_back_to_where_they_were():
+    """A device without values stands for a GPU."""
+    owner = torch.nn.Module()
+    owner.device = torch.device("cuda")
+    attributes = Attributes(owner, vars(owner).keys(), (), (), print)
+    owner.edges = {"x": [torch.arange(3.0)], "y": 2}
+    state = attributes.state()
+    assert state["on_cpu"] == [".edges.x.0"]
+    state["values"]["center"] = torch.ones(2)  # as of what was on the GPU
+    attributes.load_state(state, torch.device("meta"))
+    assert owner.edges["x"][0].equal(torch.arange(3.0)) and owner.center.is_meta
 
 
 class Apart(Tiny):

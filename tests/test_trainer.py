@@ -8,6 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from stable_ssl import BaseTrainer, ConfigError, Diverged, load_config
+from stable_ssl.checkpoint import load
 from stable_ssl.data import Loader
 from stable_ssl.loggers.run_folder import RunFolder
 from stable_ssl.methods import method_class
@@ -505,6 +506,31 @@ def test_hooks_of_an_evaluation_may_log(tiny, config, rows):
         200,
         200,
     ]
+
+
+@pytest.mark.parametrize(
+    ("hook", "name", "words"),
+    [
+        ("after_eval_step", "acc1", "val/acc1"),
+        ("after_eval_epoch", "val/knn_acc1", "val/knn_acc1"),
+        ("after_train_step", "probe_loss", "train/probe_loss"),
+        ("before_train_step", "lr", "train/lr"),
+        ("before_train_step", "train/grad_norm", "train/grad_norm"),
+    ],
+)
+def test_figures_of_the_librarys_own_keep_their_names(tiny, config, hook, name, words):
+    logs = {hook: lambda self: self.log({name: 0.5})}
+    with pytest.raises(ConfigError, match=f"log.{words}.: the library reports"):
+        type("Logs", (tiny,), logs)(config("base")).run()
+
+
+def test_a_monitor_of_the_training_ranks_by_the_last_row(tiny, config, rows):
+    keys = ["log.monitor=train/loss", "log.monitor_mode=min", "log.every_n_steps=9"]
+    trainer = tiny(config("base", *keys))
+    trainer.run()
+    losses = [row["train/loss"] for row in rows(trainer.run_dir) if "train/loss" in row]
+    best = load(trainer.run_dir / "ckpts" / "best.ckpt")
+    assert best["metrics"]["train/loss"] == min(losses)
 
 
 def test_a_monitor_that_is_never_reported_is_refused(tiny, config):

@@ -49,14 +49,33 @@ class Replay:
     def _record(self, images: Tensor, keys: Tensor) -> tuple | None:
         """Return the graph, what it reads and what it writes."""
         graph, inputs = torch.cuda.CUDAGraph(), (images.clone(), keys.clone())
-        try:  # other threads, such as one that pins memory, may go on meanwhile
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        current = torch.cuda.current_stream(images.device)
+        stream = torch.cuda.Stream(images.device)
+        how = {"stream": stream, "capture_error_mode": "thread_local"}
+        try:
+            self._refuse_waiting(*inputs)
+            # other threads, such as one that pins memory, may go on meanwhile
+            with torch.cuda.graph(graph, **how):
                 view = self.view(*inputs)
         except RuntimeError as error:
+            torch.cuda.set_stream(current)  # which a graph that fails does not restore
             reason = str(error).partition("\n")[0]
             warnings.warn(f"a view is made without a graph: {reason}", stacklevel=2)
             return None
         return graph, *inputs, view
+
+    def _refuse_waiting(self, images: Tensor, keys: Tensor) -> None:
+        """Make the view once; raise a RuntimeError where it waits for the GPU.
+
+        A graph that meets such an operation as it is recorded may leave the allocator
+        of CUDA recording.
+        """
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            self.view(images, keys)
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
 
     def close(self) -> None:
         """Give the memory of the graphs back."""

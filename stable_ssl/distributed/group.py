@@ -80,6 +80,8 @@ def start(hardware: Hardware, seconds: float = START_SECONDS) -> torch.device:
     if dist.is_initialized():
         if device.type == "cuda" and process.starter is None:
             device = torch.device("cuda", torch.cuda.current_device())
+        elif device.type == "cuda":
+            torch.cuda.set_device(device)
         return device
     several = process.world_size > 1
     if not several and (expected := to_spawn(hardware)) > 1:

@@ -6,8 +6,7 @@ of each rank's rows, or moves the rows that are needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -105,15 +104,12 @@ def _places(rows: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode_bank(
-    encode: Encode, loader: Any, limit: int | None = None, numbers: bool = True
-) -> Bank:
-    """Encode every batch of a loader; the first view where it yields several.
+def encode_bank(encode: Encode, batches: Iterable[Any], numbers: bool = True) -> Bank:
+    """Encode every batch of a bank; the first view where there are several.
 
     Args:
         encode: maps a view (N, C, H, W) to features (N, D).
-        loader: yields (views, labels, ...); images without a label are left out.
-        limit: batches to take; None takes all.
+        batches: (views, labels, ...) each; images without a label are left out.
         numbers: whether labels are to be numbers of classes, (N,).
 
     Returns:
@@ -124,7 +120,7 @@ def encode_bank(
         ConfigError: a batch has no tensor of labels, or the features find no room.
     """
     features, labels = Collected(), []
-    for batch in islice(loader, limit):
+    for batch in batches:
         x, y = with_labels(batch, numbers)
         rows = encode(first_view(x)).detach()
         if (known := labelled_rows(y)) is not None:

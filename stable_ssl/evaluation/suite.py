@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from stable_ssl import distributed, seeding
-from stable_ssl.batch import first_view
+from stable_ssl.batch import first_view, seen
 from stable_ssl.cadence import is_due
 from stable_ssl.data.fields import as_classes
 from stable_ssl.distributed import gather_batches
@@ -199,6 +199,7 @@ class Suite:
 
     Args:
         model: put in eval mode where features are encoded for their own sake.
+        device: where it is.
         encode: maps a view (N, C, H, W) to features (N, D).
         autocast: returns the precision to encode in.
         log: group `log`: eval and metrics are read.
@@ -218,6 +219,7 @@ class Suite:
     def __init__(
         self,
         model: nn.Module,
+        device: torch.device,
         *,
         encode: Encode,
         autocast: Callable[[], AbstractContextManager],
@@ -230,7 +232,8 @@ class Suite:
         say: Callable[[str], None],
         limit: int | None = None,
     ):
-        self.model, self.plain, self.autocast = model, encode, autocast
+        self.model, self.device = model, device
+        self.plain, self.autocast = encode, autocast
         self.num_classes, self.seed = num_classes, seed
         self.say, self.limit = say, limit
         self.bank_loader = loaders.get("bank")
@@ -282,7 +285,8 @@ class Suite:
 
     def _build_online(self, loader: Any) -> None:
         """Build what trains beside the method, for the features' measured dimension."""
-        x, _ = with_labels(next(iter(loader)), _reads_labels(self.online))
+        batch = next(seen(loader, self.device))
+        x, _ = with_labels(batch, _reads_labels(self.online))
         with undisturbed(self.model), self.autocast():
             encoded = self._encoded(first_view(x))
             features = encoded.features
@@ -332,14 +336,17 @@ class Suite:
         for encoded in self.encoded:
             if encoded.view is x:
                 return encoded
-        if self.read:
-            with read(self.model, self.read) as outputs:
-                encoded = Encoded(x, self.plain(x), outputs)
-        else:
-            encoded = Encoded(x, self.plain(x), {})
+        encoded = self._encoded_anew(x)
         if self.evaluating:
             self.encoded.append(encoded)
         return encoded
+
+    def _encoded_anew(self, x: Tensor) -> Encoded:
+        """Encode a view, and read the layers meanwhile."""
+        if not self.read:
+            return Encoded(x, self.plain(x), {})
+        with read(self.model, self.read) as outputs:
+            return Encoded(x, self.plain(x), outputs)
 
     def _of(self, evaluator: Evaluator, encoded: Encoded) -> Tensor:
         """Return what an evaluator calls features of a view."""
@@ -529,8 +536,8 @@ class Suite:
         """Return what this rank saw of a split, beside the bank of all ranks."""
         if any(e.needs_bank for e in self.asked) and self.bank[0] != step:
             readers = {n: e for n, e in self.evaluators.items() if e.needs_bank}
-            given = self.bank_loader, self.limit, _reads_labels(readers)
-            bank = encode_bank(self._for_the_bank, *given)
+            batches = seen(self.bank_loader, self.device, self.limit)
+            bank = encode_bank(self._for_the_bank, batches, _reads_labels(readers))
             self.bank, self.bank_size = (step, bank), len(bank.labels)
             for evaluator in self.comparing if self.limit is None else ():
                 evaluator.check_bank(self.bank_size, bank.labels)
@@ -549,7 +556,7 @@ class Suite:
 
     def _for_the_bank(self, x: Tensor) -> Tensor:
         """Return all features of a view, kept for nobody else."""
-        return self._beside(self._encoded(x)) if self.beside else self.plain(x)
+        return self._beside(self._encoded_anew(x)) if self.beside else self.plain(x)
 
     def _whole(self, share: Split) -> Split:
         """Return what all ranks saw of a split, in its order; synchronises them."""

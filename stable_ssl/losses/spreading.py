@@ -37,7 +37,8 @@ def koleo(z: Tensor) -> Tensor:
     with torch.no_grad():
         similarity = own @ others.T
         itself = torch.arange(len(own), device=z.device)
-        similarity[itself, itself + distributed.rank() * len(own)] = -2.0
+        itself = itself + distributed.rank() * len(own)
+        similarity.scatter_(1, itself[:, None], -2.0)
         nearest = similarity.argmax(1)
     distance = (own - others[nearest] + EPS).norm(dim=1)
     return -(distance + EPS).log().mean()

@@ -5,8 +5,7 @@ predictions.csv: what a person reads; scores.csv: the probability of every class
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stable_ssl import distributed
-from stable_ssl.batch import first_view
+from stable_ssl.batch import first_view, seen
 from stable_ssl.data.datasets import class_names, files_below_root
 from stable_ssl.evaluation.suite import undisturbed
 from stable_ssl.files import replacing
@@ -52,7 +51,7 @@ def predict(run: Any) -> None:
         )
     loader = run.loaders["predict"]
     with undisturbed(*run.evaluation.modules), run.autocast():
-        samples = _gathered(_predicted(run.predict, loader, run.batch_limit))
+        samples = _gathered(_predicted(run, loader))
     if run.rank == 0:
         bank = getattr(run.loaders.get("bank"), "dataset", None)
         dataset = getattr(loader, "dataset", None)
@@ -118,18 +117,16 @@ def probabilities(logits: Tensor, task: str) -> Tensor:
     return logits.softmax(1)
 
 
-def _predicted(
-    predict: Callable[[Tensor], Tensor], loader: Iterable, limit: int | None
-) -> Iterator[Part]:
+def _predicted(run: Any, loader: Iterable) -> Iterator[Part]:
     """Yield this rank's part of every batch, on the CPU."""
-    seen = 0
-    for x, labels, *_ in islice(loader, limit):
+    begin = 0
+    for x, labels, *_ in seen(loader, run.device, run.batch_limit):
         rows = len(first_view(x))
         index = getattr(loader, "index", None)  # a loader of one's own counts on
-        index = torch.arange(seen, seen + rows) if index is None else index.cpu()
+        index = torch.arange(begin, begin + rows) if index is None else index.cpu()
         if not rows and not len(index):
             continue
-        logits = predict(first_view(x)).detach().cpu()
+        logits = run.predict(first_view(x)).detach().cpu()
         if not len(index) == rows == len(logits):
             raise ConfigError(
                 f"mode=predict found {rows} rows and {len(logits)} predictions for"
@@ -137,7 +134,7 @@ def _predicted(
                 " data.predict a loader node with none"
             )
         yield index, labels.cpu() if isinstance(labels, Tensor) else None, logits
-        seen += rows
+        begin += rows
 
 
 def _gathered(parts: Iterable[Part]) -> list[Sample]:

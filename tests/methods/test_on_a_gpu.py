@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from stable_ssl.augment import OPS, View, build_ops
+from stable_ssl.batch import batches_from, seen
 from stable_ssl.evaluation import suite
 from stable_ssl.methods import METHODS, method_class
 from stable_ssl.seeding import sample_keys
@@ -72,6 +73,14 @@ def test_an_augmentation(name, valueless):
         images = torch.empty(4, 3, 8, 8, dtype=torch.uint8, device=GPU)
         index = torch.empty(4, dtype=torch.int64, device=GPU)
         assert view(images, sample_keys(0, 1, index, 0)).device == GPU
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type")
+def test_batches_of_a_loader_of_ones_own(valueless):
+    with valueless:
+        loader = [(torch.empty(4, 3), torch.empty(4))] * 3
+        batches = [*seen(loader, GPU, 2), *batches_from(loader, 0, 1, 3, GPU)]
+    assert [x.device for pair in batches for x in pair] == 8 * [GPU]
 
 
 LARS = "optim.optimizer=lars", "optim.grad_max_norm=1"

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from stable_ssl import distributed
 from stable_ssl.batch import first_view
-from stable_ssl.data.fields import UNLABELLED
+from stable_ssl.data.fields import UNLABELLED, as_classes
 from stable_ssl.evaluation.config import KnnConfig, OfflineConfig, ProbeConfig
 from stable_ssl.evaluation.evaluator import Encode, Evaluator, Split
 from stable_ssl.evaluation.knn import Knn
@@ -251,7 +251,7 @@ class LayerProbe(OfLayers, Probe):
     def see(self, batch: Any, loader: Any, encode: Encode) -> None:
         """Compare its predictions with the labels of a batch."""
         x, labels, *_ = batch
-        self.accuracy.update(self.module(encode(first_view(x))), labels)
+        self.accuracy.update(self.module(encode(first_view(x))), as_classes(labels))
 
     def __call__(self, split: Split) -> Iterator[tuple[str, float]]:
         """Yield top 1 and, of more than five classes, top 5."""
@@ -327,7 +327,11 @@ class AttentivePooling(nn.Module):
         self.classifier = nn.Linear(dim, num_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Pool the tokens, then classify."""
+        """Pool the tokens, then classify, in float32."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            return self._classified(tokens)
+
+    def _classified(self, tokens: Tensor) -> Tensor:
         x = self.norm(tokens.float().flatten(0, 1)).view(tokens.shape)
         by_head = (self.heads, -1)
         key, value = (

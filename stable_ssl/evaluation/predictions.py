@@ -88,14 +88,18 @@ def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 class Accuracy:
-    """Top-1 and, with more than five classes, top-5 accuracy of a split."""
+    """Top-1 and, with more than five classes, top-5 accuracy of a split.
+
+    They are nan where a logit is: a network that diverged predicts nothing.
+    """
 
     def __init__(self) -> None:
-        self.count, self.correct = 0, {}
+        self.count, self.unknown, self.correct = 0, 0, {}
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits (N, C), labels (N,), of which negative ones are none."""
         self.count = self.count + (labels >= 0).sum()
+        self.unknown = self.unknown + logits.isnan().sum()
         for k in (1, 5) if logits.shape[1] > 5 else (1,):
             hits = topk_correct(logits, labels, k)
             self.correct[f"acc{k}"] = self.correct.get(f"acc{k}", 0) + hits
@@ -105,10 +109,8 @@ class Accuracy:
 
         Synchronises the host and the ranks.
         """
-        share = (
-            int(self.count),
-            {name: int(hits) for name, hits in self.correct.items()},
-        )
+        count = nan if self.unknown else int(self.count)
+        share = count, {name: int(hits) for name, hits in self.correct.items()}
         everyone = distributed.all_gather_object(share)
         count = sum(samples for samples, _ in everyone)
         names = dict.fromkeys(name for _, correct in everyone for name in correct)
@@ -139,7 +141,7 @@ class WholeSplit:
     def compute(self) -> dict[str, float]:
         """Return the values over all ranks' samples, in the order of the split.
 
-        Synchronises the host and the ranks.
+        They are nan where a prediction is. Synchronises the host and the ranks.
 
         Raises:
             ConfigError: labels that are no whole numbers, or neither 0 nor 1 where only
@@ -161,6 +163,8 @@ class WholeSplit:
                 f" {', '.join(self.metrics)} need {wanted}; let the loader yield these,"
                 " or write an eval_step"
             )
+        if predictions.isnan().any():
+            return dict.fromkeys(self.metrics, nan)
         return {
             name: float(metric(predictions, labels))
             for name, metric in self.metrics.items()

@@ -104,7 +104,8 @@ class LinearProbe(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (N, dim) to logits (N, num_classes) in float32."""
-        return self.classifier(self.norm(features.float()))
+        with torch.autocast(features.device.type, enabled=False):
+            return self.classifier(self.norm(features.float()))
 
 
 def _fuse(optimizer: Optimizer) -> None:

@@ -19,8 +19,9 @@ def run_path(log: Any, run: str | None = None) -> Path:
         ConfigError: as of `check_names`.
     """
     run = str(log.run if run is None else run)
-    check_names(log.folder, log.experiment, run)
-    return Path(log.folder) / "runs" / log.experiment / run
+    experiment = str(log.experiment)
+    check_names(log.folder, experiment, run)
+    return Path(log.folder) / "runs" / experiment / run
 
 
 def check_names(folder: str | Path, experiment: str, run: str | None) -> None:

@@ -242,6 +242,10 @@ def _torchvision(
         shape = conv.out_channels, in_channels, *conv.kernel_size
         set_filters(conv, torch.randn(shape) * conv.weight.detach().std())
     model.dim = _remove_classifier(model, name)
+    if isinstance(model, torchvision.models.SwinTransformer):  # as timm's models say it
+        model.features.output_fmt = model.norm.output_fmt = "NHWC"
+    elif isinstance(model, torchvision.models.VisionTransformer):
+        model.num_prefix_tokens = 1
     return model
 
 

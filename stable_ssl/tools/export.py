@@ -25,7 +25,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from stable_ssl.augment.colour import Normalize
 from stable_ssl.batch import first_view
+from stable_ssl.data import Loader
 from stable_ssl.data.datasets import class_names
 from stable_ssl.evaluation.suite import undisturbed
 from stable_ssl.files import replacing_folder
@@ -94,7 +96,7 @@ def export(
         ExportError: a function cannot be written so, or what was written differs from
             it; the folder is as it was.
     """
-    x = _batch(loaders)
+    x, preparation = _batch(loaders)
     with replacing_folder(folder) as new:
         with undisturbed(*modules), _on_cpu(modules):
             models = {n: _Alone(f, modules, x) for n, f in functions.items()}
@@ -103,10 +105,12 @@ def export(
                 for kind in types
                 for name, difference in WRITERS[kind](models, x, new).items()
             }
+            _describe_input(new / "backbone" / "config.json", x, preparation)
             shapes = {name: list(model(x).shape[1:]) for name, model in models.items()}
         known = loaders.get("bank", loaders.get("train"))
         described = {
             "input": list(x.shape[1:]),
+            **preparation,
             "output": shapes,
             "classes": class_names(getattr(known, "dataset", None)),  # where known
             **facts,
@@ -116,12 +120,35 @@ def export(
         (new / "model.json").write_text(json.dumps(described, indent=1) + "\n")
 
 
-def _batch(loaders: Mapping[str, Any]) -> Tensor:
-    """Return a few real images, at least two, as evaluation sees them, on the CPU."""
+def _batch(loaders: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """Return a few real images as evaluation sees them, and how they were normalised.
+
+    Returns:
+        At least two, on the CPU, and {mean, std} of each channel, of pixels from 0 to
+        1; null of a loader that does not say it.
+    """
     order = ("val", "test", "bank", "train")
     names = sorted(loaders, key=lambda name: order.index(name.partition("_")[0]))
-    x = first_view(next(iter(loaders[names[0]]))[0])[:IMAGES].cpu().contiguous()
-    return x if len(x) > 1 else torch.cat([x, x])
+    loader = loaders[names[0]]
+    x = first_view(next(iter(loader))[0])[:IMAGES].cpu().contiguous()
+    mean = std = None
+    if isinstance(loader, Loader) and not loader.heads[0].external:
+        mean, std = [0.0] * x.shape[1], [1.0] * x.shape[1]
+        for op in (*loader.heads[0].ops, *loader.heads[0].tail.ops):
+            if isinstance(op, Normalize):
+                mean, std = list(op.mean), list(op.std)
+    return x if len(x) > 1 else torch.cat([x, x]), {"mean": mean, "std": std}
+
+
+def _describe_input(path: Path, x: Tensor, preparation: Mapping[str, Any]) -> None:
+    """Write what this model was given into timm's description, not its namesake."""
+    if path.exists():
+        described = json.loads(path.read_text())
+        known = described["pretrained_cfg"]
+        known |= {"input_size": list(x.shape[1:]), **preparation}
+        for name in ("tag", "test_input_size", "crop_pct", "test_crop_pct"):
+            known.pop(name, None)
+        path.write_text(json.dumps(described, indent=2) + "\n")
 
 
 @contextmanager

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from stable_ssl import ConfigError, LayerKnn, SimCLR
+from stable_ssl import ConfigError, LayerKnn, LayerProbe, SimCLR
 from stable_ssl.checkpoint import equal
 from stable_ssl.evaluation.layers import AttentivePooling, Layers, read
 from stable_ssl.methods import method_class
+from stable_ssl.models import backbone
 
 VIT = ["model.backbone.name=vit", "++model.backbone.image_size=8"]
 VIT += ["++model.backbone.patch_size=4", "++model.backbone.dim=16"]
@@ -237,6 +238,68 @@ def test_images_whose_maps_have_channels_last():
     model, x = Last(), torch.rand(2, 3, 4, 5)
     found = Layers("layer", "mean", "concat").of({"layer": x}, model, 2)
     torch.testing.assert_close(found, x.mean((1, 2)))
+
+
+def test_layers_of_torchvision_are_read_as_timms():
+    from torchvision.models import SwinTransformer, VisionTransformer
+
+    def built(name, provider_model):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                "torchvision.models.get_model", lambda *_, **__: provider_model
+            )
+            return backbone({"name": name, "provider": "torchvision"}).eval()
+
+    swin = SwinTransformer([4, 4], 24, [1, 1], [2, 2], [4, 4], num_classes=3)
+    swin, x = built("swin_t", swin), torch.rand(2, 3, 32, 32)
+    with read(swin, ["features.1"]) as found:
+        swin(x)
+    features = Layers("features.1", "mean", "concat").of(found, swin, 2)
+    torch.testing.assert_close(features, found["features.1"].mean((1, 2)))
+    vit = VisionTransformer(8, 4, 1, 2, 16, 16, num_classes=3)
+    vit, name = built("vit_b_16", vit), "encoder.layers.encoder_layer_0"
+    with read(vit, [name]) as found:
+        vit(torch.rand(2, 3, 8, 8))
+    token, mean = (
+        Layers(name, p, "concat").of(found, vit, 2) for p in ("token", "mean")
+    )
+    torch.testing.assert_close(token, found[name][:, 0])
+    torch.testing.assert_close(mean, found[name][:, 1:].mean(1))
+
+
+def test_online_probes_are_seen_in_float32_with_labels_of_a_column():
+    probe = LayerProbe("backbone")
+    probe.node, x = "mine", torch.randn(40, 6)
+    probe.build(6, 3, "cpu")
+    labels = probe.module.eval()(x).argmax(1)
+    pooling = AttentivePooling(8, 2, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert probe.module(x.bfloat16()).dtype == torch.float32
+        assert pooling(torch.rand(4, 5, 8).bfloat16()).dtype == torch.float32
+        probe.see((x, labels[:, None]), None, lambda x: x)
+    assert dict(probe(None)) == {"mine_acc1": 1.0}
+
+
+def test_a_bank_is_not_held_while_its_layers_are_read(config):
+    class Watched(SimCLR):
+        def after_eval_epoch(self):
+            super().after_eval_epoch()
+            measure = self.evaluation.measure
+
+            def measured(*arguments):
+                values = measure(*arguments)
+                self.held = max(len(e.view) for e in self.evaluation.encoded)
+                self.views = len(self.evaluation.encoded)
+                return values
+
+            self.evaluation.measure = measured
+
+    node = asked("block", "LayerKnn", layers="backbone.blocks.0")
+    run = Watched(config("simclr", *VIT, *SHORT, node, "log.eval.test_at_end=false"))
+    run.setup()
+    run.evaluate("val")
+    run.cleanup()
+    assert run.views == 1 and run.held <= 200
 
 
 def test_names_follow_the_node():

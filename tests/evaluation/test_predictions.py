@@ -40,6 +40,16 @@ def test_few_classes_have_no_top_5():
 
 
 @pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel"])
+def test_logits_that_are_no_numbers_have_no_score(task):
+    scores, logits = Scores(task, {"own": lambda x, y: 1.0}), LOGITS.clone()
+    labels = LABELS if task == "multiclass" else (LOGITS > 0).long()
+    logits[3, 0] = math.nan
+    pair = (logits[:, 0], labels[:, 0]) if task == "binary" else (logits, labels)
+    found = scored(scores, *pair)
+    assert len(found) > 1 and all(map(math.isnan, found.values()))
+
+
+@pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel"])
 def test_nothing_seen_is_nothing_reported(task):
     assert Scores(task).compute() == {}
 

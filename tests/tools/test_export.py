@@ -59,7 +59,10 @@ def test_a_run_ends_with_files_that_do_what_it_does(config):
 def test_timm_and_hugging_face_folders_load_the_backbone(config):
     network = "++model.backbone={name: resnet10t, provider: timm}"
     types = "log.export.types=[safetensors]"
-    trainer = SimCLR(config("simclr", network, types, *QUICK, "fast_dev_run=true"))
+    normal = "[{name: normalize, mean: [0.5], std: [2.0]}]"
+    normal = f"++data.val.dataset.image_transform={normal}"
+    keys = network, types, normal, *QUICK, "fast_dev_run=true"
+    trainer = SimCLR(config("simclr", *keys))
     seen = {}
     trainer.cleanup = lambda: None  # keeps the temporary folder of a fast_dev_run
     try:
@@ -78,6 +81,9 @@ def test_timm_and_hugging_face_folders_load_the_backbone(config):
     finally:
         type(trainer).cleanup(trainer)
     assert seen["architecture"] == "resnet10t" and seen["num_classes"] == 0
+    known = seen["pretrained_cfg"]
+    assert known["input_size"] == [1, 8, 8] and "tag" not in known
+    assert (known["mean"], known["std"]) == ([0.5], [2.0])
 
 
 def test_the_command_exports_the_checkpoint_it_is_given(config, capsys):

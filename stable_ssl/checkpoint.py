@@ -255,7 +255,7 @@ def refuse_other_settings(saved: State, now: State) -> None:
     Args:
         saved: resolved config of the checkpoint, `filled` with what is newer.
         now: that of today; the length of the training, where data lies and what is
-            evaluated or written may differ.
+            written may differ; of what is evaluated see `evaluation/otherwise.py`.
 
     Raises:
         ConfigError: another key of `SETTINGS` differs.

@@ -18,9 +18,10 @@ from torch import Tensor
 from stable_ssl import checkpoint, distributed, seeding, subclass_state
 from stable_ssl.batch import generators, known_length, to_device
 from stable_ssl.checkpoint import State
-from stable_ssl.data.nodes import READING, SPLITS, TRAINING
+from stable_ssl.data.nodes import TRAINING
 from stable_ssl.distributed.sharded_state import mapped_by_path
 from stable_ssl.distributed.sharding import mesh_of, shared_out_like
+from stable_ssl.evaluation.otherwise import otherwise, refuse_other_figures, watched
 from stable_ssl.evaluation.suite import CADENCE
 from stable_ssl.loggers.means import shared_out
 from stable_ssl.models import EMA
@@ -168,6 +169,7 @@ def _resume(
         then = checkpoint.filled(then, defaults)
         checkpoint.refuse_other_settings(then, now)
         _refuse_other_probes(state["evaluators"], then, now)
+        _keep_figures(run, state, is_own, then, now)
         lengths = known_length(run.train_loader), run.images_per_step
         optim, total_steps = run.config.optim, run.total_steps
         if change := checkpoint.length_changed(state, optim, total_steps, lengths):
@@ -175,6 +177,8 @@ def _resume(
             state["stopped"] = None
         run.resumed_state = state
     restore(run, state)
+    if not fit:
+        _say_otherwise(run, state)
     if fit and saved != run.world_size:
         for text in _changes(run, state["attributes"], saved):
             run.say(text)
@@ -182,6 +186,27 @@ def _resume(
         run.checkpoints.resume(state)
     source = "its own state" if is_own else run.config.log.resume
     run.say(f"resumed at epoch {run.epoch}, step {run.step} from {source}")
+
+
+def _keep_figures(
+    run: Run, state: State, is_own: bool, then: State, now: State
+) -> None:
+    """Let one folder have figures of one kind, and patience be of what is watched.
+
+    Raises:
+        ConfigError: they are of another kind in the run's own folder.
+    """
+    if is_own:
+        refuse_other_figures(then, now)
+    elif state["patience"] is not None and any(watched(then, now)):
+        run.say("what is watched differs: log.early_stopping begins anew")
+        state["patience"] = state["stopped"] = None
+
+
+def _say_otherwise(run: Run, state: State) -> None:
+    """Say what of an evaluation is not as in the training of a state."""
+    if text := otherwise(state["config"], masked(run.config)):
+        run.say(text)
 
 
 def _refuse_other_probes(trained: Iterable[str], then: State, now: State) -> None:
@@ -386,25 +411,9 @@ def restore_weights(run: Run, state: Any, strict: bool) -> None:
     run.say(f"weights of {path}: {report}")
     if strict:
         _restore_position(run, own)
-        if text := _seen_otherwise(own["config"], masked(run.config)):
-            run.say(text)
+        _say_otherwise(run, own)
     else:
         _restart_teachers(run, saved)
-
-
-def _seen_otherwise(saved: State, now: State) -> str | None:
-    """Say which keys of the splits and of their views are not those of the training."""
-    differing = [
-        path
-        for name in (*SPLITS, *READING)
-        if name in saved["data"]  # a state may be older than a key
-        for path, *_ in checkpoint.differences(
-            f"data.{name}", saved["data"].get(name), now["data"].get(name)
-        )
-    ]
-    if not differing:
-        return None
-    return f"evaluated otherwise than the run was: {', '.join(differing)}"
 
 
 def _restart_teachers(run: Run, saved: Iterable[str]) -> None:

@@ -54,8 +54,10 @@ from stable_ssl.data.combined import named_parts, split_datasets, take_skipped
 from stable_ssl.data.datasets import recorded
 from stable_ssl.data.nodes import labelled_name
 from stable_ssl.data.objects import put_into
+from stable_ssl.data.shares import shares
 from stable_ssl.distributed import sharding
 from stable_ssl.evaluation.monitor import Patience
+from stable_ssl.evaluation.otherwise import apart
 from stable_ssl.evaluation.protocol import protocol_table
 from stable_ssl.evaluation.suite import Suite
 from stable_ssl.instantiate import find_object
@@ -73,7 +75,7 @@ from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.means import Reduce, below
 from stable_ssl.loggers.own_code import modules_of
 from stable_ssl.loggers.records import Records
-from stable_ssl.loggers.run_folder import open_folder
+from stable_ssl.loggers.run_folder import APART, open_folder
 from stable_ssl.loggers.run_names import run_path
 from stable_ssl.loggers.trackers import check_installed
 from stable_ssl.models.checkpointing import checkpoint_activations
@@ -484,6 +486,8 @@ class BaseTrainer(nn.Module):
         # data draws nothing from the global generators; rank 0 alone downloads
         with seeding.preserve_rng(), distributed.patient(), distributed.main_first():
             self.loaders = build_loaders(self.config, self.device, self.data_objects)
+        with seeding.preserve_rng(), distributed.patient():
+            self.loaders = shares(self.loaders)
         self.train_loader = self.loaders.get("train")
         self.num_classes = self.config.data.num_classes
         if self.device.type == "cpu":
@@ -651,7 +655,14 @@ class BaseTrainer(nn.Module):
         kept = begin(self, lambda part: masked(complete(part, self.model_config)))
         if self.config.mode == "fit":
             self.records.folder.own()
-        self.records.open_rows(kept, self.config, self.step)
+        aside = None
+        if self.config.mode in ("validate", "test"):
+            aside = apart(self.run_dir, masked(self.config), self.step)
+        if aside is not None:
+            self.say(
+                f"these are no figures of the run, and go to {APART} of its folder"
+            )
+        self.records.open_rows(kept, self.config, self.step, aside)
         self.records.folder.describe(
             self.config, self.overrides, environment(self.device, type(self))
         )

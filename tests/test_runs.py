@@ -58,6 +58,7 @@ def test_two_are_compared(make_run, capsys):
     a, b = make_run("a", lr=0.1), make_run("b", lr=0.3, seed=1)
     for folder, torch in ((a, "2.9"), (b, "2.10")):
         launch = {"packages": {"torch": torch}, "git": {"commit": "c" * 40}}
+        launch["library"] = f"{folder.name}{'f' * 39}"
         (folder / "environment.json").write_text(json.dumps([launch]))
     code, out, _ = said(capsys, "diff", a, b)
     assert code == 0
@@ -65,6 +66,7 @@ def test_two_are_compared(make_run, capsys):
     assert rows["optim.lr"][1:] == ["0.1", "0.3"]
     assert rows["hardware.seed"][1:] == ["0", "1"]
     assert rows["version of torch"][3:] == ["2.9", "2.10"]
+    assert [text[0] for text in rows["code of stable-ssl"][3:]] == ["a", "b"]
     assert "git commit" not in rows and "test/knn_acc1" not in rows
     assert "nothing differs" in said(capsys, "diff", a, a)[1]
 

@@ -62,13 +62,18 @@ class Records:
         self.console.copy = folder.say
 
     def open_rows(
-        self, kept: Mapping[str, int] | None, config: DictConfig, step: int
+        self,
+        kept: Mapping[str, int] | None,
+        config: DictConfig,
+        step: int,
+        apart: Mapping[str, Any] | None = None,
     ) -> None:
         """Open what rows go to, cut to what is `kept`, and start the clock at a step.
 
-        What is not kept at the end, `fast_dev_run`, has no mirrors.
+        What is not kept at the end, `fast_dev_run`, has no mirrors. `apart`: as of
+        `RunFolder.open_rows`.
         """
-        rows = self.folder.open_rows(kept)
+        rows = self.folder.open_rows(kept, apart)
         if not config.fast_dev_run:
             self.folder.track(config, rows)
         self.before = time.perf_counter(), step

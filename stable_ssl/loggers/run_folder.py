@@ -27,6 +27,7 @@ from stable_ssl.schema import ConfigError, unwritable
 from stable_ssl.secrets import masked, to_yaml
 
 LINES = {"rows": "metrics.jsonl", "spectra": "spectra.jsonl"}  # files of lines
+APART = "evaluations.jsonl"  # rows of evaluations that are no figures of the run
 
 
 class RunFolder:
@@ -69,6 +70,7 @@ class RunFolder:
         # a command that is refused leaves the status of an old run alone
         self.owned = not (self.path / "status.json").exists()
         self.lines: dict[str, JsonLines] = {}  # as LINES, those that are open
+        self.apart: Row | None = None  # see `open_rows`
         self.trackers = Trackers([], self.path, {}, [])
         self.ended = "finished"  # or what `status` said last
 
@@ -112,6 +114,8 @@ class RunFolder:
 
         Where it cannot be written, a warning says so: labels are no reason to fail.
         """
+        if self.apart is not None:
+            return
         stated = stated_metrics(self.path) | dict(metrics)
         fields = {name: asdict(metric) for name, metric in stated.items()}
         try:
@@ -158,12 +162,23 @@ class RunFolder:
         self.say(message)
         warnings.warn(message, stacklevel=4)
 
-    def open_rows(self, kept: Mapping[str, int] | None) -> list[Row]:
+    def open_rows(
+        self, kept: Mapping[str, int] | None, apart: Row | None = None
+    ) -> list[Row]:
         """Open metrics.jsonl, and spectra.jsonl where there is one; return the rows.
 
         They are cut to the `positions` kept, a missing one is 0, unless that is None.
         A warning names the lines that are no rows any more.
+
+        Args:
+            kept: lengths in bytes.
+            apart: what tells an evaluation from the run's figures; its rows, to which
+                this is added, go to evaluations.jsonl, and nowhere else.
         """
+        self.apart = apart
+        if apart is not None:
+            self.lines["rows"] = JsonLines(self.path / APART)
+            return []
         positions = {n: None if kept is None else kept.get(n, 0) for n in LINES}
         self.lines["rows"] = JsonLines(self.path / LINES["rows"], positions["rows"])
         spectra = self.path / LINES["spectra"]
@@ -174,17 +189,19 @@ class RunFolder:
 
     def track(self, config: DictConfig, rows: Sequence[Row]) -> None:
         """Mirror the rows as `log.api` says, those so far too."""
-        if config.log.api:
+        if config.log.api and self.apart is None:
             self.trackers = Trackers(config.log.api, self.path, masked(config), rows)
 
     def write(self, row: Row) -> None:
         """Write a row to metrics.jsonl and to its mirrors."""
         self.confirm()
-        self.lines["rows"].write(row)
+        self.lines["rows"].write({**row, **(self.apart or {})})
         self.trackers.write(row)
 
     def write_spectrum(self, line: Mapping[str, Any]) -> None:
         """Append a line to spectra.jsonl."""
+        if self.apart is not None:
+            return
         if "spectra" not in self.lines:
             self.lines["spectra"] = JsonLines(self.path / LINES["spectra"])
         self.lines["spectra"].write(line)

@@ -154,6 +154,7 @@ def _facts(folder: Path) -> dict[str, Any]:
     names = ("host", "device_name", "python", "processes", "threads", "trainer")
     facts = {name: launch.get(name, "-") for name in names}
     facts |= {f"version of {name}": number for name, number in packages.items()}
+    facts["code of stable-ssl"] = str(launch.get("library", "-"))[:10]
     facts["git commit"] = str(git.get("commit"))[:10]
     facts["lines not committed"] = len(str(git.get("diff") or "").splitlines())
     return facts

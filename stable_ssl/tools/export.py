@@ -105,7 +105,7 @@ def export(
                 for kind in types
                 for name, difference in WRITERS[kind](models, x, new).items()
             }
-            _describe_input(new / "backbone" / "config.json", x, preparation)
+            _describe_input(new / "backbone", x, preparation)
             shapes = {name: list(model(x).shape[1:]) for name, model in models.items()}
         known = loaders.get("bank", loaders.get("train"))
         described = {
@@ -140,15 +140,15 @@ def _batch(loaders: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
     return x if len(x) > 1 else torch.cat([x, x]), {"mean": mean, "std": std}
 
 
-def _describe_input(path: Path, x: Tensor, preparation: Mapping[str, Any]) -> None:
-    """Write what this model was given into timm's description, not its namesake."""
-    if path.exists():
-        described = json.loads(path.read_text())
+def _describe_input(new: Path, x: Tensor, preparation: Mapping[str, Any]) -> None:
+    """Write what this model was given into timm's description, not its namesake's."""
+    if (new / "config.json").exists():
+        described = json.loads((new / "config.json").read_text())
         known = described["pretrained_cfg"]
         known |= {"input_size": list(x.shape[1:]), **preparation}
         for name in ("tag", "test_input_size", "crop_pct", "test_crop_pct"):
             known.pop(name, None)
-        path.write_text(json.dumps(described, indent=2) + "\n")
+        (new / "config.json").write_text(json.dumps(described, indent=2) + "\n")
 
 
 @contextmanager

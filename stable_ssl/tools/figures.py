@@ -93,7 +93,7 @@ def sweep(
     where they are words; None is the one key that differs and holds numbers. Other
     arguments are those of this module.
     """
-    value = drawing.metric(runs, value)
+    value, when = drawing.metric(runs, value), run_keys.when(runs)
     x = x or drawing.numbers(runs, 1)[0]
     run_keys.require_keys([x], runs)
     runs = run_keys.with_values(runs, runs[value].notna())
@@ -109,7 +109,7 @@ def sweep(
             drawing.bars(axes, group, x, value, interval, at, scale.joined)
         scale.apply(axes, x)
         axes.set_xlabel(literal(axis_label(x)))
-        note = drawing.spreads(cells.values(), interval, DOTS)
+        note = drawing.spreads(cells.values(), interval, DOTS) + when
         drawing.finish(figure, axes, value, groups, note)
     return figure
 
@@ -131,6 +131,7 @@ def compare(
     """
     run_keys.require_runs(runs)
     value = drawing.metric(runs, value or run_keys.usual(runs)[0])
+    when = run_keys.when(runs)
     runs = run_keys.with_values(runs, runs[value].notna())
     first, *others = drawing.grouping(runs, by) or ["run"]
     rows = run_keys.groups(runs, [first])
@@ -161,7 +162,8 @@ def compare(
         axes.grid(axis="y", visible=False)
         if numeric:
             axes.set_ylabel(literal(axis_label(first)))
-        note = drawing.spreads(cells, interval, DOTS) + PUBLISHED * bool(points)
+        note = drawing.spreads(cells, interval, DOTS) + when
+        note += PUBLISHED * bool(points)
         drawing.finish(figure, axes, value, groups, note, across=True)
     return figure
 
@@ -181,7 +183,7 @@ def heatmap(
     """
     import numpy as np
 
-    value = drawing.metric(runs, value)
+    value, when = drawing.metric(runs, value), run_keys.when(runs)
     if x is None or y is None:
         pair = drawing.numbers(runs, 2, known=[x, y])
         x = x or next(key for key in pair if key != y)
@@ -214,6 +216,7 @@ def heatmap(
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         labels = [literal(axis_label(name)) for name in (x, y, value)]
+        labels[2] += when
         axes.set(xlabel=labels[0], ylabel=labels[1])
         figure.set_label(value)
         bar = figure.colorbar(image, ax=axes, label=labels[2], pad=0.02)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 SEED = "hardware.seed"
-FACTS = {"run", "folder", "status", "reason", "step", "epoch", "time"}  # of no config
+FACTS = {"run", "folder", "status", "reason", "versions", "step", "epoch", "time"}
 NAMES = set(  # which run it is, and nothing of what it does
     "log.run log.folder log.experiment log.resume log.tags log.entity"
     " log.project".split()
@@ -105,6 +105,13 @@ def _why_none(runs: DataFrame) -> str:
     return "these runs have no metric that is a number after their first step"
 
 
+def when(runs: DataFrame) -> str:
+    """Return ", at the best step on validation" or the like; nothing of last values."""
+    at = runs.attrs.get("at", "last")
+    known = {"last": "", "best": ", at the best step on validation"}
+    return known.get(at, f", at step {at}")
+
+
 def preferred(runs: DataFrame, metric: str) -> str | None:
     """Return whether high or low values of a metric are good, None if unknown."""
     if "log.monitor" in runs and "log.monitor_mode" in runs:
@@ -179,8 +186,10 @@ def trainings(runs: DataFrame) -> DataFrame:
 
 def warn_of_cells(cells: Iterable[DataFrame], names: Sequence[str]) -> None:
     """Warn where means of metrics are not over seeds, each once, of whole runs."""
-    mixed, twice, partial, empty = set(), set(), [], []
+    mixed, twice, partial, empty, versions = set(), set(), [], [], set()
     for group in cells:
+        made_by = set(group.get("versions", [])) - {""}
+        versions.update(made_by if len(made_by) > 1 else ())
         differ = [name for name in _differing(group) if name != SEED]
         mixed.update(differ)
         seeds = list(map(cell, group.get(SEED, [None] * len(group))))
@@ -194,6 +203,7 @@ def warn_of_cells(cells: Iterable[DataFrame], names: Sequence[str]) -> None:
         " columns, or give fewer runs",
         sorted(mixed),
     )
+    _warn("means are over runs of other code or packages: {}", sorted(versions))
     _warn("the same seed counts more than once: {}", sorted(twice, key=rank))
     _warn("runs that did not finish count with what they have: {}", partial)
     _warn(LEFT_OUT, empty)

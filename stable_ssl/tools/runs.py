@@ -39,6 +39,7 @@ class Run:
     rows: list[dict[str, Any]]  # of metrics.jsonl, in order
     metrics: Mapping[str, Metric]  # what evaluators stated, by name without the split
     code: str | None  # stands for the user's own modules; None where it used none
+    versions: str  # of the library, a hash, and of torch; empty where none is known
 
     def values(self, at: At = "last") -> dict[str, Any]:
         """Return a value of everything the rows hold after the first step.
@@ -125,7 +126,16 @@ def read_run(run_dir: str | Path) -> Run:
     metrics = stated_metrics(folder)
     STATED.update(metrics)
     rows, code = read_rows(folder), own_code.code_of(folder)
-    return Run(folder, config, overrides, status, reason, rows, metrics, code)
+    made = code, _versions(folder)
+    return Run(folder, config, overrides, status, reason, rows, metrics, *made)
+
+
+def _versions(folder: Path) -> str:
+    """Return which library and torch the last launch of a run was of."""
+    launch = (launches(folder) or [{"packages": {}}])[-1]
+    torch = launch["packages"].get("torch")
+    library = str(launch.get("library") or "")[:8]
+    return ", ".join([library] * bool(library) + [f"torch {torch}"] * bool(torch))
 
 
 def launches(folder: Path) -> list[dict[str, Any]]:
@@ -163,9 +173,9 @@ def load(*roots: str | Path, at: At = "last") -> tuple[DataFrame, DataFrame]:
 
     Returns:
         runs: one row a run: run (the end of its path that tells it apart), folder,
-            status, reason, the config by dotted keys, and a value of each metric
-            (`<split>/<name>`), step and epoch, after the first step (accuracies as
-            fractions; nan where there is none).
+            status, reason, versions, the config by dotted keys, and a value of each
+            metric (`<split>/<name>`), step and epoch, after the first step (accuracies
+            as fractions; nan where there is none).
         curves: the rows of all runs, step 0 included: run, step, epoch, time in unix
             seconds, and the metrics.
 
@@ -185,6 +195,7 @@ def load(*roots: str | Path, at: At = "last") -> tuple[DataFrame, DataFrame]:
             warnings.warn(f"skipped {run.folder}: no rows in it{yet}", stacklevel=2)
             continue
         facts = {"folder": str(run.folder), "status": run.status, "reason": run.reason}
+        facts["versions"] = run.versions
         folders.append(run.folder)
         table.append({"run": ""} | facts | run.flat | run.values(at) | facts)
         rows.append(pd.DataFrame.from_records(run.rows))

@@ -140,9 +140,7 @@ def table(
             by_column.setdefault(top, []).append(cell)
         for column in by_column.values():
             mark(column, prefer or run_keys.preferred(runs, metric))
-    at = runs.attrs.get("at", "last")
-    when = {"last": "", "best": ", at the best step on validation"}
-    when = when.get(at, f", at step {at}")
+    when = run_keys.when(runs)
     return MeanTable(rows, list(columns), metrics, interval, when, cells)
 
 

@@ -220,7 +220,7 @@ def test_the_minutes_of_a_run_are_those_in_which_it_ran(tmp_path):
     launches = [launch(begin), launch(begin + 600), launch(begin + 900)]
     (tmp_path / "environment.json").write_text(json.dumps(launches))
     rows = [{"time": float(begin + s), "step": s} for s in (60, 120, 960, 1020)]
-    run = Run(tmp_path, {}, [], "finished", "", rows, {}, None)
+    run = Run(tmp_path, {}, [], "finished", "", rows, {}, None, "")
     assert minutes(run) == pytest.approx(4)  # the second launch came to no row
 
 

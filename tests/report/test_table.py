@@ -11,7 +11,7 @@ import pytest
 
 from stable_ssl import report
 from stable_ssl.config import ConfigError
-from stable_ssl.tools import table_formats
+from stable_ssl.tools import run_keys, table_formats
 
 METHODS = {  # three seeds each: the best, its equal, and one that is told from it
     "simclr": (0.971, 0.975, 0.973),
@@ -44,6 +44,13 @@ def test_cells_are_means_and_deviations_of_the_last_values_in_per_cent(runs):
     assert cell.sample.mean == pytest.approx(92.2)
     assert table.text(cell) == "92.20 ± 0.26"
     assert "over 3 seeds" in table.caption
+
+
+def test_means_over_runs_of_other_code_or_packages_are_warned_of(runs):
+    with_versions = runs.assign(versions=["a1, torch 2.9"] * 8 + ["b2, torch 2.10"])
+    with pytest.warns(UserWarning, match="other code or packages: a1, .*, b2, torch"):
+        report.table(with_versions, value="test/knn_acc1")
+    assert "versions" not in run_keys.keys(runs)
 
 
 def test_the_best_and_what_equals_it_are_marked(runs):

@@ -654,7 +654,7 @@ class BaseTrainer(nn.Module):
         """Resume the full state, or load weights alone, or start afresh."""
         kept = begin(self, lambda part: masked(complete(part, self.model_config)))
         if self.config.mode == "fit":
-            self.records.folder.own()
+            self.records.folder.own(longer=not self.ended)
         aside = None
         if self.config.mode in ("validate", "test"):
             aside = apart(self.run_dir, masked(self.config), self.step)

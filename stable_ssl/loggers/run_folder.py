@@ -216,8 +216,17 @@ class RunFolder:
         for lines in self.lines.values():
             lines.sync()
 
-    def own(self) -> None:
-        """Let the status be of this launch, which goes on with the run: running."""
+    def own(self, longer: bool) -> None:
+        """Let the status be of this launch, which goes on with the run: running.
+
+        Args:
+            longer: whether steps are left. wandb cannot take back the last rows of a
+                run that had finished, so it gets all of this one under another id.
+        """
+        with suppress(OSError, ValueError, LookupError, TypeError):  # of what it holds
+            status = json.loads((self.path / "status.json").read_text())["status"]
+            if longer and status == "finished":
+                (self.path / "wandb" / "run_id").unlink(missing_ok=True)
         self.owned = True
         self.status("running")
 

@@ -32,10 +32,11 @@ SETTINGS = {  # nothing is sent or printed but rows, pictures and the masked con
 class Wandb(Tracker):
     """Log each row under its number in metrics.jsonl, which is wandb's own step.
 
-    A resumed run continues the id in `wandb/run_id`. Online, wandb says how many rows
-    it has: those are not sent again, and those that it missed are. Offline, a kill
-    takes with it what wandb had not yet written, so every launch records all rows anew:
-    the newest folder is the whole run, and the one to `wandb sync`.
+    A resumed run continues the id in `wandb/run_id`, unless it had finished and is made
+    longer. Online, wandb says how many rows it has: those are not sent again, and those
+    that it missed are. Offline, a kill takes with it what wandb had not yet written, so
+    every launch records all rows anew: the newest folder is the whole run, and the one
+    to `wandb sync`.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], rows: Sequence[Row]):

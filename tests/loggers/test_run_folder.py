@@ -34,6 +34,22 @@ def full(monkeypatch):
     return lambda: monkeypatch.setattr(Path, "write_bytes", fail)
 
 
+@pytest.mark.parametrize(
+    ("status", "longer", "same"),
+    [("finished", True, False), ("finished", False, True), ("preempted", True, True)],
+)
+def test_a_finished_run_that_is_made_longer_is_another_one_in_wandb(
+    folder, status, longer, same
+):
+    path = folder.path / "wandb" / "run_id"
+    path.parent.mkdir()
+    path.write_text("a1")
+    folder.status(status)
+    folder.own(longer)
+    assert path.exists() == same
+    assert json.loads((folder.path / "status.json").read_text())["status"] == "running"
+
+
 def test_no_secret_of_the_command_line_is_recorded(folder, config, monkeypatch):
     overrides = ["++log.tags=[a]", "++mine.api_key=hush"]
     monkeypatch.setattr(sys, "argv", ["main.py", *overrides])

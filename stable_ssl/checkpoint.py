@@ -228,6 +228,21 @@ def _newest_valid(folder: Path) -> Path | None:
     return None
 
 
+def is_newest(path: str | Path, folder: Path, step: int, epoch: int) -> bool:
+    """Return whether a file is the newest checkpoint of a run, by any of its names.
+
+    Args:
+        path: of the file.
+        folder: of the run's checkpoints.
+        step: of the file.
+        epoch: of the file.
+    """
+    if Path(path).absolute().parent.resolve() != folder.resolve():
+        return False
+    newest = _in_order(folder)[-1:]
+    return all(_position(one.name) == (step, epoch) for one in newest)
+
+
 def choose(
     resume: str | None, folder: Path, mesh: Any = None
 ) -> tuple[State | None, bool]:
@@ -446,7 +461,8 @@ class Checkpoints:
             state: what to save; the ranking is stored in it under `best`.
             epoch: epochs completed; names the file, as `step` does.
             step: optimizer steps taken.
-            value: the monitored metric at this very step; None leaves the ranking be.
+            value: the monitored metric, of val at this very step, of train in the last
+                row; None leaves the ranking be.
 
         Raises:
             ConfigError: it, or the one before, could not be written; the earlier ones

@@ -94,7 +94,9 @@ def set_generator_states(run: Run, state: State) -> None:
         generator.set_state(own.cpu())
 
 
-def begin(run: Run, complete: Callable[[State], State]) -> State | None:
+def begin(
+    run: Run, complete: Callable[[State], State]
+) -> tuple[State | None, str | None]:
     """Resume the state that a run's config asks for, or load weights alone, or neither.
 
     Synchronises the ranks.
@@ -102,11 +104,11 @@ def begin(run: Run, complete: Callable[[State], State]) -> State | None:
     Args:
         run: a trainer of which all is built; with `mode=fit`, its `resumed_state` is
             the state that it goes on from.
-        complete: returns a config with the defaults of the keys that it lacks, as a
-            state that is older than a key does.
+        complete: returns a part of a config with all defaults.
 
     Returns:
-        The lengths of the run's files to go on from; None keeps all that is in them.
+        The lengths of the run's files to go on from, None to keep all that is in them;
+        and whose weights are loaded, None of the run's own newest ones.
 
     Raises:
         ConfigError: the state is of another run or model, or there is none to evaluate.
@@ -116,24 +118,31 @@ def begin(run: Run, complete: Callable[[State], State]) -> State | None:
     folder, mesh = run.checkpoints.folder, mesh_of(run)
     state, is_own = checkpoint.choose(log.resume, folder, mesh)
     distributed.barrier()  # all have read it before rank 0 deletes later ones
+    weights = None
     if not fit and log.load_from is not None:
         state, is_own = None, False  # those weights are to be evaluated, not the run's
     if state is not None:
         with _read_from(run.checkpoints.folder if is_own else log.resume):
             _resume(run, state, is_own, complete)
+        weights = None if is_own else str(log.resume)
     elif log.load_from is not None:
         with _read_from(log.load_from):
             path = Path(log.load_from)
             distributed.from_main(lambda: verify(path) if is_sealed(path) else None)
-            restore_weights(run, read(path, verified=True), strict=not fit)
+            content = read(path, verified=True)
+            restore_weights(run, content, strict=not fit)
+            if not fit and (own := own_state(content)) is not None:
+                _say_otherwise(run, own, complete)
+        if not checkpoint.is_newest(path, folder, run.step, run.epoch):
+            weights = str(path)
     elif run.config.mode not in TRAINING:
         raise ConfigError(
             f"mode={run.config.mode} needs weights: set log.load_from to a checkpoint,"
             " or log.run to a run that has some"
         )
     if not fit:
-        return None
-    return state if is_own else {}
+        return None, weights
+    return (state if is_own else {}), weights
 
 
 @contextmanager
@@ -162,11 +171,8 @@ def _resume(
     fit, saved = run.config.mode == "fit", len(state["ranks"])
     if fit:
         _refuse_other_batch(run, saved)
-        then, now = state["config"], masked(run.config)
-        defaults: State = {}
-        with suppress(ConfigError):  # other keys differ then, and are named below
-            defaults = complete(checkpoint.known_to(now, then))
-        then = checkpoint.filled(then, defaults)
+        now = masked(run.config)
+        then = completed(state["config"], now, complete)
         checkpoint.refuse_other_settings(then, now)
         _refuse_other_probes(state["evaluators"], then, now)
         _keep_figures(run, state, is_own, then, now)
@@ -178,7 +184,7 @@ def _resume(
         run.resumed_state = state
     restore(run, state)
     if not fit:
-        _say_otherwise(run, state)
+        _say_otherwise(run, state, complete)
     if fit and saved != run.world_size:
         for text in _changes(run, state["attributes"], saved):
             run.say(text)
@@ -203,10 +209,25 @@ def _keep_figures(
         state["patience"] = state["stopped"] = None
 
 
-def _say_otherwise(run: Run, state: State) -> None:
+def completed(then: State, now: State, complete: Callable[[State], State]) -> State:
+    """Return a config that may be older than some keys, with their defaults.
+
+    Args:
+        then: of a checkpoint or a folder.
+        now: of today.
+        complete: as for `begin`.
+    """
+    defaults: State = {}
+    with suppress(ConfigError):  # other keys differ then, and are named
+        defaults = complete(checkpoint.known_to(now, then))
+    return checkpoint.filled(then, defaults)
+
+
+def _say_otherwise(run: Run, state: State, complete: Callable[[State], State]) -> None:
     """Say what of an evaluation is not as in the training of a state."""
-    if text := otherwise(state["config"], masked(run.config)):
-        run.say(text)
+    now = masked(run.config)
+    if found := otherwise(completed(state["config"], now, complete), now):
+        run.say(f"evaluated otherwise than the run was: {', '.join(found)}")
 
 
 def _refuse_other_probes(trained: Iterable[str], then: State, now: State) -> None:
@@ -411,7 +432,6 @@ def restore_weights(run: Run, state: Any, strict: bool) -> None:
     run.say(f"weights of {path}: {report}")
     if strict:
         _restore_position(run, own)
-        _say_otherwise(run, own)
     else:
         _restart_teachers(run, saved)
 

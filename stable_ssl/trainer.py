@@ -74,7 +74,7 @@ from stable_ssl.lifecycle import (
 from stable_ssl.loggers.environment import environment
 from stable_ssl.loggers.means import Reduce, below
 from stable_ssl.loggers.own_code import modules_of
-from stable_ssl.loggers.records import Records
+from stable_ssl.loggers.records import COSTS, Records
 from stable_ssl.loggers.run_folder import APART, open_folder
 from stable_ssl.loggers.run_names import run_path
 from stable_ssl.loggers.trackers import check_installed
@@ -105,6 +105,7 @@ from stable_ssl.setup_checks import (
 from stable_ssl.state import (
     begin,
     capture,
+    completed,
     generator_states,
     restore,
     set_generator_states,
@@ -641,7 +642,9 @@ class BaseTrainer(nn.Module):
             limit=self.batch_limit,
         )
         beside = {f"train/{name}_loss" for name in self.evaluation.online}
-        self.own_names = {*beside, *self.stepper.rates, *self.stepper.norms}
+        self.own_names = {*beside, *self.stepper.rates, *self.stepper.norms, *COSTS}
+        if self.config.data.on_error == "skip":
+            self.own_names.add("train/skipped")
         if log.early_stopping.patience:
             self.early_stopping = Patience(log)
         if log.pictures is not None and not self.config.fast_dev_run:
@@ -652,19 +655,24 @@ class BaseTrainer(nn.Module):
 
     def load_checkpoint(self) -> None:
         """Resume the full state, or load weights alone, or start afresh."""
-        kept = begin(self, lambda part: masked(complete(part, self.model_config)))
+        now = masked(self.config)
+
+        def filled(part: Mapping) -> dict[str, Any]:
+            return masked(complete(part, self.model_config))
+
+        kept, weights = begin(self, filled)
         if self.config.mode == "fit":
             self.records.folder.own(longer=not self.ended)
-        aside = None
-        if self.config.mode in ("validate", "test"):
-            aside = apart(self.run_dir, masked(self.config), self.step)
-        if aside is not None:
+        settle = partial(completed, now=now, complete=filled)
+        if (aside := apart(self.run_dir, now, weights, settle)) is not None:
             self.say(
                 f"these are no figures of the run, and go to {APART} of its folder"
             )
         self.records.open_rows(kept, self.config, self.step, aside)
         self.records.folder.describe(
-            self.config, self.overrides, environment(self.device, type(self))
+            self.config,
+            self.overrides,
+            environment(self.device, type(self)) | {"mode": self.config.mode},
         )
         if self.config.mode == "fit":
             classes = map(type, [self, *split_datasets(self.loaders).values()])
@@ -1056,7 +1064,8 @@ class BaseTrainer(nn.Module):
             values: {"train/loss": loss}: what training logs goes to the next row of
                 every `log.every_n_steps`, what an evaluation's hooks log to its row. A
                 name without a slash is put below `train`, or the split.
-                A name of a figure of the library's own, but train/loss, is refused.
+                A name of a figure of the library's own is refused, but train/loss, the
+                mean of what is logged by it.
             reduce: mean (over samples in an evaluation), sum, last, over the ranks too;
                 in an evaluation also a function of the values (N, ...) of the whole
                 split, such as torch.median.

@@ -7,14 +7,20 @@ every image of a bank in as often as there are processes.
 
 from __future__ import annotations
 
+import copy
+import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy
+import torch
 from torch import Tensor
+from torch.utils.data import RandomSampler
 
-from stable_ssl import distributed
-from stable_ssl.batch import BatchSource, count, tensors
+from stable_ssl import distributed, seeding
+from stable_ssl.batch import BatchSource, count
 from stable_ssl.data.batch_sizes import is_shared_out
 
 
@@ -45,49 +51,94 @@ class Share:
 def shares(loaders: Mapping[str, Iterable[Any]]) -> dict[str, Iterable[Any]]:
     """Return the loaders, those of evaluations that all processes share shared out.
 
-    Which these are, their first batches say. Synchronises the ranks.
+    Which these are, their first batches say, drawn from other global generators on each
+    process. Synchronises the ranks; the caller keeps the global generators.
 
     Args:
         loaders: by split.
     """
     if distributed.world_size() == 1:
         return dict(loaders)
-    return {
-        split: Share(loader) if split != "train" and _is_alike(loader) else loader
-        for split, loader in loaders.items()
-    }
+    seeding.seed_everything(distributed.rank())
+    alike = [s for s, x in loaders.items() if s != "train" and _is_alike(s, x)]
+    return {s: Share(x) if s in alike else x for s, x in loaders.items()}
 
 
-def _is_alike(loader: Iterable[Any]) -> bool:
+def _is_alike(split: str, loader: Iterable[Any]) -> bool:
     """Return whether a loader gives all processes one first batch, for each a row."""
-    seen: Any = None
+    seen = None
     known = isinstance(loader, BatchSource) or is_shared_out(loader)
     if not known and iter(loader) is not loader:  # which would begin but once
         batch = next(iter(loader), None)
-        rows = count(batch) or 0
-        if rows >= distributed.world_size():
-            sums = [repr(x.double().sum().item()) for x in tensors(batch)]
-            seen = rows, sums
+        sums = [_checksum(x) for x in _arrays(batch)]
+        if sums and (count(batch) or 0) >= distributed.world_size():
+            seen = sums
     everyone = distributed.all_gather_object(seen)
-    return seen is not None and all(other == seen for other in everyone)
+    alike = seen is not None and all(other == seen for other in everyone)
+    if not (alike or known) and type(getattr(loader, "sampler", None)) is RandomSampler:
+        warnings.warn(
+            f"the {split} loader, a {type(loader).__name__}, shuffles, so that each of"
+            f" {len(everyone)} processes sees all of it, in an order of its own; set"
+            " shuffle=False, and each sees its part",
+            stacklevel=3,
+        )
+    return alike
+
+
+def _arrays(batch: Any) -> Iterator[Tensor]:
+    """Yield the arrays of a batch, of dataclasses too, as tensors on the CPU."""
+    if isinstance(batch, (Tensor, numpy.ndarray)):
+        if not isinstance(batch, Tensor) and batch.dtype.kind not in "biufc":
+            return
+        yield torch.as_tensor(batch).detach().cpu()
+    elif is_dataclass(batch):
+        yield from _arrays([getattr(batch, f.name, None) for f in fields(batch)])
+    elif isinstance(batch, Mapping):
+        yield from _arrays(list(batch.values()))
+    elif isinstance(batch, (list, tuple)):
+        for value in batch:
+            yield from _arrays(value)
+
+
+def _checksum(x: Tensor) -> tuple[Any, ...]:
+    """Return what another order of the values changes, too."""
+    values = x.contiguous().flatten().view(torch.uint8).numpy()
+    return str(x.dtype), tuple(x.shape), zlib.crc32(values)
 
 
 def rows_of(batch: Any, part: slice, rows: int) -> Any:
-    """Return some rows of a batch of nested lists, tuples and mappings.
+    """Return some rows of a batch of nested lists, tuples, mappings and dataclasses.
+
+    A list of `rows` values has one a sample, unless all are arrays of `rows`: those are
+    views. What else there is stays whole.
 
     Args:
-        batch: what it holds besides arrays and lists of `rows` stays whole.
+        batch: its images come first.
         part: of the rows.
         rows: of the batch.
     """
-    if isinstance(batch, (Tensor, numpy.ndarray)):
-        return batch[part] if batch.ndim and len(batch) == rows else batch
-    if isinstance(batch, Mapping):
-        return {name: rows_of(value, part, rows) for name, value in batch.items()}
-    if not isinstance(batch, (list, tuple)):
-        return batch
-    nested = (Tensor, numpy.ndarray, Mapping, list, tuple)
-    if len(batch) == rows and not any(isinstance(value, nested) for value in batch):
-        return batch[part]  # texts, one a sample
-    kind, values = type(batch), [rows_of(value, part, rows) for value in batch]
-    return kind(*values) if hasattr(batch, "_fields") else kind(values)
+
+    def is_array(x: Any) -> bool:
+        return isinstance(x, (Tensor, numpy.ndarray)) and x.ndim > 0 and len(x) == rows
+
+    def cut(x: Any) -> Any:
+        if is_array(x):
+            return x[part]
+        if isinstance(x, Mapping):
+            return {name: cut(value) for name, value in x.items()}
+        if is_dataclass(x) and not isinstance(x, type):
+            new = copy.copy(x)
+            for name in (f.name for f in fields(x) if hasattr(x, f.name)):
+                object.__setattr__(new, name, cut(getattr(x, name)))
+            return new
+        if not isinstance(x, (list, tuple)):
+            return x
+        if len(x) == rows and not all(map(is_array, x)):
+            return x[part]
+        kind, values = type(x), [cut(value) for value in x]
+        return kind(*values) if hasattr(x, "_fields") else kind(values)
+
+    if isinstance(batch, (list, tuple)):  # of however many parts
+        kind, values = type(batch), [cut(value) for value in batch]
+        return kind(*values) if hasattr(batch, "_fields") else kind(values)
+    return cut(batch)

@@ -6,55 +6,69 @@ what it validates by, and an evaluation that asks otherwise writes its figures a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stable_ssl.checkpoint import State, differences
-from stable_ssl.data.nodes import READING, SPLITS
+from stable_ssl.data.nodes import READING
 from stable_ssl.evaluation.suite import CADENCE
-from stable_ssl.loggers.jsonl import read_rows
 from stable_ssl.schema import ConfigError
 
+EVALUATED = {"validate": "val", "test": "test"}  # the split of a mode
 FIRST_WEIGHTS = {"pretrained", "weights"}  # of a backbone, which a checkpoint replaces
+OF_BATCHES = {"batch_size", "shuffle", "drop_last", "in_order"}  # keys of a loader node
 MONITORS = ("monitor", "monitor_mode")
 EARLY = ("monitor", "mode")  # of `log.early_stopping`
 Difference = tuple[str, Any, Any]  # a key, what it was and what it is
 
 
-def protocols(
-    then: State, now: State, splits: Collection[str] = SPLITS
-) -> Iterator[Difference]:
+def protocols(then: State, now: State, splits: Sequence[str]) -> Iterator[Difference]:
     """Yield the keys by which figures of one name would be of different things.
 
-    Evaluators and metrics that one config alone asks for have names of their own, and
-    those that wait for an evaluation alone gave a training no figures.
+    Splits, evaluators and metrics that one config alone asks for have names of their
+    own, and those that wait for an evaluation alone gave a training no figures.
 
     Args:
-        then: config of the training.
+        then: config of the training, complete.
         now: config of today.
         splits: whose data are compared.
     """
-    for name in (*splits, *READING, "bank_size"):
-        if name in then["data"] and name in now["data"]:  # one may be older than a key
-            yield from _both(f"data.{name}", then["data"][name], now["data"][name])
-    asked, fitted = then["log"]["eval"], then.get("mode", "fit") == "fit"
-    waiting = [
-        name
-        for name, node in asked.items()
-        if fitted and isinstance(node, dict) and node.get("in_fit") is False
-    ]
-    asked = {name: node for name, node in asked.items() if name not in waiting}
-    yield from _both("log.eval", asked, now["log"]["eval"])
-    yield from _both("log.metrics", *(c["log"].get("metrics") for c in (then, now)))
+    for split in splits:
+        old, new = (_parts(split, config["data"].get(split)) for config in (then, now))
+        yield from _of_both("data", old, new)
+    banks = [config["data"].get("bank") for config in (then, now)]
+    if "bank" in splits and bool(banks[0]) != bool(banks[1]):  # otherwise of train
+        yield "data.bank", *banks
+    for name in (*READING, "bank_size"):
+        values = then["data"].get(name), now["data"].get(name)
+        yield from differences(f"data.{name}", *values)
+    fitted = then.get("mode", "fit") == "fit"
+    asked = {
+        name: node
+        for name, node in then["log"]["eval"].items()
+        if not (fitted and isinstance(node, Mapping) and node.get("in_fit") is False)
+    }
+    yield from _of_both("log.eval", asked, now["log"]["eval"])
+    own = (config["log"].get("metrics") or {} for config in (then, now))
+    yield from _of_both("log.metrics", *own)
 
 
-def _both(path: str, then: Any, now: Any) -> Iterator[Difference]:
-    """Yield the differences of two nodes, or of those of the names that both have."""
-    if path.startswith("data."):
-        yield from differences(path, then, now)
-        return
-    for name in (then or {}).keys() & (now or {}).keys():
+def _parts(split: str, node: Any) -> State:
+    """Return the loader nodes of a split by their keys, less what makes its batches."""
+    node = node or {}
+    named = {split: node} if "dataset" in node else {}
+    named = named or {f"{split}.{name}": part for name, part in node.items()}
+    return {
+        name: {key: value for key, value in part.items() if key not in OF_BATCHES}
+        for name, part in named.items()
+        if part is not None
+    }
+
+
+def _of_both(path: str, then: State, now: State) -> Iterator[Difference]:
+    """Yield the differences of nodes whose names are in both."""
+    for name in sorted(then.keys() & now.keys()):
         nodes = then[name], now[name]
         if all(isinstance(node, dict) for node in nodes):
             old, new = ({k: n[k] for k in n if k not in CADENCE} for n in nodes)
@@ -69,16 +83,23 @@ def network(then: State, now: State) -> Iterator[Difference]:
         node = {"name": node} if isinstance(node, str) else node
         backbones.append({k: v for k, v in node.items() if k not in FIRST_WEIGHTS})
     yield from differences("model.backbone", *backbones)
-    precisions = [c.get("hardware", {}).get("precision") for c in (then, now)]
+    precisions = (config["hardware"].get("precision") for config in (then, now))
     yield from differences("hardware.precision", *precisions)
 
 
-def otherwise(then: State, now: State) -> str | None:
-    """Say which keys of data, network and protocols are not those of the training."""
-    found = sorted(path for path, *_ in (*network(then, now), *protocols(then, now)))
-    if not found:
-        return None
-    return f"evaluated otherwise than the run was: {', '.join(found)}"
+def otherwise(then: State, now: State) -> list[str]:
+    """Return the keys by which an evaluation sees otherwise than a training did.
+
+    Args:
+        then: config of the training, complete.
+        now: config of the evaluation.
+    """
+    found = [*network(then, now)]
+    if split := EVALUATED.get(now["mode"]):
+        found += protocols(then, now, (split, "train", "bank"))
+        drawn = (config["hardware"]["seed"] for config in (then, now))
+        found += differences("hardware.seed", *drawn)  # few labels, a bank's images
+    return sorted(path for path, *_ in found)
 
 
 def watched(then: State, now: State) -> Iterator[Difference]:
@@ -93,8 +114,7 @@ def watched(then: State, now: State) -> Iterator[Difference]:
             values = [node.get(name) for node in nodes]
             if None not in values:
                 yield from differences(f"{path}.{name}", *values)
-    if then["data"].get("val") and now["data"].get("val"):
-        yield from protocols(then, now, ("val",))
+    yield from protocols(then, now, ("val", "bank"))
 
 
 def refuse_other_figures(then: State, now: State) -> None:
@@ -111,32 +131,35 @@ def refuse_other_figures(then: State, now: State) -> None:
         )
 
 
-def apart(folder: Path, now: State, step: int) -> dict[str, Any] | None:
+def apart(
+    folder: Path,
+    now: State,
+    weights: str | None,
+    completed: Callable[[State], State],
+) -> State | None:
     """Return what tells an evaluation in the folder of a run from the run's figures.
 
     Args:
         folder: of the run.
         now: config of the evaluation.
-        step: of the weights.
+        weights: whose they are; None of the run's newest.
+        completed: returns a config with the defaults of the keys that it lacks.
 
     Returns:
-        {mode, checkpoint, otherwise: keys}, the checkpoint being null where it is the
-        run's newest; None where nothing tells them apart.
+        {mode, checkpoint: `weights`, otherwise: keys}; None where nothing tells them
+        apart, or there is no run.
     """
     from omegaconf import OmegaConf
 
-    if not (folder / "config.yaml").exists():
+    path = folder / "config.yaml"
+    if now["mode"] not in EVALUATED or not path.exists():
         return None
-    then = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    log = now["log"]
-    path = log["load_from"] or (log["resume"] if log["resume"] != "auto" else None)
-    if then.get("mode", "fit") == "fit":
-        last = max((row["step"] for row in read_rows(folder)), default=step)
-        own = path is None or Path(path).resolve().is_relative_to(folder.resolve())
-        path = None if own and step >= last else str(path)
-    elif path == then["log"].get("load_from"):
-        path = None
-    keys = sorted(key for key, *_ in (*network(then, now), *protocols(then, now)))
-    if path is None and not keys:
+    then = completed(OmegaConf.to_container(OmegaConf.load(path)))
+    if then["mode"] != "fit":  # an evaluation's: the same weights as it saw
+        source = ("load_from", "resume")
+        same = all(then["log"].get(key) == now["log"].get(key) for key in source)
+        weights = None if same else weights
+    keys = otherwise(then, now)
+    if weights is None and not keys:
         return None
-    return {"mode": now["mode"], "checkpoint": path, "otherwise": keys}
+    return {"mode": now["mode"], "checkpoint": weights, "otherwise": keys}

@@ -16,6 +16,7 @@ from stable_ssl.loggers.console import Console
 from stable_ssl.loggers.means import Means
 from stable_ssl.loggers.run_folder import NullRunFolder, RunFolder
 
+COSTS = ("perf/images_per_s", "perf/data_wait", "perf/memory_gib")
 UNTIMED = nullcontext()  # made once: it is entered three times a step
 
 
@@ -120,14 +121,11 @@ class Records:
         now, (then, before) = time.perf_counter(), self.before
         seconds, waited = now - then, self.waited
         self.before, self.waited = (now, step), 0.0
-        speed = {}
-        if images_per_step:
-            speed["perf/images_per_s"] = (step - before) * images_per_step / seconds
-        return {
-            **speed,
-            "perf/data_wait": waited / seconds,
-            "perf/memory_gib": peak_memory() / 2**30,
-        }
+        costs = waited / seconds, peak_memory() / 2**30
+        if not images_per_step:
+            return dict(zip(COSTS[1:], costs, strict=True))
+        speed = (step - before) * images_per_step / seconds
+        return dict(zip(COSTS, (speed, *costs), strict=True))
 
     @contextmanager
     def off_the_clock(self) -> Iterator[None]:

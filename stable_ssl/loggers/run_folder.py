@@ -313,7 +313,7 @@ class NullRunFolder:
         self.path = path
         self.positions: dict[str, int] = {}  # of what it does not write
 
-    def ignore(self, *args: Any) -> None:
+    def ignore(self, *args: Any, **options: Any) -> None:
         """Do nothing, as every method here."""
 
     describe = describe_metrics = keep_code = open_rows = track = own = status = say = (

@@ -176,7 +176,6 @@ class Stepper:
             finally:
                 self.inside = False
             self.stepped.add(stepped)
-            self._forget(optimizer)
             clear(members(optimizer))
 
     def trainable(self) -> list[nn.Parameter]:
@@ -200,23 +199,12 @@ class Stepper:
                 parameters = [p for p in parameters if not is_sharded(p)]
             # a gradient that this rank lacks may be on another, so that the first time
             # in a round no rank leaves the others alone
-            if self.ranks > 1 and not self._is_averaged(parameters):
+            if self.ranks > 1 and not self.averaged.items() >= _versions(parameters):
                 distributed.average_gradients(parameters)
-                self.averaged |= {id(p): _version(p) for p in parameters}
+                self.averaged.update(_versions(parameters))
         if self.scales and optimizer is None:
             for name in self.optimizers:
                 self._unscale(name)
-
-    def _is_averaged(self, parameters: Sequence[nn.Parameter]) -> bool:
-        """Return whether nothing was added since ranks averaged; some may be dropped.
-
-        A method may drop a gradient of a layer that it does not train yet.
-        """
-        averaged = self.averaged
-        return all(
-            id(p) in averaged and (p.grad is None or averaged[id(p)] == _version(p))
-            for p in parameters
-        )
 
     def _divide(self, parameters: Sequence[nn.Parameter], micro_batches: int) -> None:
         """Make sums over the micro-batches means, once a round and parameter."""
@@ -297,14 +285,7 @@ class Stepper:
         if (name := self._name_of(optimizer)) is not None:
             self.stepped.add(name)
             self.chosen.add(name)
-            self._forget(optimizer)
             self.cleared = False
-
-    def _forget(self, optimizer: Optimizer) -> None:
-        """Take what comes after a step for gradients that no rank has averaged."""
-        if self.ranks > 1:
-            for parameter in members(optimizer):
-                self.averaged.pop(id(parameter), None)
 
     def _name_of(self, optimizer: Optimizer) -> str | None:
         """Return an optimizer's name; None of one of other parameters, as a probe's."""
@@ -323,10 +304,12 @@ class Stepper:
         return None
 
 
-def _version(parameter: nn.Parameter) -> tuple[int, int] | None:
-    """Return what a change of a parameter's gradient changes, too."""
-    gradient = parameter.grad
-    return None if gradient is None else (id(gradient), gradient._version)
+def _versions(parameters: Sequence[nn.Parameter]) -> Any:
+    """Return what a change of each parameter's gradient changes, too."""
+    return {
+        id(p): None if p.grad is None else (id(p.grad), p.grad._version)
+        for p in parameters
+    }.items()
 
 
 def clear(parameters: Sequence[nn.Parameter]) -> None:

@@ -131,11 +131,14 @@ def read_run(run_dir: str | Path) -> Run:
 
 
 def _versions(folder: Path) -> str:
-    """Return which library and torch the last launch of a run was of."""
-    launch = (launches(folder) or [{"packages": {}}])[-1]
-    torch = launch["packages"].get("torch")
-    library = str(launch.get("library") or "")[:8]
-    return ", ".join([library] * bool(library) + [f"torch {torch}"] * bool(torch))
+    """Return which library and torch a run was made by, all launches of its mode."""
+    made, found = launches(folder), []
+    for launch in made:
+        if launch.get("mode", "fit") == made[0].get("mode", "fit"):
+            torch = launch["packages"].get("torch")
+            library = str(launch.get("library") or "")[:8]
+            found += [library] * bool(library) + [f"torch {torch}"] * bool(torch)
+    return ", ".join(dict.fromkeys(found))
 
 
 def launches(folder: Path) -> list[dict[str, Any]]:

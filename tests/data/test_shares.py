@@ -1,5 +1,7 @@
 """Loaders of one's own on several processes: each evaluates its part, once."""
 
+from dataclasses import dataclass
+
 import numpy
 import pytest
 import torch
@@ -9,9 +11,10 @@ from torch.utils.data import (
     IterableDataset,
     Subset,
     TensorDataset,
+    default_collate,
 )
 
-from stable_ssl import distributed, load_config
+from stable_ssl import distributed, load_config, seeding
 from stable_ssl.data.datasets import digits
 from stable_ssl.data.shares import Share, rows_of, shares
 from tests.conftest import Tiny
@@ -26,6 +29,21 @@ class Stream(IterableDataset):
         return iter([DATA[i] for i in range(distributed.rank(), 50, 2)])
 
 
+@dataclass(frozen=True)
+class Pair:
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+def as_numpy(samples):
+    x, y = default_collate(samples)
+    return x.numpy(), y.numpy()
+
+
+def as_pair(samples):
+    return Pair(*default_collate(samples))
+
+
 def shared_out(name):
     """Return whether a loader is shared out, and this process's numbers by it."""
     rank = distributed.rank()
@@ -36,10 +54,20 @@ def shared_out(name):
         "stream": lambda: DataLoader(Stream(), 8),
         "once": lambda: iter([DATA[:8], DATA[8:]]),
         "list": lambda: [DATA[:9], DATA[9:]],
+        "shuffled": lambda: DataLoader(DATA, 50, shuffle=True),
+        "seeded": lambda: DataLoader(
+            DATA, 8, shuffle=True, generator=torch.Generator().manual_seed(0)
+        ),
+        "numpy by hand": lambda: DataLoader(
+            Subset(DATA, range(rank, 50, 2)), 8, collate_fn=as_numpy
+        ),
+        "dataclass": lambda: DataLoader(DATA, 8, collate_fn=as_pair),
     }
     loader = shares({"val": made[name](), "train": DataLoader(DATA, 8)})
     assert not isinstance(loader["train"], Share)
-    found = torch.cat([y for _, y in loader["val"]]).tolist()
+    seeding.seed_everything(rank)  # as after the modules are placed
+    parts = [b.y if isinstance(b, Pair) else b[1] for b in loader["val"]]
+    found = numpy.concatenate([numpy.asarray(part) for part in parts]).tolist()
     return isinstance(loader["val"], Share), found
 
 
@@ -52,12 +80,16 @@ def shared_out(name):
         ("cut by hand", False),
         ("stream", False),
         ("once", False),
+        ("shuffled", False),
+        ("seeded", True),
+        ("numpy by hand", False),
+        ("dataclass", True),
     ],
 )
 def test_what_is_the_same_on_all_processes_is_shared_out(name, is_cut, ranks):
     (first, some), (second, others) = ranks(2, shared_out, name)
     assert first == second == is_cut
-    if name != "once":
+    if name not in ("once", "shuffled"):
         assert sorted(some + others) == list(range(50))
 
 
@@ -92,3 +124,6 @@ def test_rows_of_a_batch_of_any_form():
     assert a.tolist() == b.tolist() == [1, 2] and text == "split"
     assert others == {"name": ["b", "c"], "scale": torch.ones(())}
     assert rows_of(numpy.arange(4), part, 4).tolist() == [1, 2]
+    boxes = [torch.rand(i, 4) for i in range(1, 5)]  # of 4 images; the last has 4
+    images, cut = rows_of((torch.rand(4, 3), boxes), part, 4)
+    assert images.shape == (2, 3) and [len(box) for box in cut] == [2, 3]

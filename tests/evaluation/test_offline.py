@@ -58,7 +58,7 @@ def test_what_is_evaluated_otherwise_than_the_run_was_is_said(folder):
     other += ["data.eval_batch_size=50", "log.monitor=null"]
     light = ["log.eval.offline=null", "log.eval.few_labels=[]", "log.run=other"]
     _, run_dir = measured(folder, *other, *light)
-    said = "evaluated otherwise than the run was: data.test.dataset.subset, data.val"
+    said = "evaluated otherwise than the run was: data.test.dataset.subset"
     assert f"{said}\n" in (run_dir / "console.log").read_text()
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from omegaconf import OmegaConf
 
 from stable_ssl import ConfigError, SimCLR
 
@@ -44,6 +45,7 @@ def test_the_newest_weights_seen_likewise_add_to_the_figures(
         (["log.eval.knn.k=1"], ["log.eval.knn.k"]),
         ([TRAIN], ["data.test.dataset.subset"]),
         (["data.bank_size=500"], ["data.bank_size"]),
+        (["hardware.seed=1"], ["hardware.seed"]),
         (["hardware.precision=bfloat16"], ["hardware.precision"]),
     ],
 )
@@ -53,6 +55,55 @@ def test_what_is_seen_otherwise_goes_apart(tiny, config, trained, keys, otherwis
     tiny(config("base", *ALONE, *keys)).run()
     assert [(trained.run_dir / name).read_bytes() for name in files] == before
     assert told(trained.run_dir) == [(None, otherwise)]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["++data.test.batch_size=50"],
+        ["data.val=null"],
+        ["log.eval.knn=null"],
+    ],
+)
+def test_what_changes_no_figure_is_as_before(tiny, config, trained, keys):
+    tiny(config("base", *ALONE, *keys)).run()
+    assert not (trained.run_dir / "evaluations.jsonl").exists()
+
+
+def test_newest_weights_are_the_runs_whatever_rows_came_later(tiny, config, rows):
+    class Dying(tiny):
+        def after_train_step(self):
+            if self.step == 16:
+                raise KeyboardInterrupt
+
+    keys = ["log.every_n_steps=1", "log.checkpoint.every_n_steps=4"]
+    with pytest.raises(KeyboardInterrupt):
+        Dying(config("base", *keys)).run()
+    run = tiny(config("base", *ALONE))
+    run.run()
+    assert rows(run.run_dir)[-1]["step"] == run.step == 12
+    assert not (run.run_dir / "evaluations.jsonl").exists()
+
+
+def test_a_run_from_another_ones_state_is_measured_by_its_own(tiny, config, trained):
+    path = f"log.resume={trained.run_dir / 'ckpts' / 'last.ckpt'}"
+    second = tiny(config("base", "log.run=second", path, "optim.epochs=3"))
+    second.run()
+    tiny(config("base", *ALONE, "log.run=second", path)).run()
+    assert not (second.run_dir / "evaluations.jsonl").exists()
+    for _ in range(2):
+        seen = tiny(config("base", *ALONE, "log.run=seen", path))
+        seen.run()
+    assert not (seen.run_dir / "evaluations.jsonl").exists()
+
+
+def test_a_folder_older_than_a_key_had_its_default(tiny, config, trained):
+    path = trained.run_dir / "config.yaml"
+    kept = OmegaConf.load(path)
+    del kept.log.eval.knn["temperature"]
+    path.write_text(OmegaConf.to_yaml(kept))
+    tiny(config("base", *ALONE)).run()
+    assert not (trained.run_dir / "evaluations.jsonl").exists()
 
 
 def test_other_weights_go_apart(tiny, config, trained):
@@ -111,6 +162,13 @@ def test_a_run_goes_on_by_what_it_was_judged_by(tiny, config, key):
     other = tiny(config("base", *keys))
     other.run()
     assert other.step > first.step and other.early_stopping.waited <= 1
+
+
+def test_batches_of_another_size_change_no_figure(tiny, config, trained):
+    keys = ["log.monitor=val/knn_acc1", "log.checkpoint.top_k=2", "optim.epochs=3"]
+    run = tiny(config("base", *keys, "++data.val.batch_size=50"))
+    run.run()
+    assert run.step == 27
 
 
 def test_evaluators_that_come_or_go_change_no_figure(tiny, config, trained):

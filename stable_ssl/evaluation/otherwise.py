@@ -55,15 +55,22 @@ def protocols(then: State, now: State, splits: Sequence[str]) -> Iterator[Differ
 
 
 def _parts(split: str, node: Any) -> State:
-    """Return the loader nodes of a split by their keys, less what makes its batches."""
+    """Return the loader nodes of a split by their keys, less what makes its batches.
+
+    Of train only images and labels are evaluated, without its views.
+    """
     node = node or {}
     named = {split: node} if "dataset" in node else {}
     named = named or {f"{split}.{name}": part for name, part in node.items()}
-    return {
-        name: {key: value for key, value in part.items() if key not in OF_BATCHES}
-        for name, part in named.items()
-        if part is not None
-    }
+    parts = {}
+    for name, part in named.items():
+        if part is not None:
+            parts[name] = {k: v for k, v in part.items() if k not in OF_BATCHES}
+            if split == "train":
+                dataset = {**part["dataset"]}
+                dataset.pop("image_transform", None)
+                parts[name] = {"dataset": dataset}
+    return parts
 
 
 def _of_both(path: str, then: State, now: State) -> Iterator[Difference]:
@@ -155,7 +162,7 @@ def apart(
     if now["mode"] not in EVALUATED or not path.exists():
         return None
     then = completed(OmegaConf.to_container(OmegaConf.load(path)))
-    if then["mode"] != "fit":  # an evaluation's: the same weights as it saw
+    if then.get("mode", "fit") != "fit":  # an evaluation's: the same weights as it saw
         source = ("load_from", "resume")
         same = all(then["log"].get(key) == now["log"].get(key) for key in source)
         weights = None if same else weights

@@ -61,6 +61,7 @@ def test_what_is_seen_otherwise_goes_apart(tiny, config, trained, keys, otherwis
     "keys",
     [
         ["++data.test.batch_size=50"],
+        ["++data.train.batch_size=64", "++data.train.dataset.image_transform=[]"],
         ["data.val=null"],
         ["log.eval.knn=null"],
     ],

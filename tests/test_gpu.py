@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
-from stable_ssl.augment import Replay, View, build_ops
+from stable_ssl.augment import Op, Replay, View, build_ops
 from stable_ssl.checkpoint import equal, load, snapshot
+from stable_ssl.data.datasets import digits
 from stable_ssl.methods import METHODS, SimCLR, method_class
 from stable_ssl.seeding import sample_keys
 
@@ -172,3 +174,56 @@ def test_a_copy_of_a_state_is_on_the_host_and_shares_memory_as_it_did():
     host["weight"].zero_()
     assert not host["tied"].any() and base[1:].all()
     assert found["step"] == 1
+
+
+class Waiting(Op):
+    """An op that reads a value."""
+
+    def apply(self, x):
+        return x * x.amax().item()
+
+
+def test_a_view_that_waits_is_made_without_a_graph_and_harms_no_other():
+    images = torch.rand(8, 3, 16, 16, device="cuda")
+    keys = sample_keys(0, 0, torch.arange(8, device="cuda"))
+    stream = torch.cuda.current_stream()
+    waiting, other = (
+        Replay(View([Waiting()])),
+        Replay(View(build_ops([{"name": "noise", "std": 0.1}]))),
+    )
+    with pytest.warns(UserWarning, match="made without a graph"):
+        made = [waiting(images, keys) for _ in range(5)]
+    assert torch.cuda.current_stream() == stream
+    assert torch.cuda.get_sync_debug_mode() == 0
+    assert all(torch.equal(view, made[0]) for view in made)
+    views = [other(images, keys) for _ in range(5)]
+    assert all(graph is not None for graph in other.graphs.values())
+    assert all(torch.equal(view, views[0]) for view in views)
+
+
+class Placed(SimCLR):
+    """Keep a value on the GPU, and one on the CPU that numpy reads."""
+
+    def initialize_modules(self):
+        super().initialize_modules()
+        self.edges, self.center = torch.zeros(3), torch.zeros(3, device=self.device)
+
+    def after_train_step(self):
+        super().after_train_step()
+        self.edges = torch.from_numpy(self.edges.numpy() + 1)
+        self.center = self.center + self.config.hardware.seed + 1
+
+
+def test_loaders_and_attributes_of_ones_own_are_where_they_belong(config):
+    held = digits(subset="train")
+    x, y = held.images.float() / 255, held.labels
+    plain = DataLoader(TensorDataset(x, y), 100)
+    views = DataLoader([([a, a], b) for a, b in zip(x, y, strict=True)], 64)
+    keys = ["data.num_classes=10", "optim.epochs=null", "log.monitor=null"]
+    for steps in (4, 8):
+        own = [*keys, f"optim.steps={steps}", "optim.scheduler=null"]
+        run = Placed(config("simclr", *own), train=views, val=plain, bank=plain)
+        run.run()
+    assert run.metrics["val/knn_acc1"] > 0.5 and "val/acc1" in run.metrics
+    assert run.edges.tolist() == run.center.tolist() == [8, 8, 8]
+    assert run.center.device.type == run.device.type and run.edges.device.type == "cpu"

@@ -28,10 +28,9 @@ from stable_ssl import (
     commands,
     load_config,
     report,
-    resolver,
 )
 from stable_ssl.commands import jobs, launcher, rerun, trust
-from stable_ssl.config import compose, recipes
+from stable_ssl.config import compose, recipes, resolver
 from stable_ssl.files import write_atomically
 from stable_ssl.instantiate import build_object, find_object
 from stable_ssl.loggers.arguments import masked_arguments

@@ -93,13 +93,9 @@ def count(batch: Any) -> int | None:
     """
     if isinstance(batch, (Tensor, numpy.ndarray)):
         return len(batch) if batch.ndim else 1
-    if is_dataclass(batch):
-        batch = {f.name: getattr(batch, f.name, None) for f in fields(batch)}
-    if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    if not isinstance(batch, (list, tuple)):
+    if (parts := parts_of(batch)) is None:
         return None
-    found = [rows for rows in map(count, batch) if rows is not None]
+    found = [rows for rows in map(count, parts) if rows is not None]
     return next(filter(None, found), 0) if found else None
 
 
@@ -115,13 +111,12 @@ def seen(
         device: where batches go.
         limit: batches to take; None takes all.
     """
-    batches, taken = iter(loader), 0
+    batches, taken, end = iter(loader), 0, object()
     while taken != limit:
         with torch.autocast(device.type, enabled=False):
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
+            batch = next(batches, end)
+        if batch is end:
+            return
         yield to_device(batch, device)
         taken += 1
 
@@ -156,20 +151,38 @@ def mapped(
     """
     if isinstance(batch, Tensor):
         return change(batch)
-    if isinstance(batch, Mapping):
-        return {name: mapped(value, change, move) for name, value in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        kind, values = type(batch), [mapped(value, change, move) for value in batch]
-        return kind(*values) if hasattr(batch, "_fields") else kind(values)
-    if callable(getattr(batch, "to", None)):
+    nested = isinstance(batch, (Mapping, list, tuple))
+    if not nested and callable(getattr(batch, "to", None)):
         return move(batch)
+    return rebuilt(batch, lambda part: mapped(part, change, move))
+
+
+def rebuilt(batch: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a list, tuple, mapping or dataclass with each of its parts changed.
+
+    Mappings become dicts, named tuples stay such; anything else is returned as it is.
+    """
+    if isinstance(batch, Mapping):
+        return {name: change(value) for name, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        kind, values = type(batch), [change(value) for value in batch]
+        return kind(*values) if hasattr(batch, "_fields") else kind(values)
     if not is_dataclass(batch) or isinstance(batch, type):
         return batch
     new = copy.copy(batch)
     for name in (field.name for field in fields(batch)):
         if hasattr(batch, name):  # a frozen one refuses setattr
-            object.__setattr__(new, name, mapped(getattr(batch, name), change, move))
+            object.__setattr__(new, name, change(getattr(batch, name)))
     return new
+
+
+def parts_of(batch: Any) -> list[Any] | None:
+    """Return what a list, tuple, mapping or dataclass holds; None of anything else."""
+    if is_dataclass(batch):
+        return [getattr(batch, field.name, None) for field in fields(batch)]
+    if isinstance(batch, Mapping):
+        return list(batch.values())
+    return list(batch) if isinstance(batch, (list, tuple)) else None
 
 
 def tensors(batch: Any) -> Iterator[Tensor]:

@@ -12,6 +12,7 @@ from stable_ssl.data.batch_sizes import is_shared_out, sizes_of
 from stable_ssl.data.check import check_sizes
 from stable_ssl.data.combined import Combined, named_parts
 from stable_ssl.data.loading.loader import Loader
+from stable_ssl.data.nodes import EVALUATED
 from stable_ssl.evaluation.labels import require_labels
 from stable_ssl.evaluation.monitor import check_monitor
 from stable_ssl.models.norm import batch_norms
@@ -75,7 +76,7 @@ def refuse_data(run: Run) -> None:
     if mode == "fit":
         refuse_batches(run)
         warn_of_ranks(run.train_loader, run.world_size)
-    split = {"validate": "val", "test": "test"}.get(mode)
+    split = EVALUATED.get(mode)
     if split and not any(name.partition("_")[0] == split for name in run.loaders):
         raise ConfigError(f"mode={mode} needs data.{split}, which is null")
 

@@ -95,7 +95,7 @@ def set_generator_states(run: Run, state: State) -> None:
 
 
 def begin(
-    run: Run, complete: Callable[[State], State]
+    run: Run, settle: Callable[[State], State]
 ) -> tuple[State | None, str | None]:
     """Resume the state that a run's config asks for, or load weights alone, or neither.
 
@@ -104,7 +104,8 @@ def begin(
     Args:
         run: a trainer of which all is built; with `mode=fit`, its `resumed_state` is
             the state that it goes on from.
-        complete: returns a part of a config with all defaults.
+        settle: returns a config that may be older than some keys with their defaults,
+            see `completed`.
 
     Returns:
         The lengths of the run's files to go on from, None to keep all that is in them;
@@ -123,7 +124,7 @@ def begin(
         state, is_own = None, False  # those weights are to be evaluated, not the run's
     if state is not None:
         with _read_from(run.checkpoints.folder if is_own else log.resume):
-            _resume(run, state, is_own, complete)
+            _resume(run, state, is_own, settle)
         weights = None if is_own else str(log.resume)
     elif log.load_from is not None:
         with _read_from(log.load_from):
@@ -132,7 +133,7 @@ def begin(
             content = read(path, verified=True)
             restore_weights(run, content, strict=not fit)
             if not fit and (own := own_state(content)) is not None:
-                _say_otherwise(run, own, complete)
+                _say_otherwise(run, own, settle)
         if not checkpoint.is_newest(path, folder, run.step, run.epoch):
             weights = str(path)
     elif run.config.mode not in TRAINING:
@@ -164,7 +165,7 @@ def _read_from(path: str | Path) -> Iterator[None]:
 
 
 def _resume(
-    run: Run, state: State, is_own: bool, complete: Callable[[State], State]
+    run: Run, state: State, is_own: bool, settle: Callable[[State], State]
 ) -> None:
     """Restore a state, the run's own or that of another run, and say so."""
     _check_format(state)
@@ -172,7 +173,7 @@ def _resume(
     if fit:
         _refuse_other_batch(run, saved)
         now = masked(run.config)
-        then = completed(state["config"], now, complete)
+        then = settle(state["config"])
         checkpoint.refuse_other_settings(then, now)
         _refuse_other_probes(state["evaluators"], then, now)
         _keep_figures(run, state, is_own, then, now)
@@ -184,7 +185,7 @@ def _resume(
         run.resumed_state = state
     restore(run, state)
     if not fit:
-        _say_otherwise(run, state, complete)
+        _say_otherwise(run, state, settle)
     if fit and saved != run.world_size:
         for text in _changes(run, state["attributes"], saved):
             run.say(text)
@@ -215,7 +216,7 @@ def completed(then: State, now: State, complete: Callable[[State], State]) -> St
     Args:
         then: of a checkpoint or a folder.
         now: of today.
-        complete: as for `begin`.
+        complete: returns a part of a config with all defaults.
     """
     defaults: State = {}
     with suppress(ConfigError):  # other keys differ then, and are named
@@ -223,10 +224,9 @@ def completed(then: State, now: State, complete: Callable[[State], State]) -> St
     return checkpoint.filled(then, defaults)
 
 
-def _say_otherwise(run: Run, state: State, complete: Callable[[State], State]) -> None:
+def _say_otherwise(run: Run, state: State, settle: Callable[[State], State]) -> None:
     """Say what of an evaluation is not as in the training of a state."""
-    now = masked(run.config)
-    if found := otherwise(completed(state["config"], now, complete), now):
+    if found := otherwise(settle(state["config"]), masked(run.config)):
         run.say(f"evaluated otherwise than the run was: {', '.join(found)}")
 
 

@@ -657,13 +657,14 @@ class BaseTrainer(nn.Module):
         """Resume the full state, or load weights alone, or start afresh."""
         now = masked(self.config)
 
-        def filled(part: Mapping) -> dict[str, Any]:
-            return masked(complete(part, self.model_config))
+        def settle(then: dict[str, Any]) -> dict[str, Any]:
+            return completed(
+                then, now, lambda part: masked(complete(part, self.model_config))
+            )
 
-        kept, weights = begin(self, filled)
+        kept, weights = begin(self, settle)
         if self.config.mode == "fit":
-            self.records.folder.own(longer=not self.ended)
-        settle = partial(completed, now=now, complete=filled)
+            self.records.folder.own(not self.ended)
         if (aside := apart(self.run_dir, now, weights, settle)) is not None:
             self.say(
                 f"these are no figures of the run, and go to {APART} of its folder"
@@ -1011,7 +1012,7 @@ class BaseTrainer(nn.Module):
             self.before_eval_epoch()
             loader = self.loaders[split]
             take_skipped(loader)  # of what was read before
-            rows = -1
+            batch = None
             for batch in seen(loader, self.device, limit):
                 self.data, rows = batch, count(batch)
                 if rows == 0:  # other ranks have the rest of the last one
@@ -1023,7 +1024,7 @@ class BaseTrainer(nn.Module):
                 self.after_eval_step()
                 self.evaluation.see(batch, loader)
             self._weight = 1
-            if rows == -1:
+            if batch is None:
                 warnings.warn(f"{split} yielded no batch to evaluate", stacklevel=2)
             self.after_eval_epoch()
             values = self.evaluation.measure(split, self.step)

@@ -7,6 +7,7 @@ import pickle
 import re
 import signal
 from contextlib import nullcontext
+from functools import partial
 from multiprocessing import get_context
 
 import pytest
@@ -22,7 +23,7 @@ from stable_ssl.data import Loader, build_loaders
 from stable_ssl.data.datasets import BUILDERS
 from stable_ssl.methods import METHODS, method_class
 from stable_ssl.secrets import masked
-from stable_ssl.state import begin
+from stable_ssl.state import begin, completed
 
 from .conftest import Tiny
 
@@ -674,10 +675,14 @@ def test_a_checkpoint_of_other_content_is_refused_in_words(config, tmp_path):
     run = Tiny(config("base", "log.run=two"))
     run.setup()
 
+    def filled(part):
+        return masked(complete(part))
+
     def attempt(key):
         run.config.log.update({"resume": None, "load_from": None, key: str(path)})
+        now = masked(run.config)
         try:
-            begin(run, lambda part: masked(complete(part)))
+            begin(run, partial(completed, now=now, complete=filled))
         except ConfigError as error:
             assert "\n" not in str(error)
             said.append(str(error))

@@ -20,6 +20,7 @@ from stable_ssl.value_types import check_types
 
 TRAINING = ("fit", "profile_data", "profile_model")  # modes that need train data
 SPLITS = ("train", "val", "test", "bank")
+EVALUATED = {"validate": "val", "test": "test"}  # the split of a mode
 READING = ("fields", "range", "layout", "decode")  # keys of a loader, or of all
 
 

@@ -7,11 +7,9 @@ every image of a bank in as often as there are processes.
 
 from __future__ import annotations
 
-import copy
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy
@@ -20,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from stable_ssl import distributed, seeding
-from stable_ssl.batch import BatchSource, count
+from stable_ssl.batch import BatchSource, count, parts_of, rebuilt
 from stable_ssl.data.batch_sizes import is_shared_out
 
 
@@ -86,18 +84,13 @@ def _is_alike(split: str, loader: Iterable[Any]) -> bool:
 
 
 def _arrays(batch: Any) -> Iterator[Tensor]:
-    """Yield the arrays of a batch, of dataclasses too, as tensors on the CPU."""
-    if isinstance(batch, (Tensor, numpy.ndarray)):
-        if not isinstance(batch, Tensor) and batch.dtype.kind not in "biufc":
-            return
-        yield torch.as_tensor(batch).detach().cpu()
-    elif is_dataclass(batch):
-        yield from _arrays([getattr(batch, f.name, None) for f in fields(batch)])
-    elif isinstance(batch, Mapping):
-        yield from _arrays(list(batch.values()))
-    elif isinstance(batch, (list, tuple)):
-        for value in batch:
-            yield from _arrays(value)
+    """Yield the arrays of numbers of a batch as tensors on the CPU."""
+    if isinstance(batch, Tensor):
+        yield batch.detach().cpu()
+    elif isinstance(batch, numpy.ndarray) and batch.dtype.kind in "biufc":
+        yield torch.as_tensor(batch)
+    for part in parts_of(batch) or ():
+        yield from _arrays(part)
 
 
 def _checksum(x: Tensor) -> tuple[Any, ...]:
@@ -124,21 +117,10 @@ def rows_of(batch: Any, part: slice, rows: int) -> Any:
     def cut(x: Any) -> Any:
         if is_array(x):
             return x[part]
-        if isinstance(x, Mapping):
-            return {name: cut(value) for name, value in x.items()}
-        if is_dataclass(x) and not isinstance(x, type):
-            new = copy.copy(x)
-            for name in (f.name for f in fields(x) if hasattr(x, f.name)):
-                object.__setattr__(new, name, cut(getattr(x, name)))
-            return new
-        if not isinstance(x, (list, tuple)):
-            return x
-        if len(x) == rows and not all(map(is_array, x)):
+        samples = isinstance(x, (list, tuple)) and len(x) == rows
+        if samples and not all(map(is_array, x)):
             return x[part]
-        kind, values = type(x), [cut(value) for value in x]
-        return kind(*values) if hasattr(x, "_fields") else kind(values)
+        return rebuilt(x, cut)
 
-    if isinstance(batch, (list, tuple)):  # of however many parts
-        kind, values = type(batch), [cut(value) for value in batch]
-        return kind(*values) if hasattr(batch, "_fields") else kind(values)
-    return cut(batch)
+    # a batch of however many parts is no list of samples
+    return rebuilt(batch, cut) if isinstance(batch, (list, tuple)) else cut(batch)

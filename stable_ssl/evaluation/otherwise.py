@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from stable_ssl.checkpoint import State, differences
-from stable_ssl.data.nodes import READING
+from stable_ssl.data.nodes import EVALUATED, READING
 from stable_ssl.evaluation.suite import CADENCE
 from stable_ssl.schema import ConfigError
 
-EVALUATED = {"validate": "val", "test": "test"}  # the split of a mode
 FIRST_WEIGHTS = {"pretrained", "weights"}  # of a backbone, which a checkpoint replaces
 OF_BATCHES = {"batch_size", "shuffle", "drop_last", "in_order"}  # keys of a loader node
 MONITORS = ("monitor", "monitor_mode")
@@ -142,7 +141,7 @@ def apart(
     folder: Path,
     now: State,
     weights: str | None,
-    completed: Callable[[State], State],
+    settle: Callable[[State], State],
 ) -> State | None:
     """Return what tells an evaluation in the folder of a run from the run's figures.
 
@@ -150,7 +149,7 @@ def apart(
         folder: of the run.
         now: config of the evaluation.
         weights: whose they are; None of the run's newest.
-        completed: returns a config with the defaults of the keys that it lacks.
+        settle: returns a config with the defaults of the keys that it lacks.
 
     Returns:
         {mode, checkpoint: `weights`, otherwise: keys}; None where nothing tells them
@@ -161,7 +160,7 @@ def apart(
     path = folder / "config.yaml"
     if now["mode"] not in EVALUATED or not path.exists():
         return None
-    then = completed(OmegaConf.to_container(OmegaConf.load(path)))
+    then = settle(OmegaConf.to_container(OmegaConf.load(path)))
     if then.get("mode", "fit") != "fit":  # an evaluation's: the same weights as it saw
         source = ("load_from", "resume")
         same = all(then["log"].get(key) == now["log"].get(key) for key in source)

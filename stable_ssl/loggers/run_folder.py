@@ -70,7 +70,7 @@ class RunFolder:
         # a command that is refused leaves the status of an old run alone
         self.owned = not (self.path / "status.json").exists()
         self.lines: dict[str, JsonLines] = {}  # as LINES, those that are open
-        self.apart: Row | None = None  # see `open_rows`
+        self.apart: Row = {}  # see `open_rows`
         self.trackers = Trackers([], self.path, {}, [])
         self.ended = "finished"  # or what `status` said last
 
@@ -114,7 +114,7 @@ class RunFolder:
 
         Where it cannot be written, a warning says so: labels are no reason to fail.
         """
-        if self.apart is not None:
+        if self.apart:
             return
         stated = stated_metrics(self.path) | dict(metrics)
         fields = {name: asdict(metric) for name, metric in stated.items()}
@@ -175,8 +175,8 @@ class RunFolder:
             apart: what tells an evaluation from the run's figures; its rows, to which
                 this is added, go to evaluations.jsonl, and nowhere else.
         """
-        self.apart = apart
-        if apart is not None:
+        self.apart = apart or {}
+        if self.apart:
             self.lines["rows"] = JsonLines(self.path / APART)
             return []
         positions = {n: None if kept is None else kept.get(n, 0) for n in LINES}
@@ -189,18 +189,18 @@ class RunFolder:
 
     def track(self, config: DictConfig, rows: Sequence[Row]) -> None:
         """Mirror the rows as `log.api` says, those so far too."""
-        if config.log.api and self.apart is None:
+        if config.log.api and not self.apart:
             self.trackers = Trackers(config.log.api, self.path, masked(config), rows)
 
     def write(self, row: Row) -> None:
         """Write a row to metrics.jsonl and to its mirrors."""
         self.confirm()
-        self.lines["rows"].write({**row, **(self.apart or {})})
+        self.lines["rows"].write({**row, **self.apart})
         self.trackers.write(row)
 
     def write_spectrum(self, line: Mapping[str, Any]) -> None:
         """Append a line to spectra.jsonl."""
-        if self.apart is not None:
+        if self.apart:
             return
         if "spectra" not in self.lines:
             self.lines["spectra"] = JsonLines(self.path / LINES["spectra"])
@@ -223,10 +223,8 @@ class RunFolder:
             longer: whether steps are left. wandb cannot take back the last rows of a
                 run that had finished, so it gets all of this one under another id.
         """
-        with suppress(OSError, ValueError, LookupError, TypeError):  # of what it holds
-            status = json.loads((self.path / "status.json").read_text())["status"]
-            if longer and status == "finished":
-                (self.path / "wandb" / "run_id").unlink(missing_ok=True)
+        if longer and _said(self.path) == "finished":
+            (self.path / "wandb" / "run_id").unlink(missing_ok=True)
         self.owned = True
         self.status("running")
 
@@ -300,10 +298,9 @@ def open_folder(path: Path | None, fresh: bool) -> RunFolder | NullRunFolder:
 
 def mark_failed(path: Path, reason: str) -> None:
     """Say that a run failed whose own process cannot say it any more."""
-    file = path / "status.json"
-    with suppress(OSError, ValueError, LookupError, TypeError):  # of what it holds
-        if json.loads(file.read_text())["status"] == "running":
-            write_atomically(file, _status("failed", reason))
+    if _said(path) == "running":
+        with suppress(OSError):
+            write_atomically(path / "status.json", _status("failed", reason))
 
 
 class NullRunFolder:
@@ -313,7 +310,7 @@ class NullRunFolder:
         self.path = path
         self.positions: dict[str, int] = {}  # of what it does not write
 
-    def ignore(self, *args: Any, **options: Any) -> None:
+    def ignore(self, *args: Any) -> None:
         """Do nothing, as every method here."""
 
     describe = describe_metrics = keep_code = open_rows = track = own = status = say = (
@@ -324,6 +321,13 @@ class NullRunFolder:
     def abandon(self, reason: str) -> None:
         """Say that the run failed: rank 0 may be what is missing."""
         mark_failed(self.path, reason)
+
+
+def _said(path: Path) -> str | None:
+    """Return the status in a run folder, None where it cannot be read."""
+    with suppress(OSError, ValueError, LookupError, TypeError):  # of what it holds
+        return json.loads((path / "status.json").read_text())["status"]
+    return None
 
 
 def _status(status: str, reason: str) -> str:

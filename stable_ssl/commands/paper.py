@@ -201,7 +201,7 @@ def plan(
             check(full, here)
             stands_for = _hash(_full(next(anywhere)[-1]) if anywhere else full)
         words = [re.sub(r"[^\w.]+", "_", word) for word in (*titles, stands_for)]
-        for seed in paper.seeds:
+        for seed in row.seeds:
             run = f"{'-'.join(words)}-s{seed}"
             names = {"folder": folder, "experiment": name, "run": run}
             line = [f"--config-name={row.recipe}", *own, f"{SEED}={seed}"]

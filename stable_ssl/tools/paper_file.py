@@ -21,6 +21,7 @@ class Row:
     recipe: str = MISSING
     title: str | None = None  # null: the recipe's name
     overrides: list[str] = field(default_factory=list)
+    seeds: list[int] | None = None  # null: those of the table
     # numbers by column, in its unit; by data set and column where data is given
     published: dict[str, Any] = field(default_factory=dict)
     source: str = ""  # of what was published
@@ -90,6 +91,7 @@ def read(file: Path) -> Paper:
         paper = OmegaConf.to_object(OmegaConf.merge(schema, found))
     for row in paper.rows:
         row.title = row.title or row.recipe
+        row.seeds = paper.seeds if row.seeds is None else row.seeds
     for column in paper.columns:
         column.title = column.title or column.value
     _check(paper, file)
@@ -104,9 +106,10 @@ def _check(paper: Paper, file: Path) -> None:
             raise ConfigError(f"{file}: {kind} is empty; a table has some")
         if twice := sorted(title for title in titles if titles.count(title) > 1):
             raise ConfigError(f"{file}: two {kind} are called {twice[0]}")
-    if not paper.seeds or len(set(paper.seeds)) < len(paper.seeds):
-        found = f"found seeds: {paper.seeds}"
-        raise ConfigError(f"{file}: {found}; give different ones, [0, 1, 2]")
+    for each in (paper, *paper.rows):
+        if not each.seeds or len(set(each.seeds)) < len(each.seeds):
+            found = f"{each.title}: found seeds: {each.seeds}"
+            raise ConfigError(f"{file}, {found}; give different ones, [0, 1, 2]")
     if "" in paper.data and len(paper.data) > 1:
         raise ConfigError(f"{file}: a data set has no name; give each one")
     for column in paper.columns:

@@ -74,6 +74,7 @@ def run(*words):
         ({"rows": []}, "rows is empty"),
         ({"columns": []}, "columns is empty"),
         ({"seeds": [0, 0]}, r"found seeds: \[0, 0\]"),
+        ({"rows": [{"recipe": "byol", "seeds": []}]}, r"byol: found seeds: \[\]"),
         ({"columns": [{"value": "test/acc1", "at": "end"}]}, "found at: end"),
         (
             {"rows": [{"recipe": "simclr", "published": {"knn": 9.0}}]},
@@ -135,6 +136,13 @@ def test_rows_and_data_sets_make_the_runs(stated):
     assert len(set(names)) == 8
     assert names[2].startswith("simclr-few_digits-") and names[2].endswith("-s0")
     assert runs[0].folder.parent == Path("logs/runs/t")
+
+
+def test_a_row_may_have_seeds_of_its_own(stated):
+    rows = ["vicreg", {"recipe": "byol", "seeds": [7]}]
+    runs = plan(read(stated(rows=rows)), "t", "logs")
+    found = [(one.row, one.seed) for one in runs]
+    assert found == [("vicreg", 0), ("vicreg", 1), ("byol", 7)]
 
 
 @pytest.mark.slow

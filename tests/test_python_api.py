@@ -47,6 +47,23 @@ class Stream(IterableDataset):
         return iter([Squares()[i] for i in range(96)])
 
 
+class Opened(Squares):
+    """The same from a file, which is opened with the first that is read."""
+
+    def __init__(self, path):
+        super().__init__()
+        pixels = numpy.stack([super(Opened, self).__getitem__(i)[0] for i in range(96)])
+        path.write_bytes(pixels.tobytes())
+        self.path, self.file = path, None
+
+    def __getitem__(self, index):
+        if self.file is None:
+            self.file = self.path.open("rb")
+        self.file.seek(192 * index)
+        pixels = numpy.frombuffer(self.file.read(192), numpy.uint8)
+        return pixels.reshape(8, 8, 3), index % 2
+
+
 @pytest.fixture
 def small(tmp_path):
     """Return a maker of configs of a short run."""
@@ -76,6 +93,20 @@ def test_a_dataset_is_trained_on_as_one_of_the_config(small, rows, tmp_path):
     assert recorded.data.train.dataset.object == f"{__name__}.Squares"
     with pytest.raises(ConfigError, match="a configuration alone does not rebuild it"):
         SimCLR(recorded).setup()
+
+
+def test_a_file_is_first_opened_in_a_worker(small, tmp_path):
+    """Else it would be one for all workers, which moved each other's place in it."""
+    brought = [Opened(tmp_path / name) for name in "abc"]
+    config = own_views(small("simclr", "data.num_workers=2"))
+    trainer = SimCLR(
+        config,
+        train=brought[0],
+        val=brought[1],
+        bank=brought[2],
+    )
+    trainer.run()
+    assert [dataset.file for dataset in brought] == [None] * 3
 
 
 def test_what_has_no_object_is_off(small):

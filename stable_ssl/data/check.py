@@ -47,7 +47,8 @@ def check_examples(loaders: Mapping[str, Iterable]) -> None:
 
 def _warn_of_other_starts(loader: Loader) -> None:
     """Warn of a dataset that draws from a generator of its own, which no key seeds."""
-    first, second = (loader.first_samples(STARTS) for _ in range(2))
+    count = STARTS if loader.streams else min(STARTS, len(loader.dataset))
+    first, second = loader.trial(range(count), starts=2)
     same = len(first) == len(second) and all(
         torch.equal(a, b)
         for one, other in zip(first, second, strict=True)

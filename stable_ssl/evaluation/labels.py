@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from stable_ssl import seeding
 from stable_ssl.batch import known_length
 from stable_ssl.data import Loader
 from stable_ssl.data.datasets import Source
 from stable_ssl.data.fields import as_class, as_classes
+from stable_ssl.data.loading.processes import read_beside
 from stable_ssl.data.sources.source import labelled_files
 from stable_ssl.evaluation.evaluator import (
     Evaluator,
@@ -47,8 +48,8 @@ def _has_them(loader: Any, labels: torch.Tensor) -> bool:
         return False  # it would have to be begun
     if not _may_change(loader):
         return True
-    rows = {int(labels.argmin()), int(labels.argmax())}
-    return all(_label_of(loader, row) == int(labels[row]) for row in rows)
+    rows = [int(labels.argmin()), int(labels.argmax())]
+    return _labels_of(loader, rows) == labels[rows].tolist()
 
 
 def _may_change(loader: Any) -> bool:
@@ -59,17 +60,24 @@ def _may_change(loader: Any) -> bool:
     return hasattr(dataset, "__getitem__")
 
 
-def _label_of(loader: Any, row: int) -> Any:
-    """Return the label of a sample that is read, as a number if it is whole.
+def _labels_of(loader: Any, rows: Sequence[int]) -> list[Any]:
+    """Return the labels of samples that are read, as numbers if they are whole.
 
     None where the sample is no pair, so that only a collate_fn knows.
     """
     with seeding.preserve_rng():
         if isinstance(loader, Loader):
-            return as_class(loader.sample(row).label)
-        sample = loader.dataset[row]
-    pair = isinstance(sample, (tuple, list)) and len(sample) > 1
-    return as_class(sample[1]) if pair else None
+            return [as_class(sample.label) for sample in loader.trial(rows)[0]]
+        if isinstance(loader, DataLoader):
+            samples = read_beside(loader.dataset, rows, loader)
+        else:
+            samples = [loader.dataset[row] for row in rows]
+    return [
+        as_class(sample[1])
+        if isinstance(sample, (tuple, list)) and sample[1:]
+        else None
+        for sample in samples
+    ]
 
 
 def with_labels(batch: Any, numbers: bool = True) -> tuple[Any, torch.Tensor]:
@@ -163,7 +171,7 @@ def _no_numbers(loader: Any) -> str:
     else:
         labels = held_labels(loader)
         held = labels is not None and _may_change(loader)
-        if held and type(_label_of(loader, 0)) is int:
+        if held and type(_labels_of(loader, [0])[0]) is int:
             return ""
     if labels is None:
         return ""

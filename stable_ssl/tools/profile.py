@@ -159,7 +159,7 @@ def _stages(
     with clock.part("augment"):
         for batch in batches:
             loader.finish(batch, epoch=0)
-    images = sum(len(batch.index) for batch in batches)
+    images = sum(len(batch.draws) for batch in batches)
     stages = {n: 1000 * s / images for n, s in clock.seconds.items()} | stages
     return {name: stages[name] for name in STAGES if name in stages}
 

@@ -1,5 +1,6 @@
 """Data is a function of (seed, epoch, index, view): not of batch, workers or resume."""
 
+from functools import partial
 from multiprocessing import active_children
 
 import pytest
@@ -75,6 +76,35 @@ def test_every_sample_once_an_epoch_in_a_new_order():
         orders.append(torch.cat([y for _, y in loader]))
     assert not torch.equal(*orders)
     assert torch.equal(orders[0].sort().values, orders[1].sort().values)
+
+
+@pytest.mark.parametrize("kind", ["held", "by one", "by workers"])
+def test_what_a_sampler_draws_again_has_other_views(kind, photos):
+    options = {"held": {}, "by one": {}, "by workers": {"num_workers": 2}}[kind]
+    make = digits_loader if kind == "held" else partial(photo_loader, photos)
+    chosen = [3, 1, 3, 3, 0, 1, 2, 3]
+
+    def read(start=0, rank=0, world_size=1, **keys):
+        keys = {"batch_size": 2, "sampler": chosen, **options, **keys}
+        loader = make(rank=rank, world_size=world_size, **keys)
+        loader.set_epoch(1, start)
+        read = [(views, labels, loader.index) for views, labels in loader]
+        loader.close()
+        return read
+
+    whole = read()
+    views = torch.cat([torch.cat(views, -1) for views, *_ in whole])
+    distances = torch.cdist(views.flatten(1), views.flatten(1))
+    assert distances.fill_diagonal_(1).min() > 0.01
+    assert torch.cat([index for *_, index in whole]).tolist() == chosen
+    ((plain, labels, _),) = read(batch_size=4, sampler=None, shuffle=False)[:1]
+    firsts = torch.cat(plain, -1)[[3, 1, 0, 2]]  # as if each was drawn once
+    assert torch.equal(views[[0, 1, 4, 6]], firsts)
+    assert torch.cat([y for _, y, _ in whole]).tolist() == labels[chosen].tolist()
+    assert torch.equal(torch.cat([torch.cat(x, -1) for x, *_ in read(2)]), views[4:])
+    parts = zip(*(read(rank=rank, world_size=2) for rank in (0, 1)), strict=True)
+    shared = [torch.cat(x, -1) for both in parts for x, *_ in both]
+    assert torch.equal(torch.cat(shared), views)
 
 
 def test_the_bank_shares_the_images_of_the_train_split():

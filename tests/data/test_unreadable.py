@@ -72,6 +72,29 @@ def test_an_error_of_reading_names_the_sample_or_is_counted(kind, workers):
         assert read(data, "replace", workers) == ([[0, 1, 0, 1], [0, 0, 0, 1]], 1)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_that_was_chosen_takes_the_place_with_views_of_its_own(workers):
+    chosen, broken = [4, 5, 2, 7, 5], OSError("broken")
+
+    def read(**options):
+        options = {"batch_size": 4, "num_workers": workers, **options}
+        ops = [build_ops([{"name": "noise", "std": 0.1}])]
+        loader = Loader(Own(broken), ops, on_error="replace", sampler=chosen, **options)
+        found = [(x, loader.index.tolist()) for x, _ in loader]
+        loader.close()
+        return found
+
+    with pytest.warns(UserWarning, match=r"skipped: Own\[5\]: "):
+        whole = read()
+    assert [index for _, index in whole] == [[4, 2, 2, 7], [4]]
+    views = torch.cat([x for x, _ in whole]).flatten(1)
+    assert torch.cdist(views, views).fill_diagonal_(1).min() > 0.01
+    with pytest.warns(UserWarning):
+        parts = [read(rank=rank, world_size=2) for rank in (0, 1)]
+    first = [x for x, _ in (parts[0][0], parts[1][0], parts[0][1])]
+    assert torch.equal(torch.cat(first).flatten(1), views)
+
+
 @pytest.mark.parametrize("kind", [TypeError, KeyError, AttributeError, AssertionError])
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
 def test_a_mistake_in_the_code_of_a_dataset_is_not_hidden(kind, on_error):
@@ -113,6 +136,39 @@ def test_an_image_that_is_read_by_an_op_is_named_too(kind, op):
         read(data, "raise", ops=ops[op])
     with pytest.warns(UserWarning, match=r"skipped: Lazy\[1\]"):
         assert read(data, "skip", ops=ops[op]) == ([[0, 2, 3]], 1)
+
+
+class Partly(IterableDataset):
+    """Twelve images by number, of which two cannot be read."""
+
+    def __iter__(self):
+        for number in range(12):
+            file = io.BytesIO(encoded("PNG")[: 80 if number in (0, 10) else None])
+            yield Image.open(file), number
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_stream_keeps_its_batches_whole(start):
+    def read(rank=0, world_size=1, **options):
+        loader = Loader(
+            Partly(),
+            [build_ops([{"name": "noise", "std": 0.1}])],
+            batch_size=4,
+            rank=rank,
+            world_size=world_size,
+            **options,
+        )
+        loader.set_epoch(0, start)
+        found = [y.tolist() for _, y in loader]
+        loader.close()
+        return found
+
+    whole = [[1, 1, 2, 3], [4, 5, 6, 7], [8, 9, 11, 11]]
+    assert read(on_error="replace") == whole[start:]
+    assert read(on_error="skip")[-1] == [8, 9, 11]
+    parts = [read(rank, 2, on_error="replace") for rank in (0, 1)]
+    assert [[len(y) for y in part] for part in parts] == [[2] * (3 - start)] * 2
 
 
 class Stream(IterableDataset):

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import torch
@@ -21,14 +19,22 @@ from torch.utils.data import Dataset, IterableDataset, Sampler
 from stable_ssl import seeding
 from stable_ssl.augment import External, Op, Replay, View
 from stable_ssl.batch import known_length, prefetched, to_device
-from stable_ssl.data.datasets import Images, sample_name
+from stable_ssl.data.datasets import Images, Source, sample_name
 from stable_ssl.data.fields import Fields
 from stable_ssl.data.images.decode import Decode
 from stable_ssl.data.images.unreadable import Unreadable
 from stable_ssl.data.loading.head import Head
-from stable_ssl.data.loading.processes import Workers
+from stable_ssl.data.loading.processes import Workers, read_beside
 from stable_ssl.data.loading.sampler import BatchSampler
-from stable_ssl.data.loading.worker import Batch, Sample, Samples, Stream, collate
+from stable_ssl.data.loading.worker import (
+    TRIES,
+    Batch,
+    Sample,
+    Samples,
+    Stream,
+    Trial,
+    collate,
+)
 from stable_ssl.schema import ConfigError
 
 PLAIN, USUAL = Decode(), Fields()
@@ -39,7 +45,8 @@ class Loader:
     """Iterate over the batches of an epoch, which `set_epoch` chooses.
 
     A batch is `(x, y)`: x a float view (N, C, H, W), or a list of them when there are
-    several; y the labels (N,) int64. Views depend on (seed, epoch, index, view) alone.
+    several; y the labels (N,) int64. Views depend on (seed, epoch, index, view) alone,
+    and on how often a sampler drew that index before in the epoch.
     Further entries of a sample are collated and follow: those of a tuple one by one,
     those of a dict as one dict. What is no image comes as the dataset returns it.
 
@@ -97,6 +104,7 @@ class Loader:
         self.sampler = BatchSampler(
             size, batch_size, seed, shuffle, drop_last, sampler, rank, world_size
         )
+        self.sampler.spares = TRIES - 1 if on_error == "replace" else 0
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.num_labels: int | None = None  # labels read from here on are below it
         self.learner = ""  # who needs a label of each sample, for messages
@@ -110,7 +118,7 @@ class Loader:
         if self.streams:
             self.source = Stream(*reading, self.sampler, endless=drop_last)
         else:
-            self.source = Samples(*reading, replaces=on_error == "replace")
+            self.source = Samples(*reading)
         if held and not any(head.external for head in self.heads):
             self.views = [View(ops) for ops in views]
             self.images, self.labels = dataset.images, dataset.labels
@@ -161,19 +169,21 @@ class Loader:
             ConfigError: an op is not made for it, or it is no sample; whatever data is
                 wrong in every sample is said here, before anything is trained.
         """
-        batch = self._checked(collate(self.first_samples(1)), whole=True)
+        batch = self._checked(collate(self.trial([0])[0]), whole=True)
         tails = [head.tail for head in self.heads]
         return batch._replace(views=self.finish(batch, 0, tails))
 
-    def first_samples(self, count: int) -> list[Sample]:
-        """Return the first samples of the dataset, read in this process."""
-        if self.streams:
-            return list(islice(self.source, count))
-        return [self.sample(row) for row in range(min(count, len(self.dataset)))]
+    def trial(self, rows: Sequence[int], starts: int = 1) -> list[list[Sample]]:
+        """Return samples as the first epoch would have them, once for each start.
 
-    def sample(self, row: int) -> Sample:
-        """Return a sample of the first epoch, read in this process."""
-        return replace(self.source, replaces=self.on_error != "raise")[0, row]
+        Args:
+            rows: which samples; of a stream, its first ones, as many.
+            starts: how often they are read, one time after the other.
+        """
+        trial = Trial(self.source, rows, replaces=self.on_error != "raise")
+        if self.workers is None or isinstance(self.dataset, Source):
+            return [trial[start] for start in range(starts)]
+        return read_beside(trial, range(starts), self.workers)
 
     @property
     def channels(self) -> int | None:
@@ -198,7 +208,7 @@ class Loader:
             self.skipped += len(batch.failures)
             if not batch.views:
                 continue
-            self.index = batch.index
+            self.index = self._rows(batch.draws)
             x = self.finish(batch, epoch)
             if self.collate_fn is not None:  # called with samples, as by torch's loader
                 images = x[0] if len(x) == 1 else map(list, zip(*x, strict=True))
@@ -213,10 +223,11 @@ class Loader:
         if self.workers is not None:
             yield from prefetched(self._read(), self.device)
             return
-        for index in self.sampler.batches():
+        for draws in self.sampler.batches():
+            index = self._rows(draws)
             rows = index.to(self.images.device, non_blocking=True)
             views = [self.images[rows]] * len(self.views)
-            yield to_device(Batch(views, self.labels[index], (), index), self.device)
+            yield to_device(Batch(views, self.labels[index], (), draws), self.device)
 
     def finish(
         self, batch: Batch, epoch: int, tails: list[View] | None = None
@@ -226,9 +237,13 @@ class Loader:
         if len(tails) == 1:  # the ops of one view are those of all
             tails = tails * len(batch.views)
         return [
-            tail(view, seeding.sample_keys(self.seed, epoch, batch.index, v))
+            tail(view, seeding.sample_keys(self.seed, epoch, batch.draws, v))
             for v, (tail, view) in enumerate(zip(tails, batch.views, strict=True))
         ]
+
+    def _rows(self, draws: Tensor) -> Tensor:
+        """Return which samples of the dataset draws are; of a stream, its own count."""
+        return draws if self.streams else draws % len(self.dataset)
 
     def close(self) -> None:
         """End the workers and free a GPU's graphs; an iteration starts new ones."""
@@ -260,7 +275,7 @@ class Loader:
             )
         if batch.views:
             self._check_labels(batch)
-        elif whole:
+        elif whole and batch.failures:
             raise Unreadable(f"no image can be read; such as {batch.failures[0]}")
         return batch
 
@@ -285,5 +300,5 @@ class Loader:
         else:
             return
         raise ConfigError(
-            f"{sample_name(self.dataset, int(batch.index[at]))} has {text}"
+            f"{sample_name(self.dataset, int(self._rows(batch.draws[at])))} has {text}"
         )

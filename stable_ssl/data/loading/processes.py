@@ -6,11 +6,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.context import set_spawning_popen
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
+from operator import itemgetter
 from pickle import PicklingError
 from types import SimpleNamespace
 from typing import Any
@@ -110,6 +111,30 @@ class Workers(DataLoader):
 
 
 KEPT: WeakSet[Workers] = WeakSet()  # all loaders of this process
+
+
+def read_beside(dataset: Dataset, rows: Iterable[Any], other: DataLoader) -> list[Any]:
+    """Return entries of a dataset, read in a worker if another loader has workers.
+
+    A file that a dataset opens as it is read, and keeps, would otherwise be open in
+    this process, and then one for all workers that are forked from it: they would move
+    each other's place in it.
+
+    Args:
+        dataset: map-style.
+        rows: which entries.
+        other: loader that says how workers are started.
+    """
+    return list(
+        Workers(
+            dataset,
+            sampler=rows,
+            collate_fn=itemgetter(0),  # of a batch of one
+            num_workers=min(1, other.num_workers),
+            multiprocessing_context=other.multiprocessing_context,
+            worker_init_fn=other.worker_init_fn,
+        )
+    )
 
 
 class _Trial(ForkingPickler):

@@ -1,9 +1,15 @@
-"""Which samples a batch holds: a pure function of (seed, epoch)."""
+"""Which samples a batch holds: a pure function of (seed, epoch).
+
+A draw is the number of a sample in its dataset. What a sampler draws again in an epoch
+is that number and `samples`, the dataset's length, then twice `samples` more: views
+depend on the draw, so that they are other ones each time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +17,25 @@ from torch.utils.data import Sampler
 
 from stable_ssl import seeding
 from stable_ssl.schema import ConfigError
+
+
+class Part(NamedTuple):
+    """What a process has of a batch: all that its samples depend on."""
+
+    epoch: int
+    draws: list[int]
+    spares: Sequence[int] = ()  # draws that follow, for those that cannot be read
+    place: int = 0  # of the first one in the order of the epoch
+
+    def instead(self, i: int, samples: int) -> Iterator[int]:
+        """Yield draws that may stand for the i-th: what follows, its views other ones.
+
+        Args:
+            i: in `draws`.
+            samples: of the dataset.
+        """
+        for draw in [*self.draws[i + 1 :], *self.spares][: len(self.spares)]:
+            yield draw % samples - samples * (1 + self.place + i)
 
 
 @dataclass(eq=False)
@@ -31,6 +56,7 @@ class BatchSampler:
     sampler: Sampler | None = None
     rank: int = 0  # number of this process
     world_size: int = 1  # number of processes
+    spares: int = 0  # draws that may stand for one that cannot be read
     epoch: int = 0
     start: int = 0  # batch that the next iteration starts with
 
@@ -86,16 +112,34 @@ class BatchSampler:
             )
         return index
 
+    def draws(self) -> Tensor:
+        """Return the draws of the epoch in order, (size,) int64 on the CPU."""
+        order = self.order()
+        if self.sampler is None:
+            return order
+        rows, by = order.sort(stable=True)
+        before = torch.empty_like(order)  # how often each one was drawn before
+        before[by] = torch.arange(len(rows)) - torch.searchsorted(rows, rows)
+        return order + before * self.samples
+
     def batches(self) -> list[Tensor]:
-        """Return this process's part of every batch still to come in this epoch."""
-        batches = self.order().split(self.batch_size)[self.start : len(self)]
+        """Return this process's draws of every batch still to come in this epoch."""
+        batches = self.draws().split(self.batch_size)[self.start : len(self)]
         return [self.share(batch) for batch in batches]
 
     def share(self, batch: Tensor) -> Tensor:
         """Return this process's part of a batch, (samples,)."""
         return batch.tensor_split(self.world_size)[self.rank]
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield lists of (epoch, index), all that a sample's views depend on."""
-        for batch in self.batches():
-            yield [(self.epoch, index) for index in batch.tolist()]
+    def __iter__(self) -> Iterator[Part]:
+        """Yield this process's part of every batch still to come in this epoch."""
+        draws = self.draws()
+        spares = min(self.spares, len(draws) - 1)
+        following = torch.cat((draws, draws[:spares]))  # the first follow the last
+        batches = torch.arange(len(draws)).split(self.batch_size)
+        for batch in batches[self.start : len(self)]:
+            places = self.share(batch)
+            end = int(places[-1]) + 1 if len(places) else 0
+            others = following[end : end + spares].tolist()
+            first = end - len(places)
+            yield Part(self.epoch, draws[places].tolist(), others, first)

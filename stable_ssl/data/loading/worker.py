@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import chain, count, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -19,11 +19,11 @@ from stable_ssl.data.fields import Fields, as_class, as_classes
 from stable_ssl.data.images.decode import of_numbers
 from stable_ssl.data.images.unreadable import Unreadable, is_of_reading
 from stable_ssl.data.loading.head import Head
-from stable_ssl.data.loading.sampler import BatchSampler
+from stable_ssl.data.loading.sampler import BatchSampler, Part
 from stable_ssl.schema import ConfigError, described
 
 READ_VIEW = -1  # number of no view: its key seeds what a dataset itself draws
-TRIES = 100  # images that may take the place of one that cannot be read
+TRIES = 100  # images that are tried in the place of one, itself the first
 # what torch raises for samples that make no batch
 UNLIKE = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
 
@@ -34,7 +34,7 @@ UNLIKE = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
 class Sample(NamedTuple):
     """One sample, its views begun; without views if it could not be read."""
 
-    index: int
+    draw: int
     views: list[Any] | None = None
     label: Any = None
     extras: tuple = ()  # further entries of the dataset
@@ -51,17 +51,21 @@ class Reader:
     heads: Sequence[Head]  # one a view, or one for all
     seed: int  # of the views
 
-    def sample(self, read: Callable[[], Any], epoch: int, index: int) -> Sample:
+    def sample(self, read: Callable[[], Any], epoch: int, draw: int) -> Sample:
         """Read a sample, take it apart and begin its views."""
-        name = sample_name(self.dataset, index)
+        name = sample_name(self.dataset, self.row(draw))
         try:
             image, label, extras = self.fields(read(), name)
-            views = self._begin(image, epoch, index, name)
-            return Sample(index, views, label, extras)
+            views = self._begin(image, epoch, draw, name)
+            return Sample(draw, views, label, extras)
         except Exception as error:
-            return _said(error, index, name)
+            return _said(error, draw, name)
 
-    def _begin(self, image: Any, epoch: int, index: int, name: str) -> list[Any]:
+    def row(self, draw: int) -> int:
+        """Return which sample a draw is."""
+        return draw
+
+    def _begin(self, image: Any, epoch: int, draw: int, name: str) -> list[Any]:
         """Run each view's head on one image, or on its own one of several.
 
         Raises:
@@ -78,7 +82,7 @@ class Reader:
             )
         begun, decoded = [], {}  # of one image, once for all views
         for v, (head, entry) in enumerate(zip(heads, images, strict=True)):
-            key = seeding.sample_key(self.seed, epoch, index, v)
+            key = seeding.sample_key(self.seed, epoch, draw, v)
             if several or head.external:
                 begun.append(head(entry, key, name))
                 continue
@@ -88,44 +92,50 @@ class Reader:
         return begun
 
 
-def _said(error: Exception, index: int, name: str) -> Sample:
+def _said(error: Exception, draw: int, name: str) -> Sample:
     """Return a sample that says why it could not be read; raise a mistake in code.
 
     In words, for torch would send a worker's error with its traceback.
     """
     if isinstance(error, Unreadable):
-        return Sample(index, failures=[" ".join(str(error).split())])
+        return Sample(draw, failures=[" ".join(str(error).split())])
     if isinstance(error, ConfigError):
-        return Sample(index, error=str(error))
+        return Sample(draw, error=str(error))
     if is_of_reading(error):
-        return Sample(index, failures=[f"{name}: {described(error)}"])
+        return Sample(draw, failures=[f"{name}: {described(error)}"])
     raise error
 
 
 @dataclass(eq=False)
 class Samples(Reader, Dataset):
-    """Read the samples of a map-style dataset by (epoch, index)."""
+    """Read the samples of a map-style dataset, a part of a batch at a time."""
 
-    replaces: bool  # an unreadable one by the next, so that batches keep their size
+    def __getitems__(self, part: Part) -> list[Sample]:
+        return [self._one(part, i) for i in range(len(part.draws))]
 
-    def __getitem__(self, position: tuple[int, int]) -> Sample:
-        epoch, index = position
-        failures: list[str] = []
-        tries = min(len(self.dataset), TRIES) if self.replaces else 1
-        for place in range(index, index + tries):
-            row = place % len(self.dataset)
-            sample = self.sample(partial(self._read, epoch, row), epoch, row)
-            failures += sample.failures
+    def row(self, draw: int) -> int:
+        """Return which sample of the dataset a draw is."""
+        return draw % len(self.dataset)
+
+    def _one(self, part: Part, i: int) -> Sample:
+        """Return a sample, or if it cannot be read one of those that follow it."""
+        failures: dict[int, Sequence[str]] = {}  # by row, each of which is read once
+        for draw in chain([part.draws[i]], part.instead(i, len(self.dataset))):
+            if (row := self.row(draw)) in failures:
+                continue
+            read = partial(self._read, part.epoch, draw)
+            sample = self.sample(read, part.epoch, draw)
+            failures[row] = sample.failures
             if not sample.failures:
                 break
-        return sample._replace(failures=failures)
+        return sample._replace(failures=[*chain.from_iterable(failures.values())])
 
-    def _read(self, epoch: int, index: int) -> Any:
+    def _read(self, epoch: int, draw: int) -> Any:
         if isinstance(self.dataset, Source):  # draws nothing
-            return self.dataset[index]
-        key = seeding.sample_key(self.seed, epoch, index, READ_VIEW)
+            return self.dataset[self.row(draw)]
+        key = seeding.sample_key(self.seed, epoch, draw, READ_VIEW)
         with seeding.keyed(key):
-            return self.dataset[index]
+            return self.dataset[self.row(draw)]
 
 
 @dataclass(eq=False)
@@ -142,12 +152,25 @@ class Stream(Reader, IterableDataset):
         epoch, batch_size = self.sampler.epoch, self.sampler.batch_size
         first = self.sampler.start * batch_size
         share = set(self.sampler.share(torch.arange(batch_size)).tolist())
+        waiting: list[Sample] = []  # unreadable; the next one takes their place, too
         try:
-            for index, given in enumerate(self._passes(epoch)):
-                if index >= first and index % batch_size in share:
-                    with seeding.preserve_rng():  # ops must not shift its draws
-                        sample = self.sample(lambda given=given: given, epoch, index)
-                    yield sample
+            for draw, given in enumerate(self._passes(epoch)):
+                if draw < first or draw % batch_size not in share:
+                    continue
+                with seeding.preserve_rng():  # ops must not shift its draws
+                    take = partial(self.sample, lambda given=given: given, epoch)
+                    sample = take(draw)
+                    if sample.failures and len(waiting) < self.sampler.spares:
+                        waiting.append(sample)
+                        continue
+                    if not sample.failures:
+                        waiting = [
+                            take(other.draw)._replace(failures=other.failures)
+                            for other in waiting
+                        ]
+                yield from [*waiting, sample]
+                waiting = []
+            yield from waiting
         except Exception as error:
             said = _said(error, 0, type(self.dataset).__name__)
             unread = "; ".join([*said.failures, "a stream cannot go on from it"])
@@ -164,6 +187,30 @@ class Stream(Reader, IterableDataset):
                 raise ConfigError("the iterable dataset of a train loader is empty")
 
 
+@dataclass(eq=False)
+class Trial(Dataset):
+    """Read samples of the first epoch before it begins, anew at each start.
+
+    Args:
+        source: of the samples.
+        rows: which of them; of a stream, its first ones, as many.
+        replaces: an unreadable one by the next of the dataset.
+    """
+
+    source: Samples | Stream
+    rows: Sequence[int]
+    replaces: bool
+
+    def __getitem__(self, start: int) -> list[Sample]:
+        if isinstance(self.source, Stream):
+            return list(islice(self.source, len(self.rows)))
+        size = len(self.source.dataset)
+        tries = min(size, TRIES) if self.replaces else 1
+        spares = {row: [(row + k) % size for k in range(1, tries)] for row in self.rows}
+        parts = [Part(0, [row], spares[row]) for row in self.rows]
+        return [sample for part in parts for sample in self.source.__getitems__(part)]
+
+
 # --- batches --------------------------------------------------------------------------
 
 
@@ -173,7 +220,7 @@ class Batch(NamedTuple):
     views: list[Any]  # one a view, of images (N, C, H, W)
     labels: Any = None
     extras: tuple = ()  # further entries of the samples, collated
-    index: Tensor | None = None
+    draws: Tensor | None = None
     failures: Sequence[str] = ()
     error: str | None = None  # ends the run, whatever data.on_error is
 
@@ -205,8 +252,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         )
         return empty._replace(error=text)
     extras = zip(*(s.extras for s in samples), strict=True)
-    index = torch.tensor([s.index for s in samples])
-    return Batch(views, labels, tuple(map(_together, extras)), index, empty.failures)
+    draws = torch.tensor([s.draw for s in samples])
+    return Batch(views, labels, tuple(map(_together, extras)), draws, empty.failures)
 
 
 def _stacked(images: Sequence[Any]) -> Any:

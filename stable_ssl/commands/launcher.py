@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -259,8 +259,30 @@ class Command:
     def _jobs(self) -> list[DictConfig]:
         """Compose every job of the command line, the node `hydra` included."""
         with hydra_session(self.folders, self.session):
+            if self.args.multirun:
+                self._sweep_as_the_file_says()
             lines = self._overrides_of_jobs()
-            return [composed(self.name, [*line, *HYDRA]) for line in lines]
+            jobs = [composed(self.name, [*line, *HYDRA]) for line in lines]
+        if self.args.multirun and jobs[0].hydra.job.chdir:
+            raise ConfigError(
+                "hydra.job.chdir=true would move each job of a sweep to another folder,"
+                " from which log.folder and data.root are others; set it to false"
+            )
+        return jobs
+
+    def _sweep_as_the_file_says(self) -> None:
+        """Take `hydra.sweeper.params` of a recipe for overrides of the command line.
+
+        A key that is there already stays as it is. A search reads its params itself.
+        """
+        values = dict(map(expanded, self.overrides))
+        hydra = composed(self.name, [*_single(values), *HYDRA]).hydra
+        swept = hydra.sweeper.get("params")
+        if not swept or hydra.runtime.choices["hydra/sweeper"] != "basic":
+            return
+        given = {key.lstrip("+") for key in values}
+        more = [f"{k}={v}" for k, v in swept.items() if k.lstrip("+") not in given]
+        self.overrides = [*more, *self.overrides, "hydra.sweeper.params=null"]
 
     def _agreed(self, run: Path, jobs: Sequence[DictConfig]) -> bool:
         """Ask, where a run's config.yaml names what is not the user's own.
@@ -286,7 +308,7 @@ class Command:
         values = dict(map(expanded, self.overrides))  # of two for a key the last wins
         if all(values.values()):
             return [list(job) for job in itertools.product(*values.values())]
-        return [[ones[0] for ones in values.values() if len(ones) == 1]]  # a search
+        return [_single(values)]  # a search
 
     def _direction(self, job: DictConfig) -> list[str]:
         """Return the override that tells Optuna to maximise or minimise `log.monitor`.
@@ -364,6 +386,11 @@ def _submission(launcher: str) -> Iterator[None]:
             f"Slurm refused the jobs; sbatch said: {said}; correct hydra.launcher, or"
             " ask whether Slurm runs"
         ) from None
+
+
+def _single(values: Mapping[str, list[str]]) -> list[str]:
+    """Return the overrides that are no sweep, of what `expanded` returns by key."""
+    return [ones[0] for ones in values.values() if len(ones) == 1]
 
 
 def _show_sweep(

@@ -142,6 +142,24 @@ def test_a_sweep_gives_a_folder_each_and_a_table(shell, main, tmp_path):
     assert "optim.lr" in table
 
 
+def test_a_sweep_may_stand_in_the_recipe(shell, main, tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.yaml").write_text(
+        "defaults: [simclr, _self_]\n"
+        "hydra: {sweeper: {params: {optim.lr: '0.1,0.2', log.tags: '[a]'}}}\n"
+    )
+    line = ["--config-dir", "configs", "--config-name=mine", "-m", "log.run=x", *QUICK]
+    wrong = shell(main, *line, "optim.lr=0.1,-5")
+    assert wrong.returncode == 2 and "optim.lr=-5.0" in wrong.stderr
+    done = shell(main, *line, "hydra.job.chdir=true")
+    assert done.returncode == 2 and "set it to false" in done.stderr
+    assert not (tmp_path / "logs").exists()
+    assert shell(main, *line).returncode == 0
+    assert [run.name for run in runs(tmp_path)] == ["x_0", "x_1"]
+    texts = [(run / "config.yaml").read_text() for run in runs(tmp_path)]
+    assert ["lr: 0.1" in texts[0], "lr: 0.2" in texts[1]] == [True, True]
+
+
 def test_a_sweep_that_is_given_again_goes_on(shell, main, tmp_path):
     quick = ["optim.epochs=null", *QUICK[1:]]
     line = ["-m", "optim.lr=0.1,0.2", "log.run=x", "optim.scheduler.name=constant"]

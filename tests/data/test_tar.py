@@ -105,6 +105,38 @@ def test_entries_and_labels(shards):
     assert tar(shards, "some-000.tar", labelled=False)[0][1] == -1
 
 
+def labelled(path, entry, labels):
+    """Write a shard of images with a label each."""
+    files = [[(f"{i}.png", png(i)), (f"{i}.{entry}", y)] for i, y in enumerate(labels)]
+    write(path, sum(files, []))
+
+
+@pytest.mark.parametrize("minus", ["-1", "-100", '{"a": -1}', '{"a": "-1"}'])
+def test_a_negative_number_among_names_is_no_label(tmp_path, minus):
+    json_ = minus[0] == "{"
+    texts = ["cat", "dog", None, "dog"]
+    about = [
+        minus if t is None else json.dumps({"a": t}) if json_ else t for t in texts
+    ]
+    labelled(tmp_path / "a.tar", "json" if json_ else "cls", about)
+    label = "json.a" if json_ else None
+    data = tar(tmp_path, "a.tar", label=label)
+    assert data.class_to_idx == {"cat": 0, "dog": 1}
+    assert [max(data[i][1], -1) for i in range(4)] == [0, 1, -1, 1]
+    given = tar(tmp_path, "a.tar", label=label, classes=["dog", "ox", "cat"])
+    assert [max(given[i][1], -1) for i in range(4)] == [2, 0, -1, 0]
+    with pytest.raises(ConfigError, match="classes .*names -1, .* is no label"):
+        tar(tmp_path, "a.tar", label=label, classes=["-1", "cat", "dog"])
+
+
+def test_names_beside_numbers_are_refused(tmp_path):
+    labelled(tmp_path / "a.tar", "cls", ["cat", "3", "-1"])
+    with pytest.raises(ConfigError, match="cls .*a.tar: .* as cat, .* as 3; write one"):
+        tar(tmp_path, "a.tar")
+    labelled(tmp_path / "b.tar", "json", ['{"a": "10"}', '{"a": "9"}', '{"a": "x"}'])
+    assert tar(tmp_path, "b.tar", label="json.a").classes == ["10", "9", "x"]
+
+
 def test_what_is_no_sample_is_left_out(tmp_path):
     files = [("._a.png", b"x"), ("README", b"x"), ("./deep.d/a.b.png", png(1))]
     write(tmp_path / "a.tar", [*files, ("./deep.d/a.cls", "0")])

@@ -10,7 +10,13 @@ from typing import Any
 import numpy
 import torch
 
-from stable_ssl.data.fields import IMAGE_NAMES, LABEL_NAMES, as_class
+from stable_ssl.data.fields import (
+    IMAGE_NAMES,
+    LABEL_NAMES,
+    as_class,
+    check_class_names,
+    number_names,
+)
 from stable_ssl.data.images import pil
 from stable_ssl.data.images.unreadable import reading
 from stable_ssl.data.sources.source import Source
@@ -38,7 +44,8 @@ class HuggingFace(Source):
         subset: another word for `split`.
 
     Raises:
-        ConfigError: no such dataset, split or column.
+        ConfigError: no such dataset, split or column; labels that are partly names and
+            partly numbers.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class HuggingFace(Source):
         subset: str | None = None,
     ):
         self.path, self.channels = path, pil.check_channels(channels)
+        check_class_names(classes)
         try:
             from datasets import Image
 
@@ -89,14 +97,9 @@ class HuggingFace(Source):
         column = self.table[self.label][:]
         if names := getattr(self.table.features[self.label], "names", ()):
             column = [None if n is None or n < 0 else names[n] for n in column]
-        texts = {label for label in column if isinstance(label, str)}
-        numbers = {name: i for i, name in enumerate(given or names or sorted(texts))}
-        if unknown := sorted(texts - numbers.keys()):
-            raise ConfigError(
-                f"dataset.path={self.path} has labels {unknown[0]}, which classes does"
-                " not name; add it, or leave classes out"
-            )
-        labels = [numbers[x] if isinstance(x, str) else as_class(x) for x in column]
+        column = [as_class(label) for label in column]
+        what = f"dataset.path={self.path}"
+        labels, numbers = number_names(column, what, given or names)
         try:
             return torch.tensor(labels), numbers
         except (TypeError, ValueError):

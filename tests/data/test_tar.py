@@ -211,6 +211,23 @@ def test_links_in_a_tar_are_refused(tmp_path):
     assert len(tar(tmp_path, "a.tar")) == 2
 
 
+def test_what_follows_the_end_of_a_tar_is_refused(tmp_path):
+    for i, name in enumerate("ab"):
+        write(tmp_path / f"{name}.tar", [(f"{name}.png", png(i))])
+    first, second = ((tmp_path / f"{name}.tar").read_bytes() for name in "ab")
+    padded = tmp_path / "c.tar"
+    for behind in (second, b"\0" * 2**21 + b"x"):
+        padded.write_bytes(first + behind)
+        with pytest.raises(ConfigError, match="c.tar goes on .*--concatenate"):
+            tar(tmp_path, "c.tar")
+    padded.write_bytes(first + b"\0" * 2**21)
+    assert len(tar(tmp_path, "c.tar")) == 1
+    padded.write_bytes(first)
+    line = ["tar", "--concatenate", f"--file={padded}", tmp_path / "b.tar"]
+    subprocess.run(line, check=True)
+    assert len(tar(tmp_path, "c.tar")) == 2
+
+
 def test_a_shard_that_changes_is_indexed_anew_and_never_misread(shards):
     data = tar(shards, "some-000.tar")
     files = [(f"0{i}.png", png(90 + i)) for i in range(3, -1, -1)]

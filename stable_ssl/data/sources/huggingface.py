@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from stable_ssl.data.fields import (
     check_class_names,
     number_names,
 )
-from stable_ssl.data.images import pil
+from stable_ssl.data.images import image_file, pil
 from stable_ssl.data.images.unreadable import reading
 from stable_ssl.data.sources.source import Source
 from stable_ssl.schema import ConfigError, described, nearest
@@ -113,8 +112,8 @@ class HuggingFace(Source):
             entries.pop(self.label, None)
             image = entries.pop(self.image)
             if isinstance(image, dict) and image.keys() == {"bytes", "path"}:
-                with _opened(**image) as opened:
-                    image = pil.with_channels(opened, self.channels, name)
+                known = name if image["bytes"] is not None else image["path"]
+                image = image_file.read(known, self.channels, image["bytes"])
         if isinstance(image, list):
             image = numpy.asarray(image)
             image = image.astype(numpy.float32) if image.dtype.kind == "f" else image
@@ -161,9 +160,3 @@ def _column(
         return found
     of_kind = [name for name, k in kinds.items() if k == kind]
     return of_kind[0] if len(of_kind) == 1 else None
-
-
-def _opened(bytes: bytes | None, path: str | None) -> Any:
-    from PIL import Image
-
-    return Image.open(path if bytes is None else BytesIO(bytes))

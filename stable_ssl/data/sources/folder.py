@@ -250,7 +250,7 @@ def _present(
             return []
     if subsets or not found:
         return found
-    if beside := _beside(root, found):
+    if beside := folders_beside(root, found):
         raise ConfigError(
             f"{root} has {', '.join(found)}, which is what subsets are called, and"
             f" beside that {_some(beside)}; set subset to the folders that are"
@@ -260,7 +260,7 @@ def _present(
     return found
 
 
-def _beside(root: Path, subsets: Sequence[str]) -> list[str]:
+def folders_beside(root: Path, subsets: Sequence[str]) -> list[str]:
     """Return the folders of the root that are no subsets."""
     names = sorted(os.listdir(root))
     return [n for n in names if n not in subsets and _is_folder(root, n)]
@@ -298,7 +298,7 @@ def _refuse_without_classes(
         if listing.classes[top]:
             continue
         remedy = "set labelled: false for images without classes"
-        if beside := top and _beside(root, subsets):
+        if beside := top and folders_beside(root, subsets):
             remedy += (
                 f"; or, if it is a class itself, as {_some(beside)} beside it may be,"
                 " give each class a number in class_to_idx"

@@ -19,7 +19,8 @@ from stable_ssl.data.images.unreadable import Unreadable, reading
 from stable_ssl.data.index.mapped import Mapped
 from stable_ssl.data.index.paths import Paths
 from stable_ssl.data.index.texts import Texts
-from stable_ssl.data.sources.shards import find_shards, local_copies
+from stable_ssl.data.sources.copies import local_copies
+from stable_ssl.data.sources.shards import find_shards
 from stable_ssl.data.sources.source import Source
 from stable_ssl.data.sources.tar_file import BLOCK
 from stable_ssl.data.sources.tar_index import NONE, tar_index

@@ -95,8 +95,7 @@ class Tar(Source):
                     " which classes does not name; add it, or leave classes out"
                 )
             renumbered = torch.tensor([numbers[name] for name in found])
-            known_label = labels >= 0
-            labels[known_label] = renumbered[labels[known_label]]
+            labels = torch.where(labels < 0, labels, renumbered[labels])
         super().__init__(len(paths), labels, numbers, paths, Path(root))
         self._files: dict[str, Any] = {}  # that are open, by path
 

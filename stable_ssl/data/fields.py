@@ -136,6 +136,64 @@ def as_class(label: Any) -> Any:
     return label
 
 
+def number_names(
+    labels: Sequence[Any], what: str, names: Sequence[str] = ()
+) -> tuple[list[Any], dict[str, int]]:
+    """Return labels with numbers for names of classes, and the number of each name.
+
+    A text such as "-1" is no name, but no label, as the number is.
+
+    Args:
+        labels: names, numbers, or other kinds, which are returned as they are.
+        what: they are of, for messages.
+        names: of the classes in the order of their numbers; (): those that there are,
+            in alphabetical order.
+
+    Raises:
+        ConfigError: some labels are names and others numbers, or a name is not one of
+            the given ones.
+    """
+    texts = {x for x in labels if isinstance(x, str) and not _is_negative(x)}
+    numbers = [x for x in labels if isinstance(x, int) and x >= 0]
+    if texts and numbers:
+        raise ConfigError(
+            f"{what}: some labels are names of classes, such as {min(texts)}, and"
+            f" others are numbers, such as {numbers[0]}; write one or the other for"
+            " all, and -1 for what has no label"
+        )
+    known = [name for name in names if not _is_negative(name)]
+    number_of = {name: i for i, name in enumerate(known or sorted(texts))}
+    if unknown := sorted(texts - number_of.keys()):
+        raise ConfigError(
+            f"{what} has labels {unknown[0]}{nearest(unknown[0], list(number_of))},"
+            " which classes does not name; add it, or leave classes out"
+        )
+    numbered = [
+        number_of.get(x, UNLABELLED) if isinstance(x, str) else x for x in labels
+    ]
+    return numbered, number_of
+
+
+def check_class_names(names: Sequence[str] | None) -> None:
+    """Refuse a name of a class that would be read as no label.
+
+    Raises:
+        ConfigError: one reads as a negative number.
+    """
+    for name in names or ():
+        if _is_negative(name):
+            raise ConfigError(
+                f"classes of a dataset names {name}, and a negative number is no label;"
+                " leave it out, or call the class by another name"
+            )
+
+
+def _is_negative(label: Any) -> bool:
+    """Return whether a text reads as a whole number below 0."""
+    text = str(label).strip()
+    return text[:1] == "-" and text[1:].isdecimal() and int(text) < 0
+
+
 def count_classes(labels: Any) -> int | None:
     """Return one more than the largest label; None of what numbers no classes.
 

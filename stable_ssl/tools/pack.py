@@ -16,7 +16,7 @@ from stable_ssl.data.fields import build_fields
 from stable_ssl.data.images.decode import Decode
 from stable_ssl.data.nodes import READING, named_nodes, split_name
 from stable_ssl.data.pack import Packing, write_shards
-from stable_ssl.data.sources.folder import SUBSETS, ImageFolder
+from stable_ssl.data.sources.folder import SUBSETS, ImageFolder, folders_beside
 from stable_ssl.data.sources.source import Source
 from stable_ssl.data.sources.tar import Tar
 from stable_ssl.schema import ConfigError, nearest
@@ -99,6 +99,17 @@ def _of_folder(args: Namespace) -> Iterator[tuple[str, Any]]:
             " a recipe whose data.train names it"
         )
     subsets = [name for name in SUBSETS if Path(args.source, name).is_dir()]
+    if subsets and args.splits:  # may name other folders beside those
+        folders = (n for n in args.splits if Path(args.source, n).is_dir())
+        subsets = [*dict.fromkeys([*subsets, *folders])]
+    elif subsets:
+        if beside := folders_beside(Path(args.source), subsets):
+            raise ConfigError(
+                f"{args.source} has {', '.join(subsets)}, which is what subsets are"
+                f" called, and beside that {beside[0]}; set --splits to those that are"
+                f" subsets, such as --splits {' '.join(subsets)}, or, if they are the"
+                " classes, pack a recipe whose class_to_idx numbers them"
+            )
 
     def opened(subset: str | None) -> tuple[Any, ...]:
         folder = ImageFolder(args.source, subset, labelled=not args.unlabelled)

@@ -187,6 +187,41 @@ def test_torchvision_in_wrong_words(tmp_path):
         build(tmp_path, name="FakeData", sizee=3)
 
 
+@pytest.mark.parametrize("name", ["CIFAR10", "FakeData", "VOCSegmentation"])
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("transform", "image_transform of the same dataset"),
+        ("transforms", "image_transform of the same dataset"),
+        ("target_transform", "_target_: torchvision.datasets.{name}"),
+    ],
+)
+def test_functions_of_torchvision_are_refused_before_it_reads(
+    tmp_path, name, key, words
+):
+    """They would be left out without a word where the pixels are held."""
+    for node in ({"_target_": "nowhere.at.all"}, lambda x: x):
+        match = f"dataset {name} by its name takes no {key}; .*{words}"
+        with pytest.raises(ConfigError, match=match.replace("{name}", name)):
+            build(tmp_path, name=name, **{key: node})
+
+
+def test_transforms_that_are_null_are_none(cifar):
+    assert isinstance(build(cifar, name="CIFAR10", transform=None), Images)
+    assert len(build(cifar, name="FakeData", size=3, transforms=None)) == 3
+
+
+def test_labels_are_transformed_where_the_class_is_named(cifar):
+    flipped = {"_target_": "operator.sub", "_partial_": True, "_args_": [9]}
+    data = build(
+        cifar,
+        _target_="torchvision.datasets.CIFAR10",
+        root=str(cifar),
+        target_transform=flipped,
+    )
+    assert data[0][1] == 9 - CIFAR10(cifar)[0][1]
+
+
 def test_a_dataset_that_does_not_fit_keeps_its_own_class(tmp_path):
     data = build(tmp_path, name="FakeData", size=3)
     assert not isinstance(data, Images)

@@ -74,6 +74,70 @@ def test_a_broken_image_is_named(folder):
         data[0]
 
 
+# --- folders that may be subsets or classes -------------------------------------------
+
+
+def tree(root, *paths):
+    for i, path in enumerate(paths):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(root / path)
+
+
+def test_a_class_that_is_called_as_a_subset_is(tmp_path):
+    """Nothing is left out in silence, and what the messages advise works."""
+    tree(tmp_path, "apple/0.png", "bus/0.png", "train/0.png", "train/1.png")
+    both = "has train, which is what subsets.*apple, bus; set subset.*class_to_idx"
+    for labelled in (True, False):
+        with pytest.raises(ConfigError, match=both):
+            build(tmp_path, name="image_folder", labelled=labelled)
+    with pytest.raises(ConfigError, match="no class folders.*as apple, bus beside it"):
+        build(tmp_path, name="image_folder", subset="train")
+    numbers = {"apple": 0, "bus": 1, "train": 2}
+    data = build(tmp_path, name="image_folder", class_to_idx=numbers)
+    assert [label for _, label in data.samples] == [0, 1, 2, 2]
+    shared = {"class_to_idx": numbers, "val_size": 0.5, "subset": "val"}
+    assert [y for _, y in build(tmp_path, name="image_folder", **shared).samples] == [2]
+    parts = {"subset": list(numbers), "labelled": False}
+    assert len(build(tmp_path, name="image_folder", **parts)) == 4
+
+
+def test_folders_beside_subsets_are_left_out_only_if_asked(tmp_path):
+    tree(tmp_path, *(f"{s}/{c}/0.png" for s in ("train", "test") for c in "ab"))
+    tree(tmp_path, "unlabeled/0.png", ".hidden/0.png")
+    with pytest.raises(ConfigError, match="has test, train, .*beside that unlabeled;"):
+        build(tmp_path, name="image_folder")
+    subsets = ["train", "test"]
+    assert len(build(tmp_path, name="image_folder", subset=subsets)) == 4
+    with pytest.raises(ConfigError, match="unlabeled has no class.*leave it out"):
+        build(tmp_path, name="image_folder", subset=[*subsets, "unlabeled"])
+    parts = [*subsets, "unlabeled"]
+    assert len(build(tmp_path, name="image_folder", subset=parts, labelled=False)) == 5
+    numbers = {"a": 1, "b": 0}  # of classes in the subsets
+    data = build(tmp_path, name="image_folder", subset="train", class_to_idx=numbers)
+    assert [label for _, label in data.samples] == [0, 1]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_root_that_is_too_high_is_refused(tmp_path, listed):
+    tree(tmp_path, "images/cat/0.png", "images/dog/0.png")
+    (tmp_path / "train.txt").write_text("images/dog/0.png\nimages/cat/0.png\n")
+    node = {"name": "image_folder", "subset": "train" if listed else None}
+    words = r"one class, .* images, .*: cat, dog; .*root to .*/images, else set cl"
+    with pytest.raises(ConfigError, match=words):
+        build(tmp_path, **node)
+    assert build(tmp_path, root="images", name="image_folder").classes == ["cat", "dog"]
+    for chosen in ({"labelled": False}, {"class_to_idx": {"images": 0}}):
+        assert len(build(tmp_path, **node, **chosen)) == 2
+    tree(tmp_path, "images/loose.png")
+    assert build(tmp_path, **node).classes == ["images"]
+
+
+def test_subsets_that_are_too_high_are_refused(tmp_path):
+    tree(tmp_path, "train/images/cat/0.png", "val/images/dog/0.png")
+    with pytest.raises(ConfigError, match="cat, dog; .*move them up, out of images"):
+        build(tmp_path, name="image_folder", subset="train")
+
+
 # --- lists and shares -----------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ import struct
 import zlib
 from contextlib import nullcontext
 from functools import partial
+from importlib.util import find_spec
 
 import numpy
 import pytest
@@ -16,10 +17,15 @@ from stable_ssl.augment import build_ops
 from stable_ssl.config import ConfigError
 from stable_ssl.data import Loader, Unreadable
 from stable_ssl.data.datasets import files_below_root, held_in_memory, recorded
+from stable_ssl.data.fields import Fields
 from stable_ssl.data.images.decode import Decode
+from stable_ssl.data.pack import Packing, write_shards
 from stable_ssl.data.sources.folder import ImageFolder
+from stable_ssl.data.sources.huggingface import HuggingFace
+from stable_ssl.data.sources.tar import Tar
 from stable_ssl.splits import record
 
+HAVE_DATASETS = find_spec("datasets") is not None
 CHANCE = numpy.random.default_rng(0)
 RGB = CHANCE.integers(0, 256, (9, 7, 3), "uint8")
 GREY = RGB[..., 0]
@@ -104,6 +110,7 @@ BITS = "more than 8 bits a channel; set channels of its dataset to what it has"
 ALPHA = "which is not all opaque; set channels of its dataset: rgb or grey drops it"
 UNKNOWN = "PIL does not know such a TIFF file; `channels: all`"
 PAGES = r"has \d+ pages, of which PIL reads one; split it, or set channels: all"
+CONVERT = "has 16 bits a channel, of which PIL reads 8; convert it, such as to PNG"
 OF_PIL = "has 16 bits a channel, of which PIL reads 8; convert it, or set channels: all"
 RANGE = "set data.range"
 
@@ -179,13 +186,10 @@ FILES = {
         png_of_16_bits(DEEP[..., :2]),
         also(of_one(deep[..., 0], all=deep[..., :2]), BITS),
     ),
-    "deep colours.ppm": (
-        netpbm(DEEP[..., :3], "P6", 65535),
-        also(refused(OF_PIL), BITS),
-    ),
+    "deep colours.ppm": (netpbm(DEEP[..., :3], "P6", 65535), refused(CONVERT)),
     "deep colours.tif": (
         by_tifffile(DEEP[..., :3], photometric="rgb"),
-        also(refused(OF_PIL, all=deep[..., :3]), BITS),
+        refused(OF_PIL, all=deep[..., :3]),
     ),
     "float.tif": (
         by_pil(grey.astype("float32")),
@@ -254,6 +258,52 @@ def test_a_file_keeps_its_depth_and_channels_or_is_refused(tmp_path, name, chann
         expected = expected[None] if expected.ndim == 2 else expected.transpose(2, 0, 1)
         assert x.shape == expected.shape
         assert numpy.abs(x - expected).max() <= (1e-6 if deeper else 1 / 255)
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """Write all of these to a folder, its files to a shard, and to a table."""
+    root = tmp_path_factory.mktemp("everything")
+    (root / "folder" / "a").mkdir(parents=True)
+    for name, (write, _) in FILES.items():
+        write(root / "folder" / "a" / name)
+    folder = ImageFolder(str(root / "folder"))
+    packing = Packing(folder, Fields(), Decode(), "all", 1)
+    list(write_shards(packing, root))
+    if HAVE_DATASETS:
+        import datasets
+
+        cells = [{"bytes": p.read_bytes(), "path": None} for p, _ in folder.samples]
+        table = datasets.Dataset.from_dict({"image": cells})
+        table = table.cast_column("image", datasets.Image(decode=False))
+        table.to_parquet(root / "all.parquet")
+    return root
+
+
+@pytest.mark.parametrize("channels", [None, "rgb", "grey", "all"])
+@pytest.mark.parametrize("kind", ["tar", "huggingface"])
+def test_bytes_of_a_file_give_what_the_file_does(everything, channels, kind):
+    if kind == "huggingface" and not HAVE_DATASETS:
+        pytest.skip("datasets: extra 'huggingface'")
+    folder = ImageFolder(str(everything / "folder"), channels=channels)
+    if kind == "tar":
+        other = Tar(str(everything), "all-0000.tar", channels=channels)
+    else:
+        other = HuggingFace(str(everything), "all.parquet", channels=channels)
+
+    def found(dataset, i, name):
+        try:
+            return Decode()(dataset[i][0], name)
+        except ConfigError as error:
+            return str(error).removeprefix(name)
+
+    for i, (path, _) in enumerate(folder.samples):
+        if kind == "huggingface" and path.suffix == ".npy":
+            continue
+        name = other.paths[i] if kind == "tar" else f"all.parquet[{i}]"
+        first, second = found(folder, i, str(path)), found(other, i, name)
+        same = torch.equal if isinstance(first, torch.Tensor) else str.__eq__
+        assert same(first, second), (path.name, second)
 
 
 @pytest.mark.parametrize("channels", ["RGB", "gray", 3, ""])

@@ -111,6 +111,15 @@ def test_subset_folders_are_splits_with_one_numbering(tmp_path, command):
     assert command(*line)[0] == 0
     val = Tar(str(tmp_path / "out"), "val-0000.tar")
     assert val.labels.tolist() == [1] and val.classes == ["ant", "bee"]
+    (tmp_path / "root" / "more").mkdir()
+    (tmp_path / "root" / "train" / "ant" / "0.png").rename(
+        tmp_path / "root" / "more" / "0.png"
+    )
+    line = [tmp_path / "root", tmp_path / "more", "--shards", 1, "--unlabelled"]
+    code, _, err = command(*line)
+    assert code == 2 and "beside that more; set --splits to" in err
+    assert command(*line, "--splits", "train", "more")[0] == 0
+    assert len(Tar(str(tmp_path / "more"), "more-0000.tar")) == 1
 
 
 @pytest.mark.parametrize(

@@ -325,6 +325,21 @@ def test_a_class_has_one_number_in_all_files_or_is_refused(tmp_path):
     assert found["train"].dataset.class_to_idx == {"c": 0, "b": 1, "a": 2}
 
 
+@pytest.mark.parametrize("encoded", [False, True])
+def test_a_negative_number_among_names_is_no_label(tmp_path, encoded):
+    table_of(tmp_path, ["cat", "-1", "dog", None], "x.parquet")
+    if encoded:
+        import datasets
+
+        table = datasets.Dataset.from_parquet(str(tmp_path / "x.parquet"))
+        table.class_encode_column("label").to_parquet(tmp_path / "x.parquet")
+    data = build(tmp_path, "huggingface", path="x.parquet")
+    assert data.class_to_idx == {"cat": 0, "dog": 1}
+    assert data.labels.tolist() == [0, -1, 1, -1]
+    with pytest.raises(ConfigError, match="classes .*names -1, .* is no label"):
+        build(tmp_path, "huggingface", path="x.parquet", classes=["-1", "cat", "dog"])
+
+
 def test_a_deep_picture_in_a_table_is_not_cut(tmp_path):
     datasets = pytest.importorskip("datasets", reason="datasets: extra 'huggingface'")
     deep = Image.fromarray(numpy.full((4, 4), 300, "uint16"))

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import shutil
 import subprocess
 import tarfile
 
@@ -14,7 +15,10 @@ from PIL import Image
 from stable_ssl.augment import build_ops
 from stable_ssl.config import ConfigError
 from stable_ssl.data import BlockShuffle, Loader, build_dataset
-from stable_ssl.data.sources.shards import expanded
+from stable_ssl.data.sources import copies
+from stable_ssl.data.sources.copies import local_copies
+from stable_ssl.data.sources.shards import expanded, find_shards
+from stable_ssl.data.sources.tar_file import members
 
 CROP = {"name": "random_resized_crop", "size": 32, "scale": [0.2, 1.0]}
 
@@ -105,6 +109,38 @@ def test_entries_and_labels(shards):
     assert tar(shards, "some-000.tar", labelled=False)[0][1] == -1
 
 
+def labelled(path, entry, labels):
+    """Write a shard of images with a label each."""
+    files = [[(f"{i}.png", png(i)), (f"{i}.{entry}", y)] for i, y in enumerate(labels)]
+    write(path, sum(files, []))
+
+
+@pytest.mark.parametrize("minus", ["-1", "-100", '{"a": -1}', '{"a": "-1"}'])
+def test_a_negative_number_among_names_is_no_label(tmp_path, minus):
+    json_ = minus[0] == "{"
+    texts = ["cat", "dog", None, "dog"]
+    about = [
+        minus if t is None else json.dumps({"a": t}) if json_ else t for t in texts
+    ]
+    labelled(tmp_path / "a.tar", "json" if json_ else "cls", about)
+    label = "json.a" if json_ else None
+    data = tar(tmp_path, "a.tar", label=label)
+    assert data.class_to_idx == {"cat": 0, "dog": 1}
+    assert [max(data[i][1], -1) for i in range(4)] == [0, 1, -1, 1]
+    given = tar(tmp_path, "a.tar", label=label, classes=["dog", "ox", "cat"])
+    assert [max(given[i][1], -1) for i in range(4)] == [2, 0, -1, 0]
+    with pytest.raises(ConfigError, match="classes .*names -1, .* is no label"):
+        tar(tmp_path, "a.tar", label=label, classes=["-1", "cat", "dog"])
+
+
+def test_names_beside_numbers_are_refused(tmp_path):
+    labelled(tmp_path / "a.tar", "cls", ["cat", "3", "-1"])
+    with pytest.raises(ConfigError, match="cls .*a.tar: .* as cat, .* as 3; write one"):
+        tar(tmp_path, "a.tar")
+    labelled(tmp_path / "b.tar", "json", ['{"a": "10"}', '{"a": "9"}', '{"a": "x"}'])
+    assert tar(tmp_path, "b.tar", label="json.a").classes == ["10", "9", "x"]
+
+
 def test_what_is_no_sample_is_left_out(tmp_path):
     files = [("._a.png", b"x"), ("README", b"x"), ("./deep.d/a.b.png", png(1))]
     write(tmp_path / "a.tar", [*files, ("./deep.d/a.cls", "0")])
@@ -179,6 +215,23 @@ def test_links_in_a_tar_are_refused(tmp_path):
     assert len(tar(tmp_path, "a.tar")) == 2
 
 
+def test_what_follows_the_end_of_a_tar_is_refused(tmp_path):
+    for i, name in enumerate("ab"):
+        write(tmp_path / f"{name}.tar", [(f"{name}.png", png(i))])
+    first, second = ((tmp_path / f"{name}.tar").read_bytes() for name in "ab")
+    padded = tmp_path / "c.tar"
+    for behind in (second, b"\0" * 2**21 + b"x"):
+        padded.write_bytes(first + behind)
+        with pytest.raises(ConfigError, match="c.tar goes on .*--concatenate"):
+            tar(tmp_path, "c.tar")
+    padded.write_bytes(first + b"\0" * 2**21)
+    assert len(tar(tmp_path, "c.tar")) == 1
+    padded.write_bytes(first)
+    line = ["tar", "--concatenate", f"--file={padded}", tmp_path / "b.tar"]
+    subprocess.run(line, check=True)
+    assert len(tar(tmp_path, "c.tar")) == 2
+
+
 def test_a_shard_that_changes_is_indexed_anew_and_never_misread(shards):
     data = tar(shards, "some-000.tar")
     files = [(f"0{i}.png", png(90 + i)) for i in range(3, -1, -1)]
@@ -219,11 +272,88 @@ def test_remote_shards_are_copied_once(shards, tmp_path, monkeypatch):
         assert [there[i][1] for i in range(8)] == [here[i][1] for i in range(8)]
     assert next(there.files()).startswith("memory://")
     store.rm("/bucket", recursive=True)
-    assert len(tar(shards, "memory://bucket/{0..1}.tar", cache=cache)) == 8
+    with pytest.warns(UserWarning, match="2 of 2 shards have changed .*0.tar .FileNot"):
+        assert len(tar(shards, "memory://bucket/{0..1}.tar", cache=cache)) == 8
     with pytest.raises(ConfigError, match="memory://bucket/2.tar cannot be copied"):
         tar(shards, "memory://bucket/2.tar", cache=cache)
     with pytest.raises(ConfigError, match=r"nosuch://a.tar needs .*stable-ssl\[shards"):
         tar(shards, "nosuch://a.tar", cache=cache)
+
+
+@pytest.fixture(params=["memory", "file"])
+def bucket(request, tmp_path):
+    """Return a function that writes a remote shard of one image, and its URL."""
+    import fsspec
+
+    url = f"{request.param}://{'' if request.param == 'memory' else tmp_path}/bucket"
+
+    def overwrite(colour):
+        write(tmp_path / "new.tar", [("0.png", png(colour))])
+        with fsspec.open(f"{url}/0.tar", "wb", auto_mkdir=True) as file:
+            file.write((tmp_path / "new.tar").read_bytes())
+
+    return overwrite, f"{url}/0.tar"
+
+
+def test_a_remote_shard_that_is_overwritten_is_copied_anew(bucket, tmp_path):
+    (overwrite, url), cache = bucket, tmp_path / "copies"
+
+    def colour(data):
+        return data[0][0].getpixel((0, 0))[0]
+
+    overwrite(7)
+    old = tar(tmp_path, url, cache=str(cache))
+    overwrite(9)
+    with pytest.warns(UserWarning, match="0.tar has changed since it was copied"):
+        assert colour(tar(tmp_path, url, cache=str(cache))) == 9
+    assert colour(old) == 7  # who reads the old copy goes on
+    files = {path: path.stat().st_mtime_ns for path in cache.rglob("*.tar")}
+    assert colour(tar(tmp_path, url, cache=str(cache))) == 9 and len(files) == 2
+    assert all(path.stat().st_mtime_ns == time for path, time in files.items())
+
+
+def test_without_a_network_the_newest_copies_are_read(bucket, tmp_path, monkeypatch):
+    (overwrite, url), asked = bucket, []
+    for colour in (7, 9):
+        overwrite(colour)
+        local_copies([url], str(tmp_path / "copies"))
+
+    def unreachable(system, remote):
+        asked.append(remote)
+        raise OSError("no network")
+
+    monkeypatch.setattr(copies, "_fingerprint", unreachable)
+    monkeypatch.setattr("fsspec.AbstractFileSystem.glob", unreachable)
+    monkeypatch.setattr(copies, "DOWNLOADS", 1)
+    with pytest.warns(UserWarning, match="1 of 3 shards .* not known.*no network"):
+        here, other, again = local_copies(
+            [url, __file__, url], str(tmp_path / "copies")
+        )
+    assert len(asked) == 1 and here == again and other == __file__
+    (member,) = members(here)
+    assert open(here, "rb").read()[member.offset :].startswith(png(9))
+    with pytest.raises(ConfigError, match="1.tar cannot be copied .*no network"):
+        local_copies([url.replace("0.tar", "1.tar")], str(tmp_path / "copies"))
+    with pytest.raises(ConfigError, match="cannot be listed: .*no network.*by braces"):
+        find_shards(url.replace("0", "*"), tmp_path)
+
+
+def test_a_shard_that_is_overwritten_while_it_is_copied_is_refused(
+    tmp_path, monkeypatch
+):
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    store.pipe("/busy/0.tar", b"old")
+
+    def copied(source, target, size, copy=shutil.copyfileobj):
+        copy(source, target, size)
+        store.pipe("/busy/0.tar", b"new")
+
+    monkeypatch.setattr(shutil, "copyfileobj", copied)
+    with pytest.raises(ConfigError, match="0.tar cannot be copied .* meanwhile"):
+        local_copies(["memory://busy/0.tar"], str(tmp_path))
+    assert not list(tmp_path.rglob("*.tar"))
 
 
 # --- the shuffle for slow disks -------------------------------------------------------

@@ -16,6 +16,7 @@ from stable_ssl.data.images.decode import as_given
 from stable_ssl.data.images.unreadable import Unreadable, reading
 
 TIFF = {".tif", ".tiff"}
+STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of TIFF files, large ones last
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".webp", ".npy", *TIFF}
 
 
@@ -25,27 +26,29 @@ def read(path: str | Path, channels: str | None, data: bytes | None = None) -> A
     Args:
         path: of a format that PIL reads; an array of numpy, whatever its channels; for
             `all` channels a TIFF file of any depth and number of bands, which needs
-            tifffile.
+            tifffile. With `data` its suffix tells arrays, and it is for messages.
         channels: rgb, grey, all, or None; see `pil.with_channels`.
-        data: the bytes of the file, where it is part of another, such as of a tar.
+        data: the bytes of the file, where it is part of another, such as of a tar or a
+            table.
 
     Raises:
         Unreadable: it is none, or would lose bits or channels.
     """
     path = Path(path)
     file = path if data is None else BytesIO(data)
-    if channels == "all" and path.suffix.lower() in TIFF and find_spec("tifffile"):
+    is_tiff = path.suffix.lower() in TIFF if data is None else data[:4] in STARTS
+    if channels == "all" and is_tiff and find_spec("tifffile"):
         with reading(path):
             if (bands := _bands(file)) is not None:
                 return bands
-    with _opened(path, file) as image:
+    with _opened(path, file, is_tiff) as image:
         if isinstance(image, numpy.ndarray):
             return numpy.array(image)
         return pil.with_channels(image, channels, str(path))
 
 
 @contextmanager
-def _opened(path: Path, file: Path | BytesIO) -> Iterator[Any]:
+def _opened(path: Path, file: Path | BytesIO, is_tiff: bool) -> Iterator[Any]:
     with reading(path):
         if path.suffix.lower() == ".npy":
             mode = "r" if isinstance(file, Path) else None
@@ -56,7 +59,7 @@ def _opened(path: Path, file: Path | BytesIO) -> Iterator[Any]:
         try:
             image = Image.open(file)
         except UnidentifiedImageError as error:
-            if path.suffix.lower() not in TIFF:
+            if not is_tiff:
                 raise
             raise Unreadable(
                 f"{path} is not a readable image: PIL does not know such a TIFF file;"

@@ -6,6 +6,7 @@ A mode has 8 bits a channel, or is one deep channel: `I;16`, `I` (32), `F` (floa
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 import numpy
@@ -17,6 +18,7 @@ CHANNELS = ("rgb", "grey", "all")
 GREY = ("1", "L", "LA", "La")
 RAW = ("CMYK", "YCbCr", "HSV", "LAB", "RGBX")  # kept where all channels are asked for
 STACKED = ("TIFF", "WEBP", "PNG")  # formats that may hold several pictures
+KEPT = ("PNG", "TIFF")  # formats of 16 bits that all channels are kept of
 OF_16_BITS = ("PNG", "PPM")  # formats whose mode `I` is not deeper
 
 
@@ -73,7 +75,8 @@ def with_channels(image: Any, channels: str | None, name: str) -> Any:
         Unreadable: it cannot be converted, or would lose what nobody asked to drop.
     """
     drops = _drops_bits(image)
-    if channels is None and (drops or _is_deep(image)):
+    keeps = image.format == "PNG" if drops else _is_deep(image)
+    if channels is None and keeps:
         raise Unreadable(
             f"{name} has more than 8 bits a channel; set channels of its dataset to"
             " what it has, grey, rgb or all, which keep them"
@@ -113,22 +116,27 @@ def _drops_bits(image: Any) -> bool:
     return not _is_deep(image) and any(";16" in str(x) for x in how)
 
 
-def _of_16_bits(image: Any, channels: str, name: str) -> Any:
+def _of_16_bits(image: Any, channels: str | None, name: str) -> Any:
     """Return a PNG file of several channels as an image of torchvision, of uint16."""
+    import torch
     from torchvision.io import decode_image
     from torchvision.tv_tensors import Image
 
-    if image.format == "PNG" and getattr(image, "filename", ""):
-        deep = decode_image(image.filename, "UNCHANGED")
+    if image.format == "PNG":
+        image.fp.seek(0)  # of a file, or of bytes that are part of another
+        content = torch.frombuffer(bytearray(image.fp.read()), dtype=torch.uint8)
+        deep = decode_image(content, "UNCHANGED")
         if channels == "all":
             return Image(deep)
         colours = deep[:-1] if len(deep) in (2, 4) else deep
         if channels == "rgb" or len(colours) == 1:
             return Image(colours.expand(3, -1, -1) if channels == "rgb" else colours)
-    raise Unreadable(
-        f"{name} has 16 bits a channel, of which PIL reads 8; convert it, or set"
-        " channels: all of its dataset, which keeps those of PNG, and TIFF by tifffile"
-    )
+    remedy = "convert it, such as to PNG"
+    if image.format in KEPT and channels != "all":
+        remedy = "convert it, or set channels: all of its dataset, which keeps them"
+    if image.format == "TIFF" and not find_spec("tifffile"):
+        remedy += ", with pip install stable-ssl[tiff]"
+    raise Unreadable(f"{name} has 16 bits a channel, of which PIL reads 8; {remedy}")
 
 
 def _of_bands(array: numpy.ndarray) -> Any:

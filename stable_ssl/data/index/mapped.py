@@ -17,7 +17,7 @@ from typing import Any
 import numpy
 import torch
 
-MAGIC = b"stable-SSL index 1\n"  # with the number of the format
+MAGIC = b"stable-SSL index 2\n"  # with the number of the format
 ALIGNED = 64  # bytes; arrays begin at a multiple of it
 
 

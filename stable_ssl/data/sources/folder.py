@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -34,7 +35,8 @@ class ImageFolder(Source):
     `root/subset.txt`, paths relative to the root, each with an optional `,class`; or a
     share of each class, drawn by `seed`. Classes are the names of the class folders of
     the whole root in alphabetical order, so that a class has one number in all subsets.
-    Hidden files and folders are left out.
+    Hidden files and folders are left out. Folders called train, val and test are
+    subsets, unless `class_to_idx` names one of them and else folders of the root.
 
     Args:
         root: the folder.
@@ -46,6 +48,7 @@ class ImageFolder(Source):
             the root must match.
         exclude_filter: pattern that it must not match, or several.
         class_to_idx: number of each class; classes that it leaves out are left out.
+            Says that a folder called train is a class, or a lone folder the only one.
         labelled: False for images without classes, anywhere below the root.
         split_file: a run's `data/splits.csv`, whose subsets and class numbers replace
             those of folders, text files and shares.
@@ -54,7 +57,8 @@ class ImageFolder(Source):
         allow_empty: whether a class folder may have no images.
 
     Raises:
-        ConfigError: folders, listed files or classes that are not there.
+        ConfigError: folders, listed files or classes that are not there; folders that
+            may be subsets or classes, where no argument says which.
     """
 
     def __init__(
@@ -88,12 +92,16 @@ class ImageFolder(Source):
             samples, classes = splits.load(file, subsets, self.root)
             rows, labels, paths = _packed(samples)
         else:
-            known = sorted({*SUBSETS, *subsets})
-            present = [name for name in known if _is_subset(self.root, name)]
+            present = _present(self.root, subsets, class_to_idx)
             listing = Listing(self.root, present, by_class=labelled)
-            classes = _numbered(listing, class_to_idx, labelled)
-            if labelled and not allow_empty:
-                _refuse_empty(listing, classes)
+            classes = _numbered(listing, class_to_idx)
+            if labelled:
+                asked = [name for name in subsets or present if name in present]
+                _refuse_without_classes(listing, asked if present else [""], present)
+                if not allow_empty:
+                    _refuse_empty(listing, classes)
+                if class_to_idx is None:
+                    _refuse_lone(listing)
             rows, labels, paths = self._samples(
                 listing, classes, subsets, present, shares, seed
             )
@@ -226,15 +234,50 @@ def _packed(samples: Iterable[tuple[str, int]]) -> Samples:
     return torch.arange(len(packed)), torch.tensor(labels, dtype=torch.int64), packed
 
 
-def _is_subset(root: Path, name: str) -> bool:
-    """Return whether a name is that of a folder in the root."""
+def _present(
+    root: Path, subsets: Sequence[str], class_to_idx: Mapping[str, int] | None
+) -> list[str]:
+    """Return the folders of the root that are subsets.
+
+    Raises:
+        ConfigError: there are others beside them, which may be subsets or classes, and
+            no argument says so.
+    """
+    found = [s for s in sorted({*SUBSETS, *subsets}) if _is_folder(root, s)]
+    numbered = class_to_idx or {}
+    if any(s in numbered for s in found):
+        if all(_is_folder(root, name) for name in numbered):
+            return []
+    if subsets or not found:
+        return found
+    if beside := folders_beside(root, found):
+        raise ConfigError(
+            f"{root} has {', '.join(found)}, which is what subsets are called, and"
+            f" beside that {_some(beside)}; set subset to the folders that are"
+            f" subsets, such as [{', '.join(found)}], or, if they are the classes, give"
+            " each a number in class_to_idx"
+        )
+    return found
+
+
+def folders_beside(root: Path, subsets: Sequence[str]) -> list[str]:
+    """Return the folders of the root that are no subsets."""
+    names = sorted(os.listdir(root))
+    return [n for n in names if n not in subsets and _is_folder(root, n)]
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first of several names, and that there are more."""
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def _is_folder(root: Path, name: str) -> bool:
+    """Return whether a name is that of a folder in the root that is not hidden."""
     inner = name and os.sep not in name and not is_hidden(name)
     return bool(inner) and os.path.isdir(root / name)
 
 
-def _numbered(
-    listing: Listing, given: Mapping[str, int] | None, labelled: bool
-) -> dict[str, int]:
+def _numbered(listing: Listing, given: Mapping[str, int] | None) -> dict[str, int]:
     """Return the number of each class that has a folder in any top."""
     names = sorted({name for inside in listing.classes.values() for name in inside})
     numbers = dict(given or {name: i for i, name in enumerate(names)})
@@ -243,12 +286,49 @@ def _numbered(
             f"class_to_idx names {absent[0]}, and {listing.root} has no such class"
             f"{nearest(absent[0], names)}"
         )
-    if labelled and not numbers:
-        raise ConfigError(
-            f"{Path(listing.root, next(iter(listing.classes)))} has no class folders;"
-            " set labelled: false for images without classes"
-        )
     return numbers
+
+
+def _refuse_without_classes(
+    listing: Listing, tops: Sequence[str], subsets: Sequence[str]
+) -> None:
+    """Refuse a folder that has none of classes: its images would be left out."""
+    root = Path(listing.root)
+    for top in tops:
+        if listing.classes[top]:
+            continue
+        remedy = "set labelled: false for images without classes"
+        if beside := top and folders_beside(root, subsets):
+            remedy += (
+                f"; or, if it is a class itself, as {_some(beside)} beside it may be,"
+                " give each class a number in class_to_idx"
+            )
+        elif tops[1:]:
+            remedy += ", or leave it out of subset"
+        raise ConfigError(f"{root / top} has no class folders; {remedy}")
+
+
+def _refuse_lone(listing: Listing) -> None:
+    """Refuse a single class whose folder is that of the classes, rather."""
+    names = {name for inside in listing.classes.values() for name in inside}
+    if len(names) > 1:
+        return
+    inner = set()  # the folders in it
+    for (top, name), rows in listing.starts.items():
+        start = os.path.join(top, name)
+        for number in numpy.unique(listing.folder_of[rows.start : rows.stop]):
+            below = os.path.relpath(listing.folders[number], start)
+            inner.add(below.partition(os.sep)[0])
+    if inner and os.curdir not in inner:
+        name = names.pop()
+        remedy = f"set root to {Path(listing.root, name)}"
+        if "" not in listing.classes:
+            remedy = f"move them up, out of {name}"
+        raise ConfigError(
+            f"{listing.root} has one class, the folder {name}, whose images are all in"
+            f" folders in it: {_some(sorted(inner))}; if those are the classes,"
+            f" {remedy}, else set class_to_idx: {{{name}: 0}}"
+        )
 
 
 def _refuse_empty(listing: Listing, classes: Mapping[str, int]) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
 
-from stable_ssl.data.fields import IMAGE_NAMES, LABEL_NAMES, as_class
-from stable_ssl.data.images import pil
+from stable_ssl.data.fields import (
+    IMAGE_NAMES,
+    LABEL_NAMES,
+    as_class,
+    check_class_names,
+    number_names,
+)
+from stable_ssl.data.images import image_file, pil
 from stable_ssl.data.images.unreadable import reading
 from stable_ssl.data.sources.source import Source
 from stable_ssl.schema import ConfigError, described, nearest
@@ -38,7 +43,8 @@ class HuggingFace(Source):
         subset: another word for `split`.
 
     Raises:
-        ConfigError: no such dataset, split or column.
+        ConfigError: no such dataset, split or column; labels that are partly names and
+            partly numbers.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class HuggingFace(Source):
         subset: str | None = None,
     ):
         self.path, self.channels = path, pil.check_channels(channels)
+        check_class_names(classes)
         try:
             from datasets import Image
 
@@ -89,14 +96,9 @@ class HuggingFace(Source):
         column = self.table[self.label][:]
         if names := getattr(self.table.features[self.label], "names", ()):
             column = [None if n is None or n < 0 else names[n] for n in column]
-        texts = {label for label in column if isinstance(label, str)}
-        numbers = {name: i for i, name in enumerate(given or names or sorted(texts))}
-        if unknown := sorted(texts - numbers.keys()):
-            raise ConfigError(
-                f"dataset.path={self.path} has labels {unknown[0]}, which classes does"
-                " not name; add it, or leave classes out"
-            )
-        labels = [numbers[x] if isinstance(x, str) else as_class(x) for x in column]
+        column = [as_class(label) for label in column]
+        what = f"dataset.path={self.path}"
+        labels, numbers = number_names(column, what, given or names)
         try:
             return torch.tensor(labels), numbers
         except (TypeError, ValueError):
@@ -110,8 +112,8 @@ class HuggingFace(Source):
             entries.pop(self.label, None)
             image = entries.pop(self.image)
             if isinstance(image, dict) and image.keys() == {"bytes", "path"}:
-                with _opened(**image) as opened:
-                    image = pil.with_channels(opened, self.channels, name)
+                known = name if image["bytes"] is not None else image["path"]
+                image = image_file.read(known, self.channels, image["bytes"])
         if isinstance(image, list):
             image = numpy.asarray(image)
             image = image.astype(numpy.float32) if image.dtype.kind == "f" else image
@@ -158,9 +160,3 @@ def _column(
         return found
     of_kind = [name for name, k in kinds.items() if k == kind]
     return of_kind[0] if len(of_kind) == 1 else None
-
-
-def _opened(bytes: bytes | None, path: str | None) -> Any:
-    from PIL import Image
-
-    return Image.open(path if bytes is None else BytesIO(bytes))

@@ -1,25 +1,19 @@
-"""The names of shards, as they are usually written, and copies of remote ones."""
+"""The names of shards, as they are usually written, here and in remote stores."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from itertools import product
 from pathlib import Path
 
-from stable_ssl.data.index.cache import cache_folder, one_process
-from stable_ssl.files import replacing
 from stable_ssl.schema import ConfigError, described
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
-DOWNLOADS = 4  # at once
 
 
 def expanded(pattern: str) -> list[str]:
@@ -79,8 +73,16 @@ def _matching(name: str, root: Path) -> list[str]:
     if is_remote(name):
         if not wild:
             return [name]
-        system, path = _file_system(name)
-        return _some(sorted(map(system.unstrip_protocol, system.glob(path))), name)
+        system, path = file_system(name)
+        try:
+            system.invalidate_cache()  # of what it listed before
+            listed = system.glob(path)
+        except Exception as error:  # a file system of any library
+            raise ConfigError(
+                f"the shards {name} cannot be listed: {described(error)}; without a"
+                " network, name by braces those that were copied"
+            ) from error
+        return _some(sorted(map(system.unstrip_protocol, listed)), name)
     path = str(root / name)
     if os.path.isfile(path):
         return [path]
@@ -95,7 +97,7 @@ def _some(found: list[str], pattern: str) -> list[str]:
     return found
 
 
-def _file_system(url: str) -> tuple:
+def file_system(url: str) -> tuple:
     """Return fsspec's file system of a URL, and the path in it.
 
     Raises:
@@ -110,39 +112,3 @@ def _file_system(url: str) -> tuple:
             f"the shard {url} needs fsspec and its package for such addresses"
             f" ({described(error)}); pip install stable-ssl[shards]"
         ) from error
-
-
-def local_copies(names: Sequence[str], cache: str | None) -> list[str]:
-    """Return the paths of shards, remote ones copied whole to a folder, once.
-
-    Args:
-        names: paths and URLs.
-        cache: the folder; None: `shards` in that of indexes.
-
-    Raises:
-        ConfigError: one cannot be copied.
-    """
-    folder = Path(cache).expanduser() if cache else cache_folder() / "shards"
-    with ThreadPoolExecutor(DOWNLOADS) as pool:
-        return list(pool.map(lambda name: _copy(name, folder), names))
-
-
-def _copy(name: str, folder: Path) -> str:
-    if not is_remote(name):
-        return name
-    place = folder / hashlib.sha256(name.encode()).hexdigest()[:24]
-    path = place / name.rpartition("/")[2]
-    if not path.exists():
-        system, remote = _file_system(name)
-        try:
-            with one_process(place):
-                if not path.exists():
-                    with replacing(path) as new:
-                        with system.open(remote, "rb") as source:
-                            with open(new, "wb") as target:
-                                shutil.copyfileobj(source, target, 2**20)
-        except Exception as error:  # a file system of any library
-            raise ConfigError(
-                f"the shard {name} cannot be copied to {place}: {described(error)}"
-            ) from error
-    return str(path)

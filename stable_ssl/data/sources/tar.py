@@ -13,12 +13,14 @@ import numpy
 import torch
 from torch import Tensor
 
+from stable_ssl.data.fields import check_class_names
 from stable_ssl.data.images import image_file, pil
 from stable_ssl.data.images.unreadable import Unreadable, reading
 from stable_ssl.data.index.mapped import Mapped
 from stable_ssl.data.index.paths import Paths
 from stable_ssl.data.index.texts import Texts
-from stable_ssl.data.sources.shards import find_shards, local_copies
+from stable_ssl.data.sources.copies import local_copies
+from stable_ssl.data.sources.shards import find_shards
 from stable_ssl.data.sources.source import Source
 from stable_ssl.data.sources.tar_file import BLOCK
 from stable_ssl.data.sources.tar_index import NONE, tar_index
@@ -38,8 +40,8 @@ class Tar(Source):
             URLs that fsspec knows, such as s3://bucket/train-{0000..0146}.tar.
         image: entry of the images, such as jpg or left.png; None: the only one of an
             image in each sample.
-        label: entry of the labels, a number or name of a class each, or a field of the
-            entry json, such as json.label; None: cls, if there is any.
+        label: entry of the labels, a number or name of a class each, -1 for none, or a
+            field of the entry json, such as json.label; None: cls, if there is any.
         labelled: False for images without classes, whatever the entries.
         more: entries to return in a dict: json read, txt as a text, others as images,
             arrays or bytes.
@@ -52,7 +54,8 @@ class Tar(Source):
 
     Raises:
         ConfigError: no such shards or entries, a shard that is damaged or compressed, a
-            key that comes twice, a sample without a label.
+            key that comes twice, a sample without a label, labels that are partly
+            names and partly numbers.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Tar(Source):
         subset: Any = None,
     ):
         self.channels = pil.check_channels(channels)
+        check_class_names(classes)
         names = find_shards(shards, Path(root))
         self.shards = local_copies(names, cache)
         self.index = tar_index(self.shards, names, label if labelled else NONE)
@@ -90,7 +94,8 @@ class Tar(Source):
                     f"{names[0]} has the class {absent[0]}{nearest(absent[0], known)},"
                     " which classes does not name; add it, or leave classes out"
                 )
-            labels = torch.tensor([numbers[name] for name in found])[labels]
+            renumbered = torch.tensor([numbers[name] for name in found])
+            labels = torch.where(labels < 0, labels, renumbered[labels])
         super().__init__(len(paths), labels, numbers, paths, Path(root))
         self._files: dict[str, Any] = {}  # that are open, by path
 

@@ -1,7 +1,7 @@
 """The members of a tar file: where their bytes are, without reading those.
 
 The formats are POSIX.1-1988 (ustar) and -2001 (pax), and GNU's: blocks of 512 bytes, a
-header before each member, two blocks of zeros at the end.
+header before each member, two blocks of zeros or more at the end.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def members(path: str) -> Iterator[Member]:
     """Yield the files of a tar file in order.
 
     Raises:
-        ConfigError: it is truncated, compressed, no tar file, or has links.
+        ConfigError: it is truncated, compressed, no tar file, or has links, or anything
+            but zeros after its end.
         OSError: it cannot be read.
     """
     file = os.open(path, os.O_RDONLY)
@@ -56,7 +57,7 @@ def _members(path: str, file: int, length: int) -> Iterator[Member]:
         if len(header) < BLOCK:
             raise _truncated(path, position)
         if not any(header):
-            return
+            return _check_end(path, file, position)
         if not _is_header(header):
             raise _no_header(path, header, position)
         kind = header[156:157]
@@ -86,6 +87,19 @@ def _members(path: str, file: int, length: int) -> Iterator[Member]:
             )
         if kind not in b"gK":  # which stand before the header that they extend
             long_name, pax = None, {}
+
+
+def _check_end(path: str, file: int, position: int) -> None:
+    """Refuse what follows the end of an archive; its padding is of any length."""
+    while rest := os.pread(file, 2**20, position):
+        if any(rest):
+            position += len(rest) - len(rest.lstrip(b"\0"))
+            raise ConfigError(
+                f"{path} goes on after the end of its archive, at byte {position:,}, as"
+                " where several were written to one file by cat; join them by tar"
+                " --concatenate --file=FIRST.tar SECOND.tar, or list each in shards"
+            )
+        position += len(rest)
 
 
 def _is_header(header: bytes) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy
 
-from stable_ssl.data.fields import UNLABELLED
+from stable_ssl.data.fields import UNLABELLED, number_names
 from stable_ssl.data.index.cache import Content, cached, settled, stamp, what_changed
 from stable_ssl.data.index.mapped import Mapped
 from stable_ssl.data.index.texts import Texts
@@ -71,7 +71,7 @@ def _scan(paths: Sequence[str], names: Sequence[str], label: str | None) -> Cont
     entries = sorted({name for shard in shards for name in shard.entries})
     labels = [label for shard in shards for label in shard.labels]
     where = (f"{n}/{key}" for n, s in zip(names, shards, strict=True) for key in s.keys)
-    labels, classes = _numbered(labels, where, label)
+    labels, classes = _numbered(labels, names[0], where, label)
     tables = [numpy.array(shard.members).reshape(-1, 4) for shard in shards]
     for shard, table in zip(shards, tables, strict=True):
         numbers = [entries.index(name) for name in shard.entries]
@@ -162,7 +162,7 @@ def _label(content: bytes, field: str, path: str, name: str) -> int | str | None
 
 
 def _numbered(
-    labels: list[Any], where: Iterator[str], entry: str | None
+    labels: list[Any], first: str, where: Iterator[str], entry: str | None
 ) -> tuple[numpy.ndarray, list[str]]:
     """Return the number of each class, and their names where labels are names."""
     missing = [label is None for label in labels]
@@ -175,9 +175,5 @@ def _numbered(
             f" as {example}; write one, -1 for what has no label, or set labelled:"
             " false"
         )
-    if all(isinstance(label, int) for label in labels):
-        return numpy.array(labels, numpy.int64), []
-    texts = list(map(str, labels))
-    classes = sorted(set(texts))
-    numbers = {name: number for number, name in enumerate(classes)}
-    return numpy.array([numbers[text] for text in texts], numpy.int64), classes
+    numbers, classes = number_names(labels, f"{entry or CLS} of the shards of {first}")
+    return numpy.array(numbers, numpy.int64), list(classes)

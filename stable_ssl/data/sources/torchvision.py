@@ -12,6 +12,8 @@ from stable_ssl.data.sources.source import subsets
 from stable_ssl.instantiate import accepted_by, taken_by
 from stable_ssl.schema import ConfigError
 
+OF_IMAGES = ("transform", "transforms")  # arguments of torchvision's classes
+
 
 def names() -> list[str]:
     """Return the names of torchvision's datasets."""
@@ -32,10 +34,11 @@ def build(
         arguments: of the class.
 
     Raises:
-        ConfigError: no such subset or argument; missing files.
+        ConfigError: no such subset or argument, a transform, missing files.
     """
     from torchvision import datasets
 
+    _refuse_transforms(name, arguments)
     cls = getattr(datasets, name)
     accepted = accepted_by(cls)
     root = arguments["root"] if "root" in accepted else arguments.pop("root")
@@ -57,6 +60,21 @@ def build(
     except (RuntimeError, OSError, ValueError) as error:
         remedy = "" if download else "; data.download=true fetches a missing dataset"
         raise ConfigError(f"{name} in {root}: {error}{remedy}") from error
+
+
+def _refuse_transforms(name: str, arguments: dict[str, Any]) -> None:
+    """Refuse functions that torchvision would call: pixels are held as they are."""
+    for key in (*OF_IMAGES, "target_transform"):
+        if arguments.get(key) is None:
+            continue
+        if key in OF_IMAGES:
+            remedy = "write it into the list image_transform of the same dataset"
+        else:
+            remedy = (
+                f"write _target_: torchvision.datasets.{name} in place of the name,"
+                " which calls it"
+            )
+        raise ConfigError(f"the dataset {name} by its name takes no {key}; {remedy}")
 
 
 def _held(dataset: Dataset) -> Dataset:

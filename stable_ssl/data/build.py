@@ -33,7 +33,7 @@ from stable_ssl.data.nodes import (
     split_name,
 )
 from stable_ssl.data.objects import Objects, found_object, is_dataset
-from stable_ssl.data.rank_aware import refuse_rank_aware
+from stable_ssl.data.rank_aware import refuse_rank_aware, refuse_rank_aware_sampler
 from stable_ssl.data.sources.source import known_classes
 from stable_ssl.instantiate import accepted_by, build_object, find_object
 from stable_ssl.schema import ConfigError, nearest
@@ -303,7 +303,10 @@ def _build_option(name: str, node: Any, dataset: Dataset) -> Any:
     if isinstance(node, str):
         raise ConfigError(f"{name}={node} of a loader node: write {{_target_: ...}}")
     if isinstance(node, Mapping):
-        accepted = accepted_by(find_object(node.get("_target_"), where))
+        target = find_object(node.get("_target_"), where)
+        if name == "sampler":
+            refuse_rank_aware_sampler(target)
+        accepted = accepted_by(target)
         names = {"data_source", "dataset"} & accepted.keys()
         built = build_object(node, where, **dict.fromkeys(names, dataset))
     else:
@@ -314,6 +317,8 @@ def _build_option(name: str, node: Any, dataset: Dataset) -> Any:
             f"{where}: found a {type(built).__name__}, which has no"
             f" {' and '.join(needed)}; name a class, or a function with _partial_: true"
         )
+    if name == "sampler":  # one that a function returned, or an object
+        refuse_rank_aware_sampler(built)
     return built
 
 

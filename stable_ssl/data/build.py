@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from stable_ssl import distributed, seeding
 from stable_ssl.augment import External, Op, build_ops
+from stable_ssl.augment.registry import check_range
 from stable_ssl.batch import first_view
 from stable_ssl.data.check import (
     check_alike,
@@ -328,7 +329,8 @@ def build_views(transform: Any) -> list[list[Op | External]]:
     {_target_: ...} stands for the list of ops that it returns, or for an op.
 
     Raises:
-        ConfigError: an unknown op, a wrong argument.
+        ConfigError: an unknown op, a wrong argument, an op for images in [0, 1] after
+            one that leaves that range.
     """
     if OmegaConf.is_config(transform):
         transform = OmegaConf.to_container(transform, resolve=True)
@@ -337,7 +339,10 @@ def build_views(transform: Any) -> list[list[Op | External]]:
         transform = [transform]
     several = any(isinstance(op, list) for op in transform)
     try:
-        return [build_ops(ops) for ops in (transform if several else [transform])]
+        views = [build_ops(ops) for ops in (transform if several else [transform])]
+        for ops in views:
+            check_range(ops)
+        return views
     except ValueError as error:
         raise ConfigError(f"image_transform: {error}") from None
 

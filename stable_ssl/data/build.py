@@ -113,7 +113,7 @@ def build_loaders(
         if isinstance(network, Mapping) and "in_channels" not in network:
             if channels := _channels(first):
                 config.model[key] = {**network, "in_channels": channels}
-    check_alike(own, labelled)
+    check_alike(loaders, labelled)
     return loaders
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from stable_ssl.data.fields import UNLABELLED, count_classes
 from stable_ssl.data.index.paths import Paths
@@ -179,12 +179,20 @@ def labelled_files(dataset: Any) -> Sequence[tuple[Any, Any]]:
     return samples if pair and isinstance(first[0], (str, PathLike)) else ()
 
 
+def whole_of(dataset: Any) -> Any:
+    """Return the dataset that a torch `Subset` is of; any other as it is."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset
+
+
 def known_classes(dataset: Any) -> int | None:
     """Return the number of classes that any dataset states; None without one.
 
     Raises:
         ConfigError: it states no whole number.
     """
+    dataset = whole_of(dataset)
     stated = getattr(dataset, "num_classes", None)
     if stated is None:
         classes = getattr(dataset, "classes", None)
@@ -204,6 +212,7 @@ def known_classes(dataset: Any) -> int | None:
 
 def class_names(dataset: Dataset) -> dict[int, str]:
     """Return any dataset's names of its classes, by number; none where it has none."""
+    dataset = whole_of(dataset)
     if class_to_idx := getattr(dataset, "class_to_idx", None):
         return {number: str(name) for name, number in class_to_idx.items()}
     classes = getattr(dataset, "classes", None)

@@ -21,9 +21,15 @@ from stable_ssl.data.check import (
     warn_of_compiling,
 )
 from stable_ssl.data.combined import Combined, named_parts
-from stable_ssl.data.datasets import Source, build_dataset, held_in_memory
+from stable_ssl.data.datasets import (
+    Source,
+    arguments_of,
+    build_dataset,
+    held_in_memory,
+)
 from stable_ssl.data.fields import build_fields
 from stable_ssl.data.images.decode import Decode
+from stable_ssl.data.leakage import warn_of_leakage
 from stable_ssl.data.loading.loader import Loader
 from stable_ssl.data.nodes import (
     READING,
@@ -75,6 +81,7 @@ def build_loaders(
         nodes = _predict_nodes(data, nodes)
     sources: dict[str, Source] = {}
     loaders: dict[str, Any] = {}
+    built_of: dict[str, str] = {}  # arguments of the datasets
     for split, named in nodes.items():
         parts = {}
         for name, node in named.items():
@@ -96,6 +103,8 @@ def build_loaders(
                 objects=objects,
                 at=f"data.{split}" if name is None else f"data.{split}.{name}",
             )
+            given = arguments_of(node["dataset"], data.root)
+            built_of[split_name(split, name)] = repr(sorted(given.items()))
         if split == "train" and None not in parts:
             loaders[split] = Combined(parts)
         else:
@@ -114,6 +123,7 @@ def build_loaders(
             if channels := _channels(first):
                 config.model[key] = {**network, "in_channels": channels}
     check_alike(loaders, labelled)
+    warn_of_leakage(loaders, built_of)
     return loaders
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from itertools import combinations, compress
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
 from stable_ssl.data.batch_sizes import Sizes
-from stable_ssl.data.combined import named_parts, split_datasets
+from stable_ssl.data.combined import named_parts
 from stable_ssl.data.datasets import Source, class_names
 from stable_ssl.data.loading.loader import Loader
 from stable_ssl.data.loading.sampler import BatchSampler
@@ -67,8 +67,6 @@ def _warn_of_other_starts(loader: Loader) -> None:
 def check_alike(loaders: Mapping[str, Iterable], labelled: str | None = None) -> None:
     """Refuse splits whose images or classes are not those of the first.
 
-    Warn of train images in val or test: accuracy on them measures no generalisation.
-
     Args:
         loaders: `Loader`, `Combined`, or one that was brought, by split.
         labelled: of several train loaders, the one with labels.
@@ -93,7 +91,6 @@ def check_alike(loaders: Mapping[str, Iterable], labelled: str | None = None) ->
             known[split] = class_names(getattr(loader, "dataset", None))
     for (first, names), (split, others) in combinations(known.items(), 2):
         _refuse_other_numbers(first, names, split, others)
-    _warn_of_leakage(loaders)
 
 
 def _refuse_other_numbers(
@@ -114,28 +111,6 @@ def _refuse_other_numbers(
                 f"the class {name} is number {number} in data.{split} and"
                 f" {numbers[name]} in data.{first}; give both datasets one list of"
                 " classes (class_to_idx), or one root and a subset"
-            )
-
-
-def _warn_of_leakage(loaders: Mapping[str, Iterable]) -> None:
-    """Warn of files of train that are in val or test, too."""
-    trained: list[Source] = []
-    for split, dataset in split_datasets(loaders).items():  # train comes first
-        if not isinstance(dataset, Source) or not dataset.paths:
-            continue
-        if split.partition("_")[0] == "train":
-            trained.append(dataset)
-            continue
-        shared = torch.zeros(len(dataset), dtype=torch.bool)
-        for other in trained:
-            shared |= dataset.shared_with(other)
-        if shared.any():
-            example = min(compress(dataset.files(), shared.tolist()))
-            warnings.warn(
-                f"{shared.sum()} of the {len(dataset)} images of data.{split} are in"
-                f" data.train, too, {example} among them; give both the same shares"
-                " (val_size, test_size, seed) and their own subset",
-                stacklevel=3,
             )
 
 

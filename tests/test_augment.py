@@ -12,6 +12,8 @@ from torchvision.transforms import functional as TF
 
 from stable_ssl import augment, seeding
 from stable_ssl.augment import OPS, View, build_ops
+from stable_ssl.config import ConfigError
+from stable_ssl.data.build import build_views
 
 TOLERANCE = 1e-4  # a grey level is 4e-3
 KEYS = seeding.sample_keys(0, 0, torch.arange(4000))
@@ -562,3 +564,58 @@ def test_shapes_of_draws():
         for value in op.draw(KEYS[:6], 32, 40).values():
             assert len(value) == 6
             assert not (value.is_floating_point() and math.isnan(value.sum()))
+
+
+# --- values from 0 to 1 ---------------------------------------------------------------
+
+NORMALIZE = {"name": "normalize", "mean": 0.5, "std": 0.25}
+TORCHVISION = {"_target_": "torchvision.transforms.v2.Normalize", "mean": [0.5] * 3}
+TORCHVISION |= {"std": [0.25] * 3}
+BICUBIC = {"size": 8, "interpolation": "bicubic"}
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        NORMALIZE,
+        TORCHVISION,
+        {
+            "_target_": "torchvision.transforms.v2.Compose",
+            "transforms": [TORCHVISION],
+        },
+        {"name": "noise", "std": 0.1, "clamp": False},
+        {"name": "erasing", "value": "random"},
+        {"name": "erasing", "value": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"name": "noise", "std": 0.1},
+        {"name": "color_jitter", "hue": 0.1},
+        {"name": "solarize"},
+        {"name": "resize", **BICUBIC},
+        {"name": "random_resized_crop", **BICUBIC},
+    ],
+    ids=lambda spec: spec["name"],
+)
+def test_what_needs_values_from_0_to_1_is_refused_after_others(before, spec):
+    flip = {"name": "horizontal_flip"}
+    left = before.get("name") or before["_target_"].rpartition(".")[2]
+    words = f"{spec['name']} comes after {left}.*move {left} behind it"
+    with pytest.raises(ConfigError, match=words):
+        build_views([[flip], [before, flip, spec]])
+    if "_target_" not in before:  # those of other libraries come first
+        assert len(build_views([spec, flip, before])[0]) == 3
+
+
+def test_what_does_not_count_on_the_range_follows_any_op():
+    moved = [{"name": "horizontal_flip"}, {"name": "rotation", "degrees": 9}]
+    moved += [{"name": "resize", "size": 9}, {"name": "center_crop", "size": 8}]
+    moved += [{"name": "gaussian_blur", "kernel_size": 3}, {"name": "grayscale"}]
+    moved += [{"name": "noise", "std": 1, "clamp": False}, {"name": "color_jitter"}]
+    moved += [{"name": "solarize", "p": 0}]
+    assert build_views([NORMALIZE, *moved])
+    same = {"name": "normalize", "mean": 0, "std": 1}
+    assert build_views([same, {"name": "solarize"}])

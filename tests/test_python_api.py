@@ -19,6 +19,7 @@ from torch.utils.data import (
 
 from stable_ssl import ConfigError, SimCLR, load_config
 from stable_ssl.config import Model, key
+from stable_ssl.data.objects import is_dataset
 
 VIEW = [{"name": "random_resized_crop", "size": 8}, {"name": "noise", "std": 0.1}]
 OFF = ["log.eval.untrained=false", "log.eval.few_labels=[]", "log.pictures=null"]
@@ -222,6 +223,36 @@ def test_a_loader_of_val_and_a_bank_are_evaluated(small, rows):
     trainer = SimCLR(config, train=views, val=plain, bank=plain)
     trainer.run()
     assert rows(trainer.run_dir)[-1]["val/knn_acc1"] == 1  # its own neighbours
+
+
+def test_a_list_of_batches_is_a_loader(small, rows):
+    plain = DataLoader([(x[0], y) for x, y in map(Noisy().__getitem__, range(96))], 32)
+    given = {"val": [*plain], "bank": tuple(plain)}
+    keys = ["data.num_classes=2", "log.eval.knn.k=1"]
+    trainer = SimCLR(small("simclr", *keys), train=[*loader()], **given)
+    trainer.run()
+    assert trainer.step == 12 and rows(trainer.run_dir)[-1]["val/knn_acc1"] == 1
+
+
+IMAGE = torch.rand(3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("first", "batch"),
+    [
+        ((IMAGE[None].expand(4, 3, 8, 8), torch.zeros(4)), True),
+        (([IMAGE[None].expand(4, 3, 8, 8)] * 2, torch.zeros(4), "more"), True),
+        ({"image": IMAGE.expand(2, 3, 8, 8), "label": torch.zeros(2, 5)}, True),
+        ((IMAGE, 1), False),
+        ((IMAGE, torch.zeros(3)), False),  # three labels of one image
+        ((IMAGE[None], torch.zeros(1)), False),  # a volume and its label
+        ((IMAGE.expand(2, 3, 8, 8), torch.tensor(1)), False),
+        ({"image": IMAGE}, False),
+        (IMAGE, False),
+    ],
+)
+def test_a_list_holds_batches_or_samples(first, batch):
+    assert is_dataset([first]) is not batch
 
 
 def test_without_a_bank_it_is_said_that_nothing_is_compared(small):

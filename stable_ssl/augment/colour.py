@@ -99,6 +99,7 @@ class ColorJitter(ColourOp):
         super().__post_init__()
         ranges = {op: getattr(self, name) for op, name in enumerate(NAMES)}
         self.ranges = {op: r for op, r in ranges.items() if r != NEUTRAL[op]}  # in use
+        self.needs_range = bool(self.ranges)
 
     def draw(self, keys: Tensor, height: int, width: int) -> Params:
         """Draw `on` (N,), `order` and `factor` (N, ops).
@@ -179,6 +180,7 @@ class Solarize(Sometimes):
 
     threshold: float = arg.number(0.5, high=1)
     p: float = arg.probability(0.5)
+    needs_range = True
 
     def change(self, x: Tensor) -> Tensor:
         above = x.clone().ge_(self.threshold)  # 0 or 1, as a float
@@ -200,6 +202,8 @@ class Normalize(Op):
             f"mean={self.mean}, std={self.std}",
             "expected one mean and one positive std a channel",
         )
+        pairs = list(zip(self.mean, self.std, strict=True))
+        self.leaves_range = any(mean > 0 or 1 - mean > std for mean, std in pairs)
 
     def check_images(self, channels: int, height: int, width: int) -> None:
         arg.check_channels("normalize.mean", self.mean, channels)

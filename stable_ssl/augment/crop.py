@@ -113,6 +113,10 @@ class RandomResizedCrop(Op):
     fixes_size = True
     moves_pixels = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.needs_range = self.interpolation == "bicubic"  # which overshoots
+
     def draw(self, keys: Tensor, height: int, width: int) -> Params:
         """Draw `box` (N, 4): top, left, height and width, in pixels."""
         fits, box = draw_boxes(keys, height, width, self.scale, self.ratio, margin=0)
@@ -153,6 +157,7 @@ class Resize(Op):
         self.fixes_size = isinstance(self.size, Sequence)
         super().__post_init__()
         self.size = self.size if self.fixes_size else self.size[0]
+        self.needs_range = self.interpolation == "bicubic"
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         if self.fixes_size:

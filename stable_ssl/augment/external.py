@@ -25,11 +25,15 @@ class External:
     """
 
     of_images = False  # it may be of any data
+    needs_range = False  # what it needs is its library's affair
 
     def __init__(self, transform: Callable[[Any], Any], own: bool = False):
         self.transform, self.own = transform, own
         package = type(transform).__module__.partition(".")[0]
         self.of_albumentations = package in ("albumentations", "albumentationsx")
+        parts = getattr(transform, "transforms", None)  # of torchvision's Compose
+        parts = [transform, *(parts if isinstance(parts, (list, tuple)) else ())]
+        self.leaves_range = not own and "Normalize" in {type(t).__name__ for t in parts}
 
     def __call__(self, image: Any, key: Tensor) -> Any:
         """Transform one image; key () int64.

@@ -21,6 +21,10 @@ class Noise(Op):
     clamp: bool = True  # the result to [0, 1]
     draws_late = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.needs_range, self.leaves_range = self.clamp, not self.clamp
+
     def apply(self, x: Tensor, keys: Tensor) -> Tensor:
         x = seeding.normal(keys, tuple(x.shape[1:])).mul_(self.std).add_(x)
         return x.clamp_(0, 1) if self.clamp else x
@@ -38,6 +42,11 @@ class Erasing(Sometimes):
     # a number, one a channel, or `random`: standard normal noise
     value: arg.Pair | str = arg.numbers(0.0, words=["random"])
     draws_late = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        random = self.value == "random"
+        self.leaves_range = random or not all(0 <= v <= 1 for v in self.value)
 
     def check_images(self, channels: int, height: int, width: int) -> None:
         if self.value != "random":

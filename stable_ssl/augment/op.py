@@ -18,6 +18,8 @@ class Op:
     draws_late: bool = False  # whether `apply` draws, too, from keys in its parameters
     of_images: bool = True  # or of any data
     moves_pixels: bool = False  # so that bytes may stay bytes: it takes uint8, too
+    needs_range: bool = False  # of [0, 1], which it clamps to or counts on
+    leaves_range: bool = False  # of [0, 1], so that its output may be below 0 or above
 
     def __post_init__(self) -> None:
         """Read the arguments that a dataclass declares as in `arguments.py`."""
@@ -37,9 +39,10 @@ class Op:
         return {"keys": keys} if self.draws_late else {}
 
     def apply(self, x: Tensor, **params: Tensor) -> Tensor:
-        """Transform x (N, C, H, W), float32 in [0, 1], by what `draw` returned.
+        """Transform x (N, C, H, W), float32, by what `draw` returned.
 
-        x is left as it is; of an op that moves pixels, it may be uint8.
+        x is in [0, 1], unless an op before it leaves that range, and is left as it is;
+        of an op that moves pixels, it may be uint8.
         """
         return x
 

@@ -65,6 +65,36 @@ def build_ops(nodes: Sequence[Node | None]) -> list[Op | External]:
     return [_build(node) for node in nodes if node is not None]
 
 
+def check_range(ops: Sequence[Op | External]) -> None:
+    """Refuse an op that counts on images in [0, 1] after one that leaves that range.
+
+    Args:
+        ops: of a view, in their order.
+
+    Raises:
+        ValueError: names both.
+    """
+    before = None
+    for op in ops:
+        if getattr(op, "p", 1) == 0:  # is never applied
+            continue
+        if op.needs_range and before is not None:
+            name, left = _name_of(op), _name_of(before)
+            own = f", or set clamp: false of {name}" if name == "noise" else ""
+            raise ValueError(
+                f"{name} comes after {left}, whose values are not from 0 to 1, as"
+                f" {name} needs them; move {left} behind it{own}"
+            )
+        before = op if op.leaves_range else before
+
+
+def _name_of(op: Op | External) -> str:
+    """Return how a configuration names an op, or the class that it is of."""
+    kind = type(getattr(op, "transform", op))
+    names = (name for name, builder in OPS.items() if builder is kind)
+    return next(names, kind.__name__)
+
+
 def _build(node: Node) -> Op | External:
     if callable(node):
         return node if isinstance(node, Op) else External(node)

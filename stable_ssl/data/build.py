@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from stable_ssl import distributed, seeding
 from stable_ssl.augment import External, Op, build_ops
+from stable_ssl.augment.registry import check_range
 from stable_ssl.batch import first_view
 from stable_ssl.data.check import (
     check_alike,
@@ -20,9 +21,15 @@ from stable_ssl.data.check import (
     warn_of_compiling,
 )
 from stable_ssl.data.combined import Combined, named_parts
-from stable_ssl.data.datasets import Source, build_dataset, held_in_memory
+from stable_ssl.data.datasets import (
+    Source,
+    arguments_of,
+    build_dataset,
+    held_in_memory,
+)
 from stable_ssl.data.fields import build_fields
 from stable_ssl.data.images.decode import Decode
+from stable_ssl.data.leakage import warn_of_leakage
 from stable_ssl.data.loading.loader import Loader
 from stable_ssl.data.nodes import (
     READING,
@@ -33,7 +40,7 @@ from stable_ssl.data.nodes import (
     split_name,
 )
 from stable_ssl.data.objects import Objects, found_object, is_dataset
-from stable_ssl.data.rank_aware import refuse_rank_aware
+from stable_ssl.data.rank_aware import refuse_rank_aware, refuse_rank_aware_sampler
 from stable_ssl.data.sources.source import known_classes
 from stable_ssl.instantiate import accepted_by, build_object, find_object
 from stable_ssl.schema import ConfigError, nearest
@@ -74,6 +81,7 @@ def build_loaders(
         nodes = _predict_nodes(data, nodes)
     sources: dict[str, Source] = {}
     loaders: dict[str, Any] = {}
+    built_of: dict[str, str] = {}  # arguments of the datasets
     for split, named in nodes.items():
         parts = {}
         for name, node in named.items():
@@ -95,6 +103,8 @@ def build_loaders(
                 objects=objects,
                 at=f"data.{split}" if name is None else f"data.{split}.{name}",
             )
+            given = arguments_of(node["dataset"], data.root)
+            built_of[split_name(split, name)] = repr(sorted(given.items()))
         if split == "train" and None not in parts:
             loaders[split] = Combined(parts)
         else:
@@ -112,7 +122,8 @@ def build_loaders(
         if isinstance(network, Mapping) and "in_channels" not in network:
             if channels := _channels(first):
                 config.model[key] = {**network, "in_channels": channels}
-    check_alike(own, labelled)
+    check_alike(loaders, labelled)
+    warn_of_leakage(loaders, built_of)
     return loaders
 
 
@@ -303,7 +314,10 @@ def _build_option(name: str, node: Any, dataset: Dataset) -> Any:
     if isinstance(node, str):
         raise ConfigError(f"{name}={node} of a loader node: write {{_target_: ...}}")
     if isinstance(node, Mapping):
-        accepted = accepted_by(find_object(node.get("_target_"), where))
+        target = find_object(node.get("_target_"), where)
+        if name == "sampler":
+            refuse_rank_aware_sampler(target)
+        accepted = accepted_by(target)
         names = {"data_source", "dataset"} & accepted.keys()
         built = build_object(node, where, **dict.fromkeys(names, dataset))
     else:
@@ -314,6 +328,8 @@ def _build_option(name: str, node: Any, dataset: Dataset) -> Any:
             f"{where}: found a {type(built).__name__}, which has no"
             f" {' and '.join(needed)}; name a class, or a function with _partial_: true"
         )
+    if name == "sampler":  # one that a function returned, or an object
+        refuse_rank_aware_sampler(built)
     return built
 
 
@@ -323,7 +339,8 @@ def build_views(transform: Any) -> list[list[Op | External]]:
     {_target_: ...} stands for the list of ops that it returns, or for an op.
 
     Raises:
-        ConfigError: an unknown op, a wrong argument.
+        ConfigError: an unknown op, a wrong argument, an op for images in [0, 1] after
+            one that leaves that range.
     """
     if OmegaConf.is_config(transform):
         transform = OmegaConf.to_container(transform, resolve=True)
@@ -332,7 +349,10 @@ def build_views(transform: Any) -> list[list[Op | External]]:
         transform = [transform]
     several = any(isinstance(op, list) for op in transform)
     try:
-        return [build_ops(ops) for ops in (transform if several else [transform])]
+        views = [build_ops(ops) for ops in (transform if several else [transform])]
+        for ops in views:
+            check_range(ops)
+        return views
     except ValueError as error:
         raise ConfigError(f"image_transform: {error}") from None
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from itertools import compress
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
 from stable_ssl.data.batch_sizes import Sizes
-from stable_ssl.data.combined import named_parts, split_datasets
-from stable_ssl.data.datasets import Source
+from stable_ssl.data.combined import named_parts
+from stable_ssl.data.datasets import Source, class_names
 from stable_ssl.data.loading.loader import Loader
 from stable_ssl.data.loading.sampler import BatchSampler
 from stable_ssl.schema import ConfigError
@@ -68,20 +68,18 @@ def _warn_of_other_starts(loader: Loader) -> None:
 def check_alike(loaders: Mapping[str, Iterable], labelled: str | None = None) -> None:
     """Refuse splits whose images or classes are not those of the first.
 
-    Warn of train images in val or test: accuracy on them measures no generalisation.
-
     Args:
-        loaders: `Loader` or `Combined` by split.
+        loaders: `Loader`, `Combined`, or one that was brought, by split.
         labelled: of several train loaders, the one with labels.
 
     Raises:
         ConfigError: other channels, or another number for a class of the same name.
     """
     channels: dict[str, int] = {}
-    numbers: dict[str, tuple[int, str]] = {}  # of a class, and the split that gave it
+    known: dict[str, dict[int, str]] = {}  # names of the classes
     for split, combined in loaders.items():
         loader = named_parts(combined, labelled)[labelled]
-        if not loader.streams:  # to read from one takes a sample from it
+        if isinstance(loader, Loader) and not loader.streams:  # a stream would begin
             channels[split] = loader.channels
             first, expected = next(iter(channels.items()))
             if loader.channels != expected:
@@ -90,37 +88,30 @@ def check_alike(loaders: Mapping[str, Iterable], labelled: str | None = None) ->
                     f" data.{first} of {expected}; is one of them a recipe's below? set"
                     f" data.{split}=null, or to images like the others"
                 )
-        class_to_idx = getattr(loader.dataset, "class_to_idx", None) or {}
-        for name, number in class_to_idx.items() if split != "predict" else ():
-            expected, first = numbers.setdefault(name, (number, split))
-            if number != expected:
-                raise ConfigError(
-                    f"the class {name} is number {number} in data.{split} and"
-                    f" {expected} in data.{first}; give both datasets one class_to_idx,"
-                    " or one root and a subset"
-                )
-    _warn_of_leakage(loaders)
+        if split != "predict":  # its labels are copied, not read
+            known[split] = class_names(getattr(loader, "dataset", None))
+    for (first, names), (split, others) in combinations(known.items(), 2):
+        _refuse_other_numbers(first, names, split, others)
 
 
-def _warn_of_leakage(loaders: Mapping[str, Iterable]) -> None:
-    """Warn of files of train that are in val or test, too."""
-    trained: list[Source] = []
-    for split, dataset in split_datasets(loaders).items():  # train comes first
-        if not isinstance(dataset, Source) or not dataset.paths:
-            continue
-        if split.partition("_")[0] == "train":
-            trained.append(dataset)
-            continue
-        shared = torch.zeros(len(dataset), dtype=torch.bool)
-        for other in trained:
-            shared |= dataset.shared_with(other)
-        if shared.any():
-            example = min(compress(dataset.files(), shared.tolist()))
-            warnings.warn(
-                f"{shared.sum()} of the {len(dataset)} images of data.{split} are in"
-                f" data.train, too, {example} among them; give both the same shares"
-                " (val_size, test_size, seed) and their own subset",
-                stacklevel=3,
+def _refuse_other_numbers(
+    first: str, names: Mapping[int, str], split: str, others: Mapping[int, str]
+) -> None:
+    """Refuse two splits that give a class of one name different numbers.
+
+    Args:
+        first: a split.
+        names: of its classes by number; one name may have several.
+        split: another split.
+        others: of its classes.
+    """
+    numbers = {name: number for number, name in names.items()}
+    for number, name in others.items():
+        if name in numbers and names.get(number) != name:
+            raise ConfigError(
+                f"the class {name} is number {number} in data.{split} and"
+                f" {numbers[name]} in data.{first}; give both datasets one list of"
+                " classes (class_to_idx), or one root and a subset"
             )
 
 

@@ -92,18 +92,11 @@ def build_dataset(node: Mapping, root: str = "", download: bool = False) -> Data
         return labelled_subset(dataset, per_class, labels_seed)
     for name in ("root", "split_file"):
         refuse_url(f"dataset.{name}", arguments.get(name))
-    subfolder = arguments.get("root")
-    arguments["root"] = str(Path(root) / (subfolder or ""))
+    arguments = arguments_of(arguments, root)
     if "_target_" in arguments:
-        if subfolder is None:  # the target may have no such argument
-            del arguments["root"]
         target = find_object(arguments["_target_"], "dataset")
         if isinstance(target, type):
             refuse_rank_aware(target)
-        accepted = accepted_by(target)
-        if not takes_any(accepted):
-            for key in {"name", "subset"} - accepted.keys():
-                arguments.pop(key, None)
         return build_object(arguments, "dataset")
     check_name(arguments)
     name, subset = arguments.pop("name"), arguments.pop("subset", None)
@@ -111,6 +104,26 @@ def build_dataset(node: Mapping, root: str = "", download: bool = False) -> Data
         arguments = taken_by(BUILDERS[name], f"the dataset {name}", arguments)
         return BUILDERS[name](subset=subset, **arguments)
     return torchvision.build(name, subset, download, arguments)
+
+
+def arguments_of(node: Mapping, root: str) -> dict[str, Any]:
+    """Return what the builder of a dataset is given of its node.
+
+    Args:
+        node: as of `build_dataset`.
+        root: parent of the datasets.
+    """
+    arguments = {k: v for k, v in node.items() if k != "image_transform"}
+    subfolder = arguments.get("root")
+    arguments["root"] = str(Path(root) / (subfolder or ""))
+    if "_target_" in arguments:
+        if subfolder is None:  # the target may have no such argument
+            del arguments["root"]
+        accepted = accepted_by(find_object(arguments["_target_"], "dataset"))
+        if not takes_any(accepted):
+            for key in {"name", "subset"} - accepted.keys():
+                arguments.pop(key, None)
+    return arguments
 
 
 def check_name(node: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import IterableDataset
 
+from stable_ssl.batch import parts_of
 from stable_ssl.schema import ConfigError
 
 Objects = dict[str, Any]  # datasets and loaders by argument: `train`, `train.name`
@@ -49,7 +50,22 @@ def put_into(config: DictConfig, splits: Mapping[str, Any]) -> Objects:
 
 def is_dataset(value: Any) -> bool:
     """Return whether an object has samples by number; a loader yields batches."""
+    if isinstance(value, (list, tuple)) and value and _is_batch(value[0]):
+        return False
     return hasattr(value, "__getitem__") or isinstance(value, IterableDataset)
+
+
+def _is_batch(entry: Any) -> bool:
+    """Return whether an entry of a list is images (N, C, H, W) with N > 1 labels.
+
+    A sample's image has fewer axes, or its label is not as long as the first of them.
+    """
+    parts = parts_of(entry) or ()
+    arrays = [p[0] if isinstance(p, list) and p else p for p in parts[:2]]
+    shapes = [tuple(getattr(x, "shape", ())) for x in arrays]
+    if len(shapes) < 2 or len(shapes[0]) < 4 or not shapes[1]:
+        return False
+    return shapes[0][0] == shapes[1][0] > 1
 
 
 def found_object(dataset: Mapping[str, Any], objects: Objects) -> Any:

@@ -12,7 +12,7 @@ from stable_ssl import seeding
 from stable_ssl.batch import known_length
 from stable_ssl.data import Loader
 from stable_ssl.data.datasets import Source
-from stable_ssl.data.fields import as_class, as_classes
+from stable_ssl.data.fields import UNLABELLED, as_class, as_classes
 from stable_ssl.data.loading.processes import read_beside
 from stable_ssl.data.sources.source import labelled_files
 from stable_ssl.evaluation.evaluator import (
@@ -88,24 +88,46 @@ def with_labels(batch: Any, numbers: bool = True) -> tuple[Any, torch.Tensor]:
         numbers: whether somebody reads the labels as numbers of classes, (N,).
 
     Raises:
-        ConfigError: it is no pair of images and a tensor of a number each, but a dict,
-            or has a dict of several kinds of labels, or some in another shape.
+        ConfigError: it is no pair of images and a tensor of a whole number each, but a
+            dict, or has a dict of several kinds of labels, or some in another shape.
     """
     found = f"is a {type(batch).__name__}"
     if isinstance(batch, (tuple, list)) and len(batch) > 1:
         x, labels, *_ = batch
         labels = as_classes(labels) if numbers else labels
         if isinstance(labels, torch.Tensor):
-            if labels.ndim == 1 or not numbers:
+            whole = not (labels.is_floating_point() or labels.is_complex())
+            if not numbers or (labels.ndim == 1 and whole):
                 return x, labels
-            found = f"has labels of shape {tuple(labels.shape)}"
+            found = f"has labels of shape {tuple(labels.shape)}, of {labels.dtype}"
         else:
             found = f"has labels of the type {type(labels).__name__}"
     raise ConfigError(
-        f"a batch {found}, and the evaluators need one number an image; set"
+        f"a batch {found}, and the evaluators need one whole number an image; set"
         " log.eval.linear=null and log.eval.knn=null, or let the loader yield (images,"
         " numbers, what else there is)"
     )
+
+
+def highest(labels: torch.Tensor) -> torch.Tensor:
+    """Return the largest label of a batch, () on its device; -1 of what is no class."""
+    if labels.ndim != 1 or labels.is_floating_point() or not len(labels):
+        return torch.tensor(UNLABELLED, device=labels.device)
+    return labels.long().amax()
+
+
+def check_highest(label: int, num_classes: int, split: str) -> None:
+    """Refuse a label that is no class of `num_classes`; a negative one is none.
+
+    Raises:
+        ConfigError: names the split that a loader read it in.
+    """
+    if label >= num_classes:
+        raise ConfigError(
+            f"{split} has the label {label}, and {num_classes} classes are numbered"
+            f" from 0 to {num_classes - 1}, with -1 for none; subtract 1 from labels"
+            f" that begin with 1, or set data.num_classes={label + 1}"
+        )
 
 
 def held_classes(loader: Any) -> torch.Tensor | None:

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from stable_ssl import distributed, seeding
 from stable_ssl.batch import first_view, seen
 from stable_ssl.cadence import is_due
-from stable_ssl.data.fields import as_classes
+from stable_ssl.data.combined import Combined
+from stable_ssl.data.fields import UNLABELLED, as_classes
+from stable_ssl.data.loading.loader import Loader
 from stable_ssl.distributed import gather_batches
 from stable_ssl.evaluation.bank import Bank, encode_bank
 from stable_ssl.evaluation.collapse import collapse_warning
@@ -37,7 +39,9 @@ from stable_ssl.evaluation.few_labels import FewLabels
 from stable_ssl.evaluation.knn import Knn
 from stable_ssl.evaluation.labels import (
     check_bank,
+    check_highest,
     check_labels,
+    highest,
     with_labels,
 )
 from stable_ssl.evaluation.layers import read
@@ -72,6 +76,7 @@ NO_BANK = (
     "there is no bank of plain images, which a loader as train does not give (bank=...)"
 )
 RESERVED = {*(cls.__name__.lower() for cls in BUILT_IN), "predictions", "pictures"}
+FIRST = 10  # batches of train whose labels are looked at on a GPU, which waits for it
 CADENCE = ("every_n_epochs", "splits", "in_fit")  # keys of every evaluator's node
 
 
@@ -239,6 +244,8 @@ class Suite:
         self.bank_loader = loaders.get("bank")
         self.bank: tuple[int, Bank | None] = -1, None  # the step it was encoded at
         self.bank_size = 0  # when it was encoded last
+        own = isinstance(loaders.get("train"), (Loader, Combined))  # which looks itself
+        self.unchecked = 0 if own else FIRST
         self.collapsed = self.evaluating = False
         self.said: set[str] = set()  # notes of evaluators
         self.asked: Sequence[Evaluator] = ()  # those that measure the split
@@ -270,7 +277,8 @@ class Suite:
             with _named(evaluator):
                 evaluator.taps.check(model)
         if self.online or of_layers:
-            self._build_online(loaders.get("bank", next(iter(loaders.values()))))
+            split = "bank" if "bank" in loaders else next(iter(loaders))
+            self._build_online(split, loaders[split])
         task = "multiclass" if self.probe is not None else task
         classes = num_classes if task else None
         custom = custom_metrics(log.metrics, task, classes)
@@ -283,10 +291,12 @@ class Suite:
         _refuse_twins(asked)
         self.evaluators = asked
 
-    def _build_online(self, loader: Any) -> None:
+    def _build_online(self, split: str, loader: Any) -> None:
         """Build what trains beside the method, for the features' measured dimension."""
         batch = next(seen(loader, self.device))
-        x, _ = with_labels(batch, _reads_labels(self.online))
+        x, labels = with_labels(batch, reads := _reads_labels(self.online))
+        if reads:
+            check_highest(int(highest(labels)), self.num_classes, split)
         with undisturbed(self.model), self.autocast():
             encoded = self._encoded(first_view(x))
             features = encoded.features
@@ -402,7 +412,10 @@ class Suite:
         Raises:
             ConfigError: features that are not a whole number for each label.
         """
-        x, labels = with_labels(batch, _reads_labels(self.online))
+        x, labels = with_labels(batch, reads := _reads_labels(self.online))
+        if self.unchecked and reads:
+            check_highest(int(highest(labels)), self.num_classes, "train")
+            self.unchecked -= labels.is_cuda  # on the CPU, each of them
         by_layers = [e for e in self.online.values() if e.taps is not None]
         if features is None or by_layers:
             with undisturbed(self.model), self.autocast():
@@ -462,6 +475,7 @@ class Suite:
         self.features: list[Tensor] = []
         self.labels: list[Any] = []
         self.views: list[Tensor] = []
+        self.highest: list[Tensor] = []  # label of each batch
         if self.predictions is not None:
             self.predictions.reset()
         self.evaluating = True
@@ -476,16 +490,29 @@ class Suite:
         """Show a batch to the evaluators, and keep the features they will need."""
         for evaluator in self.asked:
             evaluator.see(batch, loader, partial(self._seen_by, evaluator))
+        pair = isinstance(batch, (tuple, list)) and len(batch) > 1
+        labels = batch[1] if pair else None
+        if isinstance(labels, Tensor):
+            mask = labels.ndim == 1 and labels.dtype == torch.bool
+            if labels.shape[1:] in ((), (1,)) and not mask:
+                labels = as_classes(labels)  # of a loader of one's own
+            if any(map(self._counts, self.asked)):
+                self.highest.append(highest(labels))
         if not any(evaluator.needs_features for evaluator in self.asked):
             return
-        x, labels, *_ = batch
-        if isinstance(labels, Tensor) and labels.shape[1:] == (1,):
-            labels = as_classes(labels)  # of a loader of one's own
+        if any(e.needs_labels and e.needs_bank for e in self.asked):
+            _, labels = with_labels(batch)  # which are an index
+        x, *_ = batch
         features = self._beside(self._encoded(first_view(x)))
         self.features.append(features.detach().float())
         self.labels.append(labels)
         if any(e.all_views for e in self.asked) and isinstance(x, list) and len(x) > 1:
             self.views.append(torch.stack([self.encode(view) for view in x], 1))
+
+    def _counts(self, evaluator: Evaluator) -> bool:
+        """Return whether labels are numbers of classes to an evaluator."""
+        task = self.predictions.task if evaluator is self.predictions else "multiclass"
+        return evaluator.needs_labels and task == "multiclass"
 
     def _seen_by(self, evaluator: Evaluator, x: Tensor) -> Tensor:
         """Return what an evaluator calls features of a view, made once."""
@@ -539,6 +566,8 @@ class Suite:
             batches = seen(self.bank_loader, self.device, self.limit)
             bank = encode_bank(self._for_the_bank, batches, _reads_labels(readers))
             self.bank, self.bank_size = (step, bank), len(bank.labels)
+            if _reads_labels(readers):
+                check_highest(int(highest(bank.labels)), self.num_classes, "bank")
             for evaluator in self.comparing if self.limit is None else ():
                 evaluator.check_bank(self.bank_size, bank.labels)
         bank, features, labels = self.bank[1], None, None
@@ -548,7 +577,12 @@ class Suite:
             finite = finite and bool(features.isfinite().all())
         if self.labels and isinstance(self.labels[0], Tensor):
             labels = torch.cat(self.labels)
-        finite = all(distributed.all_gather_object(finite))
+        most = int(torch.stack(self.highest).amax()) if self.highest else UNLABELLED
+        everyone = distributed.all_gather_object((finite, most))
+        finite = all(finite for finite, _ in everyone)
+        if self.num_classes:
+            most = max(most for _, most in everyone)
+            check_highest(most, self.num_classes, name)
         views = torch.cat(self.views) if self.views else None
         return Split(
             name, features, labels, views, bank, finite, self.num_classes, self.seed

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, DistributedSampler, IterableDataset, Sampler
 
 from stable_ssl import load_config
 from stable_ssl.config import ConfigError
@@ -84,3 +84,50 @@ def test_one_held_in_a_map_style_class_is_taken():
     train = loaders(f"++data.train.dataset={node}")["train"]
     labels = [y for _, labels in train for y in labels.tolist()]
     assert sorted(labels) == [0] * 4 + [1] * 4 + [2] * 4
+
+
+class Passing(DistributedSampler):
+    """A subclass whose own arguments say nothing of the ranks."""
+
+    def __init__(self, dataset, **more):
+        raise AssertionError("was built")
+
+
+def two_of(dataset):
+    return DistributedSampler(dataset, 2, 0)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.utils.data.DistributedSampler",
+        *(f"{__name__}.{n}" for n in ("Passing", "two_of")),
+    ],
+)
+def test_a_sampler_of_a_share_is_refused(target):
+    node = f"++data.train.sampler={{_target_: {target}}}"
+    with pytest.raises(ConfigError, match="a share of the samples.*set shuffle: true"):
+        loaders(node)
+
+
+class ByEpoch(Sampler):
+    """All samples, turned by the epoch that it is told."""
+
+    def __init__(self, dataset):
+        self.size, self.epoch = len(dataset), 0
+
+    def __len__(self):
+        return self.size
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        return iter([(i + self.epoch) % self.size for i in range(self.size)])
+
+
+def test_a_sampler_is_told_the_epoch():
+    train = loaders(f"++data.train.sampler={{_target_: {__name__}.ByEpoch}}")["train"]
+    for epoch in (0, 3, 1):
+        train.set_epoch(epoch)
+        assert train.sampler.order()[:2].tolist() == [epoch, epoch + 1]

@@ -89,6 +89,8 @@ class BatchSampler:
             ConfigError: a sampler chose other than numbers of samples.
         """
         if self.sampler is not None:
+            if callable(tell := getattr(self.sampler, "set_epoch", None)):
+                tell(self.epoch)
             with seeding.keyed(seeding.fold_in(self.seed, self.epoch)):
                 return self._checked(list(self.sampler))
         if self.shuffle:

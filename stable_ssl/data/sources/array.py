@@ -38,6 +38,11 @@ class Arrays(Source):
             )
         super().__init__(len(self.images), y)
 
+    @property
+    def origin(self) -> str:
+        """The file that rows are numbers in."""
+        return str(self.file.resolve())
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what a worker needs to open the file itself."""
         return {**self.__dict__, "images": None}

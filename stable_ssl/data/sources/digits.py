@@ -32,7 +32,7 @@ def digits(root: str = "", subset: str | Sequence[str] | None = None) -> Images:
         raw = numpy.column_stack(load_digits(return_X_y=True))
     raw = torch.from_numpy(raw)
     images = raw[:, :-1].mul(255 / 16).round().to(torch.uint8).view(-1, 1, 8, 8)
-    whole = Images(images, raw[:, -1].long(), 10)
+    whole = Images(images, raw[:, -1].long(), 10, origin=("digits", None))
     order = seeding.permutation(len(whole), 0)
     ranges = [slice(*SPLIT[name]) for name in subsets(subset, list(SPLIT))]
     return whole.subset(torch.cat([order[rows] for rows in ranges]))

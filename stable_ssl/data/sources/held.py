@@ -29,16 +29,28 @@ class Images(Source):
         images: (N, C, H, W) uint8, or float32 in [0, 1].
         labels: (N,) int64; of other tasks (N, ...).
         num_classes: of the whole dataset; None: as its names or labels say.
+        origin: what else they are of, and the number of each there, (N,) int64.
         more: of `Source`.
     """
 
     left_out = 0  # samples of the files that could not be read
 
     def __init__(
-        self, images: Tensor, labels: Tensor, num_classes: int | None = None, **more
+        self,
+        images: Tensor,
+        labels: Tensor,
+        num_classes: int | None = None,
+        origin: tuple[str | None, Tensor | None] = (None, None),
+        **more,
     ):
         super().__init__(len(images), labels, **more)
         self.images, self.stated = images, num_classes
+        self.origin, self._origin_rows = origin
+
+    @property
+    def origin_rows(self) -> Tensor:
+        """The number of each image in `origin`, (N,) int64; its own where none is."""
+        return self.rows if self._origin_rows is None else self._origin_rows
 
     @property
     def num_classes(self) -> int | None:
@@ -55,6 +67,7 @@ class Images(Source):
             self.images[index],
             self.labels[index],
             self.stated,
+            origin=(self.origin, self.origin_rows[index]),
             class_to_idx=self.class_to_idx,
         )
 
@@ -129,6 +142,7 @@ def held_in_memory(
     held = Images(
         images if len(read) == len(images) else images[read],
         as_classes(part.labels),
+        origin=(part.origin, part.origin_rows),
         class_to_idx=dataset.class_to_idx,
         paths=[*part.files()],
         root=dataset.root,

@@ -9,10 +9,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from stable_ssl.data.fields import UNLABELLED, count_classes
 from stable_ssl.data.index.paths import Paths
@@ -36,6 +35,8 @@ class Source(Dataset):
         rows: that the samples are read from, (size,) int64; None: one after the other.
     """
 
+    origin: str | None = None  # of the rows, where other datasets may be of it, too
+
     def __init__(
         self,
         size: int,
@@ -57,6 +58,11 @@ class Source(Dataset):
     def file(self, row: int) -> tuple[str, bytes] | None:
         """Return the suffix and the bytes of a row's file; None where it has none."""
         return None
+
+    @property
+    def origin_rows(self) -> Tensor:
+        """The number of each sample in `origin`, (N,) int64."""
+        return self.rows
 
     @property
     def classes(self) -> list[str]:
@@ -100,16 +106,6 @@ class Source(Dataset):
             paths = (path.removeprefix(prefix) for path in self.files())
         return paths if os.sep == "/" else (p.replace(os.sep, "/") for p in paths)
 
-    def shared_with(self, other: Source) -> Tensor:
-        """Return which of the samples are files of another source, too, (N,) bool."""
-        if isinstance(self.paths, Paths) and isinstance(other.paths, Paths):
-            known = self.paths.are_those_of(other.paths)
-            if known is not None:
-                rows = other.rows if known else other.rows[:0]
-                return torch.isin(self.rows, rows)
-        hashes = (_hashes(source.files()) for source in (self, other))
-        return torch.from_numpy(numpy.isin(*hashes))
-
     def subset(self, index: Tensor) -> Source:
         """Return the samples at `index` alone, (M,) int64, of labels in a tensor."""
         part = copy(self)
@@ -125,11 +121,6 @@ class Source(Dataset):
             label = label.item()
         image, *more = self.read(int(self.rows[index]))
         return image, label, *more
-
-
-def _hashes(texts: Iterable[str]) -> numpy.ndarray:
-    """Return a number of each text, of 8 bytes, that is the same in this process."""
-    return numpy.fromiter(map(hash, texts), numpy.int64)
 
 
 def sample_name(dataset: Dataset, index: int) -> str:
@@ -179,12 +170,20 @@ def labelled_files(dataset: Any) -> Sequence[tuple[Any, Any]]:
     return samples if pair and isinstance(first[0], (str, PathLike)) else ()
 
 
+def whole_of(dataset: Any) -> Any:
+    """Return the dataset that a torch `Subset` is of; any other as it is."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset
+
+
 def known_classes(dataset: Any) -> int | None:
     """Return the number of classes that any dataset states; None without one.
 
     Raises:
         ConfigError: it states no whole number.
     """
+    dataset = whole_of(dataset)
     stated = getattr(dataset, "num_classes", None)
     if stated is None:
         classes = getattr(dataset, "classes", None)
@@ -204,6 +203,7 @@ def known_classes(dataset: Any) -> int | None:
 
 def class_names(dataset: Dataset) -> dict[int, str]:
     """Return any dataset's names of its classes, by number; none where it has none."""
+    dataset = whole_of(dataset)
     if class_to_idx := getattr(dataset, "class_to_idx", None):
         return {number: str(name) for name, number in class_to_idx.items()}
     classes = getattr(dataset, "classes", None)

@@ -56,7 +56,7 @@ def build(
             arguments[choices[0]] = subset
     arguments = taken_by(cls, f"the dataset {name}", arguments)
     try:
-        return _held(cls(**arguments))
+        return _held(cls(**arguments), f"{name} of {arguments}")
     except (RuntimeError, OSError, ValueError) as error:
         remedy = "" if download else "; data.download=true fetches a missing dataset"
         raise ConfigError(f"{name} in {root}: {error}{remedy}") from error
@@ -77,8 +77,8 @@ def _refuse_transforms(name: str, arguments: dict[str, Any]) -> None:
         raise ConfigError(f"the dataset {name} by its name takes no {key}; {remedy}")
 
 
-def _held(dataset: Dataset) -> Dataset:
-    """Return a dataset whose pixels are in memory as `Images`."""
+def _held(dataset: Dataset, origin: str) -> Dataset:
+    """Return a dataset whose pixels are in memory as `Images` of that origin."""
     pixels = getattr(dataset, "data", None)
     labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
     if labels is None or not hasattr(pixels, "shape"):
@@ -93,4 +93,5 @@ def _held(dataset: Dataset) -> Dataset:
     names = getattr(dataset, "classes", None) or ()
     classes = {name: number for number, name in enumerate(names)}
     num_classes = len(names) or int(labels.max()) + 1
-    return Images(pixels, labels.long(), num_classes, class_to_idx=classes)
+    of = origin, None
+    return Images(pixels, labels.long(), num_classes, of, class_to_idx=classes)

@@ -465,7 +465,7 @@ HEAD = f"""\
 
 ```console
 python benchmarks/parity.py --root CIFAR --jobs 2
-python benchmarks/parity.py --root CIFAR --jobs 2 --methods simsiam tico visreg --seeds 5
+python benchmarks/parity.py --root CIFAR --methods simsiam tico visreg --seeds 5
 ```
 
 20,000 images of CIFAR-10 (its JPEG copy, 2,000 a class), convnet of 0.06 M parameters,
@@ -474,8 +474,8 @@ the 10,000 test images in per cent, mean ± standard deviation over n seeds, our
 lightly's. Ours: the runs of `benchmarks/cifar10_small.md`. `kNN`: k = 20; `linear`: SGD
 on frozen features, its rate chosen on a tenth of them; both on the train images. A
 difference of means has its 95 % interval (Welch): `equal` where that includes 0 and is
-at most ± {NARROW:g} wide, of five seeds where three left it wider; of so many comparisons
-one in twenty may differ by chance.
+at most ± {NARROW:g} wide, of five seeds where three left it wider; of so many
+comparisons one in twenty may differ by chance.
 With three seeds on each side, differences below about a point are not resolved.
 Lightly's methods all read the same views of a seed, drawn before by torchvision.
 `epoch`: seconds of {10 * SHORT:,} images on one core, of both in turn in one process,

@@ -9,7 +9,6 @@ file gets new runs, and keeps the old.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -39,31 +38,27 @@ from stable_ssl.config import (
     load_config,
     located,
 )
-from stable_ssl.lock import is_held
-from stable_ssl.loggers.own_code import digest
 from stable_ssl.loggers.run_names import run_path
 from stable_ssl.loggers.table import printable
 from stable_ssl.recorded import is_run_folder
 from stable_ssl.schema import ConfigError
 from stable_ssl.tools import paper_file
 from stable_ssl.tools.paper_file import Paper, Row
+from stable_ssl.tools.paper_identity import PLACES, as_recorded, hashed
 from stable_ssl.tools.paper_results import (
     ENDED,
     Planned,
     Result,
+    is_refused,
+    is_to_be_made,
     read_folder,
     read_table,
+    status,
 )
 from stable_ssl.tools.paper_table import PaperTable
-from stable_ssl.tools.run_keys import MOST, NAMES, SEED
-from stable_ssl.tools.runs import flat, read_run
+from stable_ssl.tools.run_keys import MOST, SEED
 from stable_ssl.tools.seed_statistics import INTERVALS
 
-PLACES = (  # where a run runs, not what it does
-    "data.root data.download data.num_workers hardware.processes hardware.gpus"
-    " hardware.num_nodes hardware.threads hardware.accelerator hardware.timeout"
-    " hardware.sharding"
-).split()
 OWN = {  # what a table sets for each run, and what says so instead
     "log.folder": "; use --folder",
     "log.experiment": "",
@@ -72,13 +67,6 @@ OWN = {  # what a table sets for each run, and what says so instead
 }
 START = "from stable_ssl.commands import main; main()"
 SAID = 15  # last lines of a failed run
-
-
-def status(one: Planned) -> str:
-    """Return the status of a run's folder: `not begun` where there is none."""
-    if is_held(one.folder):
-        return "running"
-    return read_run(one.folder).status if is_run_folder(one.folder) else "not begun"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -127,21 +115,28 @@ def run(args: Namespace) -> int:
     recorded = _recorded(Path(f"{out}.json"), runs, paper) if args.recorded else {}
     asked = {one: status(one) for one in runs if one.row in rows}
     asked |= {one: recorded[one].status for one in asked if one in recorded}
-    waiting = [one for one, how in asked.items() if how not in (*ENDED, "running")]
-    elsewhere = [one for one, how in asked.items() if how == "running"]
+    waiting = [one for one, how in asked.items() if is_to_be_made(how)]
     print(f"{args.file}: {len(asked)} runs, {len(waiting)} to be made", flush=True)
-    for one in elsewhere:
-        print(f"{one.folder.name} is running already", flush=True)
+    for one, how in asked.items():
+        if how == "running":
+            print(f"{one.folder.name} is running already", flush=True)
+        if is_refused(how):
+            print(
+                f"{one.folder} is left as it is, {how}; it counts in no mean: remove or"
+                " rename it, and start again",
+                flush=True,
+            )
     if args.dry_run:
         for one in waiting:
             print(printable(shlex.join(["stable-ssl", *one.line])))
         return 0
-    left = waiting if args.no_runs else _run_all(waiting, args.jobs)
-    missing = [*left, *elsewhere]
+    if not args.no_runs:
+        _run_all(waiting, args.jobs)
     line = ["stable-ssl", "paper", str(args.file), *args.overrides]
     line += ["--interval", args.interval] * (args.interval != "std")
-    read = {one: read_folder(one.folder, paper.columns) for one in runs}
-    table = PaperTable(paper, read | recorded, shlex.join(line), args.interval)
+    results = {one: read_folder(one, paper.columns) for one in runs} | recorded
+    missing = [one for one in asked if results[one].status not in ENDED]
+    table = PaperTable(paper, results, shlex.join(line), args.interval)
     print(f"\n{table.text()}\n")
     for path in table.write(out):
         print(f"wrote {path}")
@@ -197,9 +192,11 @@ def plan(
     for row, data, own, config in _composed(paper, overrides):
         titles = [*filter(None, [row.title, data])]
         with named(titles):
-            full = _full(config)
+            model = trainer_class(None, config).model_config
+            full = complete(config, model)
             check(full, here)
-            stands_for = _hash(_full(next(anywhere)[-1]) if anywhere else full)
+            usual = complete(next(anywhere)[-1], model) if anywhere else full
+            stands_for, holds = hashed(usual, model), as_recorded(full)
         words = [re.sub(r"[^\w.]+", "_", word) for word in (*titles, stands_for)]
         for seed in row.seeds:
             run = f"{'-'.join(words)}-s{seed}"
@@ -208,7 +205,7 @@ def plan(
             line += [f"log.{key}={quoted(text)}" for key, text in names.items()]
             path = run_path(OmegaConf.create(names))
             run_of = row.title, data, seed, stands_for, tuple(line)
-            planned.append(Planned(*run_of, path))
+            planned.append(Planned(*run_of, path, holds))
     if len({one.folder for one in planned}) < len(planned):
         raise ConfigError(
             "two rows or data sets have titles that differ in signs alone"
@@ -234,33 +231,11 @@ def _composed(
             yield row, data, own, config
 
 
-def _full(config: DictConfig) -> DictConfig:
-    """Return a composed configuration with all defaults."""
-    return complete(config, trainer_class(None, config).model_config)
-
-
-def _hash(full: DictConfig) -> str:
-    """Return what stands for a configuration, whatever its names and seed.
-
-    Keys at their defaults do not count, so that a newer version with further keys has
-    the same hash; what it does otherwise is told by the hash of its code.
-    """
-    model = trainer_class(None, full).model_config
-    usual = flat(OmegaConf.to_container(complete({}, model)))
-    kept = {
-        key: value
-        for key, value in sorted(flat(OmegaConf.to_container(full)).items())
-        if key not in NAMES | {SEED} and (key not in usual or usual[key] != value)
-    }
-    return digest(json.dumps(kept, default=str).encode())[:8]
-
-
 # --- running --------------------------------------------------------------------------
 
 
-def _run_all(runs: Sequence[Planned], jobs: int) -> list[Planned]:
-    """Run all, some at once; print a line each, and return those without an end."""
-    without = []
+def _run_all(runs: Sequence[Planned], jobs: int) -> None:
+    """Run all, some at once; print a line each, and of those without an end why."""
     with _pool(jobs) as pool:
         futures = {pool.submit(_run_one, one, jobs): one for one in runs}
         for number, future in enumerate(as_completed(futures), start=1):
@@ -269,9 +244,7 @@ def _run_all(runs: Sequence[Planned], jobs: int) -> list[Planned]:
             title = ", ".join(filter(None, [one.row, one.data, f"seed {one.seed}"]))
             print(f"[{number}/{len(runs)}] {title}: {how}, {seconds:.0f} s", flush=True)
             if how not in ENDED:
-                without.append(one)
                 print(printable(said, kept="\n"), file=sys.stderr, flush=True)
-    return without
 
 
 @contextmanager

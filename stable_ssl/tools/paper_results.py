@@ -10,21 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from stable_ssl.lock import is_held
 from stable_ssl.loggers import own_code
 from stable_ssl.loggers.names import is_accuracy
 from stable_ssl.recorded import is_run_folder
 from stable_ssl.schema import ConfigError
 from stable_ssl.tools.paper_file import Column
+from stable_ssl.tools.paper_identity import difference
 from stable_ssl.tools.runs import Run, last_values, launches, read_run
 
 ENDED = ("finished", "diverged")  # of runs that another start would not change
 MINUTES = "minutes"  # a column that is no metric
+OTHER, UNREADABLE = "other configuration", "unreadable"  # of folders left as they are
 BLOCK = 2**24  # bytes of a checkpoint that are read at once
 
 
@@ -38,6 +41,7 @@ class Planned:
     config: str  # hash of what it does
     line: tuple[str, ...]  # its command line
     folder: Path
+    full: Mapping[str, Any] = field(compare=False, repr=False)  # of `as_recorded`
 
 
 @dataclass(frozen=True)
@@ -63,21 +67,55 @@ def name_of(column: Column) -> str:
     return f"{column.value}, {column.at}"
 
 
-def read_folder(folder: Path, columns: Sequence[Column]) -> Result:
+def status(one: Planned) -> str:
+    """Return the status of a run's folder: `not begun` where there is none.
+
+    One that is not the planned run's, or cannot be read, is `OTHER` or `UNREADABLE`;
+    what differs, or cannot be read, follows in brackets.
+    """
+    return _opened(one)[0]
+
+
+def is_refused(how: str) -> bool:
+    """Return whether a status is of a folder that is neither counted nor changed."""
+    return how.startswith((OTHER, UNREADABLE))
+
+
+def is_to_be_made(how: str) -> bool:
+    """Return whether a run of a status is to be started, or to go on."""
+    return how not in (*ENDED, "running") and not is_refused(how)
+
+
+def _opened(one: Planned) -> tuple[str, Run | None]:
+    """Return a run's status, and what its folder holds if it is the planned run's."""
+    if not is_run_folder(one.folder):
+        return "running" if is_held(one.folder) else "not begun", None
+    try:
+        run = read_run(one.folder)
+    except ValueError as error:
+        return f"{UNREADABLE} ({error})", None
+    last = [launch.get("library") for launch in launches(one.folder)][-1:]
+    whole = last == [own_code.library()]
+    if said := difference(one.full, run.config, whole):
+        return f"{OTHER} ({said})", None
+    return "running" if is_held(one.folder) else run.status, run
+
+
+def read_folder(one: Planned, columns: Sequence[Column]) -> Result:
     """Return what the folder of a run holds; accuracies in per cent.
 
     A checkpoint is read whole.
     """
-    if not is_run_folder(folder):
-        return Result()
-    run = read_run(folder)
-    versions = {str(launch.get("library")) for launch in launches(folder)}
+    how, run = _opened(one)
+    if run is None:
+        return Result(how)
+    versions = {str(launch.get("library")) for launch in launches(one.folder)}
     return Result(
-        run.status,
+        how,
         "+".join(sorted(versions)) or None,
         run.code,
-        _hash_of(folder / "ckpts" / "last.ckpt"),
-        own_code.recorded(folder),
+        _hash_of(one.folder / "ckpts" / "last.ckpt"),
+        own_code.recorded(one.folder),
         {name_of(column): value_of(run, column) for column in columns},
     )
 

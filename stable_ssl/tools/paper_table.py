@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,14 @@ from stable_ssl.recorded import is_run_folder
 from stable_ssl.tools import figures, run_keys, table_formats
 from stable_ssl.tools.page import page
 from stable_ssl.tools.paper_file import Column, Paper, Row
-from stable_ssl.tools.paper_results import MINUTES, Planned, Result, as_json, name_of
+from stable_ssl.tools.paper_results import (
+    MINUTES,
+    Planned,
+    Result,
+    as_json,
+    is_refused,
+    name_of,
+)
 from stable_ssl.tools.seed_statistics import INTERVALS, Sample, sample
 from stable_ssl.tools.style import save
 from stable_ssl.tools.table import Cell, MeanTable, mark
@@ -135,12 +143,19 @@ class PaperTable:
         n = "n" if len(counts) > 1 else max(counts, default=0)
         spread = f"Mean ± {INTERVALS[self.means.interval]} over {n} seeds"
         about = "One run a cell" if counts == {1} else spread
-        left_out = len(self.results) - len(self.finished)
-        unfinished = f" {left_out} of {len(self.results)} runs are missing or diverged."
         return (
-            f"{about}; accuracies in per cent.{unfinished * bool(left_out)}"
+            f"{about}; accuracies in per cent.{self._left_out()}"
             f"{table_formats.bold_note(self.means)}"
         )
+
+    def _left_out(self) -> str:
+        """Return a sentence, with a space before it, of runs that count in no mean."""
+        others = [result.status for result in self.results.values()]
+        others = [how.partition(" (")[0] for how in others if how != "finished"]
+        if not others:
+            return ""
+        counts = ", ".join(f"{n} {how}" for how, n in sorted(Counter(others).items()))
+        return f" {len(others)} of {len(self.results)} runs do not count: {counts}."
 
     def _heads(self) -> list[str]:
         """Return a text a column."""
@@ -279,8 +294,8 @@ class PaperTable:
             with warnings.catch_warnings():  # the table has said it
                 warnings.simplefilter("ignore")
                 yield from save(self.figure(drawn), out)
-                folders = [one.folder for one in self.results]
-                if there := [folder for folder in folders if is_run_folder(folder)]:
+                kept = [o for o, r in self.results.items() if not is_refused(r.status)]
+                if there := [o.folder for o in kept if is_run_folder(o.folder)]:
                     yield page(*there, out=f"{out}.html")
 
 

@@ -11,13 +11,18 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
+from stable_ssl import load_config
 from stable_ssl.commands import main
 from stable_ssl.commands.paper import plan
 from stable_ssl.loggers import own_code
 from stable_ssl.loggers.own_code import digest
+from stable_ssl.methods import method_class
 from stable_ssl.schema import ConfigError
+from stable_ssl.secrets import masked
 from stable_ssl.tools.paper_file import read
+from stable_ssl.tools.paper_identity import difference
 from stable_ssl.tools.paper_results import Result, minutes
 from stable_ssl.tools.runs import Run
 
@@ -54,6 +59,31 @@ def stated(tmp_path):
         return path
 
     return write
+
+
+def planned(file, folder, overrides=()):
+    """Return the runs of a table's file as the command plans them."""
+    return plan(read(file), file.stem, str(folder), overrides)
+
+
+def make(one, value=0.9, changes=(), launches=({},), status="finished", step=30):
+    """Write a folder as that run would leave it, but for changes of its configuration.
+
+    Of each launch there is what differs from one of now.
+    """
+    one.folder.mkdir(parents=True)
+    config = OmegaConf.create(one.full)
+    for key, changed in dict(changes).items():
+        OmegaConf.update(config, key, changed)
+    now = {"time": "2026-11-30T12:00:00+0000", "library": own_code.library()}
+    texts = {
+        "config.yaml": OmegaConf.to_yaml(config),
+        "metrics.jsonl": json.dumps({"step": step, "epoch": 1, "test/knn_acc1": value}),
+        "status.json": json.dumps({"status": status}),
+        "environment.json": json.dumps([{**now, **launch} for launch in launches]),
+    }
+    for name, text in texts.items():
+        (one.folder / name).write_text(text + "\n")
 
 
 def run(*words):
@@ -121,7 +151,9 @@ def test_a_hash_stands_for_what_a_run_does(stated):
     assert len(set(first)) == 1  # of both seeds
     for place in ("data.root=/elsewhere", "hardware.processes=2", "log.tags=[a]"):
         assert hashes(place) == first
-    for change in ("optim.lr=0.2", "hardware.precision=bfloat16", "data.batch_size=64"):
+    assert hashes("log.resume=null") == first
+    resume = f"log.resume={stated()}"  # begins elsewhere
+    for change in ("optim.lr=0.2", "hardware.precision=bfloat16", resume):
         assert set(hashes(change)).isdisjoint(first)
         assert hashes(overrides=[*SHORT, change]) == hashes(change)
     stated_root = hashes(overrides=[*SHORT, "data.root=/images"])
@@ -149,6 +181,68 @@ def test_a_row_may_have_seeds_of_its_own(stated):
 @pytest.mark.parametrize("file", sorted(PAPERS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_tables_of_the_project_can_be_made(file):
     assert plan(read(file), file.stem, "logs")
+
+
+# --- which configuration a folder is of ---------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", ["simclr", "distillation", "dino", "fixmatch"])
+def test_a_run_records_what_was_planned_of_it(stated, tmp_path, recipe):
+    own = ["++mine={a: '${stable_ssl:max_iterations}', b: '${mine.a}', c: .nan}"]
+    (one,) = planned(stated(rows=[recipe], seeds=[3]), tmp_path, own)
+    trainer = method_class(recipe)(load_config(recipe, [*SHORT, *own]))
+    trainer.config.log.folder = str(tmp_path)
+    trainer.setup()
+    assert not difference(one.full, masked(trainer.config), whole=True)
+    trainer.config.optim.lr *= 2
+    assert "optim.lr" in difference(one.full, masked(trainer.config), whole=True)
+    trainer.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("changes", "library", "differs"),
+    [
+        ({}, None, ""),
+        ({"hardware.seed": 9, "data.root": "/x", "log.tags": ["a"]}, None, ""),
+        ({"optim.lr": 3.0}, None, "optim.lr: found 3.0, planned 0.3"),
+        ({"log.eval.knn.k": 21}, "0" * 8, "log.eval.knn.k"),  # a default since changed
+        ({"log.eval.knn": None}, "0" * 8, "log.eval.knn: found None"),
+        ({"data.train.dataset.labels_per_class": 2}, None, "labels_per_class"),
+        ({"model.older_key": 1}, "0" * 8, ""),
+        ({"log.resume": "other.ckpt"}, None, "log.resume"),
+    ],
+)
+def test_a_folder_of_another_configuration_is_left_out_and_left_alone(
+    stated, tmp_path, capsys, changes, library, differs
+):
+    file = stated(seeds=[0, 1])
+    for one, changed in zip(planned(file, tmp_path), ({}, changes), strict=True):
+        launch = {"library": library} if library else {}
+        make(one, changes=changed, launches=[launch])
+    written = (one.folder / "config.yaml").read_text()
+    code = run(file, "--folder", tmp_path)
+    said = capsys.readouterr().out
+    found = json.loads((tmp_path / "paper" / "trial.json").read_text())
+    assert found["rows"][0]["cells"][1]["n"] == 2 - bool(differs)
+    assert code == bool(differs) and "0 to be made" in said
+    assert (one.folder / "config.yaml").read_text() == written
+    if differs:
+        assert f"{one.folder} is left as it is, other configuration" in said
+        assert differs in said and "remove or rename it" in said
+        text = (tmp_path / "paper" / "trial.md").read_text()
+        assert differs in text.replace("\\", "")
+        assert "1 of 2 runs do not count: 1 other configuration" in text
+
+
+def test_a_folder_that_cannot_be_read_leaves_the_others(stated, tmp_path, capsys):
+    file = stated()
+    for one in planned(file, tmp_path):
+        make(one)
+    (one.folder / "config.yaml").write_text("[")
+    assert run(file, "--folder", tmp_path) == 1
+    assert "is left as it is, unreadable" in capsys.readouterr().out
+    found = json.loads((tmp_path / "paper" / "trial.json").read_text())
+    assert found["rows"][0]["cells"][1]["n"] == 1
 
 
 # --- runs and the table ---------------------------------------------------------------

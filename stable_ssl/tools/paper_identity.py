@@ -1,0 +1,90 @@
+"""Which configuration a run is of: a hash of it, and where another one differs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from stable_ssl.config import complete, resolver
+from stable_ssl.loggers.own_code import digest
+from stable_ssl.secrets import masked
+from stable_ssl.tools.run_keys import NAMES, SEED
+from stable_ssl.tools.runs import flat
+
+PLACES = (  # where a run runs, not what it does
+    "data.root data.download data.num_workers hardware.processes hardware.gpus"
+    " hardware.num_nodes hardware.threads hardware.accelerator hardware.timeout"
+    " hardware.sharding"
+).split()
+NETWORKS = {"backbone", "teacher"}  # whose channels are those of the images
+LATER = "<known with the data>"  # for what `resolver` and `data.build` fill in
+SHOWN = 40  # characters of a value in a sentence
+
+
+def hashed(full: DictConfig, model: type | None) -> str:
+    """Return what stands for a configuration, whatever its names and seed.
+
+    Keys at their defaults do not count, so that a newer version with further keys has
+    the same hash; what it does otherwise is told by the hash of its code.
+
+    Args:
+        full: with all defaults.
+        model: dataclass of the keys under `model`.
+    """
+    usual = flat(OmegaConf.to_container(complete({}, model)))
+    kept = {
+        key: value
+        for key, value in sorted(flat(OmegaConf.to_container(full)).items())
+        if not _names(key, value) and (key not in usual or usual[key] != value)
+    }
+    return digest(json.dumps(kept, default=str).encode())[:8]
+
+
+def as_recorded(full: DictConfig) -> dict[str, Any]:
+    """Return what config.yaml of a run will hold, `LATER` where only the data tell."""
+    later = resolver.filled(full, dict.fromkeys(resolver.NAMES, LATER))
+    config = masked(OmegaConf.create(later))
+    if config["data"]["num_classes"] is None:
+        config["data"]["num_classes"] = LATER
+    for key in NETWORKS & config["model"].keys():
+        network = config["model"][key]
+        network = {"name": network} if isinstance(network, str) else network
+        if isinstance(network, Mapping):
+            config["model"][key] = {"in_channels": LATER, **network}
+    return config
+
+
+def difference(planned: Any, found: Any, whole: bool, at: str = "") -> str:
+    """Return the first key in which a run's config.yaml differs, and how; or nothing.
+
+    Names, places and the seed aside.
+
+    Args:
+        planned: of `as_recorded`.
+        found: in config.yaml.
+        whole: whether a key that one of them lacks counts. Versions of the library
+            have different keys.
+        at: dotted key of both in the whole.
+    """
+    if at in PLACES or (_names(at, planned) and _names(at, found)):
+        return ""
+    if isinstance(planned, Mapping) and isinstance(found, Mapping):
+        for key in {**planned, **found}:
+            if whole or (key in planned and key in found):
+                below = planned.get(key, "nothing"), found.get(key, "nothing")
+                if said := difference(*below, whole, f"{at}.{key}".lstrip(".")):
+                    return said
+        return ""
+    same = planned == found or str(planned) == str(found)  # nan
+    if same or LATER in str(planned):
+        return ""
+    return f"{at}: found {found!s:.{SHOWN}}, planned {planned!s:.{SHOWN}}"
+
+
+def _names(key: str, value: Any) -> bool:
+    """Return whether a key tells which run it is, and nothing of what it does."""
+    begins_elsewhere = key == "log.resume" and value not in (None, "auto", "nothing")
+    return key in NAMES | {SEED} and not begins_elsewhere

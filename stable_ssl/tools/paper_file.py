@@ -113,10 +113,11 @@ def _check(paper: Paper, file: Path) -> None:
     if "" in paper.data and len(paper.data) > 1:
         raise ConfigError(f"{file}: a data set has no name; give each one")
     for column in paper.columns:
-        if column.at not in ("untrained", "last", "best") and not column.at.isdecimal():
+        step = int(column.at) if column.at.isdecimal() else 0
+        if column.at not in ("untrained", "last", "best") and step < 1:
             raise ConfigError(
                 f"{file}, column {column.title}: found at: {column.at}; give untrained,"
-                " last, best or a step"
+                " last, best or a step from 1"
             )
     for row in paper.rows:
         groups = {"": row.published} if "" in paper.data else row.published

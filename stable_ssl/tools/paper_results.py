@@ -54,6 +54,13 @@ class Result:
     checkpoint: str | None = None  # hash of the last one
     modules: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the user's
     values: dict[str, float | None] = field(default_factory=dict)  # see `name_of`
+    names: tuple[str, ...] = field(default=(), compare=False)  # of figures in its rows
+
+    @property
+    def metrics(self) -> set[str]:
+        """The names of figures that it is known to have, of some step."""
+        there = (name for name, value in self.values.items() if value is not None)
+        return {*self.names, *(name.rpartition(", ")[0] for name in there)}
 
     @property
     def of_other_code(self) -> bool:
@@ -117,6 +124,7 @@ def read_folder(one: Planned, columns: Sequence[Column]) -> Result:
         _hash_of(one.folder / "ckpts" / "last.ckpt"),
         own_code.recorded(one.folder),
         {name_of(column): value_of(run, column) for column in columns},
+        tuple(name for name in last_values(run.rows) if "/" in name),
     )
 
 

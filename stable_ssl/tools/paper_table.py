@@ -17,6 +17,7 @@ from stable_ssl.files import write_atomically
 from stable_ssl.loggers.names import NONE, better, is_accuracy
 from stable_ssl.loggers.table import Table, render
 from stable_ssl.recorded import is_run_folder
+from stable_ssl.schema import nearest
 from stable_ssl.tools import figures, run_keys, table_formats
 from stable_ssl.tools.page import page
 from stable_ssl.tools.paper_file import Column, Paper, Row
@@ -44,6 +45,7 @@ class Figures(Cell):
     """A cell of the table: what was measured, and what others published."""
 
     published: float | None = None
+    without: int = 0  # finished runs that have no value
 
     @property
     def difference(self) -> float | None:
@@ -90,15 +92,15 @@ class PaperTable:
 
     def _cell(self, row: Row, data: str, column: Column) -> Figures:
         """Return a cell: the values of its runs, accuracies in per cent."""
-        found = sample(
-            [
-                result.values[name_of(column)]
-                for one, result in self.finished.items()
-                if (one.row, one.data) == (row.title, data)
-            ]
-        )
+        values = [
+            result.values.get(name_of(column))
+            for one, result in self.finished.items()
+            if (one.row, one.data) == (row.title, data)
+        ]
         published = self.paper.published(row, data, column)
-        return Figures(column.value, found, published=published)
+        cell = Figures(column.value, sample(values), published=published)
+        cell.without = len(values) - (cell.sample.n if cell.sample else 0)
+        return cell
 
     # --- as text ----------------------------------------------------------------------
 
@@ -145,7 +147,7 @@ class PaperTable:
         about = "One run a cell" if counts == {1} else spread
         return (
             f"{about}; accuracies in per cent.{self._left_out()}"
-            f"{table_formats.bold_note(self.means)}"
+            f"{self._without_value()}{table_formats.bold_note(self.means)}"
         )
 
     def _left_out(self) -> str:
@@ -156,6 +158,20 @@ class PaperTable:
             return ""
         counts = ", ".join(f"{n} {how}" for how, n in sorted(Counter(others).items()))
         return f" {len(others)} of {len(self.results)} runs do not count: {counts}."
+
+    def _without_value(self) -> str:
+        """Return a sentence, with a space before it, for each column with gaps."""
+        said, known = "", {name for r in self.finished.values() for name in r.metrics}
+        for (data, column), cells in zip(self.columns, self._by_column(), strict=True):
+            without = sum(cell.without for cell in cells)
+            finished = without + sum(cell.sample.n for cell in cells if cell.sample)
+            if without:
+                unknown = column.value not in known
+                near = nearest(column.value, known) if unknown else ""
+                title = ", ".join(filter(None, [data, column.title]))
+                said += f" {title}: {without} of {finished} finished runs have none"
+                said += near or "."
+        return said
 
     def _heads(self) -> list[str]:
         """Return a text a column."""
@@ -223,6 +239,7 @@ class PaperTable:
         ]
         return {
             "title": self.paper.title,
+            "caption": self.caption,
             "command": self.command,
             "overrides": self.paper.overrides,
             "data": self.paper.data,
@@ -267,7 +284,7 @@ class PaperTable:
                 column.value: result.values[name_of(column)] / scale,
             }
             for one, result in self.finished.items()
-            if result.values[name_of(column)] is not None
+            if result.values.get(name_of(column)) is not None
         )
         by = ["method", *["data"] * (len(self.paper.data) > 1)]
         published: dict[str, list[float]] = {}
@@ -312,6 +329,7 @@ def _facts(data: str, column: Column, cell: Figures) -> dict[str, Any]:
         "std": found.std if several else None,
         "ci95": found.ci95 if several else None,
         "n": found.n if found else 0,
+        "without": cell.without,
         "values": list(found.values) if found else [],
         "published": cell.published,
         "difference": cell.difference,

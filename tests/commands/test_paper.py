@@ -106,6 +106,7 @@ def run(*words):
         ({"seeds": [0, 0]}, r"found seeds: \[0, 0\]"),
         ({"rows": [{"recipe": "byol", "seeds": []}]}, r"byol: found seeds: \[\]"),
         ({"columns": [{"value": "test/acc1", "at": "end"}]}, "found at: end"),
+        ({"columns": [{"value": "test/acc1", "at": 0}]}, "at: 0; give untrained"),
         (
             {"rows": [{"recipe": "simclr", "published": {"knn": 9.0}}]},
             "no column knn.*k",
@@ -292,6 +293,31 @@ def test_what_is_missing_is_run_and_the_rest_is_kept(stated, tmp_path, capsys):
     ):
         assert run(stated(**keys), *words[1:], "--recorded", "--dry-run") == 0
         assert " 1 to be made" in capsys.readouterr().out, keys
+
+
+def test_finished_runs_without_a_value_are_counted(stated, tmp_path, capsys):
+    values = ("knn_acc1, last", "knn_acc1, best", "knn_ac1, last", "knn_acc1, 40")
+    parts = [(f"test/{value}".split(", "), value) for value in values]
+    columns = [{"value": v, "at": at, "title": title} for (v, at), title in parts]
+    file = stated(seeds=[0, 1, 2], columns=columns, rows=["simclr", "vicreg"])
+    runs = planned(file, tmp_path)
+    for one in runs:
+        make(one, value=None if one.seed == 0 else 0.9, step=30 + one.seed * 5)
+    assert run(file, "--folder", tmp_path) == 0
+    sentences = [
+        "knn_acc1, last: 2 of 6 finished runs have none.",
+        "knn_acc1, best: 6 of 6 finished runs have none.",  # val was not evaluated
+        "knn_ac1, last: 6 of 6 finished runs have none; did you mean 'test/knn_acc1'?",
+        "knn_acc1, 40: 4 of 6 finished runs have none.",
+    ]
+    found = (tmp_path / "paper" / "trial.json").read_text()
+    tex = (tmp_path / "paper" / "trial.tex").read_text()
+    said = " ".join(capsys.readouterr().out.split())
+    for sentence in sentences:
+        assert all(sentence in text for text in (said, found, tex)), sentence
+    cells = json.loads(found)["rows"][0]["cells"]
+    counts = [(cell["n"], cell["without"]) for cell in cells]
+    assert counts == [(2, 1), (0, 3), (0, 3), (1, 2)]
 
 
 def test_recorded_runs_need_a_table(stated, tmp_path, capsys):

@@ -46,9 +46,9 @@ def hashed(full: DictConfig, model: type | None) -> str:
 def as_recorded(full: DictConfig) -> dict[str, Any]:
     """Return what config.yaml of a run will hold, `LATER` where only the data tell."""
     later = resolver.filled(full, dict.fromkeys(resolver.NAMES, LATER))
+    if later["data"]["num_classes"] is None:
+        later["data"]["num_classes"] = LATER
     config = masked(OmegaConf.create(later))
-    if config["data"]["num_classes"] is None:
-        config["data"]["num_classes"] = LATER
     for key in NETWORKS & config["model"].keys():
         network = config["model"][key]
         network = {"name": network} if isinstance(network, str) else network

@@ -51,10 +51,11 @@ from stable_ssl.tools.paper_results import (
     Result,
     is_refused,
     is_to_be_made,
+    name_of,
     read_folder,
-    read_table,
     status,
 )
+from stable_ssl.tools.paper_store import by_name, stored
 from stable_ssl.tools.paper_table import PaperTable
 from stable_ssl.tools.run_keys import MOST, SEED
 from stable_ssl.tools.seed_statistics import INTERVALS
@@ -112,9 +113,11 @@ def run(args: Namespace) -> int:
     runs = plan(paper, args.file.stem, folder, args.overrides)
     rows = paper.titles(args.rows) if args.rows else [row.title for row in paper.rows]
     out = args.out or Path(folder, "paper", args.file.stem)
-    recorded = _recorded(Path(f"{out}.json"), runs, paper) if args.recorded else {}
+    recorded = _recorded(Path(f"{out}.json"), runs, args.recorded)
     asked = {one: status(one) for one in runs if one.row in rows}
-    asked |= {one: recorded[one].status for one in asked if one in recorded}
+    names = set(map(name_of, paper.columns))
+    whole = {one: r for one, r in recorded.items() if names <= r.values.keys()}
+    asked |= {one: whole[one].status for one in asked if one in whole}
     waiting = [one for one, how in asked.items() if is_to_be_made(how)]
     print(f"{args.file}: {len(asked)} runs, {len(waiting)} to be made", flush=True)
     for one, how in asked.items():
@@ -134,7 +137,8 @@ def run(args: Namespace) -> int:
         _run_all(waiting, args.jobs)
     line = ["stable-ssl", "paper", str(args.file), *args.overrides]
     line += ["--interval", args.interval] * (args.interval != "std")
-    results = {one: read_folder(one, paper.columns) for one in runs} | recorded
+    results = {one: read_folder(one, paper.columns) for one in runs}
+    results |= {o: r for o, r in recorded.items() if results[o].status == "not begun"}
     missing = [one for one in asked if results[one].status not in ENDED]
     table = PaperTable(paper, results, shlex.join(line), args.interval)
     print(f"\n{table.text()}\n")
@@ -154,10 +158,19 @@ def run(args: Namespace) -> int:
 
 
 def _recorded(
-    table: Path, runs: Sequence[Planned], paper: Paper
+    table: Path, runs: Sequence[Planned], asked: bool
 ) -> dict[Planned, Result]:
-    """Return what an earlier table has of runs whose folders are gone."""
-    known = read_table(table, paper.columns)
+    """Return what an earlier table has of runs whose folders are gone, if asked.
+
+    Raises:
+        ConfigError: it is asked, and there is none; or what is there is no table, and
+            would be written over.
+    """
+    known = by_name(stored(table))
+    if not asked:
+        return {}
+    if not table.is_file():
+        raise ConfigError(f"no {table}; --recorded takes runs from there")
     gone = [one for one in runs if not is_run_folder(one.folder)]
     return {one: known[one.folder.name] for one in gone if one.folder.name in known}
 

@@ -1,14 +1,12 @@
-"""What each run of a paper's table came to: read from its folder, or from a table.
+"""What each run of a paper's table came to, as its folder says.
 
 Each can be traced: to the hash of its configuration, of the code and of its last
-checkpoint. The table's JSON holds all of it, so that a run counts where its folder is
-gone, as in a clone of the repository that the table lies in.
+checkpoint. All of it is kept in the table's JSON, see paper_store.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +18,6 @@ from stable_ssl.lock import is_held
 from stable_ssl.loggers import own_code
 from stable_ssl.loggers.names import is_accuracy
 from stable_ssl.recorded import is_run_folder
-from stable_ssl.schema import ConfigError
 from stable_ssl.tools.paper_file import Column
 from stable_ssl.tools.paper_identity import difference
 from stable_ssl.tools.runs import Run, last_values, launches, read_run
@@ -126,57 +123,6 @@ def read_folder(one: Planned, columns: Sequence[Column]) -> Result:
         {name_of(column): value_of(run, column) for column in columns},
         tuple(name for name in last_values(run.rows) if "/" in name),
     )
-
-
-def read_table(file: Path, columns: Sequence[Column]) -> dict[str, Result]:
-    """Return what a table's JSON says of runs that ended, by name.
-
-    A run is left out where it lacks a column that the table has now.
-
-    Raises:
-        ConfigError: there is no such file, or no table in it.
-    """
-    try:
-        runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
-        found = {
-            str(run["run"]): Result(
-                str(run["status"]),
-                run["code"],
-                run["own"],
-                run["checkpoint"],
-                dict(run["modules"]),
-                dict(run["values"]),
-            )
-            for run in runs
-        }
-    except FileNotFoundError as error:
-        raise ConfigError(f"no {file}; --recorded takes runs from there") from error
-    except (ValueError, TypeError, KeyError) as error:
-        text = f"{file} holds no table of this version of stable-ssl paper"
-        raise ConfigError(text) from error
-    asked = {name_of(column) for column in columns}
-    return {
-        name: result
-        for name, result in found.items()
-        if result.status in ENDED and asked <= set(result.values)
-    }
-
-
-def as_json(one: Planned, result: Result) -> dict[str, Any]:
-    """Return a run as plain types, as `read_table` reads it."""
-    return {
-        "method": one.row,
-        "data": one.data,
-        "seed": one.seed,
-        "run": one.folder.name,
-        "status": result.status,
-        "config": one.config,
-        "code": result.code,
-        "own": result.own,
-        "checkpoint": result.checkpoint,
-        "modules": result.modules,
-        "values": result.values,
-    }
 
 
 def value_of(run: Run, column: Column) -> float | None:

@@ -25,10 +25,10 @@ from stable_ssl.tools.paper_results import (
     MINUTES,
     Planned,
     Result,
-    as_json,
     is_refused,
     name_of,
 )
+from stable_ssl.tools.paper_store import Entry, earlier, entry_of, stored
 from stable_ssl.tools.seed_statistics import INTERVALS, Sample, sample
 from stable_ssl.tools.style import save
 from stable_ssl.tools.table import Cell, MeanTable, mark
@@ -247,9 +247,9 @@ class PaperTable:
             "runs": self.runs(),
         }
 
-    def runs(self) -> list[dict[str, Any]]:
+    def runs(self) -> list[Entry]:
         """Return all runs as plain types."""
-        return [as_json(*each) for each in self.results.items()]
+        return [entry_of(*each) for each in self.results.items()]
 
     def of_other_code(self) -> list[str]:
         """Return the names of runs by other code than that of now."""
@@ -296,12 +296,20 @@ class PaperTable:
         return figures.compare(runs, column.value, by, spread, published=published)
 
     def write(self, out: str | Path) -> Iterator[Path]:
-        """Write all forms of the table to `out`, each with its suffix; yield them."""
+        """Write all forms of the table to `out`, each with its suffix; yield them.
+
+        Runs and values that an earlier JSON had are kept in it.
+
+        Raises:
+            ConfigError: there is a JSON that is of no table.
+        """
         drawn = self._drawn()
+        kept = earlier(stored(Path(f"{out}.json")), self.runs())
+        facts = {**self.as_json(), "earlier": kept}
         texts = {
             "md": self.markdown(f"{Path(out).name}.png" if drawn else None),
             "tex": self.latex(),
-            "json": json.dumps(self.as_json(), indent=1) + "\n",
+            "json": json.dumps(facts, indent=1, allow_nan=False) + "\n",
         }
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         for suffix, text in texts.items():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -187,7 +188,7 @@ def test_the_tables_of_the_project_can_be_made(file):
 # --- which configuration a folder is of ---------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", ["simclr", "distillation", "dino", "fixmatch"])
+@pytest.mark.parametrize("recipe", ["simclr", "distillation", "multitask", "fixmatch"])
 def test_a_run_records_what_was_planned_of_it(stated, tmp_path, recipe):
     own = ["++mine={a: '${stable_ssl:max_iterations}', b: '${mine.a}', c: .nan}"]
     (one,) = planned(stated(rows=[recipe], seeds=[3]), tmp_path, own)
@@ -324,10 +325,57 @@ def test_recorded_runs_need_a_table(stated, tmp_path, capsys):
     words = [stated(), "--folder", tmp_path, "--out", tmp_path / "t", "--recorded"]
     assert run(*words) == 2
     assert "no" in (said := capsys.readouterr().err) and "t.json" in said
-    for text in ("[", "{}", '{"runs": [{"run": "a"}]}', '{"runs": 3}'):
+    for text in ("[", "{}", '{"runs": [{"run": "a"}]}', '{"runs": 3}', "[1]"):
         (tmp_path / "t.json").write_text(text)
         assert run(*words) == 2
         assert "holds no table" in capsys.readouterr().err
+
+
+def test_a_table_loses_nothing_that_it_had(stated, tmp_path, capsys):
+    out = tmp_path / "t"
+    words = ["--folder", tmp_path / "logs", "--out", out]
+    columns = [{"value": "test/acc1"}, {"value": "test/knn_acc1"}]
+    stated = partial(stated, rows=["simclr"])
+    for one in planned(stated(), tmp_path / "logs"):
+        make(one, value=0.9 + one.seed / 100)
+    assert run(stated(), *words) == 0
+    shutil.rmtree(tmp_path / "logs")
+
+    def written(file, *more):
+        assert run(file, *words, "--no-runs", *more) == 0
+        return json.loads(Path(f"{out}.json").read_text())
+
+    def knn(entries):
+        return [one["values"].get("test/knn_acc1, last") for one in entries]
+
+    found = written(stated())  # in a clone, and without --recorded
+    assert knn(found["runs"]) == [None, None] and knn(found["earlier"]) == [90, 91]
+    found = written(stated(), "--recorded")
+    assert knn(found["runs"]) == [90, 91] and found["earlier"] == []
+    assert run(stated(columns=columns), *words, "--recorded", "--dry-run") == 0
+    assert "2 to be made" in capsys.readouterr().out  # of the column that is new
+    found = written(stated(columns=columns), "--recorded")
+    assert [cell["n"] for cell in found["rows"][0]["cells"]] == [0, 2]
+    found = written(stated(columns=columns[:1]), "--recorded")
+    assert knn(found["runs"]) == [90, 91] and found["earlier"] == []
+    found = written(stated(rows=["byol"]))
+    assert knn(found["earlier"]) == [90, 91]
+    found = written(stated(), "--recorded")
+    assert knn(found["runs"]) == [90, 91]
+    for one in planned(stated(seeds=[0]), tmp_path / "logs"):  # again, and otherwise
+        make(one, value=0.5)
+    found = written(stated(columns=columns[:1], seeds=[0]))
+    assert knn(found["runs"]) == [None] and knn(found["earlier"]) == [90, 91]
+    found = written(stated(), "--recorded")
+    assert knn(found["runs"]) == [50, 91] and found["earlier"] == []
+
+
+def test_no_file_of_something_else_is_written_over(stated, tmp_path, capsys):
+    (tmp_path / "t.json").write_text('{"a": 1}')
+    assert run(stated(), "--folder", tmp_path, "--out", tmp_path / "t") == 2
+    assert "holds no table" in capsys.readouterr().err
+    assert (tmp_path / "t.json").read_text() == '{"a": 1}'
+    assert not (tmp_path / "runs").exists()
 
 
 def test_recorded_runs_of_other_code_are_named(tmp_path):

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,15 +123,10 @@ def run(args: Namespace) -> int:
     for one, how in asked.items():
         if how == "running":
             print(f"{one.folder.name} is running already", flush=True)
-        if is_refused(how):
-            print(
-                f"{one.folder} is left as it is, {how}; it counts in no mean: remove or"
-                " rename it, and start again",
-                flush=True,
-            )
     if args.dry_run:
         for one in waiting:
             print(printable(shlex.join(["stable-ssl", *one.line])))
+        _say_refused(asked)
         return 0
     if not args.no_runs:
         _run_all(waiting, args.jobs)
@@ -151,10 +146,19 @@ def run(args: Namespace) -> int:
             f" their folders{', or leave out --recorded' * args.recorded}:"
             f" {', '.join(older[:MOST])}{', ...' * (len(older) > MOST)}"
         )
+    _say_refused({one: result.status for one, result in results.items()})
     if missing:
         count = f"{len(missing)} of {len(asked)} runs"
         print(f"{count} have not come to their end; start it again for them")
     return 1 if missing and not args.no_runs else 0
+
+
+def _say_refused(statuses: Mapping[Planned, str]) -> None:
+    """Print which folders are neither counted nor changed, and what to do."""
+    for one, how in statuses.items():
+        if is_refused(how):
+            said = f"{one.folder} is left as it is, {how}; it counts in no mean"
+            print(printable(f"{said}: remove or rename it, and start again"))
 
 
 def _recorded(
@@ -256,7 +260,7 @@ def _run_all(runs: Sequence[Planned], jobs: int) -> None:
             how = status(one)
             title = ", ".join(filter(None, [one.row, one.data, f"seed {one.seed}"]))
             print(f"[{number}/{len(runs)}] {title}: {how}, {seconds:.0f} s", flush=True)
-            if how not in ENDED:
+            if how not in ENDED and said:
                 print(printable(said, kept="\n"), file=sys.stderr, flush=True)
 
 
@@ -271,8 +275,13 @@ def _pool(jobs: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _run_one(one: Planned, jobs: int) -> tuple[str, float]:
-    """Run one in a process of its own; return its last lines, and its seconds."""
+    """Run one in a process of its own; return its last lines, and its seconds.
+
+    Nothing is done where another command has made it since, or is at it.
+    """
     begin = time.monotonic()
+    if not is_to_be_made(status(one)):
+        return "", 0.0
     threads = {} if jobs == 1 else {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", START, *one.line],

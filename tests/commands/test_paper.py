@@ -15,7 +15,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from stable_ssl import load_config
-from stable_ssl.commands import main
+from stable_ssl.commands import main, paper
 from stable_ssl.commands.paper import plan
 from stable_ssl.loggers import own_code
 from stable_ssl.loggers.own_code import digest
@@ -245,6 +245,28 @@ def test_a_folder_that_cannot_be_read_leaves_the_others(stated, tmp_path, capsys
     assert "is left as it is, unreadable" in capsys.readouterr().out
     found = json.loads((tmp_path / "paper" / "trial.json").read_text())
     assert found["rows"][0]["cells"][1]["n"] == 1
+
+
+def test_what_was_made_while_the_queue_ran_is_looked_at(
+    stated, tmp_path, monkeypatch, capsys
+):
+    file = stated(seeds=[0, 1, 2])
+    runs = planned(file, tmp_path / "logs")
+    copies = planned(file, tmp_path / "copies")
+    make(copies[0], changes={"optim.lr": 3.0})  # its recipe was edited meanwhile
+    make(copies[1])  # by another command
+    places = [(str(a.folder), str(b.folder)) for a, b in zip(copies, runs, strict=True)]
+    started = tmp_path / "started"
+    code = f"open({str(started)!r}, 'a').write('.')\nimport shutil, os\n"
+    code += f"for a, b in {places[:2]}: os.path.exists(b) or shutil.copytree(a, b)"
+    monkeypatch.setattr(paper, "START", code)
+    assert run(file, "--folder", tmp_path / "logs") == 1
+    said = capsys.readouterr().out
+    assert started.read_text() == ".."  # the first, and the third
+    assert "[1/3] SimCLR, seed 0: other configuration (optim.lr" in said
+    assert f"{runs[0].folder} is left as it is" in said
+    assert "[2/3] SimCLR, seed 1: finished, 0 s" in said
+    assert "2 of 3 runs have not come to their end" in said
 
 
 # --- runs and the table ---------------------------------------------------------------

@@ -20,7 +20,7 @@ from stable_ssl.loggers.names import is_accuracy
 from stable_ssl.recorded import is_run_folder
 from stable_ssl.tools.paper_file import Column
 from stable_ssl.tools.paper_identity import difference
-from stable_ssl.tools.runs import Run, last_values, launches, read_run
+from stable_ssl.tools.runs import Run, joined, last_values, launches, makers, read_run
 
 ENDED = ("finished", "diverged")  # of runs that another start would not change
 MINUTES = "minutes"  # a column that is no metric
@@ -46,8 +46,8 @@ class Result:
     """What a run came to; None of what is not there."""
 
     status: str = "not begun"
-    code: str | None = None  # hash of the library
-    own: str | None = None  # hash of modules of the user's
+    code: str | None = None  # hash of the library; several of its launches by +
+    own: str | None = None  # hash of modules of the user's, likewise
     checkpoint: str | None = None  # hash of the last one
     modules: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the user's
     values: dict[str, float | None] = field(default_factory=dict)  # see `name_of`
@@ -63,7 +63,8 @@ class Result:
     def of_other_code(self) -> bool:
         """Whether the library or a module of the user's is another one now."""
         library = self.code not in (None, own_code.library())
-        return library or bool(own_code.changes(self.modules))
+        changed = "+" in (self.own or "")  # between its launches
+        return library or changed or bool(own_code.changes(self.modules))
 
 
 def name_of(column: Column) -> str:
@@ -113,10 +114,10 @@ def read_folder(one: Planned, columns: Sequence[Column]) -> Result:
     how, run = _opened(one)
     if run is None:
         return Result(how)
-    versions = {str(launch.get("library")) for launch in launches(one.folder)}
+    versions = [launch.get("library") for launch in makers(one.folder)]
     return Result(
         how,
-        "+".join(sorted(versions)) or None,
+        joined(versions, without="unknown"),
         run.code,
         _hash_of(one.folder / "ckpts" / "last.ckpt"),
         own_code.recorded(one.folder),

@@ -24,7 +24,7 @@ from stable_ssl.schema import ConfigError
 from stable_ssl.secrets import masked
 from stable_ssl.tools.paper_file import read
 from stable_ssl.tools.paper_identity import difference
-from stable_ssl.tools.paper_results import Result, minutes
+from stable_ssl.tools.paper_results import Result, minutes, read_folder
 from stable_ssl.tools.runs import Run
 
 PAPERS = Path(__file__).resolve().parents[2] / "papers"
@@ -408,6 +408,19 @@ def test_recorded_runs_of_other_code_are_named(tmp_path):
     (tmp_path / "mine.py").write_text("a = 2\n")
     assert own.of_other_code
     assert Result("finished", "0" * 8).of_other_code
+
+
+def test_a_run_that_went_on_with_other_code_is_of_both(stated, tmp_path):
+    one, other = planned(stated(), tmp_path)
+    make(one, launches=[{"own": "aaaa", "library": "0"}, {"own": None, "mode": "fit"}])
+    made = read_folder(one, [])
+    assert made.own == "aaaa+none" and made.code == f"0+{own_code.library()}"
+    assert made.of_other_code
+    evaluated = {"library": "b", "mode": "test"}  # whose rows are no figures of the run
+    make(other, launches=[{"own": "aaaa"}, {"own": "aaaa"}, evaluated])
+    made = read_folder(other, [])
+    assert made.own == "aaaa" and made.code == own_code.library()
+    assert not made.of_other_code
 
 
 def test_the_minutes_of_a_run_are_those_in_which_it_ran(tmp_path):

@@ -51,6 +51,7 @@ class Result:
     checkpoint: str | None = None  # hash of the last one
     modules: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the user's
     values: dict[str, float | None] = field(default_factory=dict)  # see `name_of`
+    versions: str = ""  # of the library and of torch, of `Run`
     names: tuple[str, ...] = field(default=(), compare=False)  # of figures in its rows
 
     @property
@@ -58,6 +59,12 @@ class Result:
         """The names of figures that it is known to have, of some step."""
         there = (name for name, value in self.values.items() if value is not None)
         return {*self.names, *(name.rpartition(", ")[0] for name in there)}
+
+    @property
+    def made_by(self) -> str:
+        """Its versions, that of the user's modules among them."""
+        own = [f"own {version}" for version in (self.own or "none").split("+")]
+        return ", ".join(filter(None, [self.versions, *own]))
 
     @property
     def of_other_code(self) -> bool:
@@ -122,6 +129,7 @@ def read_folder(one: Planned, columns: Sequence[Column]) -> Result:
         _hash_of(one.folder / "ckpts" / "last.ckpt"),
         own_code.recorded(one.folder),
         {name_of(column): value_of(run, column) for column in columns},
+        run.versions,
         tuple(name for name in last_values(run.rows) if "/" in name),
     )
 

@@ -31,6 +31,7 @@ def entry_of(one: Planned, result: Result) -> Entry:
         "code": result.code,
         "own": result.own,
         "checkpoint": result.checkpoint,
+        "versions": result.versions,
         "modules": result.modules,
         "values": result.values,
     }
@@ -54,6 +55,7 @@ def stored(file: Path) -> list[Entry]:
 
 
 def _result(entry: Entry) -> Result:
+    library = (entry["code"] or "").replace("+", ", ")
     return Result(
         str(entry["status"]),
         entry["code"],
@@ -61,6 +63,7 @@ def _result(entry: Entry) -> Result:
         entry["checkpoint"],
         dict(entry["modules"]),
         dict(entry["values"]),
+        str(entry.get("versions", library)),  # which was all that was kept
     )
 
 

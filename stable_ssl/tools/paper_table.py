@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ class Figures(Cell):
 
     published: float | None = None
     without: int = 0  # finished runs that have no value
+    versions: Sequence[str] = ()  # of its runs, where there is more than one of a kind
 
     @property
     def difference(self) -> float | None:
@@ -92,15 +93,19 @@ class PaperTable:
 
     def _cell(self, row: Row, data: str, column: Column) -> Figures:
         """Return a cell: the values of its runs, accuracies in per cent."""
-        values = [
-            result.values.get(name_of(column))
+        runs = [
+            result
             for one, result in self.finished.items()
             if (one.row, one.data) == (row.title, data)
         ]
-        published = self.paper.published(row, data, column)
-        cell = Figures(column.value, sample(values), published=published)
-        cell.without = len(values) - (cell.sample.n if cell.sample else 0)
-        return cell
+        found = sample([result.values.get(name_of(column)) for result in runs])
+        return Figures(
+            column.value,
+            found,
+            published=self.paper.published(row, data, column),
+            without=len(runs) - (found.n if found else 0),
+            versions=run_keys.several(result.made_by for result in runs),
+        )
 
     # --- as text ----------------------------------------------------------------------
 
@@ -147,7 +152,7 @@ class PaperTable:
         about = "One run a cell" if counts == {1} else spread
         return (
             f"{about}; accuracies in per cent.{self._left_out()}"
-            f"{self._without_value()}{table_formats.bold_note(self.means)}"
+            f"{self._without_value()}{self._mixed()}{table_formats.bold_note(self.means)}"
         )
 
     def _left_out(self) -> str:
@@ -172,6 +177,16 @@ class PaperTable:
                 said += f" {title}: {without} of {finished} finished runs have none"
                 said += near or "."
         return said
+
+    def _mixed(self) -> str:
+        """Return a sentence, with a space before it, of means over several codes."""
+        titles = [
+            row.title
+            for row, cells in zip(self.paper.rows, self.rows, strict=True)
+            if any(cell.versions for cell in cells)
+        ]
+        said = " Rows whose runs are of several versions of the code: "
+        return f"{said}{', '.join(titles)}." if titles else ""
 
     def _heads(self) -> list[str]:
         """Return a text a column."""
@@ -338,6 +353,7 @@ def _facts(data: str, column: Column, cell: Figures) -> dict[str, Any]:
         "ci95": found.ci95 if several else None,
         "n": found.n if found else 0,
         "without": cell.without,
+        "versions": list(cell.versions),
         "values": list(found.values) if found else [],
         "published": cell.published,
         "difference": cell.difference,

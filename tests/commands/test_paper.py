@@ -423,6 +423,33 @@ def test_a_run_that_went_on_with_other_code_is_of_both(stated, tmp_path):
     assert not made.of_other_code
 
 
+@pytest.mark.parametrize(
+    ("launches", "versions"),
+    [
+        ([{"library": "00", "own": "1"}], ["00", own_code.library()]),
+        ([{}, {"library": "00"}], ["00", own_code.library()]),  # it went on by another
+        ([{"own": "2"}], ["own 1", "own 2"]),
+        ([{"packages": {"torch": "2.1"}}], ["torch 2.0", "torch 2.1"]),
+        ([{}], []),
+    ],
+)
+def test_means_over_several_versions_are_marked(stated, tmp_path, launches, versions):
+    file = stated(rows=["simclr", "byol"], columns=STATED["columns"][1:2])
+    usual = {"own": "1", "packages": {"torch": "2.0"}}
+    other, *others = planned(file, tmp_path)
+    make(other, launches=[{**usual, **launch} for launch in launches])
+    for one in others:
+        make(one, launches=[usual])
+    said = "Rows whose runs are of several versions of the code: simclr."
+    for words in ([], ["--recorded"]):
+        assert run(file, "--folder", tmp_path, *words) == 0
+        texts = [tmp_path / "paper" / f"trial.{kind}" for kind in ("md", "tex", "json")]
+        assert {said in text.read_text() for text in texts} == {bool(versions)}
+        rows = json.loads(texts[-1].read_text())["rows"]
+        assert [row["cells"][0]["versions"] for row in rows] == [versions, []]
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+
+
 def test_the_minutes_of_a_run_are_those_in_which_it_ran(tmp_path):
     def launch(second):
         return {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(second))}

@@ -1,6 +1,7 @@
 """`stable-ssl paper`: a table's file, its runs, and what is written of them."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -114,7 +115,27 @@ def run(*words):
         ),
         ({"rows": [{"recipe": "simclr", "published": {"kNN": "9"}}]}, "give a number"),
         ({"rows": [{"recipe": "byol", "published": {"kNN": 0.98}}]}, "in per cent"),
+        *(
+            ({"rows": [{"recipe": "byol", "published": {"kNN": figure}}]}, words)
+            for figure, words in {
+                math.nan: "give a number",
+                math.inf: "give a number",
+                True: "give a number",
+                980: "found 980; give it in per cent",
+                -3: "found -3; give it in per cent",
+            }.items()
+        ),
         ({"rows": [{"title": "SimCLR"}]}, "recipe"),
+        ({"rows": {"simclr": {"overrides": ["a=b"]}}}, "rows: found {.*; give a list"),
+        *(
+            ({key: found}, f"{key}: found .*; give")
+            for key in ("rows", "columns", "seeds", "overrides", "data")
+            for found in ("simclr", 3, [[3]] if key in ("rows", "columns") else True)
+        ),
+        ({"rows": [{"recipe": "byol", "overrides": "a=b"}]}, "rows, overrides: .*list"),
+        ({"rows": [{"recipe": "byol", "seeds": {0: 1}}]}, "rows, seeds: .*list"),
+        ({"rows": [{"recipe": "byol", "published": [1]}]}, "rows, published: .*keys"),
+        ({"overrides": [["a=b"]]}, r"found the override \['a=b'\]; give KEY=VALUE"),
         ({"data": {"": [], "b": []}}, "a data set has no name"),
         (
             {"data": {"a": []}, "rows": [{"recipe": "byol", "published": {"b": {}}}]},

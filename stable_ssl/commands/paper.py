@@ -37,6 +37,7 @@ from stable_ssl.config import (
     hydra_session,
     load_config,
     located,
+    with_numbers,
 )
 from stable_ssl.loggers.run_names import run_path
 from stable_ssl.loggers.table import printable
@@ -197,10 +198,8 @@ def plan(
     Raises:
         ConfigError: a run that could not start; names its row.
     """
-    keys = {o: o.lstrip("+").partition("=")[0] for o in overrides}
-    for key, instead in OWN.items():
-        if key in keys.values():
-            raise ConfigError(f"{key} is the table's own, one for each run{instead}")
+    keys = {o: o.lstrip("+~").partition("=")[0] for o in overrides}
+    _refuse_own(paper, overrides)
     planned = []
     here = "hydra/launcher" not in keys.values()
     elsewhere = [o for o in overrides if keys[o] in PLACES]
@@ -212,8 +211,13 @@ def plan(
             model = trainer_class(None, config).model_config
             full = complete(config, model)
             check(full, here)
+            if full.fast_dev_run:
+                said = "keeps nothing, and a table is made of runs that are kept"
+                raise ConfigError(f"fast_dev_run=true {said}; leave it out")
             usual = complete(next(anywhere)[-1], model) if anywhere else full
             stands_for, holds = hashed(usual, model), as_recorded(full)
+            for seed in row.seeds:
+                with_numbers(full, {SEED: seed})  # each is checked
         words = [re.sub(r"[^\w.]+", "_", word) for word in (*titles, stands_for)]
         for seed in row.seeds:
             run = f"{'-'.join(words)}-s{seed}"
@@ -228,6 +232,21 @@ def plan(
             "two rows or data sets have titles that differ in signs alone"
         )
     return planned
+
+
+def _refuse_own(paper: Paper, overrides: Sequence[str]) -> None:
+    """Refuse overrides of what the table sets for each run, wherever they stand."""
+    rows = ((row.title, row.overrides) for row in paper.rows)
+    for where, texts in (
+        ("the command line", overrides),
+        ("overrides", paper.overrides),
+        *((data or "data", texts) for data, texts in paper.data.items()),
+        *rows,
+    ):
+        for key in (text.lstrip("+~").partition("=")[0] for text in texts):
+            if key in OWN:
+                said = f"{where}: {key} is the table's own, one for each run"
+                raise ConfigError(f"{said}{OWN[key]}")
 
 
 def _composed(

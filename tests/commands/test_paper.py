@@ -157,6 +157,16 @@ def test_what_no_run_takes_is_refused_before_the_first(stated, tmp_path, capsys)
     assert run(stated(), "--jobs", "0", "--folder", tmp_path) == 2
     assert run(stated(), f"log.folder={tmp_path}") == 2
     assert "log.folder is the table's own" in capsys.readouterr().err
+    own = {"overrides": ["++log.run=a"]}
+    for keys, words in (
+        ({"overrides": [*SHORT, "hardware.seed=7"]}, "overrides: hardware.seed is the"),
+        ({"data": {"a": ["log.folder=b"]}, "rows": ["byol"]}, "a: log.folder is the"),
+        ({"rows": [{"recipe": "byol", **own}]}, "byol: log.run is the table's own"),
+        ({"seeds": [0, -1]}, "SimCLR: hardware.seed=-1"),
+        ({"overrides": [*SHORT, "fast_dev_run=true"]}, "SimCLR: fast_dev_run=true"),
+    ):
+        assert run(stated(**keys), "--folder", tmp_path) == 2
+        assert words in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

@@ -140,13 +140,21 @@ def run(args: Namespace) -> int:
     print(f"\n{table.text()}\n")
     for path in table.write(out):
         print(f"wrote {path}")
-    if older := table.of_other_code():
-        print(
-            f"{len(older)} of {len(runs)} runs were made by another version of the"
-            " library than this one, or of your modules; to make them again, remove"
-            f" their folders{', or leave out --recorded' * args.recorded}:"
-            f" {', '.join(older[:MOST])}{', ...' * (len(older) > MOST)}"
-        )
+    again = f"their folders{', or leave out --recorded' * args.recorded}"
+    for said, older in (
+        (
+            "were made by another version of the library than this one, or of your"
+            f" modules; to make them again, remove {again}",
+            table.names(lambda result: result.of_other_code),
+        ),
+        (
+            "do not say which version of the library made them",
+            table.names(lambda result: result.of_unknown_code),
+        ),
+    ):
+        if older:
+            listed = f"{', '.join(older[:MOST])}{', ...' * (len(older) > MOST)}"
+            print(f"{len(older)} of {len(runs)} runs {said}: {listed}")
     _say_refused({one: result.status for one, result in results.items()})
     if missing:
         count = f"{len(missing)} of {len(asked)} runs"

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,15 @@ class Result:
 
     @property
     def of_other_code(self) -> bool:
-        """Whether the library or a module of the user's is another one now."""
+        """Whether the library or a module of the user's is known to be another one."""
         library = self.code not in (None, own_code.library())
         changed = "+" in (self.own or "")  # between its launches
         return library or changed or bool(own_code.changes(self.modules))
+
+    @property
+    def of_unknown_code(self) -> bool:
+        """Whether a run that ended does not say which library made it."""
+        return self.status in ENDED and self.code is None
 
 
 def name_of(column: Column) -> str:
@@ -150,15 +156,18 @@ def value_of(run: Run, column: Column) -> float | None:
 def minutes(run: Run) -> float | None:
     """Return how long a run took: from each launch to its last row before the next.
 
-    Launches are written to the second.
+    None where a launch does not say when it was. They are written to the second.
     """
     rows = [row["time"] for row in run.rows if isinstance(row.get("time"), float)]
-    began = [
-        datetime.strptime(launch["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
-        for launch in launches(run.folder)
-    ]
+    try:
+        began = [
+            datetime.strptime(launch["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
+            for launch in launches(run.folder)
+        ]
+    except (KeyError, TypeError, ValueError):
+        return None
     seconds = 0.0
-    for start, end in zip(began, [*began[1:], math.inf], strict=True):
+    for start, end in pairwise([*began, math.inf]):
         seconds += max((row - start for row in rows if start < row <= end), default=0)
     return seconds / 60 if seconds else None
 

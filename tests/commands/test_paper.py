@@ -26,7 +26,7 @@ from stable_ssl.secrets import masked
 from stable_ssl.tools.paper_file import read
 from stable_ssl.tools.paper_identity import difference
 from stable_ssl.tools.paper_results import Result, minutes, read_folder
-from stable_ssl.tools.runs import Run
+from stable_ssl.tools.runs import Run, read_run
 
 PAPERS = Path(__file__).resolve().parents[2] / "papers"
 SHORT = ["optim.epochs=1", "optim.scheduler.warmup_epochs=0", "log.eval.few_labels=[]"]
@@ -491,6 +491,27 @@ def test_the_minutes_of_a_run_are_those_in_which_it_ran(tmp_path):
     rows = [{"time": float(begin + s), "step": s} for s in (60, 120, 960, 1020)]
     run = Run(tmp_path, {}, [], "finished", "", rows, {}, None, "")
     assert minutes(run) == pytest.approx(4)  # the second launch came to no row
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{", "null", '{"a": 1}', "[3]", '[{"time": null}]', '[{"library": 4}]']
+    + ['[{"time": "yesterday"}]', '[{"packages": 3, "mode": []}]', None],
+)
+def test_a_broken_record_of_launches_leaves_the_table(stated, tmp_path, capsys, text):
+    file = stated()
+    one, other = planned(file, tmp_path)
+    make(one), make(other)
+    other.folder.joinpath("environment.json").unlink()
+    if text is not None:
+        other.folder.joinpath("environment.json").write_text(text)
+    assert run(file, "--folder", tmp_path) == 0
+    said = capsys.readouterr().out
+    assert minutes(read_run(other.folder)) is None
+    unknown = f"do not say which version of the library made them: {other.folder.name}"
+    assert (unknown in said) == (text != '[{"library": 4}]')
+    found = json.loads((tmp_path / "paper" / "trial.json").read_text())
+    assert found["rows"][0]["cells"][1]["values"] == [90, 90]
 
 
 def test_runs_that_fail_or_diverge_leave_the_others(stated, tmp_path, capfd):

@@ -17,7 +17,7 @@ from stable_ssl.files import write_atomically
 from stable_ssl.loggers.names import NONE, better, is_accuracy
 from stable_ssl.loggers.table import Table, render
 from stable_ssl.recorded import is_run_folder
-from stable_ssl.schema import nearest
+from stable_ssl.schema import ConfigError, nearest
 from stable_ssl.tools import figures, run_keys, table_formats
 from stable_ssl.tools.page import page
 from stable_ssl.tools.paper_file import Column, Paper, Row
@@ -272,12 +272,18 @@ class PaperTable:
 
     # --- as a figure and a page -------------------------------------------------------
 
-    def _drawn(self) -> Column | None:
-        """Return the column that the figure shows: the first metric of training."""
+    def _drawn(self) -> Figure | None:
+        """Return the figure of the first metric of training; warn if it has none."""
         for (_, column), cells in zip(self.columns, self._by_column(), strict=True):
             trained = column.at != "untrained" and column.value != MINUTES
             if trained and any(cell.sample for cell in cells):
-                return column
+                try:
+                    with warnings.catch_warnings():  # the table has said it
+                        warnings.simplefilter("ignore")
+                        return self.figure(column)
+                except ConfigError as error:
+                    warnings.warn(f"no figure is drawn: {error}", stacklevel=3)
+                    return None
         return None
 
     def figure(self, column: Column) -> Figure:
@@ -318,8 +324,8 @@ class PaperTable:
             ConfigError: there is a JSON that is of no table.
         """
         drawn = self._drawn()
-        kept = earlier(stored(Path(f"{out}.json")), self.runs())
-        facts = {**self.as_json(), "earlier": kept}
+        before = stored(Path(f"{out}.json"))
+        facts = {**self.as_json(), "earlier": earlier(before, self.runs())}
         texts = {
             "md": self.markdown(f"{Path(out).name}.png" if drawn else None),
             "tex": self.latex(),
@@ -330,12 +336,13 @@ class PaperTable:
             write_atomically(Path(f"{out}.{suffix}"), text)
             yield Path(f"{out}.{suffix}")
         if drawn:
-            with warnings.catch_warnings():  # the table has said it
+            yield from save(drawn, out)
+        kept = [one for one, r in self.results.items() if not is_refused(r.status)]
+        if there := [one.folder for one in kept if is_run_folder(one.folder)]:
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                yield from save(self.figure(drawn), out)
-                kept = [o for o, r in self.results.items() if not is_refused(r.status)]
-                if there := [o.folder for o in kept if is_run_folder(o.folder)]:
-                    yield page(*there, out=f"{out}.html")
+                written = page(*there, out=f"{out}.html")
+            yield written
 
 
 def _facts(data: str, column: Column, cell: Figures) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from stable_ssl.loggers.own_code import digest
 from stable_ssl.methods import method_class
 from stable_ssl.schema import ConfigError
 from stable_ssl.secrets import masked
+from stable_ssl.tools import drawing
 from stable_ssl.tools.paper_file import read
 from stable_ssl.tools.paper_identity import difference
 from stable_ssl.tools.paper_results import Result, minutes, read_folder
@@ -439,6 +440,21 @@ def test_recorded_runs_of_other_code_are_named(tmp_path):
     (tmp_path / "mine.py").write_text("a = 2\n")
     assert own.of_other_code
     assert Result("finished", "0" * 8).of_other_code
+
+
+def test_a_table_that_cannot_be_drawn_is_written(stated, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(drawing, "LOOKS", drawing.LOOKS[:1])
+    data = {"digits": [], "few": ["++data.train.dataset.labels_per_class=20"]}
+    file = stated(data=data, seeds=[0], rows=["simclr"])
+    for one in planned(file, tmp_path):
+        make(one, launches=[{"library": "0" * 8}])
+    assert run(file, "--folder", tmp_path) == 0
+    said = capsys.readouterr()
+    assert "warning: no figure is drawn: " in said.err
+    assert "2 of 2 runs were made by another version" in said.out
+    written = {path.suffix for path in (tmp_path / "paper").iterdir()}
+    assert written == {".md", ".tex", ".json", ".html"}
+    assert "![" not in (tmp_path / "paper" / "trial.md").read_text()
 
 
 def test_a_run_that_went_on_with_other_code_is_of_both(stated, tmp_path):

@@ -139,7 +139,9 @@ class PaperTable:
                 if kinds == KINDS:
                     said, apart = cell.published, cell.difference
                     line.append((NONE if said is None else f"{said:g}", False))
-                    line.append((NONE if apart is None else f"{apart:+.2f}", False))
+                    digits = 0 if apart is None else self.means.digits(cell)
+                    text = NONE if apart is None else f"{apart:+.{digits}f}"
+                    line.append((text, False))
             lines.append(line)
         return lines
 

@@ -26,7 +26,8 @@ from stable_ssl.secrets import masked
 from stable_ssl.tools import drawing
 from stable_ssl.tools.paper_file import read
 from stable_ssl.tools.paper_identity import difference
-from stable_ssl.tools.paper_results import Result, minutes, read_folder
+from stable_ssl.tools.paper_results import Planned, Result, minutes, read_folder
+from stable_ssl.tools.paper_table import PaperTable
 from stable_ssl.tools.runs import Run, read_run
 
 PAPERS = Path(__file__).resolve().parents[2] / "papers"
@@ -455,6 +456,21 @@ def test_a_table_that_cannot_be_drawn_is_written(stated, tmp_path, capsys, monke
     written = {path.suffix for path in (tmp_path / "paper").iterdir()}
     assert written == {".md", ".tex", ".json", ".html"}
     assert "![" not in (tmp_path / "paper" / "trial.md").read_text()
+
+
+def test_a_difference_has_the_digits_of_its_cell(stated, tmp_path):
+    columns = [{"value": "test/loss", "title": "loss"}]
+    rows = [{"recipe": "simclr", "published": {"loss": 0.0031}}]
+    paper = read(stated(columns=columns, rows=rows, seeds=[0]))
+    one = Planned("simclr", "", 0, "c", (), tmp_path, {})
+    result = Result("finished", values={"test/loss, last": 0.0026})
+    table = PaperTable(paper, {one: result}, "command")
+    assert table.text().splitlines()[-1].split()[1:] == [
+        "0.002600",
+        "0.0031",
+        "-0.000500",
+    ]
+    assert "0.002600 & 0.0031 & -0.000500" in table.latex()
 
 
 def test_a_run_that_went_on_with_other_code_is_of_both(stated, tmp_path):

@@ -45,7 +45,12 @@ from stable_ssl.recorded import is_run_folder
 from stable_ssl.schema import ConfigError
 from stable_ssl.tools import paper_file
 from stable_ssl.tools.paper_file import Paper, Row
-from stable_ssl.tools.paper_identity import PLACES, as_recorded, hashed
+from stable_ssl.tools.paper_identity import (
+    PLACES,
+    as_recorded,
+    hashed,
+    without_places,
+)
 from stable_ssl.tools.paper_results import (
     ENDED,
     Planned,
@@ -110,7 +115,8 @@ def run(args: Namespace) -> int:
         raise ConfigError(f"found --jobs {args.jobs}; give 1 or more")
     use_own_modules()
     paper = paper_file.read(args.file)
-    folder = args.folder or load_config("base").log.folder
+    local = [o for o in args.overrides if o.lstrip("+").startswith("local=")]
+    folder = args.folder or load_config("base", local, _beside()).log.folder
     runs = plan(paper, args.file.stem, folder, args.overrides)
     rows = paper.titles(args.rows) if args.rows else [row.title for row in paper.rows]
     out = args.out or Path(folder, "paper", args.file.stem)
@@ -201,7 +207,7 @@ def plan(
         name: of the experiment that the runs belong to.
         folder: `log.folder` of the runs.
         overrides: of the command line, for all runs; those of `PLACES` do not count as
-            a change.
+            a change, nor do these keys in a machine's own `configs/local`.
 
     Raises:
         ConfigError: a run that could not start; names its row.
@@ -210,9 +216,10 @@ def plan(
     _refuse_own(paper, overrides)
     planned = []
     here = "hydra/launcher" not in keys.values()
-    elsewhere = [o for o in overrides if keys[o] in PLACES]
-    what = [o for o in overrides if o not in elsewhere]
-    anywhere = _composed(paper, what) if elsewhere else None
+    anywhere = None
+    if _has_local(paper) or {"local", *PLACES} & {*keys.values()}:
+        what = [o for o in overrides if keys[o] not in PLACES]
+        anywhere = _composed(paper, [*what, "local=null"])
     for row, data, own, config in _composed(paper, overrides):
         titles = [*filter(None, [row.title, data])]
         with named(titles):
@@ -222,8 +229,10 @@ def plan(
             if full.fast_dev_run:
                 said = "keeps nothing, and a table is made of runs that are kept"
                 raise ConfigError(f"fast_dev_run=true {said}; leave it out")
-            usual = complete(next(anywhere)[-1], model) if anywhere else full
-            stands_for, holds = hashed(usual, model), as_recorded(full)
+            what = full
+            if anywhere:
+                what = without_places(config, next(anywhere)[-1], model)
+            stands_for, holds = hashed(what, model), as_recorded(full)
             for seed in row.seeds:
                 with_numbers(full, {SEED: seed})  # each is checked
         words = [re.sub(r"[^\w.]+", "_", word) for word in (*titles, stands_for)]
@@ -240,6 +249,17 @@ def plan(
             "two rows or data sets have titles that differ in signs alone"
         )
     return planned
+
+
+def _beside() -> list[Path]:
+    """Return the folder of a user's own configurations, if there is one."""
+    return [*filter(Path.is_dir, [Path("configs").absolute()])]
+
+
+def _has_local(paper: Paper) -> bool:
+    """Return whether a machine's own configurations are beside those of a table."""
+    folders = [*_beside(), *(Path(row.recipe).parent for row in paper.rows)]
+    return any((folder / "local").is_dir() for folder in folders)
 
 
 def _refuse_own(paper: Paper, overrides: Sequence[str]) -> None:
@@ -261,7 +281,7 @@ def _composed(
     paper: Paper, overrides: Sequence[str]
 ) -> Iterator[tuple[Row, str, list[str], DictConfig]]:
     """Yield each row and data set of a table, its overrides, and its configuration."""
-    beside, sessions = [*filter(Path.is_dir, [Path("configs").absolute()])], {}
+    beside, sessions = _beside(), {}
     for row in paper.rows:
         name, folders = located(row.recipe, beside)
         for data, of_data in paper.data.items():

@@ -43,6 +43,25 @@ def hashed(full: DictConfig, model: type | None) -> str:
     return digest(json.dumps(kept, default=str).encode())[:8]
 
 
+def without_places(
+    config: DictConfig, stated: DictConfig, model: type | None
+) -> DictConfig:
+    """Return a configuration with all defaults, and with the `PLACES` of another.
+
+    Args:
+        config: as composed for this machine.
+        stated: as composed without what is this machine's.
+        model: dataclass of the keys under `model`.
+    """
+    plain, given = OmegaConf.to_container(config), flat(OmegaConf.to_container(stated))
+    for key in PLACES:
+        group, _, name = key.partition(".")
+        plain[group].pop(name, None)
+        if given.get(key, "???") != "???":  # that another machine has to give
+            plain[group][name] = given[key]
+    return complete(plain, model)
+
+
 def as_recorded(full: DictConfig) -> dict[str, Any]:
     """Return what config.yaml of a run will hold, `LATER` where only the data tell."""
     later = resolver.filled(full, dict.fromkeys(resolver.NAMES, LATER))

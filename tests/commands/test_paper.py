@@ -196,6 +196,28 @@ def test_a_hash_stands_for_what_a_run_does(stated):
     assert hashes(rows=[{"recipe": "simclr", "title": "ours"}]) == first
 
 
+def test_what_is_a_machines_own_is_no_change(stated, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def hashes(*overrides):
+        file = stated(overrides=[*SHORT, "hardware.timeout=200"])
+        return {one.config for one in plan(read(file), "t", "l", overrides)}
+
+    first = hashes()
+    assert first == hashes("data.root=/x") == hashes("hardware.timeout=300")
+    folder = tmp_path / "configs" / "local"
+    folder.mkdir(parents=True)
+    machine = "# @package _global_\ndata: {root: /data}\nhardware: {timeout: 300}\n"
+    (folder / "default.yaml").write_text(f"{machine}log: {{folder: /scratch}}\n")
+    (folder / "other.yaml").write_text(f"{machine}optim: {{lr: 3}}\n")
+    assert first == hashes() == hashes("data.root=/y") == hashes("local=null")
+    assert first.isdisjoint(hashes("local=other"))  # which changes what a run does
+    assert run(stated(), "--dry-run") == 0
+    assert 'log.folder="/scratch"' in capsys.readouterr().out
+    assert run(stated(), "--dry-run", "local=other") == 0
+    assert "/scratch" not in capsys.readouterr().out
+
+
 def test_rows_and_data_sets_make_the_runs(stated):
     data = {"digits": [], "few digits": ["++data.train.dataset.labels_per_class=20"]}
     runs = plan(read(stated(data=data, rows=["simclr", "byol"])), "t", "logs")

@@ -10,47 +10,23 @@ file gets new runs, and keeps the old.
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import subprocess
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
-from stable_ssl.commands.jobs import (
-    check,
-    named,
-    quoted,
-    trainer_class,
-    use_own_modules,
-)
-from stable_ssl.config import (
-    complete,
-    composed,
-    experiments,
-    hydra_session,
-    load_config,
-    located,
-    with_numbers,
-)
-from stable_ssl.loggers.run_names import run_path
+from stable_ssl.commands.jobs import use_own_modules
+from stable_ssl.commands.paper_plan import beside, plan
+from stable_ssl.config import load_config
 from stable_ssl.loggers.table import printable
 from stable_ssl.recorded import is_run_folder
 from stable_ssl.schema import ConfigError
 from stable_ssl.tools import paper_file
-from stable_ssl.tools.paper_file import Paper, Row
-from stable_ssl.tools.paper_identity import (
-    PLACES,
-    as_recorded,
-    hashed,
-    without_places,
-)
 from stable_ssl.tools.paper_results import (
     ENDED,
     Planned,
@@ -63,15 +39,9 @@ from stable_ssl.tools.paper_results import (
 )
 from stable_ssl.tools.paper_store import by_name, stored
 from stable_ssl.tools.paper_table import PaperTable
-from stable_ssl.tools.run_keys import MOST, SEED
+from stable_ssl.tools.run_keys import MOST
 from stable_ssl.tools.seed_statistics import INTERVALS
 
-OWN = {  # what a table sets for each run, and what says so instead
-    "log.folder": "; use --folder",
-    "log.experiment": "",
-    "log.run": "",
-    SEED: "; use seeds of the file",
-}
 START = "from stable_ssl.commands import main; main()"
 SAID = 15  # last lines of a failed run
 
@@ -116,15 +86,15 @@ def run(args: Namespace) -> int:
     use_own_modules()
     paper = paper_file.read(args.file)
     local = [o for o in args.overrides if o.lstrip("+").startswith("local=")]
-    folder = args.folder or load_config("base", local, _beside()).log.folder
+    folder = args.folder or load_config("base", local, beside()).log.folder
     runs = plan(paper, args.file.stem, folder, args.overrides)
     rows = paper.titles(args.rows) if args.rows else [row.title for row in paper.rows]
     out = args.out or Path(folder, "paper", args.file.stem)
     recorded = _recorded(Path(f"{out}.json"), runs, args.recorded)
     asked = {one: status(one) for one in runs if one.row in rows}
     names = set(map(name_of, paper.columns))
-    whole = {one: r for one, r in recorded.items() if names <= r.values.keys()}
-    asked |= {one: whole[one].status for one in asked if one in whole}
+    whole = {one: r.status for one, r in recorded.items() if _is_whole(r, names)}
+    asked |= {one: whole[one] for one in asked if one in whole}
     waiting = [one for one, how in asked.items() if is_to_be_made(how)]
     print(f"{args.file}: {len(asked)} runs, {len(waiting)} to be made", flush=True)
     for one, how in asked.items():
@@ -141,31 +111,37 @@ def run(args: Namespace) -> int:
     line += ["--interval", args.interval] * (args.interval != "std")
     results = {one: read_folder(one, paper.columns) for one in runs}
     results |= {o: r for o, r in recorded.items() if results[o].status == "not begun"}
-    missing = [one for one in asked if results[one].status not in ENDED]
+    missing = [one for one in asked if not _is_whole(results[one], names)]
     table = PaperTable(paper, results, shlex.join(line), args.interval)
     print(f"\n{table.text()}\n")
     for path in table.write(out):
         print(f"wrote {path}")
-    again = f"their folders{', or leave out --recorded' * args.recorded}"
-    for said, older in (
-        (
-            "were made by another version of the library than this one, or of your"
-            f" modules; to make them again, remove {again}",
-            table.names(lambda result: result.of_other_code),
-        ),
-        (
-            "do not say which version of the library made them",
-            table.names(lambda result: result.of_unknown_code),
-        ),
-    ):
-        if older:
-            listed = f"{', '.join(older[:MOST])}{', ...' * (len(older) > MOST)}"
-            print(f"{len(older)} of {len(runs)} runs {said}: {listed}")
+    again = f"remove their folders{', or leave out --recorded' * args.recorded}"
+    _say_code(
+        "were made by another version of the library than this one, or of your modules;"
+        f" to make them again, {again}",
+        [one for one, result in results.items() if result.of_other_code],
+        len(runs),
+    )
+    _say_code(
+        "do not say which version of the library made them",
+        [one for one, result in results.items() if result.of_unknown_code],
+        len(runs),
+    )
     _say_refused({one: result.status for one, result in results.items()})
     if missing:
         count = f"{len(missing)} of {len(asked)} runs"
         print(f"{count} have not come to their end; start it again for them")
     return 1 if missing and not args.no_runs else 0
+
+
+def _say_code(what: str, found: Sequence[Planned], of: int) -> None:
+    """Print what is to be said of the code of some runs, of a number of all."""
+    if found:
+        names = ", ".join(one.folder.name for one in found[:MOST])
+        print(
+            f"{len(found)} of {of} runs {what}: {names}{', ...' * (len(found) > MOST)}"
+        )
 
 
 def _say_refused(statuses: Mapping[Planned, str]) -> None:
@@ -174,6 +150,11 @@ def _say_refused(statuses: Mapping[Planned, str]) -> None:
         if is_refused(how):
             said = f"{one.folder} is left as it is, {how}; it counts in no mean"
             print(printable(f"{said}: remove or rename it, and start again"))
+
+
+def _is_whole(result: Result, names: Set[str]) -> bool:
+    """Return whether a run ended, and was asked for all values of some names."""
+    return result.status in ENDED and names <= result.values.keys()
 
 
 def _recorded(
@@ -192,107 +173,6 @@ def _recorded(
         raise ConfigError(f"no {table}; --recorded takes runs from there")
     gone = [one for one in runs if not is_run_folder(one.folder)]
     return {one: known[one.folder.name] for one in gone if one.folder.name in known}
-
-
-# --- what is to be run ----------------------------------------------------------------
-
-
-def plan(
-    paper: Paper, name: str, folder: str, overrides: Sequence[str] = ()
-) -> list[Planned]:
-    """Return all runs of a table, each checked as its command line would be.
-
-    Args:
-        paper: its statement.
-        name: of the experiment that the runs belong to.
-        folder: `log.folder` of the runs.
-        overrides: of the command line, for all runs; those of `PLACES` do not count as
-            a change, nor do these keys in a machine's own `configs/local`.
-
-    Raises:
-        ConfigError: a run that could not start; names its row.
-    """
-    keys = {o: o.lstrip("+~").partition("=")[0] for o in overrides}
-    _refuse_own(paper, overrides)
-    planned = []
-    here = "hydra/launcher" not in keys.values()
-    anywhere = None
-    if _has_local(paper) or {"local", *PLACES} & {*keys.values()}:
-        what = [o for o in overrides if keys[o] not in PLACES]
-        anywhere = _composed(paper, [*what, "local=null"])
-    for row, data, own, config in _composed(paper, overrides):
-        titles = [*filter(None, [row.title, data])]
-        with named(titles):
-            model = trainer_class(None, config).model_config
-            full = complete(config, model)
-            check(full, here)
-            if full.fast_dev_run:
-                said = "keeps nothing, and a table is made of runs that are kept"
-                raise ConfigError(f"fast_dev_run=true {said}; leave it out")
-            what = full
-            if anywhere:
-                what = without_places(config, next(anywhere)[-1], model)
-            stands_for, holds = hashed(what, model), as_recorded(full)
-            for seed in row.seeds:
-                with_numbers(full, {SEED: seed})  # each is checked
-        words = [re.sub(r"[^\w.]+", "_", word) for word in (*titles, stands_for)]
-        for seed in row.seeds:
-            run = f"{'-'.join(words)}-s{seed}"
-            names = {"folder": folder, "experiment": name, "run": run}
-            line = [f"--config-name={row.recipe}", *own, f"{SEED}={seed}"]
-            line += [f"log.{key}={quoted(text)}" for key, text in names.items()]
-            path = run_path(OmegaConf.create(names))
-            run_of = row.title, data, seed, stands_for, tuple(line)
-            planned.append(Planned(*run_of, path, holds))
-    if len({one.folder for one in planned}) < len(planned):
-        raise ConfigError(
-            "two rows or data sets have titles that differ in signs alone"
-        )
-    return planned
-
-
-def _beside() -> list[Path]:
-    """Return the folder of a user's own configurations, if there is one."""
-    return [*filter(Path.is_dir, [Path("configs").absolute()])]
-
-
-def _has_local(paper: Paper) -> bool:
-    """Return whether a machine's own configurations are beside those of a table."""
-    folders = [*_beside(), *(Path(row.recipe).parent for row in paper.rows)]
-    return any((folder / "local").is_dir() for folder in folders)
-
-
-def _refuse_own(paper: Paper, overrides: Sequence[str]) -> None:
-    """Refuse overrides of what the table sets for each run, wherever they stand."""
-    rows = ((row.title, row.overrides) for row in paper.rows)
-    for where, texts in (
-        ("the command line", overrides),
-        ("overrides", paper.overrides),
-        *((data or "data", texts) for data, texts in paper.data.items()),
-        *rows,
-    ):
-        for key in (text.lstrip("+~").partition("=")[0] for text in texts):
-            if key in OWN:
-                said = f"{where}: {key} is the table's own, one for each run"
-                raise ConfigError(f"{said}{OWN[key]}")
-
-
-def _composed(
-    paper: Paper, overrides: Sequence[str]
-) -> Iterator[tuple[Row, str, list[str], DictConfig]]:
-    """Yield each row and data set of a table, its overrides, and its configuration."""
-    beside, sessions = _beside(), {}
-    for row in paper.rows:
-        name, folders = located(row.recipe, beside)
-        for data, of_data in paper.data.items():
-            own = [*paper.overrides, *of_data, *row.overrides, *overrides]
-            known = sessions.get(tuple(folders))  # what was read is not read again
-            with (
-                named([*filter(None, [row.title, data])]),
-                hydra_session(folders, known) as sessions[tuple(folders)],
-            ):
-                config = composed(*experiments.arranged(name, own))
-            yield row, data, own, config
 
 
 # --- running --------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -267,10 +267,6 @@ class PaperTable:
     def runs(self) -> list[Entry]:
         """Return all runs as plain types."""
         return [entry_of(*each) for each in self.results.items()]
-
-    def names(self, which: Callable[[Result], bool]) -> list[str]:
-        """Return the names of runs of which something is true."""
-        return [one.folder.name for one, r in self.results.items() if which(r)]
 
     # --- as a figure and a page -------------------------------------------------------
 

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from stable_ssl.config import complete, resolver
 from stable_ssl.loggers.own_code import digest
@@ -20,7 +21,9 @@ PLACES = (  # where a run runs, not what it does
     " hardware.sharding"
 ).split()
 NETWORKS = {"backbone", "teacher"}  # whose channels are those of the images
-LATER = "<known with the data>"  # for what `resolver` and `data.build` fill in
+OPEN = "<open>"
+LACKING = "nothing"  # where there is no such key
+RESUME = "log.resume"
 SHOWN = 40  # characters of a value in a sentence
 
 
@@ -63,23 +66,44 @@ def without_places(
 
 
 def as_recorded(full: DictConfig) -> dict[str, Any]:
-    """Return what config.yaml of a run will hold, `LATER` where only the data tell."""
-    later = resolver.filled(full, dict.fromkeys(resolver.NAMES, LATER))
-    if later["data"]["num_classes"] is None:
-        later["data"]["num_classes"] = LATER
-    config = masked(OmegaConf.create(later))
-    for key in NETWORKS & config["model"].keys():
-        network = config["model"][key]
+    """Return what config.yaml of a run will hold.
+
+    `OPEN` stands for what differs between the seeds and places of one configuration,
+    for what only the data tell, and for what is made of either.
+    """
+    plain = resolver.filled(full, dict.fromkeys(resolver.NAMES, OPEN))
+    for key in {SEED, *NAMES, *PLACES} - {RESUME}:
+        group, _, name = key.partition(".")
+        plain[group][name] = OPEN
+    if plain["data"]["num_classes"] is None:
+        plain["data"]["num_classes"] = OPEN
+    config = OmegaConf.create(plain)
+    _leave_open(config)
+    holds = masked(config)
+    for key in NETWORKS & holds["model"].keys():
+        network = holds["model"][key]
         network = {"name": network} if isinstance(network, str) else network
         if isinstance(network, Mapping):
-            config["model"][key] = {"in_channels": LATER, **network}
-    return config
+            holds["model"][key] = {"in_channels": OPEN, **network}
+    return holds
+
+
+def _leave_open(group: DictConfig) -> None:
+    """Put `OPEN` where a resolver of the user's can make nothing of it."""
+    for key in group:
+        try:
+            value = group[key]
+            if isinstance(value, ListConfig):
+                OmegaConf.to_container(value, resolve=True)
+        except OmegaConfBaseException:
+            group[key] = OPEN
+        else:
+            if isinstance(value, DictConfig):
+                _leave_open(value)
 
 
 def difference(planned: Any, found: Any, whole: bool, at: str = "") -> str:
     """Return the first key in which a run's config.yaml differs, and how; or nothing.
-
-    Names, places and the seed aside.
 
     Args:
         planned: of `as_recorded`.
@@ -88,22 +112,21 @@ def difference(planned: Any, found: Any, whole: bool, at: str = "") -> str:
             have different keys.
         at: dotted key of both in the whole.
     """
-    if at in PLACES or (_names(at, planned) and _names(at, found)):
-        return ""
     if isinstance(planned, Mapping) and isinstance(found, Mapping):
         for key in {**planned, **found}:
             if whole or (key in planned and key in found):
-                below = planned.get(key, "nothing"), found.get(key, "nothing")
+                below = planned.get(key, LACKING), found.get(key, LACKING)
                 if said := difference(*below, whole, f"{at}.{key}".lstrip(".")):
                     return said
         return ""
     same = planned == found or str(planned) == str(found)  # nan
-    if same or LATER in str(planned):
+    named = _names(at, planned) and _names(at, found)
+    if same or named or OPEN in str(planned):
         return ""
     return f"{at}: found {found!s:.{SHOWN}}, planned {planned!s:.{SHOWN}}"
 
 
 def _names(key: str, value: Any) -> bool:
     """Return whether a key tells which run it is, and nothing of what it does."""
-    begins_elsewhere = key == "log.resume" and value not in (None, "auto", "nothing")
+    begins_elsewhere = key == RESUME and value not in (None, "auto", LACKING)
     return key in NAMES | {SEED} and not begins_elsewhere

@@ -112,7 +112,7 @@ def _opened(one: Planned) -> tuple[str, Run | None]:
         run = read_run(one.folder)
     except ValueError as error:
         return f"{UNREADABLE} ({error})", None
-    last = [launch.get("library") for launch in launches(one.folder)][-1:]
+    last = [launch.get("library") for launch in makers(one.folder)][-1:]
     whole = last == [own_code.library()]
     if said := difference(one.full, run.config, whole):
         return f"{OTHER} ({said})", None

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -246,6 +247,11 @@ def test_the_tables_of_the_project_can_be_made(file):
 @pytest.mark.parametrize("recipe", ["simclr", "distillation", "multitask", "fixmatch"])
 def test_a_run_records_what_was_planned_of_it(stated, tmp_path, recipe):
     own = ["++mine={a: '${stable_ssl:max_iterations}', b: '${mine.a}', c: .nan}"]
+    own += ["++mine.d='${hardware.seed}'", "++mine.e='${log.run} in ${data.root}'"]
+    own += ["++mine.f=['${half:${hardware.seed}}']"]  # a resolver of the user's
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        OmegaConf.register_new_resolver("half", lambda n: n // 2, replace=True)
     (one,) = planned(stated(rows=[recipe], seeds=[3]), tmp_path, own)
     trainer = method_class(recipe)(load_config(recipe, [*SHORT, *own]))
     trainer.config.log.folder = str(tmp_path)

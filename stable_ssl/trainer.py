@@ -670,15 +670,12 @@ class BaseTrainer(nn.Module):
                 f"these are no figures of the run, and go to {APART} of its folder"
             )
         self.records.open_rows(kept, self.config, self.step, aside)
-        self.records.folder.describe(
-            self.config,
-            self.overrides,
-            environment(self.device, type(self)) | {"mode": self.config.mode},
-        )
+        launch = environment(self.device, type(self)) | {"mode": self.config.mode}
         if self.config.mode == "fit":
             classes = map(type, [self, *split_datasets(self.loaders).values()])
             plain = OmegaConf.to_container(self.config)
-            self.records.folder.keep_code(modules_of(classes, plain))
+            launch["own"] = self.records.folder.keep_code(modules_of(classes, plain))
+        self.records.folder.describe(self.config, self.overrides, launch)
 
     # --- train ------------------------------------------------------------------------
 

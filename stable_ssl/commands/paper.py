@@ -9,76 +9,41 @@ file gets new runs, and keeps the old.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shlex
 import subprocess
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
-from stable_ssl.commands.jobs import (
-    check,
-    named,
-    quoted,
-    trainer_class,
-    use_own_modules,
-)
-from stable_ssl.config import (
-    complete,
-    composed,
-    experiments,
-    hydra_session,
-    load_config,
-    located,
-)
-from stable_ssl.lock import is_held
-from stable_ssl.loggers.own_code import digest
-from stable_ssl.loggers.run_names import run_path
+from stable_ssl.commands.jobs import use_own_modules
+from stable_ssl.commands.paper_plan import beside, plan
+from stable_ssl.config import load_config
 from stable_ssl.loggers.table import printable
 from stable_ssl.recorded import is_run_folder
 from stable_ssl.schema import ConfigError
 from stable_ssl.tools import paper_file
-from stable_ssl.tools.paper_file import Paper, Row
 from stable_ssl.tools.paper_results import (
     ENDED,
     Planned,
     Result,
+    is_refused,
+    is_to_be_made,
+    name_of,
     read_folder,
-    read_table,
+    status,
 )
+from stable_ssl.tools.paper_store import by_name, stored
 from stable_ssl.tools.paper_table import PaperTable
-from stable_ssl.tools.run_keys import MOST, NAMES, SEED
-from stable_ssl.tools.runs import flat, read_run
+from stable_ssl.tools.run_keys import MOST
 from stable_ssl.tools.seed_statistics import INTERVALS
 
-PLACES = (  # where a run runs, not what it does
-    "data.root data.download data.num_workers hardware.processes hardware.gpus"
-    " hardware.num_nodes hardware.threads hardware.accelerator hardware.timeout"
-    " hardware.sharding"
-).split()
-OWN = {  # what a table sets for each run, and what says so instead
-    "log.folder": "; use --folder",
-    "log.experiment": "",
-    "log.run": "",
-    SEED: "; use seeds of the file",
-}
 START = "from stable_ssl.commands import main; main()"
 SAID = 15  # last lines of a failed run
-
-
-def status(one: Planned) -> str:
-    """Return the status of a run's folder: `not begun` where there is none."""
-    if is_held(one.folder):
-        return "running"
-    return read_run(one.folder).status if is_run_folder(one.folder) else "not begun"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -120,147 +85,101 @@ def run(args: Namespace) -> int:
         raise ConfigError(f"found --jobs {args.jobs}; give 1 or more")
     use_own_modules()
     paper = paper_file.read(args.file)
-    folder = args.folder or load_config("base").log.folder
+    local = [o for o in args.overrides if o.lstrip("+").startswith("local=")]
+    folder = args.folder or load_config("base", local, beside()).log.folder
     runs = plan(paper, args.file.stem, folder, args.overrides)
     rows = paper.titles(args.rows) if args.rows else [row.title for row in paper.rows]
     out = args.out or Path(folder, "paper", args.file.stem)
-    recorded = _recorded(Path(f"{out}.json"), runs, paper) if args.recorded else {}
+    recorded = _recorded(Path(f"{out}.json"), runs, args.recorded)
     asked = {one: status(one) for one in runs if one.row in rows}
-    asked |= {one: recorded[one].status for one in asked if one in recorded}
-    waiting = [one for one, how in asked.items() if how not in (*ENDED, "running")]
-    elsewhere = [one for one, how in asked.items() if how == "running"]
+    names = set(map(name_of, paper.columns))
+    whole = {one: r.status for one, r in recorded.items() if _is_whole(r, names)}
+    asked |= {one: whole[one] for one in asked if one in whole}
+    waiting = [one for one, how in asked.items() if is_to_be_made(how)]
     print(f"{args.file}: {len(asked)} runs, {len(waiting)} to be made", flush=True)
-    for one in elsewhere:
-        print(f"{one.folder.name} is running already", flush=True)
+    for one, how in asked.items():
+        if how == "running":
+            print(f"{one.folder.name} is running already", flush=True)
     if args.dry_run:
         for one in waiting:
             print(printable(shlex.join(["stable-ssl", *one.line])))
+        _say_refused(asked)
         return 0
-    left = waiting if args.no_runs else _run_all(waiting, args.jobs)
-    missing = [*left, *elsewhere]
+    if not args.no_runs:
+        _run_all(waiting, args.jobs)
     line = ["stable-ssl", "paper", str(args.file), *args.overrides]
     line += ["--interval", args.interval] * (args.interval != "std")
-    read = {one: read_folder(one.folder, paper.columns) for one in runs}
-    table = PaperTable(paper, read | recorded, shlex.join(line), args.interval)
+    results = {one: read_folder(one, paper.columns) for one in runs}
+    results |= {o: r for o, r in recorded.items() if results[o].status == "not begun"}
+    missing = [one for one in asked if not _is_whole(results[one], names)]
+    table = PaperTable(paper, results, shlex.join(line), args.interval)
     print(f"\n{table.text()}\n")
     for path in table.write(out):
         print(f"wrote {path}")
-    if older := table.of_other_code():
-        print(
-            f"{len(older)} of {len(runs)} runs were made by another version of the"
-            " library than this one, or of your modules; to make them again, remove"
-            f" their folders{', or leave out --recorded' * args.recorded}:"
-            f" {', '.join(older[:MOST])}{', ...' * (len(older) > MOST)}"
-        )
+    again = f"remove their folders{', or leave out --recorded' * args.recorded}"
+    _say_code(
+        "were made by another version of the library than this one, or of your modules;"
+        f" to make them again, {again}",
+        [one for one, result in results.items() if result.of_other_code],
+        len(runs),
+    )
+    _say_code(
+        "do not say which version of the library made them",
+        [one for one, result in results.items() if result.of_unknown_code],
+        len(runs),
+    )
+    _say_refused({one: result.status for one, result in results.items()})
     if missing:
         count = f"{len(missing)} of {len(asked)} runs"
         print(f"{count} have not come to their end; start it again for them")
     return 1 if missing and not args.no_runs else 0
 
 
+def _say_code(what: str, found: Sequence[Planned], of: int) -> None:
+    """Print what is to be said of the code of some runs, of a number of all."""
+    if found:
+        names = ", ".join(one.folder.name for one in found[:MOST])
+        print(
+            f"{len(found)} of {of} runs {what}: {names}{', ...' * (len(found) > MOST)}"
+        )
+
+
+def _say_refused(statuses: Mapping[Planned, str]) -> None:
+    """Print which folders are neither counted nor changed, and what to do."""
+    for one, how in statuses.items():
+        if is_refused(how):
+            said = f"{one.folder} is left as it is, {how}; it counts in no mean"
+            print(printable(f"{said}: remove or rename it, and start again"))
+
+
+def _is_whole(result: Result, names: Set[str]) -> bool:
+    """Return whether a run ended, and was asked for all values of some names."""
+    return result.status in ENDED and names <= result.values.keys()
+
+
 def _recorded(
-    table: Path, runs: Sequence[Planned], paper: Paper
+    table: Path, runs: Sequence[Planned], asked: bool
 ) -> dict[Planned, Result]:
-    """Return what an earlier table has of runs whose folders are gone."""
-    known = read_table(table, paper.columns)
-    gone = [one for one in runs if not is_run_folder(one.folder)]
-    return {one: known[one.folder.name] for one in gone if one.folder.name in known}
-
-
-# --- what is to be run ----------------------------------------------------------------
-
-
-def plan(
-    paper: Paper, name: str, folder: str, overrides: Sequence[str] = ()
-) -> list[Planned]:
-    """Return all runs of a table, each checked as its command line would be.
-
-    Args:
-        paper: its statement.
-        name: of the experiment that the runs belong to.
-        folder: `log.folder` of the runs.
-        overrides: of the command line, for all runs; those of `PLACES` do not count as
-            a change.
+    """Return what an earlier table has of runs whose folders are gone, if asked.
 
     Raises:
-        ConfigError: a run that could not start; names its row.
+        ConfigError: it is asked, and there is none; or what is there is no table, and
+            would be written over.
     """
-    keys = {o: o.lstrip("+").partition("=")[0] for o in overrides}
-    for key, instead in OWN.items():
-        if key in keys.values():
-            raise ConfigError(f"{key} is the table's own, one for each run{instead}")
-    planned = []
-    here = "hydra/launcher" not in keys.values()
-    elsewhere = [o for o in overrides if keys[o] in PLACES]
-    what = [o for o in overrides if o not in elsewhere]
-    anywhere = _composed(paper, what) if elsewhere else None
-    for row, data, own, config in _composed(paper, overrides):
-        titles = [*filter(None, [row.title, data])]
-        with named(titles):
-            full = _full(config)
-            check(full, here)
-            stands_for = _hash(_full(next(anywhere)[-1]) if anywhere else full)
-        words = [re.sub(r"[^\w.]+", "_", word) for word in (*titles, stands_for)]
-        for seed in row.seeds:
-            run = f"{'-'.join(words)}-s{seed}"
-            names = {"folder": folder, "experiment": name, "run": run}
-            line = [f"--config-name={row.recipe}", *own, f"{SEED}={seed}"]
-            line += [f"log.{key}={quoted(text)}" for key, text in names.items()]
-            path = run_path(OmegaConf.create(names))
-            run_of = row.title, data, seed, stands_for, tuple(line)
-            planned.append(Planned(*run_of, path))
-    if len({one.folder for one in planned}) < len(planned):
-        raise ConfigError(
-            "two rows or data sets have titles that differ in signs alone"
-        )
-    return planned
-
-
-def _composed(
-    paper: Paper, overrides: Sequence[str]
-) -> Iterator[tuple[Row, str, list[str], DictConfig]]:
-    """Yield each row and data set of a table, its overrides, and its configuration."""
-    beside, sessions = [*filter(Path.is_dir, [Path("configs").absolute()])], {}
-    for row in paper.rows:
-        name, folders = located(row.recipe, beside)
-        for data, of_data in paper.data.items():
-            own = [*paper.overrides, *of_data, *row.overrides, *overrides]
-            known = sessions.get(tuple(folders))  # what was read is not read again
-            with (
-                named([*filter(None, [row.title, data])]),
-                hydra_session(folders, known) as sessions[tuple(folders)],
-            ):
-                config = composed(*experiments.arranged(name, own))
-            yield row, data, own, config
-
-
-def _full(config: DictConfig) -> DictConfig:
-    """Return a composed configuration with all defaults."""
-    return complete(config, trainer_class(None, config).model_config)
-
-
-def _hash(full: DictConfig) -> str:
-    """Return what stands for a configuration, whatever its names and seed.
-
-    Keys at their defaults do not count, so that a newer version with further keys has
-    the same hash; what it does otherwise is told by the hash of its code.
-    """
-    model = trainer_class(None, full).model_config
-    usual = flat(OmegaConf.to_container(complete({}, model)))
-    kept = {
-        key: value
-        for key, value in sorted(flat(OmegaConf.to_container(full)).items())
-        if key not in NAMES | {SEED} and (key not in usual or usual[key] != value)
-    }
-    return digest(json.dumps(kept, default=str).encode())[:8]
+    known = by_name(stored(table))
+    if not asked:
+        return {}
+    if not table.is_file():
+        raise ConfigError(f"no {table}; --recorded takes runs from there")
+    gone = [one for one in runs if not is_run_folder(one.folder)]
+    return {one: known[one.folder.name] for one in gone if one.folder.name in known}
 
 
 # --- running --------------------------------------------------------------------------
 
 
-def _run_all(runs: Sequence[Planned], jobs: int) -> list[Planned]:
-    """Run all, some at once; print a line each, and return those without an end."""
-    without = []
+def _run_all(runs: Sequence[Planned], jobs: int) -> None:
+    """Run all, some at once; print a line each, and of those without an end why."""
     with _pool(jobs) as pool:
         futures = {pool.submit(_run_one, one, jobs): one for one in runs}
         for number, future in enumerate(as_completed(futures), start=1):
@@ -268,10 +187,8 @@ def _run_all(runs: Sequence[Planned], jobs: int) -> list[Planned]:
             how = status(one)
             title = ", ".join(filter(None, [one.row, one.data, f"seed {one.seed}"]))
             print(f"[{number}/{len(runs)}] {title}: {how}, {seconds:.0f} s", flush=True)
-            if how not in ENDED:
-                without.append(one)
+            if how not in ENDED and said:
                 print(printable(said, kept="\n"), file=sys.stderr, flush=True)
-    return without
 
 
 @contextmanager
@@ -285,8 +202,13 @@ def _pool(jobs: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _run_one(one: Planned, jobs: int) -> tuple[str, float]:
-    """Run one in a process of its own; return its last lines, and its seconds."""
+    """Run one in a process of its own; return its last lines, and its seconds.
+
+    Nothing is done where another command has made it since, or is at it.
+    """
     begin = time.monotonic()
+    if not is_to_be_made(status(one)):
+        return "", 0.0
     threads = {} if jobs == 1 else {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", START, *one.line],

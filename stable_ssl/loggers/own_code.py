@@ -100,14 +100,19 @@ def library() -> str:
     return digest(json.dumps(known).encode())[:8]
 
 
-def texts(files: Mapping[str, Path]) -> dict[str, str]:
-    """Return what a run folder holds of the user's modules: content by path there."""
+def texts(files: Mapping[str, Path]) -> tuple[dict[str, str], str | None]:
+    """Return what a run folder holds of the user's modules, and what stands for them.
+
+    Returns:
+        Content by path in the folder; and a hash, None where there are no modules.
+    """
     copied, known = {}, {}
     for name, path in files.items():
         content = path.read_bytes()
         known[name] = {"path": str(path), "sha256": digest(content)}
         copied[f"code/{name}"] = content.decode("utf-8", "replace")
-    return {**copied, str(FILE): json.dumps(known, indent=1)} if known else {}
+    listed = {str(FILE): json.dumps(known, indent=1)} if known else {}
+    return {**copied, **listed}, _stands_for(known)
 
 
 def recorded(folder: Path) -> dict[str, dict[str, Any]]:
@@ -121,7 +126,11 @@ def recorded(folder: Path) -> dict[str, dict[str, Any]]:
 
 def code_of(folder: Path) -> str | None:
     """Return what stands for all of a run's own modules; None where it has none."""
-    known = {name: file.get("sha256") for name, file in recorded(folder).items()}
+    return _stands_for(recorded(folder))
+
+
+def _stands_for(files: Mapping[str, Mapping[str, Any]]) -> str | None:
+    known = {name: file.get("sha256") for name, file in files.items()}
     return digest(json.dumps(known, sort_keys=True).encode())[:8] if known else None
 
 

@@ -94,20 +94,26 @@ class RunFolder:
         text = json.dumps(launches, indent=1)
         self.write_file("environment.json", text, private=True)
 
-    def keep_code(self, modules: Iterable[str]) -> None:
+    def keep_code(self, modules: Iterable[str]) -> str | None:
         """Copy the user's files among modules to `code`; say which have changed since.
 
         Where one cannot be written, a warning says so: the run is worth more.
+
+        Returns:
+            What stands for them; None where there are none, or it is not known.
         """
         files = own_code.own_modules(modules)
         if other := own_code.changes(own_code.recorded(self.path)):
             listed = ", ".join(f"{name} ({how})" for name, how in other.items())
             warnings.warn(f"code of this run has changed: {listed}", stacklevel=2)
+        own = None
         try:
-            for name, text in own_code.texts(files).items():
+            texts, own = own_code.texts(files)
+            for name, text in texts.items():
                 self.write_file(name, text, private=True)  # as yet nobody else's
         except (ConfigError, OSError) as error:
             warnings.warn(f"code of this run is not kept: {error}", stacklevel=2)
+        return own
 
     def describe_metrics(self, metrics: Mapping[str, Metric]) -> None:
         """Keep what evaluators state of their metrics, beside what others stated.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,11 @@ from omegaconf import MISSING, OmegaConf
 from stable_ssl.config import translated_errors
 from stable_ssl.loggers.names import is_accuracy
 from stable_ssl.schema import ConfigError, nearest
+
+KINDS = {  # of what a key holds, and how that is called
+    **dict.fromkeys(("seeds", "overrides", "columns", "rows"), (list, "a list")),
+    **dict.fromkeys(("data", "published"), (dict, "keys, each with what it holds")),
+}
 
 
 @dataclass
@@ -81,8 +87,14 @@ def read(file: Path) -> Paper:
         found = OmegaConf.to_container(OmegaConf.load(file))
         if not isinstance(found, dict):
             raise ConfigError(f"{file} holds no keys; a table has title, columns, rows")
+        _check_kinds(found, str(file))
         rows = found.get("rows") or []
         found["rows"] = [{"recipe": r} if isinstance(r, str) else r for r in rows]
+        for kind in ("rows", "columns"):
+            for each in found.get(kind) or []:
+                if not isinstance(each, dict):
+                    raise ConfigError(f"{file}, {kind}: found {each}; give its keys")
+                _check_kinds(each, f"{file}, {kind}")
         if not found.get("data", True):
             del found["data"]
         schema = OmegaConf.structured(Paper)
@@ -96,6 +108,19 @@ def read(file: Path) -> Paper:
         column.title = column.title or column.value
     _check(paper, file)
     return paper
+
+
+def _check_kinds(found: Mapping[str, Any], at: str) -> None:
+    """Refuse a list where keys are expected and the like, null aside."""
+    for key, value in found.items():
+        kind, called = KINDS.get(key, (object, ""))
+        if value is not None and not isinstance(value, kind):
+            raise ConfigError(f"{at}, {key}: found {value}; give {called}")
+    data = found.get("data") or {}
+    for overrides in (found.get("overrides"), *data.values()):
+        for text in overrides if isinstance(overrides, list) else ():
+            if not isinstance(text, str):
+                raise ConfigError(f"{at}: found the override {text}; give KEY=VALUE")
 
 
 def _check(paper: Paper, file: Path) -> None:
@@ -113,10 +138,11 @@ def _check(paper: Paper, file: Path) -> None:
     if "" in paper.data and len(paper.data) > 1:
         raise ConfigError(f"{file}: a data set has no name; give each one")
     for column in paper.columns:
-        if column.at not in ("untrained", "last", "best") and not column.at.isdecimal():
+        step = int(column.at) if column.at.isdecimal() else 0
+        if column.at not in ("untrained", "last", "best") and step < 1:
             raise ConfigError(
                 f"{file}, column {column.title}: found at: {column.at}; give untrained,"
-                " last, best or a step"
+                " last, best or a step from 1"
             )
     for row in paper.rows:
         groups = {"": row.published} if "" in paper.data else row.published
@@ -135,7 +161,8 @@ def _check_published(figures: Any, data: str, paper: Paper, at: str) -> None:
         if title not in values:
             near = nearest(str(title), values)
             raise ConfigError(f"{at}: there is no column {title}{near}")
-        if isinstance(figure, bool) or not isinstance(figure, int | float):
+        number = isinstance(figure, int | float) and not isinstance(figure, bool)
+        if not number or not math.isfinite(figure):
             raise ConfigError(f"{at}, {title}: found {figure}; give a number")
-        if is_accuracy(values[title]) and 0 < figure <= 1:
+        if is_accuracy(values[title]) and figure != 0 and not 1 < figure <= 100:
             raise ConfigError(f"{at}, {title}: found {figure}; give it in per cent")

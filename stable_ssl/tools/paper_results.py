@@ -1,30 +1,31 @@
-"""What each run of a paper's table came to: read from its folder, or from a table.
+"""What each run of a paper's table came to, as its folder says.
 
 Each can be traced: to the hash of its configuration, of the code and of its last
-checkpoint. The table's JSON holds all of it, so that a run counts where its folder is
-gone, as in a clone of the repository that the table lies in.
+checkpoint. All of it is kept in the table's JSON, see paper_store.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from stable_ssl.lock import is_held
 from stable_ssl.loggers import own_code
 from stable_ssl.loggers.names import is_accuracy
 from stable_ssl.recorded import is_run_folder
-from stable_ssl.schema import ConfigError
 from stable_ssl.tools.paper_file import Column
-from stable_ssl.tools.runs import Run, last_values, launches, read_run
+from stable_ssl.tools.paper_identity import difference
+from stable_ssl.tools.runs import Run, joined, last_values, launches, makers, read_run
 
 ENDED = ("finished", "diverged")  # of runs that another start would not change
 MINUTES = "minutes"  # a column that is no metric
+OTHER, UNREADABLE = "other configuration", "unreadable"  # of folders left as they are
 BLOCK = 2**24  # bytes of a checkpoint that are read at once
 
 
@@ -38,6 +39,7 @@ class Planned:
     config: str  # hash of what it does
     line: tuple[str, ...]  # its command line
     folder: Path
+    full: Mapping[str, Any] = field(compare=False, repr=False)  # of `as_recorded`
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,37 @@ class Result:
     """What a run came to; None of what is not there."""
 
     status: str = "not begun"
-    code: str | None = None  # hash of the library
-    own: str | None = None  # hash of modules of the user's
+    code: str | None = None  # hash of the library; several of its launches by +
+    own: str | None = None  # hash of modules of the user's, likewise
     checkpoint: str | None = None  # hash of the last one
     modules: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the user's
     values: dict[str, float | None] = field(default_factory=dict)  # see `name_of`
+    versions: str = ""  # of the library and of torch, of `Run`
+    names: tuple[str, ...] = field(default=(), compare=False)  # of figures in its rows
+
+    @property
+    def metrics(self) -> set[str]:
+        """The names of figures that it is known to have, of some step."""
+        there = (name for name, value in self.values.items() if value is not None)
+        return {*self.names, *(name.rpartition(", ")[0] for name in there)}
+
+    @property
+    def made_by(self) -> str:
+        """Its versions, that of the user's modules among them."""
+        own = [f"own {version}" for version in (self.own or "none").split("+")]
+        return ", ".join(filter(None, [self.versions, *own]))
 
     @property
     def of_other_code(self) -> bool:
-        """Whether the library or a module of the user's is another one now."""
+        """Whether the library or a module of the user's is known to be another one."""
         library = self.code not in (None, own_code.library())
-        return library or bool(own_code.changes(self.modules))
+        changed = "+" in (self.own or "")  # between its launches
+        return library or changed or bool(own_code.changes(self.modules))
+
+    @property
+    def of_unknown_code(self) -> bool:
+        """Whether a run that ended does not say which library made it."""
+        return self.status in ENDED and self.code is None
 
 
 def name_of(column: Column) -> str:
@@ -63,74 +85,59 @@ def name_of(column: Column) -> str:
     return f"{column.value}, {column.at}"
 
 
-def read_folder(folder: Path, columns: Sequence[Column]) -> Result:
+def status(one: Planned) -> str:
+    """Return the status of a run's folder: `not begun` where there is none.
+
+    One that is not the planned run's, or cannot be read, is `OTHER` or `UNREADABLE`;
+    what differs, or cannot be read, follows in brackets.
+    """
+    return _opened(one)[0]
+
+
+def is_refused(how: str) -> bool:
+    """Return whether a status is of a folder that is neither counted nor changed."""
+    return how.startswith((OTHER, UNREADABLE))
+
+
+def is_to_be_made(how: str) -> bool:
+    """Return whether a run of a status is to be started, or to go on."""
+    return how not in (*ENDED, "running") and not is_refused(how)
+
+
+def _opened(one: Planned) -> tuple[str, Run | None]:
+    """Return a run's status, and what its folder holds if it is the planned run's."""
+    if not is_run_folder(one.folder):
+        return "running" if is_held(one.folder) else "not begun", None
+    try:
+        run = read_run(one.folder)
+    except ValueError as error:
+        return f"{UNREADABLE} ({error})", None
+    last = [launch.get("library") for launch in makers(one.folder)][-1:]
+    whole = last == [own_code.library()]
+    if said := difference(one.full, run.config, whole):
+        return f"{OTHER} ({said})", None
+    return "running" if is_held(one.folder) else run.status, run
+
+
+def read_folder(one: Planned, columns: Sequence[Column]) -> Result:
     """Return what the folder of a run holds; accuracies in per cent.
 
     A checkpoint is read whole.
     """
-    if not is_run_folder(folder):
-        return Result()
-    run = read_run(folder)
-    versions = {str(launch.get("library")) for launch in launches(folder)}
+    how, run = _opened(one)
+    if run is None:
+        return Result(how)
+    versions = [launch.get("library") for launch in makers(one.folder)]
     return Result(
-        run.status,
-        "+".join(sorted(versions)) or None,
+        how,
+        joined(versions, without="unknown"),
         run.code,
-        _hash_of(folder / "ckpts" / "last.ckpt"),
-        own_code.recorded(folder),
+        _hash_of(one.folder / "ckpts" / "last.ckpt"),
+        own_code.recorded(one.folder),
         {name_of(column): value_of(run, column) for column in columns},
+        run.versions,
+        tuple(name for name in last_values(run.rows) if "/" in name),
     )
-
-
-def read_table(file: Path, columns: Sequence[Column]) -> dict[str, Result]:
-    """Return what a table's JSON says of runs that ended, by name.
-
-    A run is left out where it lacks a column that the table has now.
-
-    Raises:
-        ConfigError: there is no such file, or no table in it.
-    """
-    try:
-        runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
-        found = {
-            str(run["run"]): Result(
-                str(run["status"]),
-                run["code"],
-                run["own"],
-                run["checkpoint"],
-                dict(run["modules"]),
-                dict(run["values"]),
-            )
-            for run in runs
-        }
-    except FileNotFoundError as error:
-        raise ConfigError(f"no {file}; --recorded takes runs from there") from error
-    except (ValueError, TypeError, KeyError) as error:
-        text = f"{file} holds no table of this version of stable-ssl paper"
-        raise ConfigError(text) from error
-    asked = {name_of(column) for column in columns}
-    return {
-        name: result
-        for name, result in found.items()
-        if result.status in ENDED and asked <= set(result.values)
-    }
-
-
-def as_json(one: Planned, result: Result) -> dict[str, Any]:
-    """Return a run as plain types, as `read_table` reads it."""
-    return {
-        "method": one.row,
-        "data": one.data,
-        "seed": one.seed,
-        "run": one.folder.name,
-        "status": result.status,
-        "config": one.config,
-        "code": result.code,
-        "own": result.own,
-        "checkpoint": result.checkpoint,
-        "modules": result.modules,
-        "values": result.values,
-    }
 
 
 def value_of(run: Run, column: Column) -> float | None:
@@ -149,15 +156,18 @@ def value_of(run: Run, column: Column) -> float | None:
 def minutes(run: Run) -> float | None:
     """Return how long a run took: from each launch to its last row before the next.
 
-    Launches are written to the second.
+    None where a launch does not say when it was. They are written to the second.
     """
     rows = [row["time"] for row in run.rows if isinstance(row.get("time"), float)]
-    began = [
-        datetime.strptime(launch["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
-        for launch in launches(run.folder)
-    ]
+    try:
+        began = [
+            datetime.strptime(launch["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
+            for launch in launches(run.folder)
+        ]
+    except (KeyError, TypeError, ValueError):
+        return None
     seconds = 0.0
-    for start, end in zip(began, [*began[1:], math.inf], strict=True):
+    for start, end in pairwise([*began, math.inf]):
         seconds += max((row - start for row in rows if start < row <= end), default=0)
     return seconds / 60 if seconds else None
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,18 @@ from stable_ssl.files import write_atomically
 from stable_ssl.loggers.names import NONE, better, is_accuracy
 from stable_ssl.loggers.table import Table, render
 from stable_ssl.recorded import is_run_folder
+from stable_ssl.schema import ConfigError, nearest
 from stable_ssl.tools import figures, run_keys, table_formats
 from stable_ssl.tools.page import page
 from stable_ssl.tools.paper_file import Column, Paper, Row
-from stable_ssl.tools.paper_results import MINUTES, Planned, Result, as_json, name_of
+from stable_ssl.tools.paper_results import (
+    MINUTES,
+    Planned,
+    Result,
+    is_refused,
+    name_of,
+)
+from stable_ssl.tools.paper_store import Entry, earlier, entry_of, stored
 from stable_ssl.tools.seed_statistics import INTERVALS, Sample, sample
 from stable_ssl.tools.style import save
 from stable_ssl.tools.table import Cell, MeanTable, mark
@@ -36,6 +45,8 @@ class Figures(Cell):
     """A cell of the table: what was measured, and what others published."""
 
     published: float | None = None
+    without: int = 0  # finished runs that have no value
+    versions: Sequence[str] = ()  # of its runs, where there is more than one of a kind
 
     @property
     def difference(self) -> float | None:
@@ -82,15 +93,19 @@ class PaperTable:
 
     def _cell(self, row: Row, data: str, column: Column) -> Figures:
         """Return a cell: the values of its runs, accuracies in per cent."""
-        found = sample(
-            [
-                result.values[name_of(column)]
-                for one, result in self.finished.items()
-                if (one.row, one.data) == (row.title, data)
-            ]
+        runs = [
+            result
+            for one, result in self.finished.items()
+            if (one.row, one.data) == (row.title, data)
+        ]
+        found = sample([result.values.get(name_of(column)) for result in runs])
+        return Figures(
+            column.value,
+            found,
+            published=self.paper.published(row, data, column),
+            without=len(runs) - (found.n if found else 0),
+            versions=run_keys.several(result.made_by for result in runs),
         )
-        published = self.paper.published(row, data, column)
-        return Figures(column.value, found, published=published)
 
     # --- as text ----------------------------------------------------------------------
 
@@ -124,7 +139,9 @@ class PaperTable:
                 if kinds == KINDS:
                     said, apart = cell.published, cell.difference
                     line.append((NONE if said is None else f"{said:g}", False))
-                    line.append((NONE if apart is None else f"{apart:+.2f}", False))
+                    digits = 0 if apart is None else self.means.digits(cell)
+                    text = NONE if apart is None else f"{apart:+.{digits}f}"
+                    line.append((text, False))
             lines.append(line)
         return lines
 
@@ -135,12 +152,43 @@ class PaperTable:
         n = "n" if len(counts) > 1 else max(counts, default=0)
         spread = f"Mean ± {INTERVALS[self.means.interval]} over {n} seeds"
         about = "One run a cell" if counts == {1} else spread
-        left_out = len(self.results) - len(self.finished)
-        unfinished = f" {left_out} of {len(self.results)} runs are missing or diverged."
         return (
-            f"{about}; accuracies in per cent.{unfinished * bool(left_out)}"
-            f"{table_formats.bold_note(self.means)}"
+            f"{about}; accuracies in per cent.{self._left_out()}"
+            f"{self._without_value()}{self._mixed()}{table_formats.bold_note(self.means)}"
         )
+
+    def _left_out(self) -> str:
+        """Return a sentence, with a space before it, of runs that count in no mean."""
+        others = [result.status for result in self.results.values()]
+        others = [how.partition(" (")[0] for how in others if how != "finished"]
+        if not others:
+            return ""
+        counts = ", ".join(f"{n} {how}" for how, n in sorted(Counter(others).items()))
+        return f" {len(others)} of {len(self.results)} runs do not count: {counts}."
+
+    def _without_value(self) -> str:
+        """Return a sentence, with a space before it, for each column with gaps."""
+        said, known = "", {name for r in self.finished.values() for name in r.metrics}
+        for (data, column), cells in zip(self.columns, self._by_column(), strict=True):
+            without = sum(cell.without for cell in cells)
+            finished = without + sum(cell.sample.n for cell in cells if cell.sample)
+            if without:
+                unknown = column.value not in known
+                near = nearest(column.value, known) if unknown else ""
+                title = ", ".join(filter(None, [data, column.title]))
+                said += f" {title}: {without} of {finished} finished runs have none"
+                said += near or "."
+        return said
+
+    def _mixed(self) -> str:
+        """Return a sentence, with a space before it, of means over several codes."""
+        titles = [
+            row.title
+            for row, cells in zip(self.paper.rows, self.rows, strict=True)
+            if any(cell.versions for cell in cells)
+        ]
+        said = " Rows whose runs are of several versions of the code: "
+        return f"{said}{', '.join(titles)}." if titles else ""
 
     def _heads(self) -> list[str]:
         """Return a text a column."""
@@ -208,6 +256,7 @@ class PaperTable:
         ]
         return {
             "title": self.paper.title,
+            "caption": self.caption,
             "command": self.command,
             "overrides": self.paper.overrides,
             "data": self.paper.data,
@@ -215,23 +264,24 @@ class PaperTable:
             "runs": self.runs(),
         }
 
-    def runs(self) -> list[dict[str, Any]]:
+    def runs(self) -> list[Entry]:
         """Return all runs as plain types."""
-        return [as_json(*each) for each in self.results.items()]
-
-    def of_other_code(self) -> list[str]:
-        """Return the names of runs by other code than that of now."""
-        found = self.results.items()
-        return [one.folder.name for one, result in found if result.of_other_code]
+        return [entry_of(*each) for each in self.results.items()]
 
     # --- as a figure and a page -------------------------------------------------------
 
-    def _drawn(self) -> Column | None:
-        """Return the column that the figure shows: the first metric of training."""
+    def _drawn(self) -> Figure | None:
+        """Return the figure of the first metric of training; warn if it has none."""
         for (_, column), cells in zip(self.columns, self._by_column(), strict=True):
             trained = column.at != "untrained" and column.value != MINUTES
             if trained and any(cell.sample for cell in cells):
-                return column
+                try:
+                    with warnings.catch_warnings():  # the table has said it
+                        warnings.simplefilter("ignore")
+                        return self.figure(column)
+                except ConfigError as error:
+                    warnings.warn(f"no figure is drawn: {error}", stacklevel=3)
+                    return None
         return None
 
     def figure(self, column: Column) -> Figure:
@@ -252,7 +302,7 @@ class PaperTable:
                 column.value: result.values[name_of(column)] / scale,
             }
             for one, result in self.finished.items()
-            if result.values[name_of(column)] is not None
+            if result.values.get(name_of(column)) is not None
         )
         by = ["method", *["data"] * (len(self.paper.data) > 1)]
         published: dict[str, list[float]] = {}
@@ -264,24 +314,33 @@ class PaperTable:
         return figures.compare(runs, column.value, by, spread, published=published)
 
     def write(self, out: str | Path) -> Iterator[Path]:
-        """Write all forms of the table to `out`, each with its suffix; yield them."""
+        """Write all forms of the table to `out`, each with its suffix; yield them.
+
+        Runs and values that an earlier JSON had are kept in it.
+
+        Raises:
+            ConfigError: there is a JSON that is of no table.
+        """
         drawn = self._drawn()
+        before = stored(Path(f"{out}.json"))
+        facts = {**self.as_json(), "earlier": earlier(before, self.runs())}
         texts = {
             "md": self.markdown(f"{Path(out).name}.png" if drawn else None),
             "tex": self.latex(),
-            "json": json.dumps(self.as_json(), indent=1) + "\n",
+            "json": json.dumps(facts, indent=1, allow_nan=False) + "\n",
         }
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         for suffix, text in texts.items():
             write_atomically(Path(f"{out}.{suffix}"), text)
             yield Path(f"{out}.{suffix}")
         if drawn:
-            with warnings.catch_warnings():  # the table has said it
+            yield from save(drawn, out)
+        kept = [one for one, r in self.results.items() if not is_refused(r.status)]
+        if there := [one.folder for one in kept if is_run_folder(one.folder)]:
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                yield from save(self.figure(drawn), out)
-                folders = [one.folder for one in self.results]
-                if there := [folder for folder in folders if is_run_folder(folder)]:
-                    yield page(*there, out=f"{out}.html")
+                written = page(*there, out=f"{out}.html")
+            yield written
 
 
 def _facts(data: str, column: Column, cell: Figures) -> dict[str, Any]:
@@ -297,6 +356,8 @@ def _facts(data: str, column: Column, cell: Figures) -> dict[str, Any]:
         "std": found.std if several else None,
         "ci95": found.ci95 if several else None,
         "n": found.n if found else 0,
+        "without": cell.without,
+        "versions": list(cell.versions),
         "values": list(found.values) if found else [],
         "published": cell.published,
         "difference": cell.difference,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -188,8 +189,7 @@ def warn_of_cells(cells: Iterable[DataFrame], names: Sequence[str]) -> None:
     """Warn where means of metrics are not over seeds, each once, of whole runs."""
     mixed, twice, partial, empty, versions = set(), set(), [], [], set()
     for group in cells:
-        made_by = set(group.get("versions", [])) - {""}
-        versions.update(made_by if len(made_by) > 1 else ())
+        versions.update(several(group.get("versions", [])))
         differ = [name for name in _differing(group) if name != SEED]
         mixed.update(differ)
         seeds = list(map(cell, group.get(SEED, [None] * len(group))))
@@ -207,6 +207,17 @@ def warn_of_cells(cells: Iterable[DataFrame], names: Sequence[str]) -> None:
     _warn("the same seed counts more than once: {}", sorted(twice, key=rank))
     _warn("runs that did not finish count with what they have: {}", partial)
     _warn(LEFT_OUT, empty)
+
+
+def several(versions: Iterable[str]) -> list[str]:
+    """Return the versions of which runs have more than one of a kind.
+
+    Args:
+        versions: of `Run.versions`: "a1b2c3d4, torch 2.9", of one run or of many.
+    """
+    parts = {part for text in versions for part in text.split(", ") if part}
+    kinds = Counter(part.rpartition(" ")[0] for part in parts)
+    return sorted(part for part in parts if kinds[part.rpartition(" ")[0]] > 1)
 
 
 def _warn(sentence: str, names: Sequence[str]) -> None:

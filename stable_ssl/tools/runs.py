@@ -38,7 +38,7 @@ class Run:
     reason: str  # of the status; may be empty
     rows: list[dict[str, Any]]  # of metrics.jsonl, in order
     metrics: Mapping[str, Metric]  # what evaluators stated, by name without the split
-    code: str | None  # stands for the user's own modules; None where it used none
+    code: str | None  # stands for the user's own modules, a+b where they changed
     versions: str  # of the library, a hash, and of torch; empty where none is known
 
     def values(self, at: At = "last") -> dict[str, Any]:
@@ -125,19 +125,37 @@ def read_run(run_dir: str | Path) -> Run:
         status, reason = "lost", "its process is gone, and could not say why"
     metrics = stated_metrics(folder)
     STATED.update(metrics)
-    rows, code = read_rows(folder), own_code.code_of(folder)
-    made = code, _versions(folder)
-    return Run(folder, config, overrides, status, reason, rows, metrics, *made)
+    rows, made = read_rows(folder), makers(folder)
+    known = [launch["own"] for launch in made if "own" in launch]
+    code = joined(known or [own_code.code_of(folder)], without="none")
+    made_by = code, _versions(made)
+    return Run(folder, config, overrides, status, reason, rows, metrics, *made_by)
 
 
-def _versions(folder: Path) -> str:
-    """Return which library and torch a run was made by, all launches of its mode."""
-    made, found = launches(folder), []
+def makers(folder: Path) -> list[dict[str, Any]]:
+    """Return the launches that made a run's figures: those of the mode of its first."""
+    made = launches(folder)
+    return [one for one in made if one.get("mode", "fit") == made[0].get("mode", "fit")]
+
+
+def joined(hashes: Iterable[str | None], without: str) -> str | None:
+    """Return different hashes as one text, None where there is none.
+
+    Args:
+        hashes: of the launches of a run.
+        without: what stands for None beside others.
+    """
+    texts = {without if one is None else str(one) for one in hashes}
+    return "+".join(sorted(texts)) if texts - {without} else None
+
+
+def _versions(made: Iterable[Mapping[str, Any]]) -> str:
+    """Return which library and torch launches had."""
+    found = []
     for launch in made:
-        if launch.get("mode", "fit") == made[0].get("mode", "fit"):
-            torch = launch["packages"].get("torch")
-            library = str(launch.get("library") or "")[:8]
-            found += [library] * bool(library) + [f"torch {torch}"] * bool(torch)
+        torch = launch["packages"].get("torch")
+        library = str(launch.get("library") or "")[:8]
+        found += [library] * bool(library) + [f"torch {torch}"] * bool(torch)
     return ", ".join(dict.fromkeys(found))
 
 

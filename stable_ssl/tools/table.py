@@ -89,11 +89,16 @@ class MeanTable:
         if cell.sample is None:
             return NONE
         mean, spread = cell.sample.mean, cell.sample.spread(self.interval)
-        digits = 2 if is_accuracy(cell.metric) else _decimals(mean, spread)
+        digits = self.digits(cell)
         text = f"{mean:.{digits}f}"
         if cell.sample.n > 1:
             text += f" ± {spread:.{digits}f}"
         return f"{text} (n={cell.sample.n})" if len(self.counts) > 1 else text
+
+    def digits(self, cell: Cell) -> int:
+        """Return the decimals of a cell that has a sample."""
+        mean, spread = cell.sample.mean, cell.sample.spread(self.interval)
+        return 2 if is_accuracy(cell.metric) else _decimals(mean, spread)
 
 
 def table(

@@ -51,6 +51,8 @@ def test_what_a_run_used_is_in_its_folder_and_a_change_is_named(folder, idea, sh
     known = json.loads((folder / "code/files.json").read_text())
     assert known["helper_of_mine.py"]["path"] == str(idea / "helper_of_mine.py")
     before = code_of(folder)
+    (launch,) = json.loads((folder / "environment.json").read_text())
+    assert launch["own"] == before
     assert changes(recorded(folder)) == {} and before == read_run(folder).flat["code"]
     (idea / "helper_of_mine.py").unlink()
     (idea / "my_idea.py").write_text(SCRIPT + "\n")
@@ -84,6 +86,9 @@ def test_two_codes_are_no_two_seeds(folder, idea, shell):
     more = ["log.run=a", "log.resume=auto", "optim.epochs=2"]
     done = finished(shell("my_idea.py", *FEW[1:], *more))
     assert "code of this run has changed: helper_of_mine.py (changed)" in done.stderr
+    first, second = json.loads((folder / "environment.json").read_text())
+    both = {first["own"], second["own"]}
+    assert len(both) == 2 and {*read_run(folder).flat["code"].split("+")} == both
 
 
 def test_the_library_and_installed_packages_are_not_the_users():

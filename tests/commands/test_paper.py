@@ -30,6 +30,7 @@ from stable_ssl.tools.paper_identity import difference
 from stable_ssl.tools.paper_results import Planned, Result, minutes, read_folder
 from stable_ssl.tools.paper_table import PaperTable
 from stable_ssl.tools.runs import Run, read_run
+from stable_ssl.tools.seed_statistics import sample, told_apart
 
 PAPERS = Path(__file__).resolve().parents[2] / "papers"
 SHORT = ["optim.epochs=1", "optim.scheduler.warmup_epochs=0", "log.eval.few_labels=[]"]
@@ -631,5 +632,6 @@ def test_the_table_of_the_digits_comes_out_within_its_spread(tmp_path):
     for row in made:
         for now, then in zip(row["cells"], before[row["title"]], strict=True):
             if now["value"].startswith("test/") and "acc" in now["value"]:
-                apart = abs(now["mean"] - then["mean"])
-                assert apart <= max(3 * then["std"], 0.5), (row["title"], now["column"])
+                values = sample(now["values"]), sample(then["values"])
+                close = abs(now["mean"] - then["mean"]) <= 0.5  # two images of 400
+                assert close or not told_apart(*values), (row["title"], now["column"])

@@ -153,12 +153,13 @@ def number_names(
         ConfigError: some labels are names and others numbers, or a name is not one of
             the given ones.
     """
-    texts = {x for x in labels if isinstance(x, str) and not _is_negative(x)}
-    numbers = [x for x in labels if isinstance(x, int) and x >= 0]
-    if texts and numbers:
+    texts = {x for x in labels if isinstance(x, str)}
+    texts = {x for x in texts if not _is_negative(x)}
+    number = next((x for x in labels if isinstance(x, int) and x >= 0), None)
+    if texts and number is not None:
         raise ConfigError(
             f"{what}: some labels are names of classes, such as {min(texts)}, and"
-            f" others are numbers, such as {numbers[0]}; write one or the other for"
+            f" others are numbers, such as {number}; write one or the other for"
             " all, and -1 for what has no label"
         )
     known = [name for name in names if not _is_negative(name)]

@@ -37,7 +37,7 @@ from stable_ssl.data.sources.source import labelled_files
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Piece:
     """Some samples of a dataset that is no part of another."""
 
     dataset: Any
@@ -64,7 +64,12 @@ class Part:
         files = self.files
         return None if files is None else numpy.fromiter(map(hash, files), numpy.int64)
 
-    def shared_with(self, other: Part) -> Tensor:
+    @cached_property
+    def sorted_hashes(self) -> numpy.ndarray:
+        """`hashes` in ascending order."""
+        return numpy.sort(self.hashes)
+
+    def shared_with(self, other: Piece) -> Tensor:
         """Return which of the samples are among another's, too, (N,) bool."""
         one, two = self.dataset, other.dataset
         tensors = isinstance(one, TensorDataset) and isinstance(two, TensorDataset)
@@ -83,9 +88,11 @@ class Part:
                 if known is not None:
                     rows = other.rows if known else other.rows[:0]
                     return torch.isin(one.rows[self.rows], two.rows[rows])
-        if self.hashes is None or other.hashes is None:
+        if self.hashes is None or other.hashes is None or not len(other.hashes):
             return torch.zeros(len(self.rows), dtype=torch.bool)
-        return torch.from_numpy(numpy.isin(self.hashes, other.hashes))
+        known = other.sorted_hashes
+        at = numpy.searchsorted(known, self.hashes).clip(max=len(known) - 1)
+        return torch.from_numpy(known[at] == self.hashes)
 
 
 def warn_of_leakage(
@@ -99,20 +106,20 @@ def warn_of_leakage(
         loaders: `Loader`, `Combined`, or one that was brought, by split; train first.
         built_of: arguments of datasets that the config names, by `split_name`.
     """
-    trained: list[Part] = []
+    trained: list[Piece] = []
     for split, combined in loaders.items():
         if split in ("bank", "predict"):
             continue
         for name, loader in named_parts(combined, None).items():
             at = split_name(split, name)
-            parts = parts_of(loader, built_of.get(at))
+            parts = pieces_of(loader, built_of.get(at))
             if split == "train":
                 trained += parts
             else:
                 _warn_of_shared(at, parts, trained)
 
 
-def _warn_of_shared(split: str, parts: Sequence[Part], trained: list[Part]) -> None:
+def _warn_of_shared(split: str, parts: Sequence[Piece], trained: list[Piece]) -> None:
     """Warn if samples of a split are among those that are trained on."""
     masks = []
     for part in parts:
@@ -135,30 +142,30 @@ def _warn_of_shared(split: str, parts: Sequence[Part], trained: list[Part]) -> N
     )
 
 
-def parts_of(loader: Any, built_of: str | None = None) -> list[Part]:
+def pieces_of(loader: Any, built_of: str | None = None) -> list[Piece]:
     """Return whose samples a loader reads; none where that is not known."""
     dataset = getattr(loader, "dataset", None)
     if isinstance(dataset, IterableDataset) or not (size := known_length(dataset)):
         return []
     rows = _rows_of(loader, size)
-    return [] if rows is None else list(_parts(dataset, rows, built_of))
+    return [] if rows is None else list(_pieces(dataset, rows, built_of))
 
 
-def _parts(dataset: Any, rows: Tensor, built_of: str | None) -> Iterator[Part]:
+def _pieces(dataset: Any, rows: Tensor, built_of: str | None) -> Iterator[Piece]:
     """Yield rows of a dataset as rows of those that it is made of."""
     if isinstance(dataset, Subset):
         size = known_length(dataset.dataset)
         chosen = None if size is None else _numbers(dataset.indices, size)
         if chosen is not None:
-            yield from _parts(dataset.dataset, chosen[rows], built_of)
+            yield from _pieces(dataset.dataset, chosen[rows], built_of)
     elif isinstance(dataset, ConcatDataset):
         start = 0
         for part, end in zip(dataset.datasets, dataset.cumulative_sizes, strict=True):
             inside = rows[(rows >= start) & (rows < end)]
-            yield from _parts(part, inside - start, None)
+            yield from _pieces(part, inside - start, None)
             start = end
     else:
-        yield Part(dataset, rows, built_of)
+        yield Piece(dataset, rows, built_of)
 
 
 def _rows_of(loader: Any, size: int) -> Tensor | None:
@@ -180,7 +187,8 @@ def _rows_of(loader: Any, size: int) -> Tensor | None:
     if (weights := getattr(sampler, "weights", None)) is not None:
         return _numbers(weights.nonzero().flatten(), size)
     source = getattr(sampler, "data_source", getattr(sampler, "dataset", None))
-    return _numbers(range(known_length(source) or size), size)
+    count = known_length(source) or size
+    return torch.arange(count) if count <= size else None
 
 
 def _numbers(chosen: Any, size: int) -> Tensor | None:

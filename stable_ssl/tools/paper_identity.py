@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stable_ssl.config import complete, resolver
 from stable_ssl.loggers.own_code import digest
-from stable_ssl.secrets import masked
+from stable_ssl.secrets import ENVIRONMENT, masked
 from stable_ssl.tools.run_keys import NAMES, SEED
 from stable_ssl.tools.runs import flat
 
@@ -69,7 +69,8 @@ def as_recorded(full: DictConfig) -> dict[str, Any]:
     """Return what config.yaml of a run will hold.
 
     `OPEN` stands for what differs between the seeds and places of one configuration,
-    for what only the data tell, and for what is made of either.
+    for what only the data tell, for what a variable of the environment says, and for
+    what is made of these.
     """
     plain = resolver.filled(full, dict.fromkeys(resolver.NAMES, OPEN))
     for key in {SEED, *NAMES, *PLACES} - {RESUME}:
@@ -81,25 +82,32 @@ def as_recorded(full: DictConfig) -> dict[str, Any]:
     _leave_open(config)
     holds = masked(config)
     for key in NETWORKS & holds["model"].keys():
-        network = holds["model"][key]
-        network = {"name": network} if isinstance(network, str) else network
+        network = _by_name(holds["model"][key])
         if isinstance(network, Mapping):
             holds["model"][key] = {"in_channels": OPEN, **network}
     return holds
 
 
+def _by_name(network: Any) -> Any:
+    """Return a network as a node, where its name stands for it."""
+    return {"name": network} if isinstance(network, str) else network
+
+
 def _leave_open(group: DictConfig) -> None:
-    """Put `OPEN` where a resolver of the user's can make nothing of it."""
+    """Put `OPEN` where a resolver makes nothing of it, or asks the environment."""
+    raw = OmegaConf.to_container(group)
     for key in group:
         try:
             value = group[key]
+            if isinstance(value, DictConfig):
+                _leave_open(value)
+                continue
             if isinstance(value, ListConfig):
                 OmegaConf.to_container(value, resolve=True)
         except OmegaConfBaseException:
             group[key] = OPEN
-        else:
-            if isinstance(value, DictConfig):
-                _leave_open(value)
+        if ENVIRONMENT.search(str(raw[key])):
+            group[key] = OPEN
 
 
 def difference(planned: Any, found: Any, whole: bool, at: str = "") -> str:
@@ -119,9 +127,17 @@ def difference(planned: Any, found: Any, whole: bool, at: str = "") -> str:
                 if said := difference(*below, whole, f"{at}.{key}".lstrip(".")):
                     return said
         return ""
+    if isinstance(planned, list) and isinstance(found, list):
+        if len(planned) == len(found):
+            pairs = enumerate(zip(planned, found, strict=True))
+            said = (difference(*pair, whole, f"{at}.{i}") for i, pair in pairs)
+            return next(filter(None, said), "")
+    if isinstance(planned, Mapping) and at in {f"model.{key}" for key in NETWORKS}:
+        if isinstance(found, str):
+            return difference(planned, _by_name(found), False, at)
     same = planned == found or str(planned) == str(found)  # nan
     named = _names(at, planned) and _names(at, found)
-    if same or named or OPEN in str(planned):
+    if same or named or (isinstance(planned, str) and OPEN in planned):
         return ""
     return f"{at}: found {found!s:.{SHOWN}}, planned {planned!s:.{SHOWN}}"
 

@@ -246,18 +246,22 @@ def test_the_tables_of_the_project_can_be_made(file):
 
 
 @pytest.mark.parametrize("recipe", ["simclr", "distillation", "multitask", "fixmatch"])
-def test_a_run_records_what_was_planned_of_it(stated, tmp_path, recipe):
+def test_a_run_records_what_was_planned_of_it(stated, tmp_path, recipe, monkeypatch):
     own = ["++mine={a: '${stable_ssl:max_iterations}', b: '${mine.a}', c: .nan}"]
     own += ["++mine.d='${hardware.seed}'", "++mine.e='${log.run} in ${data.root}'"]
     own += ["++mine.f=['${half:${hardware.seed}}']"]  # a resolver of the user's
+    own += ["++mine.g='${oc.env:SCRATCH,/a}/x'", "++mine.h=['${hardware.seed}', x]"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         OmegaConf.register_new_resolver("half", lambda n: n // 2, replace=True)
     (one,) = planned(stated(rows=[recipe], seeds=[3]), tmp_path, own)
+    monkeypatch.setenv("SCRATCH", "/of_this_machine")
     trainer = method_class(recipe)(load_config(recipe, [*SHORT, *own]))
     trainer.config.log.folder = str(tmp_path)
     trainer.setup()
     assert not difference(one.full, masked(trainer.config), whole=True)
+    trainer.config.mine.h[1] = "y"
+    assert "mine.h.1" in difference(one.full, masked(trainer.config), whole=True)
     trainer.config.optim.lr *= 2
     assert "optim.lr" in difference(one.full, masked(trainer.config), whole=True)
     trainer.cleanup()

@@ -118,7 +118,7 @@ class Loader:
         if self.streams:
             self.source = Stream(*reading, self.sampler, endless=drop_last)
         else:
-            self.source = Samples(*reading)
+            self.source = Samples(*reading, size)
         if held and not any(head.external for head in self.heads):
             self.views = [View(ops) for ops in views]
             self.images, self.labels = dataset.images, dataset.labels
@@ -243,7 +243,7 @@ class Loader:
 
     def _rows(self, draws: Tensor) -> Tensor:
         """Return which samples of the dataset draws are; of a stream, its own count."""
-        return draws if self.streams else draws % len(self.dataset)
+        return draws if self.streams else draws % self.sampler.samples
 
     def close(self) -> None:
         """End the workers and free a GPU's graphs; an iteration starts new ones."""

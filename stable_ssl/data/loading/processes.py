@@ -92,7 +92,7 @@ class Workers(DataLoader):
         # locks and shared memory can be sent while a process starts, and only then
         set_spawning_popen(SimpleNamespace(DupFd=int, duplicate_for_child=int))
         try:
-            _Trial.dumps(self.dataset)
+            _Pickler.dumps(self.dataset)
         except Exception as error:
             raise _cannot_be_sent(error) from error
         finally:
@@ -137,7 +137,7 @@ def read_beside(dataset: Dataset, rows: Iterable[Any], other: DataLoader) -> lis
     )
 
 
-class _Trial(ForkingPickler):
+class _Pickler(ForkingPickler):
     """Pickle as for a worker, but no tensor: it can be sent, and may be large."""
 
     def reducer_override(self, value: Any) -> Any:

@@ -110,17 +110,19 @@ def _said(error: Exception, draw: int, name: str) -> Sample:
 class Samples(Reader, Dataset):
     """Read the samples of a map-style dataset, a part of a batch at a time."""
 
+    size: int  # of the dataset
+
     def __getitems__(self, part: Part) -> list[Sample]:
         return [self._one(part, i) for i in range(len(part.draws))]
 
     def row(self, draw: int) -> int:
         """Return which sample of the dataset a draw is."""
-        return draw % len(self.dataset)
+        return draw % self.size
 
     def _one(self, part: Part, i: int) -> Sample:
         """Return a sample, or if it cannot be read one of those that follow it."""
         failures: dict[int, Sequence[str]] = {}  # by row, each of which is read once
-        for draw in chain([part.draws[i]], part.instead(i, len(self.dataset))):
+        for draw in chain([part.draws[i]], part.instead(i, self.size)):
             if (row := self.row(draw)) in failures:
                 continue
             read = partial(self._read, part.epoch, draw)
@@ -155,20 +157,21 @@ class Stream(Reader, IterableDataset):
         waiting: list[Sample] = []  # unreadable; the next one takes their place, too
         try:
             for draw, given in enumerate(self._passes(epoch)):
-                if draw < first or draw % batch_size not in share:
+                own = draw >= first and draw % batch_size in share
+                if not own and not waiting:
                     continue
                 with seeding.preserve_rng():  # ops must not shift its draws
                     take = partial(self.sample, lambda given=given: given, epoch)
                     sample = take(draw)
                     if sample.failures and len(waiting) < self.sampler.spares:
-                        waiting.append(sample)
+                        waiting += [sample] * own
                         continue
                     if not sample.failures:
                         waiting = [
                             take(other.draw)._replace(failures=other.failures)
                             for other in waiting
                         ]
-                yield from [*waiting, sample]
+                yield from [*waiting, *[sample] * own]
                 waiting = []
             yield from waiting
         except Exception as error:
@@ -204,11 +207,13 @@ class Trial(Dataset):
     def __getitem__(self, start: int) -> list[Sample]:
         if isinstance(self.source, Stream):
             return list(islice(self.source, len(self.rows)))
-        size = len(self.source.dataset)
+        size = self.source.size
         tries = min(size, TRIES) if self.replaces else 1
-        spares = {row: [(row + k) % size for k in range(1, tries)] for row in self.rows}
-        parts = [Part(0, [row], spares[row]) for row in self.rows]
-        return [sample for part in parts for sample in self.source.__getitems__(part)]
+        samples = []
+        for row in self.rows:
+            spares = [(row + k) % size for k in range(1, tries)]
+            samples += self.source.__getitems__(Part(0, [row], spares))
+        return samples
 
 
 # --- batches --------------------------------------------------------------------------

@@ -109,6 +109,8 @@ def _fingerprint(system: Any, remote: str) -> str:
         for key, value in system.info(remote).items()
         if value is not None
     }
+    if "mtime" in told:  # of a folder here, whose `created` a new link changes, too
+        told.pop("created", None)
     known = sorted(pair for pair in told.items() if pair[0] in TELLING)
     return hashlib.sha256(repr(known).encode()).hexdigest()[:24]
 

@@ -95,7 +95,7 @@ class Tar(Source):
                     " which classes does not name; add it, or leave classes out"
                 )
             renumbered = torch.tensor([numbers[name] for name in found])
-            labels = torch.where(labels < 0, labels, renumbered[labels])
+            labels = torch.where(labels < 0, labels, renumbered[labels.clamp(min=0)])
         super().__init__(len(paths), labels, numbers, paths, Path(root))
         self._files: dict[str, Any] = {}  # that are open, by path
 

@@ -134,7 +134,7 @@ def test_the_figures_of_the_recipes_are_those_of_their_table(place, table):
     made = json.loads((REPOSITORY / "benchmarks" / f"{table}.json").read_text())
     for row in made["rows"]:
         (knn,) = [cell for cell in row["cells"] if cell["column"] == "kNN"]
-        figure = f"{knn['mean']:.1f} ± {knn['std']:.1f}" if knn["n"] == 3 else ""
+        figure = f"{knn['mean']:.1f} ± {knn['std']:.1f}" if knn["n"] >= 3 else ""
         assert shown.pop(row["recipe"]) == figure, row["recipe"]
     assert not any(shown.values())
 

@@ -8,7 +8,9 @@ import re
 import signal
 from contextlib import nullcontext
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
@@ -514,16 +516,19 @@ class Sent(Numbered):
         return super().__getitem__(index)
 
 
-UNSENT = ["lambda", "local", "file", "lambda_op"]
+UNSENT = ["lambda", "local", "lambda_op"]
+HOW = ["spawn", "forkserver", "default", "fork", "none"]
+# a file that is opened with the first sample is each worker's own
+SENT = [(sent, how) for sent in ("lock", "file") for how in ("spawn", "fork", "none")]
 
 
-@pytest.mark.parametrize("how", ["spawn", "forkserver", "default", "fork", "none"])
-@pytest.mark.parametrize("sent", [*UNSENT, "lock"])
+@pytest.mark.parametrize(("sent", "how"), [*product(UNSENT, HOW), *SENT])
 def test_what_cannot_be_sent_to_a_worker_is_said_when_loaders_are_built(
     config, monkeypatch, sent, how
 ):
     """Not the collate_fn, which is called here; and not if workers are copies."""
     monkeypatch.setattr("multiprocessing.get_start_method", lambda **_: "spawn")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])  # for a worker that starts
     op = f"[{{_target_: {__name__}.own_op, sent: {sent}}}]"
     node = (
         f"dataset: {{_target_: {__name__}.Sent, sent: {sent}, image_transform: {op}}}"

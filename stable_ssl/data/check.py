@@ -36,7 +36,7 @@ def check_examples(loaders: Mapping[str, Iterable]) -> None:
                 _ = loader.streams or loader.example
                 if loader.workers is None:  # held, so that nothing is read
                     continue
-                loader.workers.check_sendable()  # reading may have opened a file
+                loader.workers.check_sendable()
                 own = any(head.external for head in loader.heads)
                 if split == "train" and (own or not isinstance(loader.dataset, Source)):
                     _warn_of_other_starts(loader)

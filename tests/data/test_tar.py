@@ -115,7 +115,7 @@ def labelled(path, entry, labels):
     write(path, sum(files, []))
 
 
-@pytest.mark.parametrize("minus", ["-1", '{"a": -1}', '{"a": -100}', '{"a": "-9"}'])
+@pytest.mark.parametrize("minus", ["-1", "-100", '{"a": -1}', '{"a": "-9"}'])
 def test_a_negative_number_among_names_is_no_label(tmp_path, minus):
     json_ = minus[0] == "{"
     texts = ["cat", "dog", None, "dog"]

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -259,10 +259,9 @@ class Command:
     def _jobs(self) -> list[DictConfig]:
         """Compose every job of the command line, the node `hydra` included."""
         with hydra_session(self.folders, self.session):
-            if self.args.multirun:
-                self._sweep_as_the_file_says()
-            lines = self._overrides_of_jobs()
-            jobs = [composed(self.name, [*line, *HYDRA]) for line in lines]
+            jobs = self._composed_jobs()
+            if self.args.multirun and self._sweeps_by_the_file(jobs[0].hydra):
+                jobs = self._composed_jobs()
         if self.args.multirun and jobs[0].hydra.job.chdir:
             raise ConfigError(
                 "hydra.job.chdir=true would move each job of a sweep to another folder,"
@@ -270,19 +269,25 @@ class Command:
             )
         return jobs
 
-    def _sweep_as_the_file_says(self) -> None:
+    def _composed_jobs(self) -> list[DictConfig]:
+        lines = self._overrides_of_jobs()
+        return [composed(self.name, [*line, *HYDRA]) for line in lines]
+
+    def _sweeps_by_the_file(self, hydra: DictConfig) -> bool:
         """Take `hydra.sweeper.params` of a recipe for overrides of the command line.
 
         A key that is there already stays as it is. A search reads its params itself.
+
+        Returns:
+            Whether there are any.
         """
-        values = dict(map(expanded, self.overrides))
-        hydra = composed(self.name, [*_single(values), *HYDRA]).hydra
         swept = hydra.sweeper.get("params")
         if not swept or hydra.runtime.choices["hydra/sweeper"] != "basic":
-            return
-        given = {key.lstrip("+") for key in values}
+            return False
+        given = {expanded(override)[0].lstrip("+") for override in self.overrides}
         more = [f"{k}={v}" for k, v in swept.items() if k.lstrip("+") not in given]
         self.overrides = [*more, *self.overrides, "hydra.sweeper.params=null"]
+        return True
 
     def _agreed(self, run: Path, jobs: Sequence[DictConfig]) -> bool:
         """Ask, where a run's config.yaml names what is not the user's own.
@@ -308,7 +313,7 @@ class Command:
         values = dict(map(expanded, self.overrides))  # of two for a key the last wins
         if all(values.values()):
             return [list(job) for job in itertools.product(*values.values())]
-        return [_single(values)]  # a search
+        return [[ones[0] for ones in values.values() if len(ones) == 1]]  # a search
 
     def _direction(self, job: DictConfig) -> list[str]:
         """Return the override that tells Optuna to maximise or minimise `log.monitor`.
@@ -386,11 +391,6 @@ def _submission(launcher: str) -> Iterator[None]:
             f"Slurm refused the jobs; sbatch said: {said}; correct hydra.launcher, or"
             " ask whether Slurm runs"
         ) from None
-
-
-def _single(values: Mapping[str, list[str]]) -> list[str]:
-    """Return the overrides that are no sweep, of what `expanded` returns by key."""
-    return [ones[0] for ones in values.values() if len(ones) == 1]
 
 
 def _show_sweep(

@@ -158,6 +158,9 @@ def test_a_sweep_may_stand_in_the_recipe(shell, main, tmp_path):
     assert [run.name for run in runs(tmp_path)] == ["x_0", "x_1"]
     texts = [(run / "config.yaml").read_text() for run in runs(tmp_path)]
     assert ["lr: 0.1" in texts[0], "lr: 0.2" in texts[1]] == [True, True]
+    line[4] = "log.run=y"  # all that the recipe sweeps is given: one job
+    assert shell(main, *line, "optim.lr=0.3", "log.tags=[b]").returncode == 0
+    assert [run.name for run in runs(tmp_path)] == ["x_0", "x_1", "y"]
 
 
 def test_a_sweep_that_is_given_again_goes_on(shell, main, tmp_path):

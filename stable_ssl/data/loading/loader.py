@@ -101,10 +101,9 @@ class Loader:
         self.batch_size = batch_size  # samples, over all processes
         self.streams = isinstance(dataset, IterableDataset)
         size = known_length(dataset) if self.streams else len(dataset)
-        self.sampler = BatchSampler(
-            size, batch_size, seed, shuffle, drop_last, sampler, rank, world_size
-        )
-        self.sampler.spares = TRIES - 1 if on_error == "replace" else 0
+        spares = TRIES - 1 if on_error == "replace" else 0
+        order = size, batch_size, seed, shuffle, drop_last, sampler
+        self.sampler = BatchSampler(*order, rank, world_size, spares)
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.num_labels: int | None = None  # labels read from here on are below it
         self.learner = ""  # who needs a label of each sample, for messages
@@ -208,7 +207,7 @@ class Loader:
             self.skipped += len(batch.failures)
             if not batch.views:
                 continue
-            self.index = self._rows(batch.draws)
+            self.index = self.source.row(batch.draws)
             x = self.finish(batch, epoch)
             if self.collate_fn is not None:  # called with samples, as by torch's loader
                 images = x[0] if len(x) == 1 else map(list, zip(*x, strict=True))
@@ -224,7 +223,7 @@ class Loader:
             yield from prefetched(self._read(), self.device)
             return
         for draws in self.sampler.batches():
-            index = self._rows(draws)
+            index = self.source.row(draws)
             rows = index.to(self.images.device, non_blocking=True)
             views = [self.images[rows]] * len(self.views)
             yield to_device(Batch(views, self.labels[index], (), draws), self.device)
@@ -240,10 +239,6 @@ class Loader:
             tail(view, seeding.sample_keys(self.seed, epoch, batch.draws, v))
             for v, (tail, view) in enumerate(zip(tails, batch.views, strict=True))
         ]
-
-    def _rows(self, draws: Tensor) -> Tensor:
-        """Return which samples of the dataset draws are; of a stream, its own count."""
-        return draws if self.streams else draws % self.sampler.samples
 
     def close(self) -> None:
         """End the workers and free a GPU's graphs; an iteration starts new ones."""
@@ -299,6 +294,5 @@ class Loader:
             )
         else:
             return
-        raise ConfigError(
-            f"{sample_name(self.dataset, int(self._rows(batch.draws[at])))} has {text}"
-        )
+        row = int(self.source.row(batch.draws[at]))
+        raise ConfigError(f"{sample_name(self.dataset, row)} has {text}")

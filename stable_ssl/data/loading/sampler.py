@@ -128,7 +128,12 @@ class BatchSampler:
 
     def batches(self) -> list[Tensor]:
         """Return this process's draws of every batch still to come in this epoch."""
-        batches = self.draws().split(self.batch_size)[self.start : len(self)]
+        draws = self.draws()
+        return [draws[places] for places in self._places(len(draws))]
+
+    def _places(self, size: int) -> list[Tensor]:
+        """Return where this process's parts are in an order of a size."""
+        batches = torch.arange(size).split(self.batch_size)[self.start : len(self)]
         return [self.share(batch) for batch in batches]
 
     def share(self, batch: Tensor) -> Tensor:
@@ -140,9 +145,7 @@ class BatchSampler:
         draws = self.draws()
         spares = min(self.spares, len(draws) - 1)
         following = torch.cat((draws, draws[:spares]))  # the first follow the last
-        batches = torch.arange(len(draws)).split(self.batch_size)
-        for batch in batches[self.start : len(self)]:
-            places = self.share(batch)
+        for places in self._places(len(draws)):
             end = int(places[-1]) + 1 if len(places) else 0
             others = following[end : end + spares].tolist()
             first = end - len(places)

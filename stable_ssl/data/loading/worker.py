@@ -61,8 +61,8 @@ class Reader:
         except Exception as error:
             return _said(error, draw, name)
 
-    def row(self, draw: int) -> int:
-        """Return which sample a draw is."""
+    def row(self, draw: int | Tensor) -> int | Tensor:
+        """Return which sample a draw is, or many are."""
         return draw
 
     def _begin(self, image: Any, epoch: int, draw: int, name: str) -> list[Any]:
@@ -115,8 +115,8 @@ class Samples(Reader, Dataset):
     def __getitems__(self, part: Part) -> list[Sample]:
         return [self._one(part, i) for i in range(len(part.draws))]
 
-    def row(self, draw: int) -> int:
-        """Return which sample of the dataset a draw is."""
+    def row(self, draw: int | Tensor) -> int | Tensor:
+        """Return which sample of the dataset a draw is, or many are."""
         return draw % self.size
 
     def _one(self, part: Part, i: int) -> Sample:
